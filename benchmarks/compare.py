@@ -31,9 +31,10 @@ from trmml.datasets import Dataset
 from trmml.datasets.folder import read_categories, read_folder
 from trmml.datasets.scenes import write_scenes
 from trmml.demo import TEST_SEED
+from trmml.encode import encode_images
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
-from trmml.features import FeatureSource, encode_images
+from trmml.features import FeatureSource
 from trmml.labels import LabelMatrix
 from trmml.method import build_trmml
 from trmml.model import MultiLabelModel
@@ -59,7 +60,7 @@ def scenes(encoder: Encoder, images: int, test_images: int, seed: int) -> Ground
             place = Path(folder) / str(start)
             write_scenes(place, images=count, seed=start)
             data = read_folder(place, place / "labels.csv")
-            parts.append((encode_images(data.paths, encoder, mode="memory").source, data))
+            parts.append((encode_images(data.paths, encoder).source, data))
     (train_source, data), (test_source, test) = parts
     return Ground(train_source, data.matrix, test_source, test, data.category_names)
 
@@ -70,7 +71,7 @@ def folder(encoder: Encoder, root: Path) -> Ground:
     parts = []
     for split in ("train", "test"):
         data = read_folder(root / "images", root / f"{split}.csv", blank="absent", categories=names)
-        parts.append((encode_images(data.paths, encoder, mode="memory").source, data))
+        parts.append((encode_images(data.paths, encoder).source, data))
     (train_source, data), (test_source, test) = parts
     return Ground(train_source, data.matrix, test_source, test, tuple(names))
 

@@ -7,9 +7,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trmml.checkpoint import versions
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def processor() -> str:
+    """Its name where the system tells; the architecture elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def provenance() -> dict[str, Any]:
@@ -19,7 +31,10 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": found.stdout.strip() or "unknown",
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        "processor": processor(),
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions(),
     }
 

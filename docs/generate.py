@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -49,6 +49,8 @@ Results go to stdout, everything else to stderr. Exit code 0: done; 1: an error,
 (`--debug` shows the traceback); 2: wrong usage; 130: interrupted. `trmml VERB --help` says what
 this page says. The verbs are Python functions of the same names, such as `trmml.fit`.
 """
+
+OPTION_HEAD = ("option", "value", "default", "meaning")
 
 TYPE_WORDS = {str: "text", int: "whole number", float: "number", Path: "path", bool: ""}
 
@@ -132,24 +134,32 @@ def _kind(annotation: Any) -> str:
 def cli_page() -> str:
     """All verbs, a table of options each."""
     group: Any = typer.main.get_command(app)
-    functions = {
-        info.name or info.callback.__name__: info.callback
-        for info in app.registered_commands
-        if info.callback is not None
-    }
     shared = _rows(group.params, get_type_hints(trmml, include_extras=True))
     parts = [NOTE.format(source="src/trmml/cli.py"), CLI_HEAD, "Options of every verb:\n"]
-    parts.append(_table(("option", "value", "default", "meaning"), shared))
+    parts.append(_table(OPTION_HEAD, shared))
+    return "\n".join([*parts, *_verbs(app, group, "")])
+
+
+def _verbs(of: typer.Typer, group: Any, before: str) -> Iterator[str]:
+    """A part per verb of a group, and of the groups within it."""
+    functions = {
+        info.name or info.callback.__name__: info.callback
+        for info in of.registered_commands
+        if info.callback is not None
+    }
+    groups = {info.name: info.typer_instance for info in of.registered_groups}
     for name, command in group.commands.items():
+        if name in groups:
+            yield from _verbs(groups[name], command, f"{name} ")
+            continue
         rows = _rows(command.params, get_type_hints(functions[name], include_extras=True))
         usage = " ".join([*(typed for row in rows if (typed := _as_typed(row))), "[OPTIONS]"])
         examples = (command.epilog or "").replace("\b\nExamples:\n", "").rstrip()
         shown = "\n".join(line.removeprefix("  ") for line in examples.splitlines())
-        parts.append(f"## trmml {name}\n\n{command.help}\n")
-        parts.append(f"```\ntrmml {name} {usage}\n```\n")
-        parts.append(_table(("option", "value", "default", "meaning"), rows))
-        parts.append(f"```console\n{shown}\n```\n")
-    return "\n".join(parts)
+        yield f"## trmml {before}{name}\n\n{command.help}\n"
+        yield f"```\ntrmml {before}{name} {usage}\n```\n"
+        yield _table(OPTION_HEAD, rows)
+        yield f"```console\n{shown}\n```\n"
 
 
 def _rows(params: Iterable[Any], hints: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from tests.toy import ToyEncoder
 from trmml import checkpoint
-from trmml.checkpoint import load_card, load_tensors, save_tensors, write_text
+from trmml.checkpoint import load_card, load_model, load_tensors, save_tensors, write_text
 from trmml.errors import CheckpointError
 
 
@@ -43,7 +46,23 @@ def test_a_card_survives_the_round_trip(finished_run):
     assert again.to_dict() == card.to_dict()
 
 
+def test_the_encoder_must_be_the_one_trained_on(finished_run):
+    card = load_card(finished_run)
+    assert load_model(finished_run, ToyEncoder(), card).baked
+    without = ToyEncoder()
+    without.has_text = False
+    assert load_model(finished_run, without, card).baked
+    with pytest.raises(CheckpointError, match=r"at 24 px \(weights .*pictures differently"):
+        load_model(finished_run, ToyEncoder(seed=1), card)
+    other_text = replace(card, encoder=replace(card.encoder, checksum="0" * 64))
+    with pytest.raises(CheckpointError, match=r"with text 000000000000\).*texts differently"):
+        load_model(finished_run, ToyEncoder(), other_text)
+    assert load_model(finished_run, without, other_text).baked
+
+
 def test_another_format_is_refused(finished_run):
-    tree = load_card(finished_run).to_dict() | {"format": 99}
-    with pytest.raises(CheckpointError, match="format 99; this version of trmml reads 1"):
-        checkpoint.RunCard.from_dict(tree, "model.json")
+    for other in (1, 99):
+        tree = load_card(finished_run).to_dict() | {"format": other}
+        message = rf"model\.json has format {other}; this version of trmml reads 2\. Train again"
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.RunCard.from_dict(tree, "model.json")

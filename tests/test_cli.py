@@ -54,12 +54,22 @@ def test_version() -> None:
 
 
 def test_the_verbs() -> None:
-    assert COMMANDS == ["demo", "evaluate", "fit", "report", "scenes", "settings", "tag"]
+    assert COMMANDS == [
+        "demo",
+        "evaluate",
+        "export",
+        "fit",
+        "report",
+        "scenes",
+        "settings",
+        "store",
+        "tag",
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples_and_no_sentence_cut(command: str) -> None:
-    text = good(command, "--help")
+    text = good(command, "ls" if command == "store" else "--help", "--help")
     assert "Examples:\n" in text and f"trmml {command}" in text.split("Examples:")[1]
     summary = next(line for line in good("--help").splitlines() if line.startswith(f"  {command} "))
     assert summary.endswith(".") and not summary.endswith("...")

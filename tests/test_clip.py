@@ -208,6 +208,38 @@ def test_preprocess_is_open_clips(vit: open_clip.CLIP, mode: str) -> None:
     assert found.shape == (3, 32, 32) and found.dtype == torch.float32
 
 
+@pytest.mark.parametrize("mode", ["squash", "center-crop"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("sides", [(50, 70), (300, 200), (20, 16)])
+def test_decoded_pictures_are_prepared_alike(
+    vit: open_clip.CLIP, mode: str, interpolation: str, sides: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (*sides, 3), dtype=np.uint8)
+    encoded = encoder(vit, resize_mode=mode, interpolation=interpolation)
+    expected = encoded.preprocess(Image.fromarray(noise))
+    found = encoded.preprocess_pixels(torch.from_numpy(noise).permute(2, 0, 1))
+    assert found.shape == (3, 32, 32) and found.dtype == torch.float32
+    step = 1 / (255 * 0.26)  # one grey level, normalised
+    torch.testing.assert_close(found, expected, atol=1.5 * step, rtol=0)
+    cosine = F.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
+    assert float(cosine) > 0.9999
+
+
+def test_the_preprocessing_is_named_in_one_line(vit: open_clip.CLIP) -> None:
+    plain = encoder(vit).preprocessing
+    assert plain.startswith("squash to 32 px, bicubic with antialiasing, mean (0.48145466, ")
+    changes = [
+        {"size": 48},
+        {"mean": (0.5, 0.5, 0.5)},
+        {"std": (0.5, 0.5, 0.5)},
+        {"interpolation": "bilinear"},
+        {"resize_mode": "center-crop"},
+    ]
+    lines = {plain, *(encoder(vit, **change).preprocessing for change in changes)}
+    assert len(lines) == 6 and not any("\n" in line for line in lines)
+    assert encoder(vit, mean=[0.5, 0.5, 0.5]).preprocessing in lines
+
+
 # invariants
 
 

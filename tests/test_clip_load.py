@@ -8,13 +8,14 @@ import open_clip
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.tiny_clip_files import CONFIGS, TEXT, architectures, save_openai_archive, state
-from trmml.encoders import bundled, clip_load, load_encoder
+from trmml.encoders import bundled, clip_load, clip_weights, load_encoder
 from trmml.encoders.base import identify
 from trmml.encoders.clip import OpenClipEncoder
-from trmml.encoders.clip_load import build_model, load_open_clip
+from trmml.encoders.clip_load import build_image_model, build_model, load_open_clip
 from trmml.encoders.clip_weights import fit_weights, read_weights
 from trmml.errors import EncoderError, MissingExtraError
 
@@ -161,6 +162,116 @@ def test_what_cannot_be_built_or_tokenized(monkeypatch: pytest.MonkeyPatch, file
         load_encoder(f"tiny-RN:{file}")
 
 
+# without the text tower
+
+
+@pytest.fixture
+def no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building a text tower or a tokenizer fails."""
+
+    def fails(*_: object, **__: object) -> object:
+        raise AssertionError("texts are not asked for")
+
+    for place in (open_clip.model, open_clip.coca_model):
+        monkeypatch.setattr(place, "_build_text_tower", fails)
+    monkeypatch.setattr(open_clip, "get_tokenizer", fails)
+
+
+@pytest.mark.parametrize("name", ["tiny-RN", "tiny-ViT", "tiny-SigLIP"])
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "training"])
+def test_the_image_tower_alone_gives_the_same_bits(
+    name: str,
+    kind: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: open_clip.SimpleTokenizer())
+    entries, path = state(name), tmp_path / f"weights.{kind}"
+    if kind == "safetensors":
+        save_file(entries, path)
+    elif kind == "pt":
+        torch.save(entries, path)
+    else:
+        torch.save({"state_dict": {f"module.{key}": v for key, v in entries.items()}}, path)
+    whole = load_encoder(f"{name}:{path}")
+    request.getfixturevalue("no_text")
+    alone = load_encoder(f"{name}:{path}", text=False)
+    assert isinstance(whole, OpenClipEncoder) and isinstance(alone, OpenClipEncoder)
+    images = torch.randn(2, 3, whole.size, whole.size)
+    for found, expected in zip(alone.encode_image(images), whole.encode_image(images), strict=True):
+        assert torch.equal(found, expected)
+    hidden, _ = alone.encode_image(images)
+    assert torch.equal(alone.project(hidden), whole.project(hidden))
+    assert alone.logit_scale == whole.logit_scale
+    assert not [key for key in alone.state_dict() if not key.startswith("image_tower.")]
+    found, expected = identify(alone), identify(whole)
+    assert found.image_checksum == expected.image_checksum
+    assert (found.checksum, found.token_size, alone.has_text) == ("", 0, False)
+    message = "was loaded without its text tower, so it encodes no text.*text=True"
+    with pytest.raises(EncoderError, match=message):
+        alone.token_embeddings(["dog"])
+    with pytest.raises(EncoderError, match=message):
+        alone.encode_text(torch.zeros(1, 2, 3), torch.ones(1, 2))
+
+
+def test_text_weights_of_safetensors_are_not_read(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    class Spy:
+        def __init__(self, *arguments: object, **settings: object) -> None:
+            self.file = safe_open(*arguments, **settings)
+
+        def __enter__(self) -> "Spy":
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *arguments: object) -> None:
+            self.file.__exit__(*arguments)
+
+        def keys(self) -> list[str]:
+            return self.file.keys()
+
+        def get_tensor(self, key: str) -> torch.Tensor:
+            read.append(key)
+            return self.file.get_tensor(key)
+
+    monkeypatch.setattr(clip_weights, "safe_open", Spy)
+    load_encoder(f"tiny-RN:{file}", text=False)
+    assert "logit_scale" in read
+    assert all(key.startswith("visual.") for key in read if key != "logit_scale")
+
+
+def test_openais_archive_without_text(
+    tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "openai.pt"
+    save_openai_archive(state("tiny-ViT"), path)
+    request.getfixturevalue("no_text")
+    found = load_open_clip(f"tiny-ViT:{path}", text=False)
+    assert isinstance(found.image_tower.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
+    assert not caplog.text  # the archive says which GELU it needs
+
+
+def test_quick_gelu_changes_the_checksum(tmp_path: Path, file: Path) -> None:
+    path = tmp_path / "vit.safetensors"
+    save_file(state("tiny-ViT"), path)
+    plain = load_open_clip(f"tiny-ViT:{path}", text=False)
+    quick = OpenClipEncoder(
+        build_image_model(CONFIGS["tiny-ViT"], quick_gelu=True), None, name="quick"
+    )
+    quick.load_state_dict(plain.state_dict())
+    assert identify(quick).image_checksum != identify(plain).image_checksum
+
+
+def test_image_weights_that_do_not_fit(tmp_path: Path, file: Path) -> None:
+    message = r"missing \(.*unexpected \(.*They look like .*tiny-RN.*before the colon"
+    with pytest.raises(EncoderError, match=message):
+        load_encoder(f"tiny-ViT:{file}", text=False)
+
+
 # the bundled encoder
 
 
@@ -194,6 +305,9 @@ def test_a_bundle_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (identity.name, identity.size, identity.grid) == ("bundled", 96, (3, 3))
     assert encoder.context_length == 20
     assert encoder.token_embeddings(["cat"])[0].shape[1] == 3  # start, cat, end
+    alone = load_encoder("bundled", image_size=96, text=False)
+    assert identify(alone).image_checksum == identity.image_checksum
+    assert not alone.has_text
 
 
 def test_a_bundle_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

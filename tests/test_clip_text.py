@@ -78,6 +78,94 @@ def test_cutting_after_the_end_token_is_exact(vit: open_clip.CLIP) -> None:
     torch.testing.assert_close(alone, short[:1], atol=1e-6, rtol=0)
 
 
+LEARNED = ["dog", "zebra crossing", "a black and white cat"]
+
+
+def behind_context(
+    embeddings: Tensor, mask: Tensor, context: Tensor, length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Texts with context tokens behind the start token, padded to a length with noise."""
+    count, size = len(embeddings), context.shape[1]
+    joined = torch.cat([embeddings[:, :1], context, embeddings[:, 1:]], dim=1)
+    mask = torch.cat([torch.ones(count, size, dtype=mask.dtype), mask], dim=1)
+    if length is not None:
+        missing = length - joined.shape[1]
+        joined = torch.cat([joined, torch.randn(count, missing, joined.shape[2])], dim=1)
+        mask = F.pad(mask, (0, missing))
+    return joined, mask
+
+
+def test_the_whole_tower_of_vit_b_32_cut_short_and_in_full() -> None:
+    """Weights of the real size, started at random; open_clip's blocks against ours as well."""
+    torch.manual_seed(0)
+    text = {**TEXT, "width": 512, "heads": 8, "layers": 12}
+    encoded = encoder(open_clip.CLIP(512, VIT, text))
+    tower = encoded.text_tower
+    assert tower is not None and tower._plain and not tower.sees_padding
+    embeddings, mask = encoded.token_embeddings(LEARNED)
+    assert embeddings.shape[1] == 7
+    context = 0.02 * torch.randn(3, 16, 512)
+    results = []
+    for length, plain in ((None, True), (77, True), (77, False)):
+        tower._plain = plain
+        leaf = context.clone().requires_grad_()
+        feature = encoded.encode_text(*behind_context(embeddings, mask, leaf, length))
+        feature[:, :8].sum().backward()
+        results.append((feature.detach(), leaf.grad))
+        bare = encoded.encode_text(*behind_context(embeddings, mask, context[:, :0], length))
+        results[-1] += (bare,)
+    for other in results[1:]:
+        for found, expected in zip(results[0], other, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert all(value.grad is None for value in encoded.parameters())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [{}, {"ls_init_value": 0.1}, {"act_kwargs": {"approximate": "tanh"}}, {"pool_type": "eos"}],
+)
+def test_our_blocks_are_open_clips(text: dict) -> None:
+    pool = {"eos_id": 49407} if "pool_type" in text else {}
+    tower = encoder(clip(VIT, {**text, **pool})).text_tower
+    assert tower is not None and tower._plain
+    embeddings = torch.randn(3, 9, 32)
+    mask = torch.arange(9) < torch.tensor([[9], [4], [1]])
+    results = []
+    for plain in (True, False):
+        tower._plain = plain
+        leaf = embeddings.clone().requires_grad_()
+        feature = tower(leaf, mask.long())
+        feature[:, :8].sum().backward()
+        results.append((feature.detach(), leaf.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_is_fused_and_causal_by_a_flag(
+    vit: open_clip.CLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = encoder(vit)
+    embeddings, mask = encoded.token_embeddings(LEARNED)
+    leaf = embeddings.clone().requires_grad_()
+    with torch.profiler.profile() as profile:
+        encoded.encode_text(leaf, mask).sum().backward()
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["aten::_scaled_dot_product_flash_attention_for_cpu"] == 2
+    assert calls["aten::_scaled_dot_product_flash_attention_for_cpu_backward"] == 2
+    assert "aten::_softmax" not in calls and "aten::bmm" not in calls
+
+
+@pytest.mark.parametrize("text", [{"no_causal_mask": True}, {"pool_type": "last"}])
+def test_other_towers_keep_open_clips_blocks_and_their_padding(text: dict) -> None:
+    encoded = encoder(clip(VIT, {**text, "context_length": 16}))
+    tower = encoded.text_tower
+    assert tower is not None and not tower._plain and tower.sees_padding
+    seen = []
+    tower.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    encoded.encode_text(*encoded.token_embeddings(["dog"]))
+    assert seen == [16]
+
+
 # gradient
 
 

@@ -67,7 +67,10 @@ def test_a_stale_page_is_noticed_and_written(
 def test_every_command_and_option_is_documented_and_explained() -> None:
     page = read(DOCS / "cli.md")
     group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    nested = commands.pop("store").commands
+    commands |= {f"store {name}": command for name, command in nested.items()}
+    for name, command in commands.items():
         _, found, section = page.partition(f"\n## trmml {name}\n")
         assert found and command.help, name
         section = section.partition("\n## ")[0]

@@ -60,6 +60,7 @@ def test_identity() -> None:
     assert identity == EncoderIdentity(
         name="Small",
         checksum=checksum(small()),
+        image_checksum=checksum(small()),
         size=8,
         patches=4,
         grid=(2, 2),
@@ -111,6 +112,52 @@ def test_checksum_sees_names_dtypes_shapes_and_bytes() -> None:
     assert len(set(sums)) == len(sums)
     assert of(a=ones, b=ones * 2) == of(b=ones * 2, a=ones)
     assert of(a=torch.stack([ones, ones * 2])[:, 0]) == of(a=torch.tensor([1.0, 2.0]))
+
+
+def test_checksum_sees_the_structure() -> None:
+    def of(activation: nn.Module) -> str:
+        torch.manual_seed(0)
+        return checksum(nn.Sequential(nn.Linear(2, 2), activation))
+
+    assert of(nn.GELU()) == of(nn.GELU()) != of(nn.GELU(approximate="tanh"))
+
+
+class WithTower(Small):
+    """The same with its image side in one place."""
+
+    def __init__(self, size: int = 8) -> None:
+        super().__init__(size)
+        self.image_tower = self.image
+
+
+def test_what_makes_image_features_has_its_own_checksum() -> None:
+    torch.manual_seed(0)
+    encoder = WithTower()
+    before = identify(encoder)
+    assert before.image_checksum == checksum(encoder.image)
+    with torch.no_grad():
+        encoder.text.bias += 1
+    other_text = identify(encoder)
+    assert other_text.image_checksum == before.image_checksum
+    assert other_text.checksum == checksum(encoder) != before.checksum
+    with torch.no_grad():
+        encoder.image.bias += 1
+    other_images = identify(encoder)
+    assert other_images.image_checksum != before.image_checksum
+    assert other_images.checksum != other_text.checksum
+
+
+def test_an_encoder_without_text_is_not_asked_for_texts() -> None:
+    torch.manual_seed(0)
+    whole, encoder = identify(WithTower()), WithTower()
+    encoder.has_text = False
+    encoder.token_embeddings = encoder.encode_text = lambda *_: 1 / 0
+    torch.manual_seed(0)
+    encoder.image.load_state_dict(WithTower().image.state_dict())
+    found = identify(encoder)
+    assert (found.checksum, found.token_size) == ("", 0)
+    assert found.image_checksum == whole.image_checksum
+    assert EncoderIdentity.from_dict(found.to_dict()) == found
 
 
 def test_freeze_and_identify_leave_the_weights_alone() -> None:

@@ -9,6 +9,7 @@ from tests.toy import ToyEncoder
 from trmml.checkpoint import load_card, load_model, load_tensors
 from trmml.config import Settings, TrainingSettings
 from trmml.datasets.folder import read_folder
+from trmml.encode import Encoding
 from trmml.encoders.base import checksum
 from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.fit import fit
@@ -96,7 +97,7 @@ def test_saved_and_loaded_give_the_same_logits(pictures, tmp_path):
     run_fit(pictures, tmp_path / "run", sections={"prompts": {"train_context": True}})
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
     model = load_model(tmp_path / "run", encoder, load_card(tmp_path / "run"))
-    from trmml.features import encode_images
+    from trmml.encode import encode_images
     from trmml.model import predict
 
     data = read_folder(pictures.train, pictures.train_table)
@@ -106,9 +107,9 @@ def test_saved_and_loaded_give_the_same_logits(pictures, tmp_path):
 
 
 def test_live_features_train_like_cached_ones(pictures, tmp_path):
-    run_fit(pictures, tmp_path / "memory", features="memory")
-    run_fit(pictures, tmp_path / "live", features="live")
-    a, b = weights(tmp_path / "memory"), weights(tmp_path / "live")
+    run_fit(pictures, tmp_path / "store", encoding=Encoding(form="fp32"))
+    run_fit(pictures, tmp_path / "live", encoding=Encoding(live=True))
+    a, b = weights(tmp_path / "store"), weights(tmp_path / "live")
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 

@@ -4,9 +4,23 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from trmml.losses import MAX_ANCHORS, asymmetric_loss, contrastive_loss, distillation, known_bce
+from trmml.losses import (
+    MAX_ANCHORS,
+    asymmetric_loss,
+    contrastive_loss,
+    distillation,
+    draw_anchors,
+    known_bce,
+)
 
 ASL = {"gamma_negative": 2.0, "gamma_positive": 1.0, "clip": 0.05}
+
+
+def contrast(regions, text, prototypes, positive, *, temperature):
+    """The contrastive loss of the regions that are marked."""
+    image, category = draw_anchors(positive)
+    anchors = regions[image, category]
+    return contrastive_loss(anchors, category, text, prototypes, temperature=temperature)
 
 
 def random_case(seed: int = 0, images: int = 6, categories: int = 5):
@@ -44,7 +58,7 @@ def test_contrastive_by_hand():
     regions = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     text = torch.eye(2)
     positive = torch.tensor([[True, False]])
-    loss = contrastive_loss(regions, text, torch.zeros(2, 2), positive, temperature=1.0)
+    loss = contrast(regions, text, torch.zeros(2, 2), positive, temperature=1.0)
     assert float(loss) == pytest.approx(-math.log(math.e / (math.e + 1)), rel=1e-5)
 
 
@@ -78,7 +92,7 @@ def test_contrastive_equals_a_loop():
         shares = torch.stack([regions[b, c] @ v / 0.1 for v, _ in pool]).log_softmax(0)
         mine = [s for s, (_, j) in zip(shares, pool, strict=True) if j == c]
         losses.append(-torch.stack(mine).mean())
-    loss = contrastive_loss(regions, text, prototypes, positive, temperature=0.1)
+    loss = contrast(regions, text, prototypes, positive, temperature=0.1)
     assert torch.allclose(loss, torch.stack(losses).mean(), atol=1e-5)
 
 
@@ -127,7 +141,7 @@ def test_nothing_known_is_zero_with_finite_gradient():
     loss = (
         known_bce(logits, labels, nothing)
         + asymmetric_loss(logits, labels, nothing.float(), **ASL)
-        + contrastive_loss(regions, unit(5, 3), unit(5, 3), nothing, temperature=0.1)
+        + contrast(regions, unit(5, 3), unit(5, 3), nothing, temperature=0.1)
     )
     loss.backward()
     assert float(loss.detach()) == 0
@@ -148,8 +162,8 @@ def test_permuting_categories_changes_no_loss():
     one = asymmetric_loss(logits, labels, known.float(), **ASL)
     two = asymmetric_loss(logits[:, order], labels[:, order], known[:, order].float(), **ASL)
     assert torch.allclose(one, two)
-    one = contrastive_loss(regions, text, prototypes, labels, temperature=0.1)
-    two = contrastive_loss(
+    one = contrast(regions, text, prototypes, labels, temperature=0.1)
+    two = contrast(
         regions[:, order], text[order], prototypes[order], labels[:, order], temperature=0.1
     )
     assert torch.allclose(one, two, atol=1e-6)
@@ -158,7 +172,8 @@ def test_permuting_categories_changes_no_loss():
 def test_many_anchors_are_drawn_down():
     regions = unit(MAX_ANCHORS + 10, 1, 2)
     positive = torch.ones(MAX_ANCHORS + 10, 1, dtype=torch.bool)
-    loss = contrastive_loss(regions, unit(1, 2), unit(1, 2), positive, temperature=0.1)
+    assert len(draw_anchors(positive)[0]) == MAX_ANCHORS
+    loss = contrast(regions, unit(1, 2), unit(1, 2), positive, temperature=0.1)
     assert loss.isfinite()
 
 
@@ -178,5 +193,5 @@ def test_gradcheck():
     prototypes = unit(3, 4, seed=2).double()
     positive = torch.tensor([[True, False, True], [True, True, False]])
     assert gradcheck(
-        lambda r, t: contrastive_loss(r, t, prototypes, positive, temperature=0.5), (regions, text)
+        lambda r, t: contrast(r, t, prototypes, positive, temperature=0.5), (regions, text)
     )

@@ -159,7 +159,7 @@ def test_negative_prompt_is_subtracted():
     plain, negative = build(), build(prompts={"negative_template": "no {}"})
     text = build_zero_shot(ENCODER, NAMES, template="no {}").text_features
     output = plain.eval()(batch)
-    expected = output.logits - 20 * (output.region_features * text).sum(-1)
+    expected = output.logits - 20 * output.regions.match(text)
     assert torch.allclose(negative.eval()(batch).logits, expected, atol=1e-4)
 
 

@@ -1,19 +1,30 @@
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
 
+from tests import tiny_clip
 from tests.toy import ToyEncoder
-from trmml.config import PromptSettings
+from trmml import prompts as prompts_module
+from trmml.config import PromptSettings, Settings
+from trmml.encoders.base import identify
 from trmml.errors import ConfigError, EncoderError
-from trmml.prompts import PromptLearner, encode_prompts, fill, template_context
+from trmml.features import MemoryFeatures
+from trmml.method import TRMML, build_trmml
+from trmml.model import predict
+from trmml.prompts import PromptLearner, encode_prompts, encode_templates, fill, template_context
 
 NAMES = ["dog", "zebra crossing", "été"]
 
 
 def learner(encoder=None, names=NAMES, **changes) -> PromptLearner:
+    encoder, settings = encoder or ToyEncoder(), PromptSettings(**changes)
     return PromptLearner(
-        encoder=encoder or ToyEncoder(),
+        encoder=encoder,
         category_names=names,
-        settings=PromptSettings(**changes),
+        start_features=encode_templates(encoder, [settings.template], names)[0],
+        settings=settings,
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -74,6 +85,254 @@ def test_permuting_names_permutes_features():
     order = [2, 0, 1]
     shuffled = learner(names=[NAMES[i] for i in order])()
     assert torch.allclose(shuffled, learner()()[order], atol=1e-6)
+
+
+# One pass per distinct prompt
+
+
+class Counting(ToyEncoder):
+    """Writes down the shape of each pass of the text encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: list[tuple[int, int]] = []
+
+    def encode_text(self, token_embeddings, mask):
+        self.passes.append(tuple(token_embeddings.shape[:2]))
+        return super().encode_text(token_embeddings, mask)
+
+
+def test_equal_texts_are_encoded_once():
+    encoder = Counting()
+    features = encode_prompts(encoder, ["a", "b c d", "a", "b", "a"])
+    assert encoder.passes == [(3, 5)]  # with start and end
+    alone = [encode_prompts(ToyEncoder(), [text])[0] for text in ("a", "b c d", "a", "b", "a")]
+    assert torch.allclose(features, torch.stack(alone), atol=1e-6)
+
+
+def test_prompts_of_a_length_go_together(monkeypatch):
+    monkeypatch.setattr(prompts_module, "TEXT_BATCH", 2)
+    encoder = Counting()
+    encode_prompts(encoder, ["one two three four", "a", "one two three", "b"])
+    assert encoder.passes == [(2, 3), (2, 6)]
+
+
+def test_templates_share_one_pass():
+    encoder = Counting()
+    one, two, three = encode_templates(encoder, ["a {}", "no {}", "a {}"], NAMES)
+    assert [count for count, _ in encoder.passes] == [6]
+    assert torch.equal(one, three) and not torch.allclose(one, two)
+    assert torch.allclose(two, encode_prompts(ToyEncoder(), fill("no {}", NAMES)), atol=1e-6)
+
+
+def test_a_negative_template_costs_no_second_pass():
+    encoder = Counting()
+    identity = identify(encoder)
+    encoder.passes.clear()
+    settings = Settings(prompts={"template": "a {}", "negative_template": "no {}"})
+    build_trmml(encoder, identity, NAMES, settings)
+    assert [count for count, _ in encoder.passes] == [6]
+
+
+# Chunks
+
+MANY = [" ".join(["word"] * (1 + n % 5)) + f" {n}" for n in range(23)]
+
+
+def gradients(prompts: PromptLearner) -> tuple[torch.Tensor, torch.Tensor]:
+    """Text features, and the gradient of a fixed function of them."""
+    weights = torch.randn(len(MANY), 8, generator=torch.Generator().manual_seed(5))
+    features = prompts()
+    (features * weights).sum().backward()
+    return features.detach(), prompts.context_tokens.grad
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kept", [0, 60, 10**6])
+def test_chunks_change_neither_features_nor_gradient(shared, kept, monkeypatch):
+    settings = {"train_context": True, "shared_context": shared, "context_start": "random"}
+    expected = gradients(learner(names=MANY, **settings))
+    monkeypatch.setattr(prompts_module, "CHUNK", 4)
+    monkeypatch.setattr(prompts_module, "KEPT_TOKENS", kept)
+    found = gradients(learner(names=MANY, **settings))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_chunks_of_a_real_tower(monkeypatch):
+    encoder = tiny_clip.encoder(tiny_clip.clip(tiny_clip.VIT))
+
+    def gradient() -> torch.Tensor:
+        prompts = learner(encoder, MANY, train_context=True)
+        prompts()[:, :4].sum().backward()
+        return prompts.context_tokens.grad
+
+    whole = gradient()
+    monkeypatch.setattr(prompts_module, "CHUNK", 4)
+    monkeypatch.setattr(prompts_module, "KEPT_TOKENS", 50)
+    assert torch.allclose(gradient(), whole, atol=1e-5 * float(whole.abs().max()))
+    assert float(whole.abs().max()) > 0
+
+
+def test_a_chunk_is_cut_behind_its_longest_name_and_computed_again(monkeypatch):
+    monkeypatch.setattr(prompts_module, "CHUNK", 2)
+    encoder = Counting()
+    names = ["d e f g", "a", "b c", "h", "i j"]
+    prompts = learner(encoder, names, train_context=True, template="a photo of {}")
+    once = [(2, 6), (2, 7), (1, 9)]  # start, three words of context, the names, end
+    monkeypatch.setattr(prompts_module, "KEPT_TOKENS", 26)
+    encoder.passes.clear()
+    features = prompts()
+    assert encoder.passes == once
+    features.sum().backward()
+    assert encoder.passes[3:] == [once[2]]  # only what exceeds KEPT_TOKENS
+    monkeypatch.setattr(prompts_module, "KEPT_TOKENS", 0)
+    encoder.passes.clear()
+    prompts().sum().backward()
+    assert sorted(encoder.passes) == sorted(2 * once)
+    encoder.passes.clear()
+    with torch.no_grad():
+        prompts()
+    assert encoder.passes == once  # nothing to keep
+    expected = encode_prompts(ToyEncoder(), fill("a photo of {}", names))
+    assert torch.allclose(features, expected, atol=1e-6)
+
+
+# Once per state of the parameters
+
+
+def counting() -> tuple[Counting, TRMML]:
+    encoder = Counting()
+    settings = Settings(prompts={"train_context": True, "text_residual": True})
+    model = build_trmml(encoder, identify(encoder), NAMES, settings).eval()
+    encoder.passes.clear()
+    return encoder, model
+
+
+def source(images: int = 50) -> MemoryFeatures:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, images, 9, 12, generator=generator)
+    image = torch.randn(1, images, 8, generator=generator)
+    return MemoryFeatures(hidden, F.normalize(image, dim=-1))
+
+
+def test_an_evaluation_of_many_batches_is_one_pass():
+    encoder, model = counting()
+    logits = predict(model, source(), batch_size=4)
+    assert len(encoder.passes) == 1 and logits.shape == (50, 3)
+    with torch.no_grad():
+        model.prompts.context_tokens += 0.5
+    moved = predict(model, source(), batch_size=7)
+    assert len(encoder.passes) == 2
+    assert not torch.allclose(moved, logits, atol=1e-4)
+
+
+def steps(**settings):
+    def change(parameter: torch.nn.Parameter) -> None:
+        parameter.grad = torch.ones_like(parameter)
+        torch.optim.AdamW([parameter], lr=0.1, **settings).step()
+
+    return change
+
+
+def in_place(name: str):
+    def change(parameter: torch.nn.Parameter) -> None:
+        with torch.no_grad():
+            other = torch.full_like(parameter, 0.3)
+            getattr(parameter, name)(other, *([0.5] if name == "lerp_" else []))
+
+    return change
+
+
+def by_data(parameter: torch.nn.Parameter) -> None:
+    parameter.data += 1
+
+
+def by_new_data(parameter: torch.nn.Parameter) -> None:
+    parameter.data = parameter.data + 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        steps(),
+        steps(foreach=True),
+        steps(foreach=False),
+        steps(fused=True),
+        in_place("copy_"),
+        in_place("lerp_"),
+        in_place("add_"),
+        by_data,
+        by_new_data,
+    ],
+)
+def test_changed_context_is_noticed(change):
+    encoder, model = counting()
+    with torch.no_grad():
+        before = model.texts()[0]
+    change(model.prompts.context_tokens)
+    with torch.no_grad():
+        after = model.texts()[0]
+        assert torch.equal(after, model.texts()[0])
+    assert len(encoder.passes) == 2
+    assert not torch.allclose(before, after, atol=1e-4)
+    with torch.enable_grad():
+        assert torch.allclose(model.texts()[0], after, atol=1e-6)
+
+
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_loaded_state_is_noticed(assign):
+    encoder, model = counting()
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        before = model.texts()[0]
+        model.prompts.context_tokens += 1
+        moved = model.texts()[0]
+        model.load_state_dict(own, assign=assign)
+        assert torch.equal(model.texts()[0], before)
+    assert len(encoder.passes) == 3
+    assert not torch.allclose(moved, before, atol=1e-4)
+
+
+def test_a_residual_needs_no_pass():
+    encoder, model = counting()
+    with torch.no_grad():
+        before = model.texts()[0]
+        model.prompts.text_residual += torch.randn(3, 8)
+        assert not torch.allclose(model.texts()[0], before, atol=1e-3)
+    assert len(encoder.passes) == 1
+
+
+def test_frozen_context_is_encoded_once_in_training():
+    encoder, model = counting()
+    model.train()
+    model.prompts.context_tokens.requires_grad_(False)
+    with torch.inference_mode():
+        model.texts()
+    for _ in range(3):
+        model.texts()[0].sum().backward()
+    assert len(encoder.passes) == 1
+    assert model.prompts.text_residual.grad is not None
+
+
+def test_another_precision_is_another_state():
+    encoder, model = counting()
+    with torch.no_grad():
+        full = model.texts()[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            model.texts()
+            assert len(encoder.passes) == 2
+        assert torch.equal(model.texts()[0], full)
+
+
+def test_a_copy_has_its_own_state():
+    _, model = counting()
+    with torch.no_grad():
+        before = model.texts()[0]
+        other = copy.deepcopy(model)
+        other.prompts.context_tokens += 1
+        assert not torch.allclose(other.texts()[0], before, atol=1e-4)
+        assert torch.equal(model.texts()[0], before)
 
 
 def test_errors_say_what_to_do():

@@ -19,6 +19,9 @@ def fresh(**changes) -> Prototypes:
     return Prototypes(categories=C, feature_size=D, settings=PrototypeSettings(**changes))
 
 
+EVERY = torch.arange(C)
+
+
 def some_labels(seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(B, C, generator=generator) < 0.5, torch.rand(B, C, generator=generator) < 0.6
@@ -27,7 +30,7 @@ def some_labels(seed: int = 0):
 def test_first_update_is_the_plain_mean():
     part, regions = fresh(), unit(B, C, D)
     labels, known = some_labels()
-    part.update(regions, labels, known)
+    part.update(regions, labels, known, EVERY)
     for c in range(C):
         rows = [regions[b, c] for b in range(B) if known[b, c] and labels[b, c]]
         expected = torch.stack(rows).mean(0) if rows else torch.zeros(D)
@@ -39,17 +42,17 @@ def test_later_updates_run_with_the_momentum():
     part = fresh(momentum=0.5)
     one, two = unit(B, C, D), unit(1, C, D, seed=1)
     everything = torch.ones(B, C, dtype=torch.bool)
-    part.update(one, everything, everything)
+    part.update(one, everything, everything, EVERY)
     before = part.visual_positive.clone()
-    part.update(two, everything[:1], everything[:1])
+    part.update(two, everything[:1], everything[:1], EVERY)
     assert torch.allclose(part.visual_positive, 0.5 * before + 0.5 * two[0], atol=1e-6)
 
 
 def test_unknown_labels_change_no_prototype():
     one, two, regions = fresh(), fresh(), unit(B, C, D)
     labels, known = some_labels()
-    one.update(regions, labels, known)
-    two.update(regions, torch.where(known, labels, ~labels), known)
+    one.update(regions, labels, known, EVERY)
+    two.update(regions, torch.where(known, labels, ~labels), known, EVERY)
     assert torch.equal(one.visual_positive, two.visual_positive)
     assert torch.equal(one.visual_negative, two.visual_negative)
 
@@ -57,9 +60,9 @@ def test_unknown_labels_change_no_prototype():
 def test_nothing_known_changes_nothing():
     part = fresh()
     nothing = torch.zeros(B, C, dtype=torch.bool)
-    part.update(unit(B, C, D), nothing, nothing)
+    part.update(unit(B, C, D), nothing, nothing, EVERY)
     assert not part.visual_positive.any() and not part.seen_positive.any()
-    assert part.evidence(unit(B, C, D), unit(C, D, seed=1)).isfinite().all()
+    assert part.evidence(unit(B, C, D), unit(C, D, seed=1), EVERY).isfinite().all()
 
 
 @pytest.mark.parametrize("neighbours", [0, 2, 99])
@@ -67,8 +70,9 @@ def test_evidence_equals_a_loop(neighbours: int):
     part = fresh(neighbours=neighbours)
     regions, text = unit(B, C, D), unit(C, D, seed=1)
     everything = torch.ones(B, C, dtype=torch.bool)
-    part.update(unit(B, C, D, seed=2), some_labels()[0], everything)
-    evidence = part.evidence(regions, text)
+    part.update(unit(B, C, D, seed=2), some_labels()[0], everything, EVERY)
+    part.choose_rivals(text)
+    evidence = part.evidence(regions, text, EVERY)
     positive, negative = (
         F.normalize(v, dim=-1) for v in (part.visual_positive, part.visual_negative)
     )
@@ -90,7 +94,26 @@ def test_evidence_equals_a_loop(neighbours: int):
 
 def test_one_category_has_no_rival():
     part = Prototypes(categories=1, feature_size=D, settings=PrototypeSettings())
-    assert part.evidence(unit(B, 1, D), unit(1, D)).shape == (B, 1)
+    part.choose_rivals(unit(1, D))
+    weighed = part.evidence(unit(B, 1, D), unit(1, D), torch.tensor([0]))
+    assert weighed.shape == (B, 1)
+
+
+def test_categories_in_parts_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch):
+    whole, parts, regions = fresh(), fresh(), unit(B, C, D)
+    labels, known = some_labels()
+    whole.update(regions, labels, known, EVERY)
+    for part in (torch.tensor([3, 0]), torch.tensor([1]), torch.tensor([2])):
+        parts.update(regions[:, part], labels[:, part], known[:, part], part)
+    assert torch.allclose(whole.visual_positive, parts.visual_positive, atol=1e-6)
+    assert torch.equal(whole.seen_negative, parts.seen_negative)
+    whole.choose_rivals(unit(C, D, seed=1))
+    monkeypatch.setattr(module, "RIVAL_ROWS", 3)
+    parts.choose_rivals(unit(C, D, seed=1))
+    assert torch.equal(whole.rivals, parts.rivals)
+    some, text = torch.tensor([2, 0]), unit(C, D, seed=1)
+    expected = whole.evidence(regions, text, EVERY)[:, some]
+    assert torch.allclose(whole.evidence(regions[:, some], text, some), expected, atol=1e-6)
 
 
 def simulated(seed: int = 0):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -34,14 +35,72 @@ def test_gather_by_hand():
     key = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     query = torch.tensor([[1.0, 0.0]])
     value = torch.tensor([[[2.0, 0.0], [0.0, 4.0]]])
-    region, attention = gather_regions(query, key, value, torch.tensor(3.0).log())
-    assert torch.allclose(attention, torch.tensor([[[0.75, 0.25]]]))
-    assert torch.allclose(region, torch.tensor([[[1.5, 1.0]]]))
+    regions = gather_regions(query, key, value, torch.tensor(3.0).log())
+    assert torch.allclose(regions.attention, torch.tensor([[[0.75, 0.25]]]))
+    gathered = torch.tensor([[[1.5, 1.0]]])
+    assert torch.allclose(regions.gathered_length, gathered.norm(dim=-1))
+    assert torch.allclose(regions.features(), F.normalize(gathered, dim=-1))
+    assert torch.allclose(regions.match(torch.tensor([[2.0, 0.0]])), 3 / gathered.norm(dim=-1))
+
+
+def plain_regions(part: RegionAttention, hidden, patches, anchors):
+    """The formula of the docstring with every (B, C, D) tensor written out."""
+    query = F.normalize(anchors + part.category_queries, dim=-1)
+    length = patches.norm(dim=-1).mean(dim=1)[:, None, None]
+    key, value = patches, patches
+    if part.hidden is not None:
+        short = part.hidden.down(F.layer_norm(hidden, hidden.shape[-1:]))
+        key = key + length * part.hidden.key(short)
+        value = value + length * part.hidden.value(short)
+    scores = part.log_scale.exp() * query @ F.normalize(key, dim=-1).transpose(1, 2)
+    region = F.normalize(scores.softmax(dim=-1) @ value, dim=-1)
+    if part.mlp is None:
+        return region
+    reach = part.mlp.from_region(region) + part.mlp.from_query(query)
+    return F.normalize(region + part.mlp.out(F.gelu(reach)), dim=-1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_rank": 0}, {"mlp_size": 0}])
+def test_regions_and_matches_equal_the_plain_formula_and_its_gradient(changes):
+    torch.manual_seed(0)
+    settings = RegionSettings(**{"mlp_size": 16, "dropout": 0.0, **changes})
+    made = RegionAttention(categories=C, feature_size=D, hidden_size=W, settings=settings)
+    part = moved(made).double()
+    hidden, patches, anchors = (x.double() for x in inputs())
+    text = torch.randn(C, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    grads = []
+    for plain in (True, False):
+        part.zero_grad()
+        if plain:
+            region = plain_regions(part, hidden, patches, anchors)
+            match, some = (region * text).sum(-1), region[:, [2, 0]]
+        else:
+            regions = part(hidden, patches, anchors)
+            match, some = regions.match(text), regions.features(torch.tensor([2, 0]))
+        ((match**2).sum() + (some * text[:2]).sum()).backward()
+        grads.append([match, some, *(p.grad.clone() for p in part.parameters())])
+    for one, two in zip(*grads, strict=True):
+        assert torch.allclose(one, two, atol=1e-9)
+
+
+def test_no_tensor_of_images_categories_and_features_is_made():
+    """What training holds grows with patches, not with the feature size, for each category."""
+    wide = 64
+    settings = RegionSettings(mlp_size=4, hidden_rank=4)
+    part = RegionAttention(categories=C, feature_size=wide, hidden_size=W, settings=settings)
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: sizes.append(saved.numel()) or saved, lambda saved: saved
+    ):
+        hidden, patches = torch.randn(20, 2, W), torch.randn(20, 2, wide)
+        part(hidden, patches, torch.randn(C, wide)).match(torch.randn(C, wide))
+    assert max(sizes) < 20 * C * wide
 
 
 def test_start_is_training_free_dense_clip():
     hidden, patches, anchors = inputs()
-    region, attention = module()(hidden, patches, anchors)
+    regions = module()(hidden, patches, anchors)
+    region, attention = regions.features(), regions.attention
     for b in range(B):
         for c in range(C):
             cosines = [float(F.normalize(p, dim=0) @ anchors[c]) for p in patches[b]]
@@ -52,7 +111,8 @@ def test_start_is_training_free_dense_clip():
 
 
 def test_regions_have_unit_length_and_attention_sums_to_one():
-    region, attention = moved(module())(*inputs())
+    regions = moved(module())(*inputs())
+    region, attention = regions.features(), regions.attention
     assert torch.allclose(region.norm(dim=-1), torch.ones(B, C), atol=1e-5)
     assert torch.allclose(attention.sum(dim=-1), torch.ones(B, C), atol=1e-5)
 
@@ -60,26 +120,26 @@ def test_regions_have_unit_length_and_attention_sums_to_one():
 def test_permuting_categories_permutes_regions():
     hidden, patches, anchors = inputs()
     part, order = moved(module()), torch.tensor([2, 0, 3, 1])
-    region, attention = part(hidden, patches, anchors)
+    regions = part(hidden, patches, anchors)
     part.category_queries.data = part.category_queries.data[order]
-    shuffled, shuffled_attention = part(hidden, patches, anchors[order])
-    assert torch.allclose(shuffled, region[:, order], atol=1e-6)
-    assert torch.allclose(shuffled_attention, attention[:, order], atol=1e-6)
+    shuffled = part(hidden, patches, anchors[order])
+    assert torch.allclose(shuffled.features(), regions.features(order), atol=1e-6)
+    assert torch.allclose(shuffled.attention, regions.attention[:, order], atol=1e-6)
 
 
 def test_a_new_name_has_a_query_and_disturbs_no_other():
     hidden, patches, anchors = inputs()
     part = moved(module())
-    region, _ = part(hidden, patches, anchors)
+    region = part(hidden, patches, anchors).features()
     new = F.normalize(torch.ones(1, D), dim=-1)
-    longer, attention = part(hidden, patches, torch.cat([anchors, new]), extra=1)
-    assert torch.allclose(longer[:, :C], region, atol=1e-6)
-    assert attention.shape == (B, C + 1, P)
+    longer = part(hidden, patches, torch.cat([anchors, new]), extra=1)
+    assert torch.allclose(longer.features()[:, :C], region, atol=1e-6)
+    assert longer.attention.shape == (B, C + 1, P)
 
 
 def test_gradient_reaches_every_part():
     part = moved(module())
-    region, _ = part(*inputs())
+    region = part(*inputs()).features()
     (
         region * torch.randn(region.shape, generator=torch.Generator().manual_seed(3))
     ).sum().backward()
@@ -93,12 +153,12 @@ def test_switched_off_parts_are_not_there():
     settings = RegionSettings(mlp_size=0)
     bare = RegionAttention(categories=C, feature_size=D, hidden_size=W, settings=settings)
     assert bare.mlp is None
-    assert bare.eval()(*inputs())[0].shape == (B, C, D)
+    assert bare.eval()(*inputs()).features().shape == (B, C, D)
 
 
 def test_one_patch_one_image_one_category():
     settings = RegionSettings(mlp_size=16)
     part = RegionAttention(categories=1, feature_size=D, hidden_size=W, settings=settings)
     hidden, patches, anchors = inputs()
-    region, attention = part(hidden[:1, :1], patches[:1, :1], anchors[:1])
-    assert region.isfinite().all() and float(attention.detach()) == 1
+    regions = part(hidden[:1, :1], patches[:1, :1], anchors[:1])
+    assert regions.features().isfinite().all() and float(regions.attention.detach()) == 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trmml.demo import demo
     from trmml.encoders import load_encoder
     from trmml.evaluate import evaluate
+    from trmml.export import export
     from trmml.fit import fit
     from trmml.labels import LabelMatrix
     from trmml.report import write_report
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "demo",
     "evaluate",
+    "export",
     "fit",
     "load_encoder",
     "load_settings",
@@ -55,6 +57,7 @@ _SOURCES = {
     "Tagger": "trmml.tag:Tagger",
     "demo": "trmml.demo:demo",
     "evaluate": "trmml.evaluate:evaluate",
+    "export": "trmml.export:export",
     "fit": "trmml.fit:fit",
     "load_encoder": "trmml.encoders:load_encoder",
     "load_settings": "trmml.config:load_settings",

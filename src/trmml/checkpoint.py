@@ -34,7 +34,8 @@ from trmml.prompts import BakedPrompts
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention
 
-FORMAT = 1
+# 2: the encoder's identity says apart what makes image features, and covers its structure.
+FORMAT = 2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +118,8 @@ class RunCard:
         """Read the JSON form; `where` names the file in errors."""
         if tree.get("format") != FORMAT:
             raise CheckpointError(
-                f"{where} has format {tree.get('format')!r}; this version of trmml reads {FORMAT}"
+                f"{where} has format {tree.get('format')!r}; this version of trmml reads {FORMAT}."
+                " Train again, or use the version of trmml that wrote it"
             )
         try:
             return cls(
@@ -183,15 +185,24 @@ def load_card(run: Path) -> RunCard:
 def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
     """The trained model, ready to score; the text encoder is not used.
 
+    Args:
+        run: the folder.
+        encoder: with or without its text tower; where it is there, it must be the right one too.
+        card: of the run.
+
     Raises:
         CheckpointError: the encoder is not the one the run was trained on.
     """
-    found = identify(encoder, card.encoder_spec)
-    if found.checksum != card.encoder.checksum or found.size != card.encoder.size:
+    found, wanted = identify(encoder, card.encoder_spec), card.encoder
+    same_images = found.image_checksum == wanted.image_checksum and found.size == wanted.size
+    sums = {found.checksum, wanted.checksum}
+    same_texts = "" in sums or len(sums) == 1
+    if not (same_images and same_texts):
+        part = "texts" if same_images else "pictures"
         raise CheckpointError(
-            f"{run} was trained on encoder {card.encoder.name} at {card.encoder.size} px (weights"
-            f" {card.encoder.checksum[:12]}), got {found.name} at {found.size} px"
-            f" ({found.checksum[:12]}); pass the same encoder and input size"
+            f"{run} was trained on encoder {wanted.name} at {wanted.size} px ({_sums(wanted)}),"
+            f" got {found.name} at {found.size} px ({_sums(found)}), which encodes {part}"
+            " differently; pass the same encoder and input size"
         )
     tensors, _ = load_tensors(run / "model.safetensors")
     learned = ("prompts.text_residual", "prompts.context_tokens", "negative_prompts.")
@@ -223,6 +234,11 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
         ) from None
     model.baked = True
     return model.eval().requires_grad_(False)
+
+
+def _sums(encoder: EncoderIdentity) -> str:
+    """The beginnings of an encoder's checksums."""
+    return f"weights {encoder.image_checksum[:12]}, with text {encoder.checksum[:12] or 'none'}"
 
 
 def _file_hash(path: Path) -> str:

@@ -12,6 +12,7 @@ from trmml.cli_app import Verb, Verbs, examples, trmml
 from trmml.cli_fit import fit, pick_device, read_names, resolve_settings
 from trmml.cli_output import (
     comparison,
+    export_lines,
     print_json,
     print_table,
     print_tags,
@@ -20,8 +21,10 @@ from trmml.cli_output import (
     settings_toml,
     shown_progress,
 )
+from trmml.cli_store import store
 
 if TYPE_CHECKING:
+    from trmml.encoders import Encoder
     from trmml.evaluate import Evaluation
     from trmml.tag import Tagger
 
@@ -40,6 +43,7 @@ app = typer.Typer(
     ),
 )
 app.callback()(trmml)
+app.add_typer(store, name="store")
 
 
 @app.command(cls=Verb, epilog=examples("trmml demo", "trmml demo --known 0.1 --out runs/demo-10"))
@@ -130,6 +134,10 @@ def evaluate(
     threshold: options.Threshold = None,
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",
+    store: options.Store = None,
+    store_form: options.StoreForm = "fp16",
+    live: options.Live = False,
+    encoder_precision: options.EncoderPrecision = "fp32",
     csv: options.Csv = None,
     report: options.Report = False,
     json: options.Json = False,
@@ -143,7 +151,12 @@ def evaluate(
     data = read_folder(images, labels, blank=blank, minus_one=minus_one, categories=names)
     with shown_progress() as progress:
         evaluation = score_run(
-            tagger, data, threshold=threshold, on_bad_image=on_bad_image, progress=progress
+            tagger,
+            data,
+            threshold=threshold,
+            on_bad_image=on_bad_image,
+            encoding=options.encoding(store, store_form, live, encoder_precision),
+            progress=progress,
         )
     _say_skipped(len(evaluation.bad), len(data))
     if csv is not None:
@@ -174,6 +187,7 @@ def tag(
     also: options.Also = None,
     explain: options.Explain = None,
     on_bad_image: options.BadImage = "error",
+    precision: options.TagPrecision = "auto",
     device: options.Device = "auto",
     style: options.Format = "table",
     jsonl: options.Jsonl = False,
@@ -184,10 +198,44 @@ def tag(
     if not tagger.card.chosen.get("calibrated", True):
         say("Warning: this run had no held-out labels to calibrate on; its probabilities are raw.")
     tagged = tagger.tag(
-        paths, top=top, threshold=threshold, explain=explain, on_bad_image=on_bad_image
+        paths,
+        top=top,
+        threshold=threshold,
+        explain=explain,
+        precision=precision,
+        on_bad_image=on_bad_image,
     )
     unreadable = print_tags(tagged, "jsonl" if jsonl else style)
     _say_skipped(unreadable, len(paths))
+
+
+@app.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml export runs/photos photos.onnx --check test",
+        "trmml export runs/photos head.onnx --part head",
+        "trmml export runs/photos more.onnx --also 'zebra crossing'",
+    ),
+)
+def export(
+    run: options.Run,
+    out: options.OnnxFile,
+    encoder: options.RunEncoder = None,
+    part: options.Part = "all",
+    also: options.Also = None,
+    check: options.Check = None,
+    json: options.Json = False,
+) -> None:
+    """Write a run as an ONNX file that tags without torch. Checked against torch first."""
+    from trmml.export import export as export_run
+
+    loaded = _load_encoder(run, encoder, text=bool(also))
+    done = export_run(run, out, part=part, encoder=loaded, also=also or (), check=check or ())
+    if json:
+        print_json(done.to_dict())
+        return
+    for line in export_lines(done):
+        typer.echo(line)
 
 
 @app.command(cls=Verb, epilog=examples("trmml report runs/photos"))
@@ -226,13 +274,19 @@ def settings(
 
 
 def _load_tagger(run: Path, encoder: str | None, device: str, also: Sequence[str]) -> "Tagger":
-    from trmml.checkpoint import load_card
-    from trmml.encoders import load_encoder
     from trmml.tag import Tagger
 
-    size = load_card(run).encoder.size
-    loaded = None if encoder is None else load_encoder(encoder, image_size=size)
+    loaded = _load_encoder(run, encoder, text=bool(also))
     return Tagger.load(run, encoder=loaded, device=pick_device(device), also=also)
+
+
+def _load_encoder(run: Path, spec: str | None, *, text: bool) -> "Encoder | None":
+    """The encoder that was asked for, at the run's size; None where the run's own will do."""
+    from trmml.checkpoint import load_card
+    from trmml.encoders import load_encoder
+
+    size = load_card(run).encoder.size
+    return None if spec is None else load_encoder(spec, image_size=size, text=text)
 
 
 def _pictures(images: Sequence[str], *, skip: bool) -> list[Any]:

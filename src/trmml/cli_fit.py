@@ -18,6 +18,7 @@ FEW_POSITIVES = 50
 if TYPE_CHECKING:
     from trmml.config import Settings
     from trmml.datasets.base import Dataset
+    from trmml.encode import Encoding
     from trmml.encoders.base import Encoder
     from trmml.evaluate import Evaluation
     from trmml.labels import LabelMatrix
@@ -41,7 +42,10 @@ def fit(
     set_: options.Set = None,
     epochs: options.Epochs = None,
     precision: options.PrecisionOption = None,
-    features: options.Features = "auto",
+    store: options.Store = None,
+    store_form: options.StoreForm = "fp16",
+    live: options.Live = False,
+    encoder_precision: options.EncoderPrecision = "fp32",
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",
     test_images: options.TestImages = None,
@@ -75,6 +79,7 @@ def fit(
     loaded = load_encoder(encoder, image_size=image_size)
 
     truth = None if data is full else full.matrix
+    encoding = options.encoding(store, store_form, live, encoder_precision)
     with shown_progress() as progress:
         _train(
             data,
@@ -85,13 +90,15 @@ def fit(
             truth=truth,
             resume=resume,
             device=device,
-            features=features,
+            encoding=encoding,
             on_bad_image=on_bad_image,
             tensorboard=tensorboard,
             progress=progress,
         )
         truth = _truth_of_run(out, data, truth)
-        summary = _conclude(out, loaded, test, truth, device, on_bad_image, started, progress)
+        summary = _conclude(
+            out, loaded, test, truth, device, encoding, on_bad_image, started, progress
+        )
     if json:
         print_json(summary)
         return
@@ -151,7 +158,7 @@ def _train(
     truth: "LabelMatrix | None",
     resume: bool,
     device: str,
-    features: options.FeatureMode,
+    encoding: "Encoding",
     on_bad_image: options.OnBadImage,
     tensorboard: bool,
     progress: Show,
@@ -167,7 +174,7 @@ def _train(
         truth=truth,
         resume=resume,
         device=device,
-        features=features,
+        encoding=encoding,
         on_bad_image=on_bad_image,
         tensorboard=tensorboard,
         progress=progress,
@@ -187,6 +194,7 @@ def _conclude(
     test: "Dataset | None",
     truth: "LabelMatrix | None",
     device: str,
+    encoding: "Encoding",
     on_bad_image: options.OnBadImage,
     started: float,
     progress: Show,
@@ -194,8 +202,8 @@ def _conclude(
     """Evaluate where there is something to evaluate on, write the report, and sum up."""
     from trmml.checkpoint import load_card, write_text
     from trmml.compare import TRAINED, results, zero_shot_metrics
+    from trmml.encode import encode_images
     from trmml.evaluate import evaluate
-    from trmml.features import encode_images
     from trmml.report import write_report
     from trmml.tag import Tagger
 
@@ -207,7 +215,12 @@ def _conclude(
     if test is not None:
         tagger = Tagger.load(out, encoder=encoder, device=device)
         encoded = encode_images(
-            test.paths, encoder, device=device, on_bad_image=on_bad_image, progress=progress
+            test.paths,
+            encoder,
+            encoding=encoding,
+            device=device,
+            on_bad_image=on_bad_image,
+            progress=progress,
         )
         evaluation = evaluate(tagger, test, encoded=encoded)
         baselines = zero_shot_metrics(

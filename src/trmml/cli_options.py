@@ -1,15 +1,19 @@
-"""The options of the command line, each named and explained once; imports nothing heavy."""
+"""The options of the command line, each named and explained once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 Blank = Literal["unknown", "absent"]
 OnBadImage = Literal["error", "skip"]
-FeatureMode = Literal["auto", "memory", "live"]
+Form = Literal["fp16", "int8", "fp32"]
+EncoderArithmetic = Literal[
+    "auto", "fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8"
+]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 TagFormat = Literal["table", "csv", "jsonl"]
+ExportPart = Literal["all", "head"]
 Style = Literal["demo", "caption"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
@@ -69,8 +73,17 @@ Set = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Sets training.epochs.")]
 PrecisionOption = Annotated[Precision | None, typer.Option(help="Sets training.precision.")]
-Features = Annotated[
-    FeatureMode, typer.Option(help="Keep the encoder's features, or compute them at each use.")
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the encoder's features. [default: in the user's cache folder]"),
+]
+StoreForm = Annotated[
+    Form, typer.Option(help="How features are kept: int8 is half of fp16, fp32 is exact.")
+]
+Live = Annotated[bool, typer.Option("--live", help="Keep no features; compute them at each use.")]
+EncoderPrecision = Annotated[
+    EncoderArithmetic,
+    typer.Option(help="Arithmetic of the encoder; auto is the fastest that changes nothing."),
 ]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write a TensorBoard log into the run.")
@@ -106,4 +119,37 @@ Format = Annotated[TagFormat, typer.Option("--format", help="How to print the ta
 Jsonl = Annotated[
     bool, typer.Option("--jsonl", "--json", help="Short for --format jsonl: one object a picture.")
 ]
+OnnxFile = Annotated[
+    Path, typer.Argument(metavar="OUT", help="File to write, as photos.onnx.", show_default=False)
+]
+Part = Annotated[
+    ExportPart,
+    typer.Option(help="The whole tagger, or its head alone: from hidden patches on."),
+]
+Check = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="IMAGES",
+        help="Files, folder or pattern to compare on besides drawn pictures; may be repeated.",
+    ),
+]
 SceneCount = Annotated[int, typer.Option("--images", min=1, help="How many pictures.")]
+TagPrecision = Annotated[
+    EncoderArithmetic,
+    typer.Option(
+        "--precision", help="Arithmetic of the encoder; auto is the fastest that changes nothing."
+    ),
+]
+
+
+def encoding(store: Path | None, form: Form, live: bool, precision: EncoderArithmetic) -> Any:
+    """What the options on features say, as an `Encoding`.
+
+    Raises:
+        BadParameter: they contradict each other.
+    """
+    if live and (store is not None or form != "fp16"):
+        raise typer.BadParameter("--live keeps no features: leave --store and --store-form out")
+    from trmml.encode import Encoding  # torch takes seconds to import
+
+    return Encoding(store, form, live, precision)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from trmml.config import Settings
+    from trmml.export import Exported
     from trmml.tag import TaggedImage
 
 # A log file gets one line per so many seconds while one stage goes on.
@@ -239,6 +240,21 @@ def _tag_table(tagged: "Iterator[TaggedImage]") -> None:
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def export_lines(done: "Exported") -> list[str]:
+    """What was written, how well it agrees with torch, and how fast it is."""
+    names = {"all": "image", "head": "hidden_patches"}
+    beside = f", weights in {done.external_data.name}" if done.external_data else ""
+    rates = (f"{name} {rate:.1f}" for name, rate in done.images_per_second.items())
+    return [
+        f"{done.path}: {done.size_bytes / 1e6:.1f} MB{beside}, opset {done.opset}",
+        f"takes {names[done.part]}; gives probabilities and region_maps"
+        f" of {len(done.categories)} categories",
+        f"checked on {done.checked_pictures} pictures: differs from torch by at most"
+        f" {done.max_deviation:.1e}",
+        f"images per second here: {', '.join(rates)}",
+    ]
 
 
 def settings_table(settings: "Settings") -> "Table":

@@ -18,11 +18,12 @@ from trmml.config import Settings
 from trmml.datasets.base import Dataset
 from trmml.datasets.folder import read_folder
 from trmml.datasets.scenes import write_scenes
+from trmml.encode import encode_images
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, identify
 from trmml.errors import ConfigError
 from trmml.evaluate import evaluate
-from trmml.features import FeatureSource, Progress, encode_images
+from trmml.features import FeatureSource, Progress
 from trmml.fit import fit
 from trmml.metrics import Metrics
 from trmml.report import write_report

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.datasets.base import Dataset
+from trmml.encode import Encoded, Encoding, encode_images
 from trmml.errors import DataError
-from trmml.features import Encoded, FeatureSource, OnBadImage, Progress, encode_images
+from trmml.features import FeatureSource, Progress
 from trmml.images import BadImage
+from trmml.inputs import OnBadImage
 from trmml.metrics import Metrics, measure
 from trmml.tag import Tagger
 
@@ -48,6 +50,7 @@ def evaluate(
     threshold: float | None = None,
     top_k: int = 3,
     on_bad_image: OnBadImage = "error",
+    encoding: Encoding | None = None,
     encoded: Encoded | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -59,6 +62,7 @@ def evaluate(
         threshold: one probability for all categories; by default each category's own.
         top_k: of the figures for the k most probable tags.
         on_bad_image: stop at an unreadable picture, or leave it out and list it.
+        encoding: how features are made and kept; by default in the user's store.
         encoded: features of `data` from the same encoder, where they are computed already.
         progress: told (what, done, total).
 
@@ -75,6 +79,8 @@ def evaluate(
     encoded = encoded or encode_images(
         data.paths,
         tagger.encoder,
+        identity=tagger.card.encoder,
+        encoding=encoding,
         device=tagger.device,
         on_bad_image=on_bad_image,
         progress=progress,

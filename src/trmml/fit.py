@@ -18,9 +18,11 @@ from trmml.calibration import Calibration, fit_calibration
 from trmml.checkpoint import RunCard, save_model, save_tensors, write_text
 from trmml.config import Settings
 from trmml.datasets.base import Dataset
+from trmml.encode import Encoded, Encoding, encode_images
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
 from trmml.errors import CheckpointError, ConfigError, MissingExtraError
-from trmml.features import Encoded, OnBadImage, Progress, encode_images
+from trmml.features import Progress
+from trmml.inputs import OnBadImage
 from trmml.labels import LabelMatrix
 from trmml.method import TRMML, build_trmml
 from trmml.schedule import hold_out
@@ -42,7 +44,7 @@ def fit(
     truth: LabelMatrix | None = None,
     resume: bool = False,
     device: str = "auto",
-    features: Literal["auto", "memory", "live"] = "auto",
+    encoding: Encoding | None = None,
     on_bad_image: OnBadImage = "error",
     encoded: Encoded | None = None,
     tensorboard: bool = False,
@@ -60,7 +62,7 @@ def fit(
         truth: complete labels of the same images, only to report how right pseudo-labels are.
         resume: continue a run that was stopped; with the same data, settings and encoder.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        features: keep the encoder's features in memory, or compute them live at each use.
+        encoding: how the encoder's features are made and kept; by default in the user's store.
         on_bad_image: stop at an unreadable file, or leave it out and list it.
         encoded: features of `data` from the same encoder, where they are computed already.
         tensorboard: write a TensorBoard log beside log.jsonl.
@@ -87,7 +89,8 @@ def fit(
     encoded = encoded or encode_images(
         data.paths,
         encoder,
-        mode=features,
+        identity=identity,
+        encoding=encoding,
         views=training.views,
         seed=training.seed,
         device=str(fabric.device),

@@ -112,25 +112,36 @@ def distillation(
     return temperature**2 * divergence.sum(dim=-1).mean()
 
 
+def draw_anchors(
+    positive: Bool[Tensor, "B C"],
+) -> tuple[Int[Tensor, " A"], Int[Tensor, " A"]]:
+    """Image and category of the regions to contrast: all, or MAX_ANCHORS by torch's stream."""
+    image, category = positive.nonzero(as_tuple=True)
+    if len(image) <= MAX_ANCHORS:
+        return image, category
+    kept = torch.randperm(len(image))[:MAX_ANCHORS].to(image.device)
+    return image[kept], category[kept]
+
+
 def contrastive_loss(
-    region_features: Float[Tensor, "B C D"],
+    anchors: Float[Tensor, "A D"],
+    category: Int[Tensor, " A"],
     text_features: Float[Tensor, "C D"],
     visual_prototypes: Float[Tensor, "C D"],
-    positive: Bool[Tensor, "B C"],
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Multimodal contrastive loss over the regions of known and pseudo-positives.
 
-    Each such region is an anchor. Pulled near: regions of its category in other images, its
-    category's visual prototype and text feature. Pushed away: the same three of every other
-    category. InfoNCE with several positives: the mean over them of -log softmax.
+    Pulled near each anchor: the other anchors of its category, its category's visual prototype
+    and text feature. Pushed away: the same three of every other category. InfoNCE with several
+    positives: the mean over them of -log softmax.
 
     Args:
-        region_features: unit length.
+        anchors: region features, unit length.
+        category: of each anchor.
         text_features: unit length.
         visual_prototypes: unit length, or zero where a category has none yet; no gradient.
-        positive: which regions are anchors.
         temperature: in (0, 1].
 
     Returns:
@@ -138,11 +149,8 @@ def contrastive_loss(
 
     Source: method.md section 2.7; the averaging over positives is Khosla et al. 2020, equation 2.
     """
-    image, category = positive.nonzero(as_tuple=True)
-    image, category = _draw_down(image, category)
-    anchors = region_features[image, category]  # (A, D)
     if len(anchors) == 0:
-        return region_features.sum() * 0
+        return anchors.sum() * 0
     has_prototype = visual_prototypes.norm(dim=-1) > 0
     candidates = torch.cat([anchors, text_features, visual_prototypes.detach()])
     similarity = anchors @ candidates.T / temperature  # (A, A + 2 C)
@@ -154,16 +162,6 @@ def contrastive_loss(
     log_share = similarity.masked_fill(left_out, float("-inf")).log_softmax(dim=-1)
     pulled = same & ~left_out  # never empty: an anchor's own text is always there
     return -(log_share.masked_fill(~pulled, 0).sum(dim=1) / pulled.sum(dim=1)).mean()
-
-
-def _draw_down(
-    image: Int[Tensor, " A"], category: Int[Tensor, " A"]
-) -> tuple[Int[Tensor, " K"], Int[Tensor, " K"]]:
-    """At most MAX_ANCHORS of the pairs, drawn by torch's seeded stream."""
-    if len(image) <= MAX_ANCHORS:
-        return image, category
-    kept = torch.randperm(len(image))[:MAX_ANCHORS].to(image.device)
-    return image[kept], category[kept]
 
 
 def _masked_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:

@@ -12,12 +12,21 @@ from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features import Features
 from trmml.image_branch import ImageBranch
 from trmml.labels import LabelMatrix
-from trmml.losses import asymmetric_loss, contrastive_loss, distillation, weighted_bce
-from trmml.matching import Matching, match
+from trmml.losses import (
+    asymmetric_loss,
+    contrastive_loss,
+    distillation,
+    draw_anchors,
+    weighted_bce,
+)
+from trmml.matching import Matching
 from trmml.model import MultiLabelModel, Output, Targets, known_positive_share, lacking_negatives
-from trmml.prompts import BakedPrompts, PromptLearner
+from trmml.prompts import BakedPrompts, PromptLearner, encode_templates
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention, gather_regions
+
+# Numbers in the region features that are made at a time: 16 MiB, so that they stay in the cache.
+MAX_FLOATS = 2**22
 
 
 class TRMML(MultiLabelModel):
@@ -95,8 +104,8 @@ class TRMML(MultiLabelModel):
             plain = torch.zeros_like(new_text) if new_negative is None else new_negative
             negative = torch.cat([negative, plain])
             biases = torch.cat([biases, biases.mean().expand(extra)])
-        region, attention = self.regions(hidden, patches, anchors, extra)
-        match_logits = self.matching(match(region, text - negative), biases)
+        regions = self.regions(hidden, patches, anchors, extra)
+        match_logits = self.matching(regions.match(text - negative), biases)
         teacher = None
         if self.training and self.losses.distillation > 0:
             teacher = self.frozen_logits(patches, features.image_feature)
@@ -107,8 +116,7 @@ class TRMML(MultiLabelModel):
             logits = torch.cat([known, match_logits[:, len(self.weak) :]], dim=1)
         return Output(
             logits=logits,
-            region_features=region,
-            attention=attention,
+            regions=regions,
             match_logits=match_logits,
             image_logits=image_logits,
             text_features=text,
@@ -122,8 +130,7 @@ class TRMML(MultiLabelModel):
         """The frozen model's own logits: mean of image cosine and dense cosine, scaled."""
         text = self.prompts.start_features
         scale = torch.tensor(self._start_attention, device=text.device)
-        region, _ = gather_regions(text, F.normalize(patches, dim=-1), patches, scale)
-        dense = match(F.normalize(region, dim=-1), text)
+        dense = gather_regions(text, F.normalize(patches, dim=-1), patches, scale).match(text)
         return self._start_scale * (dense + image_feature @ text.T) / 2
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
@@ -153,16 +160,22 @@ class TRMML(MultiLabelModel):
                 settings.distillation_temperature,
             )
         if settings.contrastive > 0:
-            assert output.region_features is not None and output.text_features is not None
-            positive = (targets.labels & targets.known) | (targets.pseudo_labels & targets.pseudo)
-            terms["contrastive"] = contrastive_loss(
-                output.region_features,
-                output.text_features,
-                F.normalize(self.prototypes.visual_positive, dim=-1),
-                positive,
-                temperature=settings.contrastive_temperature,
-            )
+            terms["contrastive"] = self._contrast(output, targets)
         return terms
+
+    def _contrast(self, output: Output, targets: Targets) -> Tensor:
+        """The contrastive term; regions are made of the categories that have an anchor."""
+        assert output.regions is not None and output.text_features is not None
+        positive = (targets.labels & targets.known) | (targets.pseudo_labels & targets.pseudo)
+        image, category = draw_anchors(positive)
+        made, place = torch.unique(category, return_inverse=True)
+        return contrastive_loss(
+            output.regions.features(made)[image, place],
+            category,
+            output.text_features,
+            F.normalize(self.prototypes.visual_positive, dim=-1),
+            temperature=self.losses.contrastive_temperature,
+        )
 
     def _asymmetric(
         self, logits: Float[Tensor, "B C"], labels: Bool[Tensor, "B C"], weights: Tensor
@@ -210,25 +223,36 @@ class TRMML(MultiLabelModel):
         text, negative = self.texts()
         patches = self._project(features.hidden_patches)
         anchors = self.prompts.start_features
-        region, _ = self.regions(features.hidden_patches, patches, anchors)
+        regions = self.regions(features.hidden_patches, patches, anchors)
         self.train(training)
         share = known_positive_share(matrix).to(text)
-        self.matching.start_bias(match(region, text - negative).mean(dim=0), share)
+        self.matching.start_bias(regions.match(text - negative).mean(dim=0), share)
+
+    @torch.no_grad()
+    def begin_epoch(self) -> None:
+        """Find each category's rivals, which the evidence for pseudo-labels compares with."""
+        if self.losses.pseudo > 0:
+            self.prototypes.choose_rivals(self.texts()[0])
 
     @torch.no_grad()
     def observe(
         self, output: Output, targets: Targets, *, evidence: bool
     ) -> Float[Tensor, "B C"] | None:
         """Update the prototypes from known pairs; return their evidence for every pair if asked."""
-        assert output.region_features is not None and output.text_features is not None
-        regions, text = output.region_features.detach(), output.text_features.detach()
-        self.prototypes.update(regions, targets.labels, targets.known)
         if self.image_branch is not None:
             assert output.match_logits is not None and output.image_logits is not None
             self.image_branch.observe(output.match_logits, output.image_logits)
-        if not evidence or self.losses.pseudo == 0:
-            return None
-        return self.prototypes.evidence(regions, text)
+        evidence = evidence and self.losses.pseudo > 0
+        assert output.regions is not None and output.text_features is not None
+        regions, weighed = output.regions, []
+        wanted = torch.ones_like(targets.known[0]) if evidence else targets.known.any(dim=0)
+        images, size = len(targets.known), output.text_features.shape[1]
+        for part in torch.split(wanted.nonzero()[:, 0], max(1, MAX_FLOATS // (images * size))):
+            made = regions.features(part)  # (B, k, D)
+            self.prototypes.update(made, targets.labels[:, part], targets.known[:, part], part)
+            if evidence:
+                weighed.append(self.prototypes.evidence(made, output.text_features, part))
+        return torch.cat(weighed, dim=1) if weighed else None
 
     @torch.no_grad()
     def bake(self) -> None:
@@ -250,13 +274,19 @@ def build_trmml(
     generator = torch.Generator().manual_seed(settings.training.seed)
     categories = len(category_names)
 
+    negative = settings.prompts.negative_template
+    templates = [settings.prompts.template, *([] if negative is None else [negative])]
+    starts = dict(zip(templates, encode_templates(encoder, templates, category_names), strict=True))
+
     def learner(template: str) -> PromptLearner:
-        chosen = settings.prompts.model_copy(update={"template": template})
         return PromptLearner(
-            encoder=encoder, category_names=category_names, settings=chosen, generator=generator
+            encoder=encoder,
+            category_names=category_names,
+            start_features=starts[template],
+            settings=settings.prompts.model_copy(update={"template": template}),
+            generator=generator,
         )
 
-    negative = settings.prompts.negative_template
     with torch.random.fork_rng(devices=[]):  # the MLP's start must not depend on what ran before
         torch.manual_seed(settings.training.seed)
         regions = RegionAttention(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trmml.features import Features, FeatureSource
 from trmml.labels import LabelMatrix
+from trmml.regions import Regions
 
 # Added to positives and to negatives before a share is taken, so that none is 0 or 1.
 PRIOR_COUNT = 0.5
@@ -60,8 +61,7 @@ class Output:
     Attributes:
         logits: unbounded; what is scored. Those of TRM-ML carry no gradient where the image
             branch takes part, and the two that follow do.
-        region_features: unit length, one region per category.
-        attention: over patches, rows sum to 1.
+        regions: one per category, with the attention over patches that made it.
         match_logits: of text-region matching alone.
         image_logits: of the image branch alone, which knows trained categories only.
         text_features: unit length.
@@ -69,12 +69,17 @@ class Output:
     """
 
     logits: Float[Tensor, "B C"]
-    region_features: Float[Tensor, "B C D"] | None = None
-    attention: Float[Tensor, "B C P"] | None = None
+    regions: Regions | None = None
     match_logits: Float[Tensor, "B C"] | None = None
     image_logits: Float[Tensor, "B trained"] | None = None
     text_features: Float[Tensor, "C D"] | None = None
     teacher: Float[Tensor, "B C"] | None = None
+
+    @property
+    def attention(self) -> Float[Tensor, "B C P"]:
+        """Over patches, rows sum to 1; of a model that has regions."""
+        assert self.regions is not None
+        return self.regions.attention
 
 
 class MultiLabelModel(nn.Module, ABC):
@@ -102,6 +107,9 @@ class MultiLabelModel(nn.Module, ABC):
 
     def start(self, features: Features, matrix: LabelMatrix) -> None:
         """Look at a few hundred training images and the known labels before the first step."""
+
+    def begin_epoch(self) -> None:
+        """Before the first batch of each epoch: what is too dear to do at every step."""
 
     def observe(
         self, output: Output, targets: Targets, *, evidence: bool

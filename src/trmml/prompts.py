@@ -7,12 +7,14 @@ category to the finished text feature: much of the same freedom at the cost of o
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trmml.config import PromptSettings
 from trmml.encoders.base import Encoder
@@ -22,6 +24,12 @@ from trmml.errors import ConfigError, EncoderError
 CONTEXT_STD = 0.02
 # Prompts per pass of the text encoder where no gradient is needed.
 TEXT_BATCH = 256
+# Names per pass behind context tokens. From 32 on, 80 names take as long whatever the number.
+CHUNK = 64
+# Tokens whose activations are kept for the backward pass, 0.3 MB each in the text tower of
+# ViT-B-32. Those of later chunks are computed again when needed: with T = 16, 800 names take 1.7 GB
+# and a quarter more time, not 4.7 GB, and 5,000 names 2.0 GB.
+KEPT_TOKENS = 4096
 
 
 def fill(template: str, names: Sequence[str]) -> list[str]:
@@ -38,12 +46,22 @@ def fill(template: str, names: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def encode_prompts(encoder: Encoder, texts: Sequence[str]) -> Float[Tensor, "C D"]:
-    """Unit-length text features of finished texts, without gradient."""
+    """Unit-length text features of finished texts, without gradient; equal texts go in once."""
+    distinct = sorted(dict.fromkeys(texts), key=len)  # texts of a length share little padding
     features = []
-    for start in range(0, len(texts), TEXT_BATCH):
-        embeddings, mask = encoder.token_embeddings(list(texts[start : start + TEXT_BATCH]))
+    for start in range(0, len(distinct), TEXT_BATCH):
+        embeddings, mask = encoder.token_embeddings(distinct[start : start + TEXT_BATCH])
         features.append(encoder.encode_text(embeddings, mask))
-    return F.normalize(torch.cat(features), dim=-1)
+    row = {text: number for number, text in enumerate(distinct)}
+    return F.normalize(torch.cat(features)[[row[text] for text in texts]], dim=-1)
+
+
+def encode_templates(
+    encoder: Encoder, templates: Sequence[str], names: Sequence[str]
+) -> list[Float[Tensor, "C D"]]:
+    """The features of each template's prompts, all in one pass of `encode_prompts`."""
+    texts = [text for template in templates for text in fill(template, names)]
+    return list(torch.split(encode_prompts(encoder, texts), len(names)))
 
 
 class PromptLearner(nn.Module):
@@ -58,29 +76,29 @@ class PromptLearner(nn.Module):
     Args:
         encoder: frozen; used, not owned, so its weights are no part of this module.
         category_names: C names.
+        start_features: of the template's prompts, from `encode_templates`.
         settings: which parts learn, and how they start.
         generator: for the random start.
     """
 
     start_features: Tensor  # (C, D) of the template's prompts: where everything starts
-    name_embeddings: Tensor  # (C, L, E)
-    name_mask: Tensor  # (C, L)
+    name_order: Tensor  # (C), by length, so that the names of a chunk share little padding
+    name_embeddings: Tensor  # (C, L, E), in that order
+    name_mask: Tensor  # (C, L), in that order
 
     def __init__(
         self,
         *,
         encoder: Encoder,
         category_names: Sequence[str],
+        start_features: Float[Tensor, "C D"],
         settings: PromptSettings,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        prompts = fill(settings.template, category_names)
-        start = encode_prompts(encoder, prompts)
-        self.register_buffer("start_features", start)
-        self.text_residual = (
-            nn.Parameter(torch.zeros_like(start)) if settings.text_residual else None
-        )
+        self.register_buffer("start_features", start_features)
+        residual = torch.zeros_like(start_features) if settings.text_residual else None
+        self.text_residual = None if residual is None else nn.Parameter(residual)
         self.context_tokens: nn.Parameter | None = None
         if settings.train_context:
             self._start_context(encoder, category_names, settings, generator)
@@ -94,8 +112,6 @@ class PromptLearner(nn.Module):
     ) -> None:
         """Set up the learned tokens and the frozen embeddings of the names behind them."""
         names, mask = encoder.token_embeddings(list(category_names))
-        self.register_buffer("name_embeddings", names.detach(), persistent=False)
-        self.register_buffer("name_mask", mask, persistent=False)
         if settings.context_start == "template":
             context = template_context(encoder, settings.template)
         else:
@@ -109,13 +125,21 @@ class PromptLearner(nn.Module):
                 f"the encoder reads at most {limit} tokens, but {len(context)} context tokens and"
                 f" the name {longest!r} make {needed}; lower prompts.context_tokens or shorten it"
             )
-        if limit is not None and names.shape[1] + len(context) > limit:
-            keep = limit - len(context)  # the towers that attend to padding keep their full length
-            self.name_embeddings, self.name_mask = names.detach()[:, :keep], mask[:, :keep]
+        order = mask.sum(dim=1).argsort(stable=True)
+        self.register_buffer("name_order", order, persistent=False)
+        self.register_buffer("name_embeddings", names.detach()[order], persistent=False)
+        self.register_buffer("name_mask", mask[order], persistent=False)
+        ordered = [category_names[c] for c in order.tolist()]
+        room = names.shape[1] if limit is None else limit - len(context)
+        self._lengths = []  # of each chunk, as the encoder itself pads it
+        for start in range(0, len(ordered), CHUNK):
+            alone, _ = encoder.token_embeddings(ordered[start : start + CHUNK])
+            self._lengths.append(min(alone.shape[1], room))
         copies = 1 if settings.shared_context else len(category_names)
         self.context_tokens = nn.Parameter(context.detach().expand(copies, -1, -1).clone())
         self._position = getattr(encoder, "context_position", 1)
         self._encode_text = encoder.encode_text  # a bound method: no submodule, so never trained
+        self._encoded: _Encoded | None = None
 
     def forward(self) -> Float[Tensor, "C D"]:
         """Text features of all categories, unit length."""
@@ -125,12 +149,73 @@ class PromptLearner(nn.Module):
         return F.normalize(features, dim=-1)
 
     def _encode_context(self) -> Float[Tensor, "C D"]:
-        """Pass context tokens and names through the frozen text encoder, with gradient."""
-        names, mask, at = self.name_embeddings, self.name_mask, self._position
-        context = cast(nn.Parameter, self.context_tokens).expand(len(names), -1, -1)  # (C, T, E)
-        embeddings = torch.cat([names[:, :at], context.to(names), names[:, at:]], dim=1)
+        """What the text encoder makes of context tokens and names, once per state of the tokens."""
+        context = cast(nn.Parameter, self.context_tokens)
+        if torch.is_grad_enabled() and context.requires_grad:
+            return self._encode_chunks(context)
+        if self._encoded is None or not self._encoded.holds(context):
+            with torch.inference_mode(False), torch.no_grad():  # its features may meet a gradient
+                self._encoded = _Encoded(
+                    context.detach().clone(), _autocast(context), self._encode_chunks(context)
+                )
+        return self._encoded.features
+
+    def _encode_chunks(self, context: Float[Tensor, "copies T E"]) -> Float[Tensor, "C D"]:
+        """Chunk by chunk; from KEPT_TOKENS on, activations are computed again for the gradient."""
+        context = context.expand(len(self.name_order), -1, -1)[self.name_order]
+        features, tokens = [], 0
+        for number, own in enumerate(torch.split(context, CHUNK)):
+            start, length = number * CHUNK, self._lengths[number]
+            part = slice(start, start + len(own))
+            names, mask = self.name_embeddings[part, :length], self.name_mask[part, :length]
+            tokens += len(own) * (own.shape[1] + length)
+            if tokens <= KEPT_TOKENS or not torch.is_grad_enabled():
+                features.append(self._encode_chunk(own, names, mask))
+            else:
+                made = checkpoint(
+                    self._encode_chunk,
+                    *(own, names, mask),
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # a frozen encoder draws nothing
+                )
+                features.append(made)
+        return torch.cat(features)[self.name_order.argsort()]
+
+    def _encode_chunk(
+        self,
+        context: Float[Tensor, "K T E"],
+        names: Float[Tensor, "K L E"],
+        mask: Shaped[Tensor, "K L"],
+    ) -> Float[Tensor, "K D"]:
+        """Pass some names behind their context tokens through the frozen text encoder."""
+        at, context = self._position, context.to(names)
+        embeddings = torch.cat([names[:, :at], context, names[:, at:]], dim=1)
         ones = torch.ones(context.shape[:2], dtype=mask.dtype, device=mask.device)
         return self._encode_text(embeddings, torch.cat([mask[:, :at], ones, mask[:, at:]], dim=1))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Text features and what they were made of.
+
+    Values are compared, not version counters: fused optimisers do not count what they change.
+    """
+
+    context: Float[Tensor, "copies T E"]
+    precision: torch.dtype | None
+    features: Float[Tensor, "C D"]
+
+    def holds(self, context: Float[Tensor, "copies T E"]) -> bool:
+        """Whether the features are those of these tokens, in this precision."""
+        same_place = self.context.device == context.device and self.context.dtype == context.dtype
+        same_precision = self.precision == _autocast(context)
+        return same_place and same_precision and torch.equal(self.context, context)
+
+
+def _autocast(tensor: Tensor) -> torch.dtype | None:
+    """The precision that operations on a tensor are cast to, if any."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 class BakedPrompts(nn.Module):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from trmml.calibration import fit_calibration
@@ -14,12 +14,15 @@ from trmml.matching import match
 
 # Known pairs that the evidence is calibrated on; more take seconds and change nothing.
 MAX_PAIRS = 200_000
+# Rows of the table of likenesses that are made at a time.
+RIVAL_ROWS = 1024
 
 
 class Prototypes(nn.Module):
     """Running means of region features: of known positives and of known negatives.
 
-    Shapes: visual_positive, visual_negative (C, D), not normalised; seen_* (C) counts.
+    Shapes: visual_positive, visual_negative (C, D), not normalised; seen_* (C) counts; rivals
+        (C, R), the nearest other categories.
     Trains: nothing; `update` moves the buffers.
     Paper letters: p^v is our visual_positive; the text prototype p^t is the text feature itself.
     """
@@ -28,6 +31,7 @@ class Prototypes(nn.Module):
     visual_negative: Tensor
     seen_positive: Tensor
     seen_negative: Tensor
+    rivals: Tensor
 
     def __init__(self, *, categories: int, feature_size: int, settings: PrototypeSettings) -> None:
         super().__init__()
@@ -35,37 +39,56 @@ class Prototypes(nn.Module):
         for name in ("positive", "negative"):
             self.register_buffer(f"visual_{name}", torch.zeros(categories, feature_size))
             self.register_buffer(f"seen_{name}", torch.zeros(categories))
+        count = min(settings.neighbours, categories - 1)
+        self.register_buffer("rivals", torch.zeros(categories, count, dtype=torch.long))
 
     @torch.no_grad()
     def update(
         self,
-        region_features: Float[Tensor, "B C D"],
-        labels: Bool[Tensor, "B C"],
-        known: Bool[Tensor, "B C"],
+        region_features: Float[Tensor, "B k D"],
+        labels: Bool[Tensor, "B k"],
+        known: Bool[Tensor, "B k"],
+        categories: Int[Tensor, " k"],
     ) -> None:
-        """Move each prototype towards the mean of this batch's known regions.
+        """Move the prototypes of some categories towards the mean of this batch's known regions.
 
         With n seen so far and k new, the weight of the old mean is min(n / (n + k), momentum^k):
         a plain mean at first, so that the first regions are no outsiders, a running one later.
         """
         momentum = self.settings.momentum
-        for which, mean, seen in (
-            (labels & known, self.visual_positive, self.seen_positive),
-            (~labels & known, self.visual_negative, self.seen_negative),
+        which = torch.stack([labels & known, ~labels & known]).to(region_features)  # (2, B, k)
+        sums = torch.matmul(which.permute(2, 0, 1), region_features.transpose(0, 1))  # (k, 2, D)
+        new = which.sum(dim=1)  # (2, k)
+        for index, means, counts in (
+            (0, self.visual_positive, self.seen_positive),
+            (1, self.visual_negative, self.seen_negative),
         ):
-            count = which.sum(dim=0).to(mean.dtype)  # (C)
-            image, category = which.nonzero(as_tuple=True)
-            vectors = region_features[image, category].to(mean.dtype)
-            total = torch.zeros_like(mean).index_add_(0, category, vectors)  # (C, D)
-            keep = torch.minimum(seen / (seen + count).clamp(min=1), momentum**count)
-            moved = keep[:, None] * mean + (1 - keep)[:, None] * total / count.clamp(min=1)[:, None]
-            mean.copy_(torch.where(count[:, None] > 0, moved, mean))
-            seen.add_(count)
+            mean, seen, count = means[categories], counts[categories], new[index]
+            keep = torch.minimum(seen / (seen + count).clamp(min=1), momentum**count)[:, None]
+            moved = keep * mean + (1 - keep) * sums[:, index] / count.clamp(min=1)[:, None]
+            means[categories] = torch.where(count[:, None] > 0, moved, mean)
+            counts[categories] = seen + count
+
+    @torch.no_grad()
+    def choose_rivals(self, text_features: Float[Tensor, "C D"]) -> None:
+        """Find the categories nearest to each, by both modalities; once an epoch is enough.
+
+        It is the one thing whose cost grows with the square of C.
+        """
+        visual = F.normalize(self.visual_positive, dim=-1)
+        for start in range(0, len(visual), RIVAL_ROWS):
+            rows = slice(start, start + RIVAL_ROWS)
+            likeness = visual[rows] @ visual.T + text_features[rows] @ text_features.T
+            likeness.diagonal(start).fill_(float("-inf"))
+            self.rivals[rows] = likeness.topk(self.rivals.shape[1], dim=1).indices
 
     @torch.no_grad()
     def evidence(
-        self, region_features: Float[Tensor, "B C D"], text_features: Float[Tensor, "C D"]
-    ) -> Float[Tensor, "B C"]:
+        self,
+        region_features: Float[Tensor, "B k D"],
+        text_features: Float[Tensor, "C D"],
+        categories: Int[Tensor, " k"],
+    ) -> Float[Tensor, "B k"]:
         """How much both modalities say that a category is present; unbounded.
 
         Intra-category: nearness to the positive visual prototype and to the text, less nearness
@@ -73,34 +96,26 @@ class Prototypes(nn.Module):
         own category's prototypes than to those of the nearest other categories.
 
         Args:
-            region_features: unit length.
-            text_features: unit length.
+            region_features: of some categories, unit length.
+            text_features: of all, unit length.
+            categories: which.
 
         Source: method.md section 2.6. Comparing with the few nearest categories instead of all
         keeps the cost linear in C; the equal weights are ours.
         """
-        positive = F.normalize(self.visual_positive, dim=-1)  # zero stays zero
-        negative = F.normalize(self.visual_negative, dim=-1)
-        near = match(region_features, positive + text_features)  # (B, C)
+
+        def both(rows: Int[Tensor, "..."]) -> Float[Tensor, "... D"]:
+            return F.normalize(self.visual_positive[rows], dim=-1) + text_features[rows]
+
+        near = match(region_features, both(categories))
+        negative = F.normalize(self.visual_negative[categories], dim=-1)  # zero stays zero
         intra = near - match(region_features, negative)
-        count = min(self.settings.neighbours, len(text_features) - 1)
-        if count < 1:
+        if self.rivals.shape[1] == 0:
             return intra
-        return intra + near - _rival(region_features, positive, text_features, count)
-
-
-def _rival(
-    region_features: Float[Tensor, "B C D"],
-    visual: Float[Tensor, "C D"],
-    text: Float[Tensor, "C D"],
-    count: int,
-) -> Float[Tensor, "B C"]:
-    """Largest similarity of each region to both prototypes of its `count` nearest categories."""
-    likeness = visual @ visual.T + text @ text.T
-    likeness.fill_diagonal_(float("-inf"))
-    near = likeness.topk(count, dim=1).indices  # (C, K)
-    both = (visual + text)[near]  # (C, K, D)
-    return torch.matmul(region_features.transpose(0, 1), both.transpose(1, 2)).amax(-1).T
+        others = both(self.rivals[categories])  # (k, R, D)
+        regions = region_features.transpose(0, 1)  # (k, B, D)
+        rival = torch.matmul(regions, others.transpose(1, 2)).amax(dim=-1).T
+        return intra + near - rival
 
 
 @dataclass(frozen=True)

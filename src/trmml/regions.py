@@ -1,21 +1,76 @@
 """Category-aware region learning: gather, for each category, the patches that speak for it."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trmml.config import RegionSettings
 
+# Squared lengths below this count as zero.
+TINY = 1e-12
+
+
+@dataclass  # not frozen: Fabric casts the fields of what leaves a model
+class Regions:
+    """One region per image and category, held as what it is made of.
+
+    region = unit(g / |g| + out hidden),  g = attention value
+
+    All that is asked of every region is its cosine with a text, which is a ratio of sums over
+    patches: `match` needs no (B, K, D) tensor, by far the largest that training would touch.
+    `features` makes the regions of those categories that need them.
+
+    Attributes:
+        attention: over patches, rows sum to 1.
+        value: what is gathered.
+        gathered_length: |g|.
+        length: |g / |g| + out hidden|; 1 without a residual.
+        hidden: of the residual MLP, or None without one.
+        out: its last layer.
+    """
+
+    attention: Float[Tensor, "B K P"]
+    value: Float[Tensor, "B P D"]
+    gathered_length: Float[Tensor, "B K"]
+    length: Float[Tensor, "B K"]
+    hidden: Float[Tensor, "B K M"] | None = None
+    out: Float[Tensor, "D M"] | None = None
+
+    def match(self, text: Float[Tensor, "K D"]) -> Float[Tensor, "B K"]:
+        """Inner product of every region with its own category's vector; cosine where unit."""
+        dots = F.linear(self.value, text).transpose(1, 2)  # (B, K, P), one product for all images
+        match = (dots * self.attention).sum(dim=-1) / self.gathered_length
+        if self.hidden is not None and self.out is not None:
+            match = match + (self.hidden * (text @ self.out)).sum(dim=-1)
+        return match / self.length
+
+    def features(self, categories: Int[Tensor, " k"] | None = None) -> Float[Tensor, "B k D"]:
+        """Region features of some categories, or of all; unit length."""
+
+        def chosen(part: Tensor) -> Tensor:
+            return part if categories is None else part.index_select(1, categories)
+
+        length = chosen(self.length)[..., None]
+        parts = [chosen(self.attention) / (length * chosen(self.gathered_length)[..., None])]
+        sources = [self.value]
+        if self.hidden is not None and self.out is not None:
+            parts.append(chosen(self.hidden) / length)
+            sources.append(self.out.T.expand(len(self.value), -1, -1))
+        # Lengths were divided out before, so the large product is written once and not read again.
+        return torch.matmul(torch.cat(parts, dim=-1), torch.cat(sources, dim=1))
+
 
 def gather_regions(
-    query: Float[Tensor, "C D"],
+    query: Float[Tensor, "K D"],
     key: Float[Tensor, "B P D"],
     value: Float[Tensor, "B P D"],
     scale: Float[Tensor, ""],
-) -> tuple[Float[Tensor, "B C D"], Float[Tensor, "B C P"]]:
+    mlp: "RegionMlp | None" = None,
+) -> Regions:
     """Softmax attention of all category queries over the patches of each image.
 
     Args:
@@ -23,18 +78,38 @@ def gather_regions(
         key: unit length.
         value: any length.
         scale: 1 / temperature, positive.
-
-    Returns:
-        The gathered values (B, C, D), not normalised, and the attention (B, C, P), rows sum to 1.
+        mlp: adds a residual to each gathered region.
     """
-    attention = (scale * torch.matmul(query, key.transpose(1, 2))).softmax(dim=-1)  # (B, C, P)
-    return torch.matmul(attention, value), attention
+    # Patch by category in memory, so that all images are one product.
+    attention = F.linear(key, scale * query).softmax(dim=1).transpose(1, 2)  # (B, K, P)
+    # One product gathers all that is asked of g: <g, v_p>, and with an MLP W1 g and W2' g.
+    patches = key.shape[1]
+    asked = [torch.matmul(value, value.transpose(1, 2))]  # (B, P, P)
+    if mlp is not None:
+        asked += [F.linear(value, mlp.from_region.weight), torch.matmul(value, mlp.out.weight)]
+    gathered = torch.matmul(attention, torch.cat(asked, dim=-1))
+    squared = (gathered[..., :patches] * attention).sum(dim=-1)
+    gathered_length = _root(squared)
+    if mlp is None:
+        return Regions(attention, value, gathered_length, torch.ones_like(gathered_length))
+    reach, back = (gathered[..., patches:] / gathered_length[..., None]).chunk(2, dim=-1)
+    hidden = mlp.hide(reach, query)
+    out = mlp.out.weight
+    longer = (2 * back + torch.matmul(hidden, out.T @ out)) * hidden  # |r + o|^2 - 1 = 2ro + oo
+    length = _root(1 + longer.sum(dim=-1))
+    return Regions(attention, value, gathered_length, length, hidden, out)
+
+
+def _root(squared: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """Lengths from squared ones, in fp32 at least, and never zero."""
+    wide = torch.promote_types(squared.dtype, torch.float32)
+    return squared.to(wide).clamp(min=TINY).sqrt()
 
 
 class RegionAttention(nn.Module):
     """One region per category, by cross-attention from category queries to the patches.
 
-    region_c = unit(g_c + MLP(g_c, q_c)),  g_c = softmax_P(s <q_c, k_p>) v_p
+    region_c = unit(g_c / |g_c| + MLP(g_c / |g_c|, q_c)),  g_c = softmax_P(s <q_c, k_p>) v_p
     q = unit(text anchor + category_queries), k = unit(V + K(h)), v = V + U(h), h = A(H)
 
     V are the patch features and H the normalised hidden patches, read through a bottleneck A, which
@@ -43,8 +118,7 @@ class RegionAttention(nn.Module):
     cosine with the text, values as they are. A name that was never trained still has a query:
     its text anchor.
 
-    Shapes: hidden_patches (B, P, W), patch_features (B, P, D) -> region_features (B, C, D), unit
-        length, and attention (B, C, P), each row sums to 1.
+    Shapes: hidden_patches (B, P, W), patch_features (B, P, D) -> Regions of K categories.
     Trains: category_queries (C, D), A (W -> R), K and U (R -> D), the MLP and the attention's
         scale; nothing of the encoder.
     Source: method.md section 2.3; the zero starts and the residual path from H are ours.
@@ -75,8 +149,8 @@ class RegionAttention(nn.Module):
         patch_features: Float[Tensor, "B P D"],
         anchors: Float[Tensor, "K D"],
         extra: int = 0,
-    ) -> tuple[Float[Tensor, "B K D"], Float[Tensor, "B K P"]]:
-        """Region features and attention for the categories whose text anchors are given.
+    ) -> Regions:
+        """Regions of the categories whose text anchors are given.
 
         Args:
             hidden_patches: the encoder's last feature map.
@@ -92,12 +166,8 @@ class RegionAttention(nn.Module):
             length = patch_features.norm(dim=-1).mean(dim=1)[:, None, None]  # (B, 1, 1)
             more_key, more_value = self.hidden(hidden_patches)
             key, value = key + length * more_key, value + length * more_value
-        scale = self.log_scale.exp()
-        region, attention = gather_regions(query, F.normalize(key, dim=-1), value, scale)
-        region = F.normalize(region, dim=-1)
-        if self.mlp is not None:
-            region = F.normalize(region + self.mlp(region, query), dim=-1)
-        return region, attention
+        key = F.normalize(key, dim=-1)
+        return gather_regions(query, key, value, self.log_scale.exp(), self.mlp)
 
 
 class HiddenReader(nn.Module):
@@ -120,7 +190,10 @@ class HiddenReader(nn.Module):
 
 
 class RegionMlp(nn.Module):
-    """Residual of a region, given whose it is: W2 GELU(W1 region + Wq query); starts at zero."""
+    """Residual of a region, given whose it is: W2 GELU(W1 region + Wq query); starts at zero.
+
+    `gather_regions` applies W1 and W2 itself, to the patches, before it gathers them.
+    """
 
     def __init__(self, feature_size: int, mlp_size: int, dropout: float) -> None:
         super().__init__()
@@ -129,14 +202,13 @@ class RegionMlp(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = _zero_linear(mlp_size, feature_size)
 
-    def forward(
-        self, region: Float[Tensor, "B C D"], query: Float[Tensor, "C D"]
-    ) -> Float[Tensor, "B C D"]:
-        """The addition to each region feature."""
-        out: Tensor = self.out(
-            self.dropout(F.gelu(self.from_region(region) + self.from_query(query)))
-        )
-        return out
+    def hide(
+        self, reach: Float[Tensor, "B K M"], query: Float[Tensor, "K D"]
+    ) -> Float[Tensor, "B K M"]:
+        """The hidden layer, from W1 region and the query."""
+        whose = self.from_query(query) + self.from_region.bias  # (K, M)
+        hidden: Tensor = self.dropout(F.gelu(reach + whose))
+        return hidden
 
 
 def _zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -13,15 +13,18 @@ from trmml.calibration import Calibration
 from trmml.checkpoint import RunCard, load_card, load_model
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, freeze
-from trmml.errors import ConfigError, DataError
+from trmml.encoders.precision import SAMPLES, image_encoder, resolve_precision
+from trmml.errors import ConfigError
 from trmml.explain import write_maps
-from trmml.features import Features, OnBadImage
-from trmml.images import find_images, read_image
+from trmml.features import Features, encode_batch
+from trmml.images import find_images
+from trmml.inputs import Batch, OnBadImage, Picture, prepared, sample_pixels, shortcut_holds
 from trmml.method import TRMML
-from trmml.prompts import encode_prompts, fill
+from trmml.model import Output
+from trmml.prompts import encode_templates
 
-# Pictures per pass of the encoder.
-BATCH = 32
+# Pictures among which large JPEGs are looked for, to see whether they may be decoded smaller.
+LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,9 @@ class Tagger:
         self._new_negative: Tensor | None = None
         if also:
             prompts = card.settings.prompts
-            self._new_text = encode_prompts(encoder, fill(prompts.template, also))
-            if prompts.negative_template is not None:
-                self._new_negative = encode_prompts(encoder, fill(prompts.negative_template, also))
+            templates = [prompts.template, *filter(None, [prompts.negative_template])]
+            self._new_text, *negatives = encode_templates(encoder, templates, also)
+            self._new_negative = negatives[0] if negatives else None
         self.calibration = _extended(card.calibration, card.new_names, len(also))
 
     @classmethod
@@ -147,26 +150,25 @@ class Tagger:
                     f"{run} was trained on an encoder object ({card.encoder.name}), which cannot be"
                     " loaded by name; pass the encoder"
                 )
-            encoder = load_encoder(card.encoder_spec, image_size=card.encoder.size)
+            encoder = load_encoder(card.encoder_spec, image_size=card.encoder.size, text=bool(also))
         freeze(encoder)
         if isinstance(encoder, nn.Module):
             encoder.to(device)
         model = load_model(run, encoder, card).to(device)
         return cls(model=model, encoder=encoder, card=card, device=device, also=also)
 
+    def output(self, features: Features) -> Output:
+        """What the model says of encoded pictures: logits, new names last, and regions."""
+        output: Output = self.model(features, self._new_text, self._new_negative)
+        return output
+
     @torch.no_grad()
     def score(self, features: Features) -> Scores:
         """Calibrated probabilities and region maps of encoded pictures, on the CPU."""
-        output = self.model(features.to(self.device), self._new_text, self._new_negative)
+        output = self.output(features.to(self.device))
         assert output.attention is not None
         probabilities = self.calibration.probabilities(output.logits.double().cpu())
         return Scores(probabilities, output.attention.float().cpu())
-
-    @torch.no_grad()
-    def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Features:
-        """Features of preprocessed pictures."""
-        hidden, image = self.encoder.encode_image(pixels.to(self.device))
-        return Features(hidden.float(), image.float())
 
     def tag(
         self,
@@ -175,6 +177,7 @@ class Tagger:
         top: int | None = None,
         threshold: float | None = None,
         explain: Path | str | None = None,
+        precision: str = "fp32",
         on_bad_image: OnBadImage = "error",
     ) -> Iterator[TaggedImage]:
         """Tags of each picture, in the order given.
@@ -186,6 +189,7 @@ class Tagger:
             threshold: one probability for all categories; by default each category has its own,
                 learned from held-out known labels.
             explain: a folder for one region map per tag.
+            precision: of the encoder, one of `encoders.precision.PRECISIONS` or "auto".
             on_bad_image: stop at an unreadable picture, or yield it with its `error`.
 
         Raises:
@@ -200,66 +204,77 @@ class Tagger:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         stems = _distinct_stems(paths)
-        for start in range(0, len(paths), BATCH):
-            part = slice(start, start + BATCH)
-            yield from self._tag_batch(
-                paths[part], stems[part], top, threshold, folder, on_bad_image
-            )
+        precision = resolve_precision(
+            precision,
+            self.encoder,
+            self.card.encoder,
+            self.device,
+            pictures=len(paths),
+            samples=lambda: sample_pixels(paths, self.encoder, SAMPLES),
+        )
+        encode = image_encoder(self.encoder, precision, self.device, self.card.encoder)
+        reduced = shortcut_holds(paths[:LOOKED_AT], self.encoder, encode, self.device)
+        batches = prepared(
+            [Picture(path) for path in paths],
+            self.encoder,
+            device=self.device,
+            reduced=bool(reduced),
+            on_bad_image=on_bad_image,
+            keep_images=folder is not None,
+        )
+        for batch in batches:
+            scores = None
+            if batch.numbers:
+                scores = self.score(encode_batch(encode, batch.pixels, self.device))
+            yield from self._tagged(batch, scores, paths, stems, top, threshold, folder)
 
-    def _tag_batch(
+    def _tagged(
         self,
+        batch: Batch,
+        scores: Scores | None,
         paths: list[Path],
         stems: list[str],
         top: int | None,
         threshold: float | None,
         folder: Path | None,
-        on_bad_image: OnBadImage,
     ) -> Iterator[TaggedImage]:
-        images, errors = {}, {}
-        for number, path in enumerate(paths):
-            try:
-                images[number] = read_image(path)
-            except DataError as error:
-                if on_bad_image == "error":
-                    raise
-                errors[number] = str(error)
-        rows = dict(zip(images, range(len(images)), strict=True))
-        scores = None
-        if images:
-            pixels = torch.stack([self.encoder.preprocess(image) for image in images.values()])
-            scores = self.score(self.encode(pixels))
-        for number, path in enumerate(paths):
-            if scores is None or number in errors:
-                yield TaggedImage(path, error=errors[number])
-                continue
-            row = rows[number]
-            chosen = self.choose(scores.probabilities[row], top=top, threshold=threshold)
-            maps: list[Path] = []
-            if folder is not None:
-                names = [self.category_names[c] for c in chosen]
-                attention = scores.attention[row][chosen]
-                grid, stem = self.card.encoder.grid, folder / stems[number]
-                maps = write_maps(images[number], attention, names, grid, stem)
-            tags = tuple(self._tag(c, scores.probabilities[row], threshold) for c in chosen)
-            yield TaggedImage(path, tags, maps=tuple(maps))
-
-    def _tag(self, category: int, probabilities: Tensor, threshold: float | None) -> Tag:
-        own = float(self.calibration.thresholds[category])
-        return Tag(
-            category=self.category_names[category],
-            probability=float(probabilities[category]),
-            threshold=own if threshold is None else threshold,
-        )
+        """The pictures of a batch with their tags, in the order they were asked for."""
+        found = dict[int, TaggedImage]()
+        for number, reason in batch.bad.items():
+            found[number] = TaggedImage(paths[number], error=reason)
+        if scores is not None:
+            limits = self.thresholds(threshold).tolist()
+            chosen = self.choose(scores.probabilities, top=top, threshold=threshold)
+            for row, number in enumerate(batch.numbers):
+                tags = tuple(Tag(self.category_names[c], p, limits[c]) for c, p in chosen[row])
+                maps: list[Path] = []
+                if folder is not None:
+                    attention = scores.attention[row, [c for c, _ in chosen[row]]]
+                    names = [tag.category for tag in tags]
+                    grid, stem = self.card.encoder.grid, folder / stems[number]
+                    maps = write_maps(batch.images[row], attention, names, grid, stem)
+                found[number] = TaggedImage(paths[number], tags, maps=tuple(maps))
+        for number in sorted(found):
+            yield found[number]
 
     def choose(
-        self, probabilities: Float[Tensor, " K"], *, top: int | None, threshold: float | None
-    ) -> list[int]:
-        """Indices of the categories to report, the most probable first."""
-        order: list[int] = probabilities.argsort(descending=True, stable=True).tolist()
+        self, probabilities: Float[Tensor, "B K"], *, top: int | None, threshold: float | None
+    ) -> list[list[tuple[int, float]]]:
+        """Of each picture the categories to report, the most probable first, with probability."""
+        values, order = probabilities.sort(dim=1, descending=True, stable=True)
+        keep = torch.ones_like(order, dtype=torch.bool)
         if top is None or threshold is not None:
-            limits = self.thresholds(threshold)
-            order = [c for c in order if bool(probabilities[c] >= limits[c])]
-        return order[:top]
+            keep = values >= self.thresholds(threshold)[order]
+        keep[:, top:] = keep[:, top:] & (top is None)
+        counts = keep.sum(dim=1).tolist()
+        longest = max(counts, default=0)
+        # Thresholds differ, so what is kept need not stand at the front: move it there.
+        places = (~keep).sort(dim=1, stable=True).indices[:, :longest]
+        categories, kept = order.gather(1, places).tolist(), values.gather(1, places).tolist()
+        return [
+            list(zip(row[:count], some[:count], strict=True))
+            for row, some, count in zip(categories, kept, counts, strict=True)
+        ]
 
     def thresholds(self, threshold: float | None = None) -> Float[Tensor, " K"]:
         """Probability from which each category counts as present."""
@@ -300,6 +315,7 @@ def tag(
     top: int | None = None,
     threshold: float | None = None,
     explain: Path | str | None = None,
+    precision: str = "fp32",
     on_bad_image: OnBadImage = "error",
 ) -> list[TaggedImage]:
     """Tags of the pictures that files, folders and patterns stand for.
@@ -313,6 +329,11 @@ def tag(
     paths = find_images(images)
     tagger = Tagger.load(run, encoder=encoder, device=device, also=also)
     tagged = tagger.tag(
-        paths, top=top, threshold=threshold, explain=explain, on_bad_image=on_bad_image
+        paths,
+        top=top,
+        threshold=threshold,
+        explain=explain,
+        precision=precision,
+        on_bad_image=on_bad_image,
     )
     return list(tagged)

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from trmml.checkpoint import load_tensors, save_tensors
 from trmml.config import Settings, TrainingSettings
 from trmml.errors import CheckpointError, TrainingError
-from trmml.features import FeatureSource, Progress
+from trmml.features import Features, FeatureSource, Progress
 from trmml.labels import LabelMatrix
 from trmml.metrics import measure
 from trmml.model import MultiLabelModel, Targets, predict
@@ -131,19 +132,39 @@ class Trainer:
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.epoch)
         order = self.kept[torch.randperm(len(self.kept), generator=generator)]
         views = torch.randint(self.source.views, (len(order),), generator=generator)
-        size = training.batch_size
-        while self.batch < self.batches:
-            part = slice(self.batch * size, (self.batch + 1) * size)
-            self._train_batch(order[part], views[part])
-            self.batch += 1
-            yield
+        if self.batch == 0:
+            self.model.begin_epoch()
+        parts = list(
+            zip(
+                torch.split(order, training.batch_size),
+                torch.split(views, training.batch_size),
+                strict=True,
+            )
+        )
+        # The next batch is read while this one trains.
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._fetch, *parts[self.batch])
+            while self.batch < self.batches:
+                features = waiting.result()
+                if self.batch + 1 < self.batches:
+                    waiting = pool.submit(self._fetch, *parts[self.batch + 1])
+                self._train_batch(parts[self.batch][0], features)
+                self.batch += 1
+                yield
 
-    def _train_batch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"]) -> None:
+    def _fetch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"]) -> Features:
+        """Features of a batch, pinned where a card will copy them."""
+        features = self.source.batch(indices, views)
+        if self.fabric.device.type != "cuda" or features.image_feature.is_cuda:
+            return features
+        return Features(features.hidden_patches.pin_memory(), features.image_feature.pin_memory())
+
+    def _train_batch(self, indices: Int[Tensor, " B"], features: Features) -> None:
         training = self.settings.training
         for group in self.optimizer.param_groups:
             rate = learning_rate(self.step, self.steps, training)
             group["lr"] = rate * group["factor"]
-        features = self.source.batch(indices, views).to(self.fabric.device)
+        features = features.to(self.fabric.device)
         targets = self._targets(indices)
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

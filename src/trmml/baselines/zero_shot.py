@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trmml.encoders.base import Encoder
 from trmml.features import Features
-from trmml.matching import match
 from trmml.model import MultiLabelModel, Output, Targets
 from trmml.prompts import encode_prompts, fill
 from trmml.regions import gather_regions
@@ -54,8 +53,8 @@ class ZeroShot(MultiLabelModel):
             return Output(LOGIT_SCALE * features.image_feature @ text.T)
         patches = self._project(features.hidden_patches)
         scale = torch.tensor(DENSE_SCALE, device=text.device)
-        region, attention = gather_regions(text, F.normalize(patches, dim=-1), patches, scale)
-        return Output(LOGIT_SCALE * match(F.normalize(region, dim=-1), text), attention=attention)
+        regions = gather_regions(text, F.normalize(patches, dim=-1), patches, scale)
+        return Output(LOGIT_SCALE * regions.match(text), regions=regions)
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """None: there is nothing to train."""

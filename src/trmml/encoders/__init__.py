@@ -12,7 +12,7 @@ FORMS = (
 )
 
 
-def load_encoder(spec: str, *, image_size: int | None = None) -> Encoder:
+def load_encoder(spec: str, *, image_size: int | None = None, text: bool = True) -> Encoder:
     """The frozen encoder that a spec names, on the CPU in fp32.
 
     Args:
@@ -20,21 +20,23 @@ def load_encoder(spec: str, *, image_size: int | None = None) -> Encoder:
             `RN101:openai`; `hf-hub:owner/model`; or a factory of your own, as
             `package.module:factory` or `path/to/file.py:factory`.
         image_size: side of the square input in pixels; the encoder's own by default.
+        text: whether texts will be encoded. Without, an open_clip model or the bundled one comes
+            without its text tower and tokenizer, in a quarter of the time; a factory ignores it.
 
     Raises:
         EncoderError: the spec has another form, or what it names cannot be loaded.
     """
-    encoder = _load(spec, image_size)
+    encoder = _load(spec, image_size, text)
     freeze(encoder)
     object.__setattr__(encoder, "spec", spec)  # so that a run can say how to load it again
     return encoder
 
 
-def _load(spec: str, image_size: int | None) -> Encoder:
+def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
     if spec == "bundled":
         from trmml.encoders.bundled import load_bundled  # open_clip takes seconds to import
 
-        return load_bundled(image_size)
+        return load_bundled(image_size, text=text)
     if _is_factory(spec):
         return load_factory(spec, image_size=image_size)
     from trmml.encoders.clip_load import check_architecture, describe_tags, load_open_clip
@@ -53,7 +55,7 @@ def _load(spec: str, image_size: int | None) -> Encoder:
             raise EncoderError(
                 f"encoder {spec!r}: which weights? Give {place}:tag or {place}:path; {tags}"
             )
-    return load_open_clip(spec, image_size=image_size)
+    return load_open_clip(spec, image_size=image_size, text=text)
 
 
 def _is_factory(spec: str) -> bool:

@@ -24,6 +24,7 @@ UNIT_TOLERANCE = 1e-3  # wide enough for features computed in half precision
 PROBE_TEXT = "a photo of a cat"
 
 _T = TypeVar("_T")
+Content = tuple[Tensor, bytes]  # and the digest of its bytes
 
 
 @runtime_checkable
@@ -39,6 +40,13 @@ class Encoder(Protocol):
         context_length: int, the largest L of `encode_text`; no limit.
         logit_scale: float, 1 / temperature of the encoder's own training; None.
         grid: (rows, columns) of the patches; the square root of P each.
+        image_tower: torch.nn.Module that holds all that `encode_image` and `project` use; the
+            whole encoder. What was computed from pictures stays valid while only the rest changes.
+        has_text: bool, whether `token_embeddings` and `encode_text` work; True.
+        preprocessing: str, one line that names all `preprocess` depends on: mean, std,
+            interpolation, resize mode and size; nothing is known of it without.
+        preprocess_pixels: what `preprocess` does, for a uint8 tensor (3, H, W) on any device, as
+            float32 (3, S, S) on the same one; pictures then pass through `preprocess`.
     """
 
     size: int
@@ -76,17 +84,19 @@ class EncoderIdentity:
 
     Args:
         name: the spec the encoder was loaded from, or its own name.
-        checksum: hex sha256 of the state dict; see `checksum`.
+        checksum: of the whole encoder, see `checksum`; "" where it was loaded without text.
+        image_checksum: of its `image_tower`; of the whole encoder where it has no such part.
         size: side of the square input in pixels.
         patches: P.
         grid: (rows, columns) of the patches.
         hidden_size: W.
         feature_size: D.
-        token_size: E.
+        token_size: E; 0 where it was loaded without text.
     """
 
     name: str
     checksum: str
+    image_checksum: str
     size: int
     patches: int
     grid: tuple[int, int]
@@ -116,29 +126,54 @@ def freeze(encoder: object) -> None:
     _module(encoder).requires_grad_(False).eval()
 
 
-def checksum(module: nn.Module) -> str:
-    """Hex sha256 over the digests of the state dict's entries, in order of name.
+def checksum(module: nn.Module, contents: dict[Any, Content] | None = None) -> str:
+    """Hex sha256 over a module's structure and the digests of its state dict, in order of name.
 
-    An entry's digest covers its name, dtype, shape and bytes. Entries are hashed side by side.
+    The structure is what `repr` shows, so that two activations between the same weights differ. An
+    entry's digest covers its name, dtype, shape and bytes. Entries are hashed side by side.
+
+    Args:
+        module: on any device.
+        contents: what was hashed before, by its place in memory, which it keeps; added to.
 
     Example:
         >>> from torch import nn
-        >>> checksum(nn.Identity())[:8]
-        'e3b0c442'
+        >>> checksum(nn.GELU()) == checksum(nn.SiLU())
+        False
     """
     entries = sorted(module.state_dict().items())
+    known = {} if contents is None else contents
+    new = {_place(value): value for _, value in entries if isinstance(value, Tensor)}
+    new = {place: value for place, value in new.items() if place not in known}
     with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        digests = pool.map(_digest, *zip(*entries, strict=True)) if entries else ()
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+        digests = pool.map(_content, new.values())
+        known |= {place: (new[place], digest) for place, digest in zip(new, digests, strict=True)}
+    whole = hashlib.sha256(repr(module).encode())
+    for name, value in entries:
+        if isinstance(value, Tensor):
+            header = f"{name}|{value.dtype}|{tuple(value.shape)}|".encode()
+            whole.update(hashlib.sha256(header + known[_place(value)][1]).digest())
+        else:  # what a module adds with get_extra_state
+            whole.update(hashlib.sha256(f"{name}|{value!r}".encode()).digest())
+    return whole.hexdigest()
 
 
-def _digest(name: str, value: object) -> bytes:
-    if not isinstance(value, Tensor):  # what a module adds with get_extra_state
-        return hashlib.sha256(f"{name}|{value!r}".encode()).digest()
-    digest = hashlib.sha256(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+def _place(value: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies in memory, and how it is read from there."""
+    return value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
+
+
+def _content(value: Tensor) -> bytes:
     flat = value.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.digest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).digest()
+
+
+def _checksums(module: nn.Module, has_text: bool) -> tuple[str, str]:
+    """Of the whole encoder, "" without its text tower, and of what makes image features."""
+    tower = getattr(module, "image_tower", None)
+    contents: dict[Any, Content] = {}
+    image = checksum(tower if isinstance(tower, nn.Module) else module, contents)
+    return (checksum(module, contents) if has_text else ""), image
 
 
 def missing_methods(encoder: object) -> list[str]:
@@ -148,6 +183,8 @@ def missing_methods(encoder: object) -> list[str]:
 
 def identify(encoder: object, spec: str | None = None) -> EncoderIdentity:
     """The identity of an encoder, after one blank picture and one text have gone through it.
+
+    The text is left out, and the checksum of the whole with it, where the encoder has no text.
 
     Args:
         encoder: any object; it need not keep the protocol, that is what is found out.
@@ -169,10 +206,13 @@ def identify(encoder: object, spec: str | None = None) -> EncoderIdentity:
     probe = _Probe(name, cast(Encoder, encoder), _device(module))
     hidden, image_feature = probe.image()
     grid = probe.grid(hidden.shape[1])
-    token_size = probe.text(image_feature.shape[1])
+    has_text = bool(getattr(encoder, "has_text", True))
+    token_size = probe.text(image_feature.shape[1]) if has_text else 0
+    whole, image = _checksums(module, has_text)
     return EncoderIdentity(
         name=name,
-        checksum=checksum(module),
+        checksum=whole,
+        image_checksum=image,
         size=size,
         patches=hidden.shape[1],
         grid=grid,

@@ -5,18 +5,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
 from trmml.encoders.base import freeze
 from trmml.encoders.clip_dense import ImageTower, ResNetTower, transformer_tower
+from trmml.encoders.clip_preprocess import Preprocessing
 from trmml.encoders.clip_text import ClipTextTower, HuggingFaceTextTower, TextTower
 from trmml.encoders.clip_timm import timm_tower
 from trmml.errors import EncoderError
@@ -25,7 +25,6 @@ Tokenizer = Callable[..., Tensor]
 
 # Texts whose first token agrees show that the tokenizer puts a start token there.
 START_PROBES = ("", "a", "dog")
-RESIZE_MODES = ("squash", "center-crop")
 
 
 class OpenClipEncoder(nn.Module):
@@ -36,8 +35,10 @@ class OpenClipEncoder(nn.Module):
     its `encode_text`, both of unit length.
 
     Args:
-        model: open_clip's CLIP, CustomTextCLIP or CoCa in fp32.
-        tokenizer: texts and `context_length` to ids, as open_clip's tokenizers do.
+        model: open_clip's CLIP, CustomTextCLIP or CoCa in fp32; without a tokenizer only its
+            `visual` and `logit_scale` are read.
+        tokenizer: texts and `context_length` to ids, as open_clip's tokenizers do; None leaves the
+            text tower out, and `token_embeddings` and `encode_text` then raise.
         name: the spec the model came from.
         size: side of the square input in pixels; the model's own by default.
         mean: of the training pictures per channel, in [0, 1].
@@ -53,7 +54,7 @@ class OpenClipEncoder(nn.Module):
     def __init__(
         self,
         model: Any,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         *,
         name: str,
         size: int | None = None,
@@ -65,14 +66,21 @@ class OpenClipEncoder(nn.Module):
         super().__init__()
         self.name = name
         self.image_tower = image_tower(model.visual, size)
-        self.text_tower = text_tower(model, tokenizer)
+        self.text_tower: TextTower | None = None
+        self.context_length: int | None = None
+        self.has_text = tokenizer is not None
+        if tokenizer is not None:
+            self.text_tower = text_tower(model, tokenizer)
+            self.context_length = self.text_tower.context_length
+            self.context_position = start_tokens(tokenizer)
         self.size = self.image_tower.size
         self.grid = self.image_tower.grid
-        self.context_length = self.text_tower.context_length
-        self.context_position = start_tokens(tokenizer)
         self.logit_scale = float(model.logit_scale.detach().exp())
         self._tokenizer = tokenizer
-        self._transform = _transform(self.size, mean, std, interpolation, resize_mode)
+        self._preprocessing = Preprocessing(
+            self.size, tuple(mean), tuple(std), interpolation, resize_mode
+        )
+        self.preprocessing = str(self._preprocessing)
         freeze(self)
 
     def train(self, mode: bool = True) -> "OpenClipEncoder":
@@ -81,8 +89,11 @@ class OpenClipEncoder(nn.Module):
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 S S"]:
         """An RGB picture of any size, resized and normalised as the model expects."""
-        pixels: Tensor = self._transform(image)
-        return pixels
+        return self._preprocessing.picture(image)
+
+    def preprocess_pixels(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
+        """The same for a decoded picture, on the device it is on; equal up to rounding."""
+        return self._preprocessing.decoded(image)
 
     @torch.no_grad()
     def encode_image(
@@ -111,14 +122,16 @@ class OpenClipEncoder(nn.Module):
         """Embeddings of the tokens, padded to the longest text, and the mask of real tokens.
 
         Raises:
-            EncoderError: no text, or one that is longer than the model's context.
+            EncoderError: no text, one that is longer than the model's context, or the encoder was
+                loaded without text.
         """
         if not texts:
             raise EncoderError("texts is empty: pass at least one string")
-        limit, tower = self.context_length, self.text_tower
-        ids = self._tokenizer(list(texts), context_length=limit)
+        tower, tokenizer = self._text()
+        limit = tower.context_length
+        ids = tokenizer(list(texts), context_length=limit)
         # Tokenizers cut silently; a text was cut if one place more changes what stands before it.
-        longer = self._tokenizer(list(texts), context_length=limit + 1)[:, :limit]
+        longer = tokenizer(list(texts), context_length=limit + 1)[:, :limit]
         if bool((cut := (ids != longer).any(dim=1)).any()):
             text = texts[int(cut.int().argmax())]
             raise EncoderError(
@@ -135,9 +148,20 @@ class OpenClipEncoder(nn.Module):
         """Unit-length text features, differentiable in the embeddings.
 
         Learned tokens may stand anywhere from `context_position` to the end token; the mask must
-        be 1 on them. Raises EncoderError when a text then exceeds `context_length`.
+        be 1 on them. Raises EncoderError when a text then exceeds `context_length`, and where the
+        encoder was loaded without text.
         """
-        return F.normalize(self.text_tower(token_embeddings, mask), dim=-1)
+        tower, _ = self._text()
+        return F.normalize(tower(token_embeddings, mask), dim=-1)
+
+    def _text(self) -> tuple[TextTower, Tokenizer]:
+        """What texts need."""
+        if self.text_tower is None or self._tokenizer is None:
+            raise EncoderError(
+                f"{self.name} was loaded without its text tower, so it encodes no text: load it "
+                "with load_encoder(spec, text=True)"
+            )
+        return self.text_tower, self._tokenizer
 
 
 def image_tower(visual: nn.Module, size: int | None = None) -> ImageTower:
@@ -180,19 +204,3 @@ def start_tokens(tokenizer: Tokenizer) -> int:
     """How many tokens stand before every text: 1 where the tokenizer has a start token, else 0."""
     first = tokenizer(list(START_PROBES), context_length=8)[:, 0]
     return int(bool((first == first[0]).all()))
-
-
-def _transform(
-    size: int, mean: Sequence[float], std: Sequence[float], interpolation: str, mode: str
-) -> Callable[[Image.Image], Any]:
-    if mode not in RESIZE_MODES:
-        raise EncoderError(f"resize_mode must be one of {RESIZE_MODES}, got {mode!r}")
-    settings = PreprocessCfg(
-        size=size,
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation=interpolation,
-        resize_mode="squash" if mode == "squash" else "shortest",
-    )
-    transform: Callable[[Image.Image], Any] = image_transform_v2(settings, is_train=False)
-    return transform

@@ -17,6 +17,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from trmml.encoders.clip_blocks import apply_block, is_plain, read_first
 from trmml.errors import EncoderError
 
 
@@ -59,9 +60,20 @@ class ResNetTower(ImageTower):
     (Sun et al., NeurIPS 2022) do.
     """
 
+    project_weight: Tensor
+    project_bias: Tensor
+
     def __init__(self, visual: ModifiedResNet, size: int | None = None) -> None:
         super().__init__(size, stride=32, native_size=square_side(visual.image_size))
         self.visual = visual
+        pool = visual.attnpool
+        # Two linear maps in a row are one, a fifth of the work; the product is taken in fp64.
+        first, second = pool.v_proj, pool.c_proj
+        weight = second.weight.detach().double() @ first.weight.detach().double()
+        bias = second.weight.detach().double() @ first.bias.detach().double()
+        bias = bias + second.bias.detach().double()
+        self.register_buffer("project_weight", weight.to(first.weight.dtype), persistent=False)
+        self.register_buffer("project_bias", bias.to(first.weight.dtype), persistent=False)
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"]
@@ -79,9 +91,7 @@ class ResNetTower(ImageTower):
 
     def project(self, hidden_patches: Float[Tensor, "... W"]) -> Float[Tensor, "... D"]:
         """The attention pool's value and output projections at each position."""
-        pool = self.visual.attnpool
-        projected: Tensor = pool.c_proj(pool.v_proj(hidden_patches))
-        return projected
+        return F.linear(hidden_patches, self.project_weight, self.project_bias)
 
 
 class TransformerTower(ImageTower, ABC):
@@ -90,6 +100,7 @@ class TransformerTower(ImageTower, ABC):
     def __init__(self, visual: VisionTransformer, size: int | None = None) -> None:
         super().__init__(size, visual.patch_size[0], square_side(visual.image_size))
         self.visual = visual
+        self._plain = is_plain(visual.transformer.resblocks)
 
     @abstractmethod
     def choose(
@@ -104,14 +115,20 @@ class TransformerTower(ImageTower, ABC):
         *blocks, last = self.visual.transformer.resblocks
         before = self._embed(pixels)  # (B, 1 + P, W)
         for block in blocks:
-            before = block(before)
-        after = last(before)
+            before = self._block(block, before)
+        after = self._block(last, before)
         return self.choose(before, after)[:, 1:], self._pool(after) @ self.visual.proj
+
+    def _block(self, block: nn.Module, tokens: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+        """What leaves a block; CLIP's own blocks are computed with less work."""
+        left: Tensor = apply_block(block, tokens) if self._plain else block(tokens)
+        return left
 
     def _embed(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N W"]:
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
-        class_token = visual.class_embedding.expand(len(patches), 1, -1)
+        # shape[0], not len(): an exporter would write the latter down as a constant
+        class_token = visual.class_embedding.expand(patches.shape[0], 1, -1)
         positions = resize_positions(
             visual.positional_embedding, self.grid, square_grid(visual.grid_size)
         )
@@ -138,6 +155,20 @@ class ClassTokenTower(TransformerTower):
     to the class token when it looks at this patch only. The residual and the last MLP are left
     out, after MaskCLIP (Zhou et al., ECCV 2022, section 3.2).
     """
+
+    def forward(
+        self, pixels: Float[Tensor, "B 3 S S"]
+    ) -> tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]:
+        """Hidden patches and the pooled feature, not normalised."""
+        visual = self.visual
+        if not self._plain or visual.attn_pool is not None or visual.final_ln_after_pool:
+            return super().forward(pixels)
+        *blocks, last = visual.transformer.resblocks
+        tokens = self._embed(pixels)
+        for block in blocks:
+            tokens = apply_block(block, tokens)
+        # Of what leaves the last block only the class token is read.
+        return tokens[:, 1:], visual.ln_post(read_first(last, tokens)) @ visual.proj
 
     def choose(
         self, before: Float[Tensor, "B N W"], after: Float[Tensor, "B N W"]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from trmml.encoders.clip_blocks import encode_ends, is_plain
 from trmml.errors import EncoderError
 
 
@@ -64,7 +65,8 @@ class TextTower(nn.Module, ABC):
 class ClipTextTower(TextTower):
     """CLIP's own text transformer, inside `CLIP`, `CustomTextCLIP` and `CoCa`.
 
-    Causal towers that read the end token never see what follows it, so short padding is exact.
+    Causal towers that read the end token never see what follows it, so short padding is exact;
+    where their blocks are CLIP's own, `clip_blocks` computes them.
     The others attend to padding: the padding token's embedding is put back up to K.
 
     Args:
@@ -90,6 +92,7 @@ class ClipTextTower(TextTower):
         self.cls_emb = getattr(source, "cls_emb", None)
         self.attn_mask: Tensor | None
         self.register_buffer("attn_mask", source.attn_mask, persistent=False)
+        self._plain = not self.sees_padding and is_plain(self.transformer.resblocks)
 
     @property
     def sees_padding(self) -> bool:
@@ -125,6 +128,10 @@ class ClipTextTower(TextTower):
         if self.cls_emb is not None:
             return self._project(self._class_feature(embeddings, ends + 1))
         length = embeddings.shape[1]
+        if self._plain:
+            tokens = embeddings + self.positional_embedding[:length]
+            read = encode_ends(self.transformer.resblocks, tokens, ends)
+            return self._project(self.ln_final(read))
         causal = self.attn_mask[:length, :length] if self.attn_mask is not None else None
         hidden = self.transformer(embeddings + self.positional_embedding[:length], attn_mask=causal)
         hidden = self.ln_final(hidden)

@@ -15,8 +15,7 @@ import open_clip
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.factory import convert_to_custom_text_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from trmml.errors import EncoderError
@@ -26,12 +25,23 @@ StateDict = dict[str, Tensor]
 # Entries that only OpenAI's own archives hold beside the weights.
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 SHOWN_KEYS = 3
+DDP_PREFIX = "module."
+# What pictures do without, in the layouts of CLIP, CustomTextCLIP, CoCa and MobileCLIP.
+TEXT_PREFIXES = (
+    *("text", "transformer.", "token_embedding.", "positional_embedding", "ln_final."),
+    "logit_bias",
+)
 # Old versions of transformers saved the position numbers with the weights.
 POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
-def read_weights(path: Path) -> tuple[StateDict, bool]:
+def read_weights(path: Path, *, text: bool = True) -> tuple[StateDict, bool]:
     """The state dict in a file, and whether it has the layout of OpenAI's archives.
+
+    Args:
+        path: of the file.
+        text: whether to keep the entries of the text tower; a safetensors file is otherwise read
+            without them.
 
     Raises:
         EncoderError: no such file, a damaged one, or one that would run code when read.
@@ -41,7 +51,7 @@ def read_weights(path: Path) -> tuple[StateDict, bool]:
             f"{path}: no such file; after the colon goes a tag of open_clip or a path to weights"
         )
     if path.suffix == ".safetensors":
-        loaded: object = _read_safetensors(path)
+        loaded: object = _read_safetensors(path, text)
     elif _is_torchscript(path):
         loaded = _read_torchscript(path)
     else:
@@ -50,7 +60,12 @@ def read_weights(path: Path) -> tuple[StateDict, bool]:
     is_openai = all(key in state for key in OPENAI_EXTRAS)
     if is_openai:
         state = {key: value for key, value in state.items() if key not in OPENAI_EXTRAS}
-    return {key: _as_float(value) for key, value in state.items()}, is_openai
+    return {key: _as_float(v) for key, v in state.items() if text or not _is_text(key)}, is_openai
+
+
+def _is_text(key: str) -> bool:
+    """Whether an entry belongs to the text tower, or to the decoder of CoCa."""
+    return key.removeprefix(DDP_PREFIX).startswith(TEXT_PREFIXES)
 
 
 def fit_weights(model: nn.Module, state: StateDict, spec: str) -> None:
@@ -93,14 +108,14 @@ def _converted(model: Any, state: StateDict) -> StateDict:
     return state
 
 
-def _read_safetensors(path: Path) -> StateDict:
+def _read_safetensors(path: Path, text: bool) -> StateDict:
     try:
-        tensors: StateDict = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys() if text or not _is_text(key)}
     except (SafetensorError, OSError, ValueError) as error:
         raise EncoderError(
             f"{path}: not a whole safetensors file ({error}); download it again"
         ) from error
-    return tensors
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -155,9 +170,8 @@ def _unwrap(path: Path, loaded: object) -> StateDict:
             "are none: is this an open_clip checkpoint?"
         )
     state = {str(key): value for key, value in loaded.items()}
-    prefix = "module."
-    if all(key.startswith(prefix) for key in state):
-        return {key.removeprefix(prefix): value for key, value in state.items()}
+    if all(key.startswith(DDP_PREFIX) for key in state):
+        return {key.removeprefix(DDP_PREFIX): value for key, value in state.items()}
     return state
 
 
@@ -185,10 +199,16 @@ def matching_architectures(state: StateDict) -> list[str]:
         embed_dim = state["visual.proj"].shape[1] if "visual.proj" in state else None
         if embed_dim is None:
             embed_dim = state["visual.attnpool.c_proj.weight"].shape[0]
-        found = (embed_dim, text["ln_final.weight"].shape[0], vision)
+        width = len(text["ln_final.weight"]) if "ln_final.weight" in text else None
     except (KeyError, IndexError):
         return []
-    return [name for name in open_clip.list_models() if _config_sizes(name) == found]
+    found = (embed_dim, width, vision)
+    return [name for name in open_clip.list_models() if _fits(_config_sizes(name), found)]
+
+
+def _fits(sizes: tuple[Any, ...] | None, found: tuple[Any, ...]) -> bool:
+    """Whether the sizes agree; the text's width in the middle may be unknown."""
+    return sizes is not None and (sizes == found or (found[1] is None and sizes[::2] == found[::2]))
 
 
 def _vision_sizes(state: StateDict) -> tuple[Any, ...]:

@@ -1,0 +1,297 @@
+"""The image side of a frozen encoder in the arithmetic that is fastest here.
+
+`image_encoder` gives `encode_image` in a chosen precision; the encoder it is made from stays as it
+is, in fp32, for `project` and everything else. `choose_precision` measures what is fastest on this
+processor or card among those that leave the features as they are, and remembers it.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import statistics
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trmml.cache import cache_folder
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.onnx import onnx_image_encoder
+from trmml.errors import EncoderError, TrmmlError
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8")
+# What is tried for "auto". torch.compile takes a minute anew in every process, which only a card
+# repays; half precisions without instructions for them are slower than fp32, which is measured.
+CPU_CANDIDATES = ("fp32", "channels-last", "bf16", "onnx", "int8")
+CUDA_CANDIDATES = ("fp32", "channels-last", "bf16", "fp16", "compile")
+# Least cosine with fp32, of every image feature and of each picture's patches on average. int8
+# features of ViT-B-32 have 0.9998; benchmarks/precision.py says what mAP loses.
+LEAST_COSINE = 0.998
+# Pictures from which measuring, which takes about a minute, is repaid.
+MEASURE_FROM = 2000
+# Pictures that are measured on.
+SAMPLES = 16
+ROUNDS = 3
+
+# Pixels to hidden patches and the unit-length image feature, both fp32, on the encoder's device.
+EncodeImage = Callable[
+    [Float[Tensor, "B 3 S S"]], tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]
+]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured for an encoder on this machine.
+
+    Attributes:
+        precision: the fastest of those that leave the features as they are.
+        images_per_second: of each candidate that works here.
+        cosines: least cosine with fp32 of each.
+        reasons: why the others do not work.
+        measured: the day.
+    """
+
+    precision: str
+    images_per_second: dict[str, float]
+    cosines: dict[str, float]
+    reasons: dict[str, str]
+    measured: str
+
+    def __str__(self) -> str:
+        rate, plain = self.images_per_second[self.precision], self.images_per_second["fp32"]
+        return (
+            f"encoder precision {self.precision}: {rate:.1f} images/s, {rate / plain:.2f} times"
+            f" fp32, cosine {self.cosines[self.precision]:.4f}; measured here on {self.measured}"
+        )
+
+
+def image_encoder(
+    encoder: Encoder, precision: str, device: str, identity: EncoderIdentity
+) -> EncodeImage:
+    """`encode_image` in the given precision.
+
+    Args:
+        encoder: on `device`, in fp32; it is not changed.
+        precision: one of `PRECISIONS`.
+        device: "cpu", "cuda" or "cuda:1".
+        identity: of the encoder; names the files that are kept for it.
+
+    Raises:
+        EncoderError: the precision is unknown, or cannot be had for this encoder or device.
+        MissingExtraError: it needs ONNX Runtime.
+    """
+    if precision == "fp32":
+        return encoder.encode_image
+    if precision == "channels-last":
+        return _channels_last(encoder)
+    if precision in ("bf16", "fp16"):
+        if precision == "fp16" and device == "cpu":
+            raise EncoderError("precision fp16 needs a card: a processor computes it slowly; bf16")
+        return _cast(encoder, torch.bfloat16 if precision == "bf16" else torch.float16)
+    if precision == "compile":
+        return _compiled(encoder, device)
+    if precision in ("onnx", "int8"):
+        if device != "cpu":
+            raise EncoderError(
+                f"precision {precision} runs on the processor only, not on {device}: take bf16,"
+                " fp16 or compile there"
+            )
+        return onnx_image_encoder(encoder, identity, precision)  # type: ignore[arg-type]
+    raise EncoderError(
+        f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}: choose one of them"
+    )
+
+
+def resolve_precision(
+    precision: str,
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    device: str,
+    *,
+    pictures: int,
+    samples: Callable[[], Float[Tensor, "n 3 S S"]],
+) -> str:
+    """What "auto" stands for: what was measured here, now where it pays, else fp32.
+
+    Args:
+        precision: one of `PRECISIONS`, which is given back, or "auto".
+        encoder: on `device`.
+        identity: of the encoder.
+        device: where it runs.
+        pictures: how many will be encoded.
+        samples: gives some of them, preprocessed, to measure on.
+    """
+    if precision != "auto":
+        return precision
+    choice = remembered_choice(identity, device)
+    if choice is None and pictures >= MEASURE_FROM:
+        choice = choose_precision(encoder, identity, device, samples())
+    if choice is None:
+        logger.info("encoder precision fp32: nothing was measured here, and %d pictures", pictures)
+        return "fp32"
+    logger.info("%s", choice)
+    return choice.precision
+
+
+def choose_precision(
+    encoder: Encoder, identity: EncoderIdentity, device: str, samples: Float[Tensor, "n 3 S S"]
+) -> Choice:
+    """Measure the candidates on real pictures, remember and give what was found.
+
+    Args:
+        encoder: on `device`, in fp32.
+        identity: of the encoder.
+        device: "cpu", "cuda" or "cuda:1".
+        samples: preprocessed pictures, a batch or so.
+    """
+    samples = samples[:SAMPLES].to(device)
+    candidates = CUDA_CANDIDATES if device.startswith("cuda") else CPU_CANDIDATES
+    ways, cosines, reasons = dict[str, EncodeImage](), dict[str, float](), dict[str, str]()
+    plain = encoder.encode_image(samples)
+    for name in candidates:
+        try:
+            way = image_encoder(encoder, name, device, identity)
+            cosines[name] = _least_cosine(encoder, way(samples), plain)
+            ways[name] = way
+        except (TrmmlError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            reasons[name] = " ".join(str(error).split())[:200]
+            logger.info("encoder precision %s cannot be had here: %s", name, reasons[name])
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            seconds[name].append(_timed(way, samples))
+    rates = {name: len(samples) / statistics.median(taken) for name, taken in seconds.items()}
+    fit = [name for name in ways if name == "fp32" or cosines[name] >= LEAST_COSINE]
+    best = max(fit, key=lambda name: rates[name])
+    choice = Choice(best, rates, cosines, reasons, date.today().isoformat())
+    path = _choice_file(identity, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    part.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return choice
+
+
+def remembered_choice(identity: EncoderIdentity, device: str) -> Choice | None:
+    """What was measured before, for this encoder, device and these versions."""
+    try:
+        tree = json.loads(_choice_file(identity, device).read_text("utf-8"))
+        return Choice(**tree)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _choice_file(identity: EncoderIdentity, device: str) -> Path:
+    """Where the choice is kept: its name says all that it depends on."""
+    try:
+        onnx = version("onnxruntime")
+    except PackageNotFoundError:
+        onnx = ""
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    parts = (identity.image_checksum, identity.size, where, torch.get_num_threads())
+    depends = "|".join(map(str, (*parts, torch.__version__, onnx)))
+    name = hashlib.sha256(depends.encode()).hexdigest()[:24]
+    return cache_folder() / "encoders" / f"{name}-precision.json"
+
+
+def _processor() -> str:
+    """The processor's name; its architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _least_cosine(
+    encoder: Encoder, one: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]
+) -> float:
+    """Of image features, and of projected patches on average over each picture."""
+    image = F.cosine_similarity(one[1], plain[1], dim=-1)
+    patches = F.cosine_similarity(encoder.project(one[0]), encoder.project(plain[0]), dim=-1)
+    return float(torch.cat([image, patches.mean(dim=1)]).nan_to_num(-1.0).min())
+
+
+def _timed(way: EncodeImage, samples: Tensor) -> float:
+    started = time.perf_counter()
+    way(samples)
+    if samples.is_cuda:
+        torch.cuda.synchronize(samples.device)
+    return time.perf_counter() - started
+
+
+def _copy(encoder: Encoder, dtype: torch.dtype | None = None) -> Encoder:
+    """A copy with its image side in channels-last, and in another type where one is given.
+
+    The rest is shared with the encoder, where that says which part is its image side.
+    """
+    module = cast(nn.Module, encoder)
+    shared: dict[int, object] = {}
+    if hasattr(encoder, "image_tower"):
+        shared = {id(part): part for name, part in module.named_children() if name != "image_tower"}
+    made = copy.deepcopy(module, shared)
+    side = cast(nn.Module, getattr(made, "image_tower", made))
+    side.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return cast(Encoder, made)
+
+
+def _channels_last(encoder: Encoder) -> EncodeImage:
+    encoder = _copy(encoder)
+
+    def encode_image(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return encoder.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+
+    return encode_image
+
+
+def _cast(encoder: Encoder, dtype: torch.dtype) -> EncodeImage:
+    encoder = _copy(encoder, dtype)
+
+    def encode_image(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        half = pixels.to(dtype=dtype, memory_format=torch.channels_last)
+        hidden, feature = encoder.encode_image(half)
+        return hidden.float(), F.normalize(feature.float(), dim=-1)
+
+    return encode_image
+
+
+def _compiled(encoder: Encoder, device: str) -> EncodeImage:
+    """torch.compile; on a card in bf16, with CUDA graphs for batches of one size.
+
+    The last, smaller batch is padded, so that one size is compiled.
+    """
+    if device == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise EncoderError("precision compile needs a C++ compiler, and none is found; install g++")
+    cuda = device.startswith("cuda")
+    base = _cast(encoder, torch.bfloat16) if cuda else encoder.encode_image
+    compiled = torch.compile(base, mode="reduce-overhead" if cuda else "default")
+    largest = 0
+
+    def encode_image(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal largest
+        count = len(pixels)
+        largest = max(largest, count)
+        if count < largest:
+            pixels = torch.cat([pixels, pixels.new_zeros(largest - count, *pixels.shape[1:])])
+        hidden, feature = compiled(pixels)
+        # A CUDA graph writes its next result into the same memory.
+        return hidden[:count].clone(), feature[:count].clone()
+
+    return encode_image

@@ -1,0 +1,265 @@
+"""Write a trained run as one ONNX file that tags without torch, and check what it says."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trmml.datasets.scenes import draw_scene
+from trmml.encoders.base import Encoder
+from trmml.encoders.onnx import OPSET, open_session, refuse_without_onnx, trace
+from trmml.errors import ConfigError, EncoderError
+from trmml.export_graph import Intake, Subject
+from trmml.images import find_images, read_image
+from trmml.tag import Tagger
+
+Part = Literal["all", "head"]
+
+# Of what stands under the key `trmml` in the file's metadata.
+FORMAT = 1
+METADATA_KEY = "trmml"
+# Largest difference from torch, of any probability and of any cell of a region map.
+TOLERANCE = 1e-4
+# protobuf holds no message of 2 GiB; the graph itself takes well under 64 MiB.
+ONE_FILE_BYTES = 2**31 - 2**26
+# Pictures drawn for the check, beside those given and one of noise; and pictures per pass.
+SCENES = 4
+BATCH = 4
+# Passes that are timed, torch and ONNX Runtime in turn.
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked.
+
+    Attributes:
+        path: of the file.
+        part: "all" takes pictures, "head" takes hidden patches.
+        categories: names, in the order of the outputs.
+        opset: version of ONNX's operators.
+        size_bytes: of the file, and of the weights beside it where they do not fit in.
+        external_data: the file with those weights, or None.
+        checked_pictures: how many it was compared on.
+        max_deviation: of any probability or cell of a region map from what torch says.
+        images_per_second: of "onnxruntime" and "torch" on this processor, in batches of 4; what
+            reads and resizes the pictures is not counted.
+    """
+
+    path: Path
+    part: Part
+    categories: tuple[str, ...]
+    opset: int
+    size_bytes: int
+    external_data: Path | None
+    checked_pictures: int
+    max_deviation: float
+    images_per_second: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return {
+            "path": str(self.path),
+            "part": self.part,
+            "categories": list(self.categories),
+            "opset": self.opset,
+            "size_bytes": self.size_bytes,
+            "external_data": None if self.external_data is None else str(self.external_data),
+            "checked_pictures": self.checked_pictures,
+            "max_deviation": self.max_deviation,
+            "images_per_second": {k: round(v, 2) for k, v in self.images_per_second.items()},
+        }
+
+
+def export(
+    run: Path | str,
+    out: Path | str,
+    *,
+    part: Part = "all",
+    encoder: Encoder | None = None,
+    also: Sequence[str] = (),
+    check: Sequence[Path | str] = (),
+) -> Exported:
+    """Write a run as an ONNX file, once ONNX Runtime has said the same as torch.
+
+    "all" takes `image`, uint8 (B, S, S, 3): RGB pictures that Pillow squashed to S x S pixels with
+    the filter that the metadata name. "head" takes `hidden_patches`, float32 (B, P, W). Both give
+    `probabilities` (B, K), calibrated, and `region_maps` (B, K, rows, columns), which sum to 1 over
+    the patches. B is free. The metadata `trmml` hold, as JSON, what a user needs besides: category
+    names, thresholds, grid, encoder, resizing.
+
+    Args:
+        run: folder of a finished run.
+        out: the file to write; replaced if it is there. Beyond 2 GiB the weights go into a second
+            file beside it, `<out>.data`.
+        part: the whole tagger, or what follows the encoder.
+        encoder: the one the run was trained on; loaded from the run's card when None.
+        also: names of further categories, recognised by their name alone.
+        check: pictures to compare on (files, folders, patterns), besides drawn ones and noise.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        CheckpointError: no finished run there, or another encoder.
+        EncoderError: the encoder cannot be exported, or the file does not say what torch says;
+            nothing is written then.
+        ConfigError: the file cannot be written there.
+        DataError: a picture to check on cannot be read.
+    """
+    _need_extra()
+    if part not in get_args(Part):
+        raise ConfigError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+    out = Path(out)
+    made, paths = _made_pictures(), find_images(check) if check else []
+    with _folder_beside(out) as folder:
+        tagger = Tagger.load(run, encoder=encoder, also=also)
+        subject = Subject(tagger, Intake.of(tagger.encoder) if part == "all" else None)
+        written = folder / out.name
+        _write(subject, subject.given(made[:2]), written)
+        session = open_session(written)
+        deviation = _deviation(session, subject, _batches(made, paths))
+        if not deviation <= TOLERANCE:  # nor nan
+            raise EncoderError(
+                f"nothing was written to {out}: ONNX Runtime differs from torch by {deviation:.2g},"
+                f" where {TOLERANCE:g} is allowed; perhaps encoder {tagger.card.encoder.name}"
+                f" decides in Python what depends on the picture{_way_out(subject)}"
+            )
+        speed = _speed(session, subject, made[:BATCH])
+        del session  # some systems do not move a file that is open
+        files = [out.with_name(path.name) for path in sorted(folder.iterdir(), reverse=True)]
+        for path in files:  # the weights first, so that no graph is without them
+            os.replace(folder / path.name, path)
+    return Exported(
+        path=out,
+        part=part,
+        categories=tuple(tagger.category_names),
+        opset=OPSET,
+        size_bytes=sum(path.stat().st_size for path in files),
+        external_data=next((path for path in files if path != out), None),
+        checked_pictures=len(made) + len(paths),
+        max_deviation=deviation,
+        images_per_second=speed,
+    )
+
+
+def _need_extra() -> None:
+    refuse_without_onnx("export to ONNX")
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A folder in the same place as the file to write; gone afterwards, with all it holds."""
+    if out.is_dir():
+        raise ConfigError(f"expected a file to write, as model.onnx, got the folder {out}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}; name another place") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_pictures() -> list[Image.Image]:
+    """Drawn scenes and a picture of noise: something to compare on without any file."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (256, 384, 3), np.uint8)
+    return [*(draw_scene(rng).image for _ in range(SCENES)), Image.fromarray(noise)]
+
+
+def _metadata(subject: Subject) -> dict[str, Any]:
+    """What the user of the file has to know."""
+    card, intake = subject.tagger.card, subject.intake
+    tree = {
+        "format": FORMAT,
+        "trmml": version("trmml"),
+        "part": "head" if intake is None else "all",
+        "category_names": list(subject.tagger.category_names),
+        "thresholds": subject.tagger.thresholds().tolist(),
+        "calibrated": bool(card.chosen.get("calibrated", True)),
+        "encoder": card.encoder.to_dict(),
+        "grid": list(card.encoder.grid),
+    }
+    return tree if intake is None else {**tree, "resize": "squash", **asdict(intake)}
+
+
+def _way_out(subject: Subject) -> str:
+    """What to do about an encoder that no file can hold."""
+    return "" if subject.intake is None else "; export part 'head', which takes hidden patches"
+
+
+def _write(subject: Subject, example: Tensor, path: Path) -> None:
+    """Trace the module and write it; weights beyond one file's size go beside it."""
+    name = subject.tagger.card.encoder.name
+    try:
+        program = trace(
+            subject.graph(),
+            example,
+            inputs=["hidden_patches" if subject.intake is None else "image"],
+            outputs=["probabilities", "region_maps"],
+            what=f"encoder {name}",
+        )
+    except EncoderError as error:
+        raise EncoderError(f"{error}{_way_out(subject)}") from error
+    model = program.model
+    model.metadata_props[METADATA_KEY] = json.dumps(_metadata(subject), ensure_ascii=False)
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    size = sum(weight.nbytes for weight in weights if weight is not None)
+    program.save(path, external_data=size > ONE_FILE_BYTES)
+
+
+def _said(session: Any, given: Tensor) -> tuple[Tensor, Tensor]:
+    """What the file says, as tensors."""
+    name = session.get_inputs()[0].name
+    probabilities, maps = map(torch.from_numpy, session.run(None, {name: given.numpy()}))
+    return probabilities, maps
+
+
+def _batches(made: Sequence[Image.Image], paths: Sequence[Path]) -> Iterator[Sequence[Image.Image]]:
+    """All pictures to compare on; the first goes alone, so that B has several sizes."""
+    yield made[:1]
+    yield made[1:]
+    for start in range(0, len(paths), BATCH):
+        yield [read_image(path) for path in paths[start : start + BATCH]]
+
+
+def _deviation(session: Any, subject: Subject, batches: Iterable[Sequence[Image.Image]]) -> float:
+    """The largest difference from torch, of all that both say; nan where either says nan."""
+    largest = torch.zeros(())
+    for images in batches:
+        said = _said(session, subject.given(images))
+        for wanted, got in zip(subject.expected(images), said, strict=True):
+            largest = torch.maximum(largest, (got.reshape(wanted.shape) - wanted).abs().max())
+    return float(largest)
+
+
+def _speed(session: Any, subject: Subject, images: Sequence[Image.Image]) -> dict[str, float]:
+    """Images per second of both: the median of a few passes in turn; the check warmed them up."""
+    graph = subject.graph()
+    given = subject.given(images)
+    passes: dict[str, Callable[[], object]] = {
+        "onnxruntime": lambda: _said(session, given),
+        "torch": lambda: graph(given),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    with torch.inference_mode():
+        for _ in range(ROUNDS):
+            for name, run in passes.items():
+                started = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - started)
+    return {name: len(images) / median(taken) for name, taken in seconds.items()}

@@ -1,0 +1,257 @@
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from tests.toy import ToyEncoder, write_pictures
+from trmml import inputs, store
+from trmml.encode import Encoding, encode_images
+from trmml.errors import DataError
+from trmml.features import LiveFeatures
+from trmml.images import read_image
+from trmml.store import StoreFeatures, list_stores, open_store, remove_store
+
+
+class Counted(ToyEncoder):
+    """Counts the pictures that it encodes; stops after `limit` of them."""
+
+    seen = 0
+    limit = 1_000_000
+
+    def encode_image(self, pixels):
+        if self.seen + len(pixels) > self.limit:
+            raise KeyboardInterrupt
+        self.seen += len(pixels)
+        return super().encode_image(pixels)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    write_pictures(tmp_path / "p", 5)
+    return sorted((tmp_path / "p").iterdir())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def encode(paths, root, encoder=None, *, form="fp16", live=False, **more):
+    encoding = Encoding(store=root, form=form, live=live)
+    return encode_images(paths, encoder or Counted(), encoding=encoding, **more)
+
+
+def new_work(paths, root, **more) -> int:
+    """How many pictures a second encoder of the same weights had to encode."""
+    encoder = Counted()
+    encode(paths, root, encoder, **more)
+    return encoder.seen - 1  # `identify` sends one
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_features_equal_encoding_by_hand(paths, root, live):
+    encoder = ToyEncoder()
+    source = encode(paths, root, encoder, form="fp32", live=live).source
+    assert isinstance(source, LiveFeatures if live else StoreFeatures) and len(source) == 5
+    for number, path in enumerate(paths):
+        hidden, image = encoder.encode_image(encoder.preprocess(read_image(path))[None])
+        batch = source.batch(torch.tensor([number]))
+        assert torch.allclose(batch.hidden_patches, hidden, atol=1e-6)
+        assert torch.allclose(batch.image_feature, image, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_live_and_store_agree_for_every_view(paths, root, views):
+    kept = encode(paths, root, form="fp32", views=views, seed=7).source
+    live = encode(paths, root, live=True, views=views, seed=7).source
+    indices = torch.tensor([4, 0, 2])
+    chosen = torch.tensor([0, views - 1, views - 1])
+    for a, b in ((kept, live), (kept.rows([4, 1]), live.rows([4, 1]))):
+        picked = indices if len(a) == 5 else torch.tensor([1, 0, 1])
+        one, two = a.batch(picked, chosen), b.batch(picked, chosen)
+        assert torch.allclose(one.hidden_patches, two.hidden_patches, atol=1e-6)
+        assert torch.allclose(one.image_feature, two.image_feature, atol=1e-6)
+
+
+def test_views_are_seeded_by_content(paths, root, tmp_path):
+    def view(source):
+        return source.batch(torch.arange(5), torch.ones(5, dtype=torch.long)).hidden_patches
+
+    one = encode(paths, root, views=2, seed=1).source
+    other = encode(paths, root, views=2, seed=2).source
+    assert (view(one) != one.batch(torch.arange(5)).hidden_patches).any()
+    assert (view(one) != view(other)).any()
+    for path in paths:
+        path.rename(path.with_name(f"renamed-{path.name}"))
+    renamed = [path.with_name(f"renamed-{path.name}") for path in paths]
+    again = encode(renamed[::-1], tmp_path / "elsewhere", views=2, seed=1).source
+    assert torch.equal(view(again).flip(0), view(one))
+
+
+@pytest.mark.parametrize(("form", "bound"), [("fp16", 0.9999), ("int8", 0.999)])
+def test_compact_forms_stay_close(paths, root, form, bound):
+    exact = encode(paths, root, form="fp32").source.batch(torch.arange(5)).hidden_patches
+    close = encode(paths, root, form=form).source.batch(torch.arange(5)).hidden_patches
+    assert torch.cosine_similarity(exact, close, dim=-1).min() >= bound
+    assert not torch.equal(exact, close)
+
+
+def test_nothing_is_computed_twice(paths, root):
+    assert new_work(paths, root) == 5
+    assert new_work(paths, root) == 0
+    paths[0].rename(paths[0].with_name("z.png"))
+    copy = paths[0].with_name("copy.png")
+    copy.write_bytes(paths[1].read_bytes())
+    renamed = [paths[0].with_name("z.png"), *paths[1:], copy]
+    assert new_work(renamed, root) == 0
+    Image.new("RGB", (30, 30), "red").save(paths[2])  # other content, other features
+    assert new_work(renamed, root) == 1
+    assert new_work(renamed, root, views=2) == 5  # five distinct pictures, one more view
+
+
+def test_what_features_depend_on_leads_to_another_store(paths, root):
+    darker, curved = Counted(), Counted()
+    darker.preprocess = lambda image: 0.5 * ToyEncoder.preprocess(darker, image)
+    curved.activation = torch.nn.GELU()  # the same weights, another structure
+    for encoder in (Counted(), Counted(seed=1), darker, curved):
+        encode(paths, root, encoder)
+        assert encoder.seen - 1 == 5
+    assert new_work(paths, root, form="int8") == 5
+    assert len(list_stores(root)) == 5
+
+
+def test_an_interrupted_run_loses_one_shard_at_most(paths, root, monkeypatch):
+    monkeypatch.setattr(inputs, "CPU_BATCH", 1)
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)  # one row a shard
+    stopped = Counted()
+    stopped.limit = 4
+    with pytest.raises(KeyboardInterrupt):
+        encode(paths, root, stopped)
+    (folder,) = (path for path in root.iterdir() if path.is_dir())
+    (folder / "left.part").write_bytes(b"half a shard")
+    assert len(list(folder.glob("*.safetensors"))) == 3
+    assert new_work(paths, root) == 2
+    assert not list(folder.glob("*.part"))
+
+
+def shards(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("place", ["content", "header", "end"])
+def test_a_damaged_shard_is_named_and_rebuilt(paths, root, monkeypatch, caplog, place):
+    monkeypatch.setattr(inputs, "CPU_BATCH", 1)
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)
+    whole = encode(paths, root).source.batch(torch.arange(5)).hidden_patches
+    damaged = shards(root)[2]
+    content = bytearray(damaged.read_bytes())
+    if place == "end":
+        content = content[:-40]
+    else:
+        content[-40 if place == "content" else 12] ^= 255
+    damaged.write_bytes(content)
+    assert open_store(root, list_stores(root)[0].key).verify() == [damaged.name]
+    assert new_work(paths, root) == 1
+    assert damaged.name in caplog.text and damaged not in shards(root)
+    again = encode(paths, root).source.batch(torch.arange(5)).hidden_patches
+    assert torch.equal(whole, again)
+    assert open_store(root, list_stores(root)[0].key).verify() == []
+
+
+def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
+    encode(paths[:1], root)
+    monkeypatch.setattr(
+        store.shutil, "disk_usage", lambda path: SimpleNamespace(free=store.SPARE_BYTES + 10)
+    )
+    encoder = Counted()
+    with pytest.raises(DataError, match="--store-form int8"):
+        encode(paths, root, encoder)
+    assert encoder.seen == 1 and len(shards(root)) == 1
+    assert new_work(paths[:1], root) == 0  # what is there can still be read
+
+
+def test_a_store_that_cannot_be_written_is_an_error(paths, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match="--live"):
+        encode(paths, tmp_path / "file")
+
+
+def test_a_second_process_waits_and_finds_everything(paths, root, caplog):
+    encode(paths[:1], root)
+    (folder,) = (path for path in root.iterdir() if path.is_dir())
+    encoder, done = Counted(), []
+    with FileLock(folder / ".lock"):
+        waits = threading.Thread(target=lambda: done.append(encode(paths, root, encoder)))
+        waits.start()
+        time.sleep(0.5)
+        assert not done and encoder.seen == 1
+    waits.join(20)
+    assert done and encoder.seen == 5
+
+
+def test_unreadable_pictures_stop_or_are_listed(paths, root):
+    paths[1].write_bytes(b"")
+    paths[3].write_bytes(paths[3].read_bytes()[:60])
+    missing = paths[0].with_name("missing.png")
+    for live in (False, True):
+        with pytest.raises(DataError, match=paths[1].name):
+            encode(paths, root, live=live)
+        encoded = encode([*paths, missing], root, live=live, views=2, on_bad_image="skip")
+        assert encoded.kept == [0, 2, 4] and len(encoded.source) == 3
+        names = [Path(bad.name).name for bad in encoded.bad]
+        assert names == [paths[1].name, paths[3].name, "missing.png"]
+        good = encode([paths[i] for i in encoded.kept], root).source.batch(torch.arange(3))
+        batch = encoded.source.batch(torch.arange(3))
+        assert torch.allclose(batch.hidden_patches, good.hidden_patches, atol=1e-3)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_nothing_to_encode_is_an_error(tmp_path, root, live):
+    with pytest.raises(DataError, match="at least one image"):
+        encode([], root, live=live)
+    broken = tmp_path / "a.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of the 1 images can be read"):
+        encode([broken], root, live=live, on_bad_image="skip")
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_progress_reaches_the_end(paths, root, live):
+    seen = []
+    encode(paths, root, live=live, progress=lambda *step: seen.append(step))
+    assert seen[-1] == ("check" if live else "encode", 5, 5)
+
+
+def test_unchanged_files_are_read_once(paths, root, monkeypatch):
+    monkeypatch.setattr(store, "FRESH_SECONDS", -1.0)
+    encode(paths, root)
+
+    def refuse(*arguments):
+        raise AssertionError("a file was read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.hashlib, "file_digest", refuse)
+        encode(paths, root)
+    (root / "files.json").write_text("damaged")
+    assert new_work(paths, root) == 0
+
+
+def test_stores_are_listed_and_removed(paths, root):
+    encode(paths, root, views=2)
+    encode(paths, root, form="int8")
+    infos = list_stores(root)
+    assert {(i.form, i.images, i.rows) for i in infos} == {("fp16", 5, 10), ("int8", 5, 5)}
+    assert all(i.bytes > 0 and i.encoder == "Counted" for i in infos)
+    with pytest.raises(DataError, match="known"):
+        remove_store(root, "")
+    key = infos[0].key
+    with FileLock(root / key / ".lock"), pytest.raises(DataError, match="being filled"):
+        remove_store(root, key)
+    assert remove_store(root, key[:8]) > 0
+    assert [i.key for i in list_stores(root)] == [infos[1].key]
+    assert not (root / key).exists()

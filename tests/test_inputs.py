@@ -1,0 +1,125 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.toy import ToyEncoder, write_pictures
+from trmml import inputs
+from trmml.errors import DataError
+from trmml.images import read_image
+from trmml.inputs import Picture, prepared, shortcut_holds
+
+ENCODER = ToyEncoder()
+
+
+def photo(path: Path, size: tuple[int, int], **save) -> Path:
+    """A JPEG with coarse and fine structure."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=float)
+    noisy = (image + generator.normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(path, "JPEG", quality=90, **save)
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    write_pictures(tmp_path / "p", 7)
+    return sorted((tmp_path / "p").iterdir())
+
+
+def decoding() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("decode")]
+
+
+def test_batches_come_in_order_and_equal_preprocessing_by_hand(paths, monkeypatch):
+    monkeypatch.setattr(inputs, "CPU_BATCH", 3)
+    batches = list(prepared([Picture(path) for path in paths], ENCODER))
+    assert [batch.numbers for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+    pixels = torch.cat([batch.pixels for batch in batches])
+    by_hand = torch.stack([ENCODER.preprocess(read_image(path)) for path in paths])
+    assert torch.equal(pixels, by_hand) and not decoding()
+
+
+def test_unreadable_pictures_raise_or_are_reported(paths, monkeypatch):
+    monkeypatch.setattr(inputs, "CPU_BATCH", 2)
+    for number in (2, 3):
+        paths[number].write_bytes(b"")
+    pictures = [Picture(path) for path in paths]
+    with pytest.raises(DataError, match=paths[2].name):
+        list(prepared(pictures, ENCODER))
+    assert not decoding()
+    batches = list(prepared(pictures, ENCODER, on_bad_image="skip"))
+    assert [batch.numbers for batch in batches] == [[0, 1], [], [4, 5], [6]]
+    assert set(batches[1].bad) == {2, 3} and batches[1].pixels.shape == (0, 3, 24, 24)
+
+
+def test_stopping_early_leaves_no_thread_and_decodes_no_further(paths, monkeypatch):
+    monkeypatch.setattr(inputs, "CPU_BATCH", 1)
+    read = []
+    monkeypatch.setattr(
+        inputs, "read_image", lambda path, **k: read.append(path) or read_image(path)
+    )
+    batches = prepared([Picture(path) for path in paths], ENCODER)
+    next(batches)
+    batches.close()
+    assert not decoding() and len(read) < len(paths)
+
+
+def test_pictures_are_given_where_asked_for(paths):
+    (batch,) = prepared([Picture(paths[0])], ENCODER, keep_images=True)
+    assert batch.images[0].size == (48, 48)
+
+
+@pytest.mark.parametrize("save", [{}, {"progressive": True}, {"exif": b"turned"}])
+def test_large_jpegs_are_decoded_smaller(tmp_path, save):
+    if "exif" in save:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # a quarter turn
+        save = {"exif": exif}
+    path = photo(tmp_path / "large.jpg", (800, 600), **save)
+    whole, small = read_image(path), read_image(path, at_least=140)
+    assert small.size == (whole.width // 4, whole.height // 4) and min(small.size) >= 140
+    shrunk = np.asarray(whole.resize(small.size, Image.Resampling.BOX), dtype=float)
+    assert np.abs(shrunk - np.asarray(small)).mean() < 4
+    assert read_image(path, at_least=700).size == whole.size
+
+
+def test_other_formats_and_modes_keep_their_size(tmp_path):
+    Image.new("RGB", (800, 600)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", at_least=10).size == (800, 600)
+    Image.new("CMYK", (800, 600)).save(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg", at_least=140).mode == "RGB"
+
+
+def test_the_shortcut_holds_for_an_encoder_of_coarse_things(tmp_path):
+    path = photo(tmp_path / "large.jpg", (800, 600))
+    assert shortcut_holds([path], ENCODER, ENCODER.encode_image) is True
+    (batch,) = prepared([Picture(path)], ENCODER, reduced=True)
+    (plain,) = prepared([Picture(path)], ENCODER)
+    assert not torch.equal(batch.pixels, plain.pixels)
+    hidden, whole = (ENCODER.encode_image(b.pixels)[0] for b in (batch, plain))
+    assert torch.cosine_similarity(hidden, whole, dim=-1).min() >= inputs.LEAST_COSINE
+
+
+def test_the_shortcut_is_off_where_features_would_change(tmp_path):
+    class Sharp(ToyEncoder):
+        """Sees the finest differences between neighbours and nothing else."""
+
+        def preprocess(self, image):
+            left = image.width // 3
+            values = np.asarray(image.crop((left, left, left + 24, left + 24)), dtype=np.float32)
+            return torch.from_numpy(values - values.mean()).permute(2, 0, 1)
+
+    encoder = Sharp()
+    path = photo(tmp_path / "large.jpg", (800, 600))
+    assert shortcut_holds([path], encoder, encoder.encode_image) is False
+
+
+def test_the_shortcut_is_undecided_without_large_jpegs(paths, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    assert shortcut_holds([*paths, broken], ENCODER, ENCODER.encode_image) is None

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+import torch
+
+from tests import tiny_clip
+from trmml import cache
+from trmml.encoders import onnx, precision
+from trmml.encoders.base import identify
+from trmml.encoders.precision import (
+    choose_precision,
+    image_encoder,
+    remembered_choice,
+    resolve_precision,
+)
+from trmml.errors import EncoderError, MissingExtraError
+
+TOWERS = {"ViT": (tiny_clip.VIT, 32), "ResNet": (tiny_clip.RESNET, 64)}
+
+
+@pytest.fixture(params=TOWERS)
+def encoder(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    return tiny_clip.encoder(tiny_clip.clip(TOWERS[request.param][0]))
+
+
+def features(encoder, name, count=3):
+    encode = image_encoder(encoder, name, "cpu", identify(encoder))
+    return encode(tiny_clip.pixels(encoder.size, count))
+
+
+@pytest.mark.parametrize("name", ["fp32", "channels-last", "bf16", "onnx", "int8"])
+def test_features_stay_close_and_the_encoder_as_it_is(encoder, name, request):
+    if name == "int8" and "ResNet" in request.node.name:
+        with pytest.raises(EncoderError, match="int8"):  # its attention pool trips the quantiser
+            features(encoder, name)
+        return
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    hidden, image = encoder.encode_image(tiny_clip.pixels(encoder.size))
+    fast_hidden, fast_image = features(encoder, name)
+    assert fast_hidden.dtype == fast_image.dtype == torch.float32
+    assert fast_hidden.shape == hidden.shape and fast_image.shape == image.shape
+    exact = name in ("fp32", "channels-last", "onnx")
+    least = 0.99999 if exact else 0.99
+    assert torch.cosine_similarity(fast_image, image).min() > least
+    assert torch.cosine_similarity(fast_hidden, hidden, dim=-1).min() > least
+    assert torch.allclose(fast_image.norm(dim=-1), torch.ones(3), atol=1e-3)
+    after = encoder.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(value.is_contiguous() for value in after.values())
+
+
+def test_the_onnx_file_is_made_once_and_anew_when_damaged(encoder, monkeypatch, caplog):
+    features(encoder, "onnx")
+    (path,) = (cache.cache_folder() / "encoders").glob("*.onnx")
+    monkeypatch.setattr(onnx, "_make", None)
+    features(encoder, "onnx", count=5)  # another batch size, the same file
+    monkeypatch.undo()
+    monkeypatch.setenv("TRMML_CACHE", str(path.parents[1]))
+    path.write_bytes(path.read_bytes()[:1000])
+    features(encoder, "onnx")
+    assert path.name in caplog.text and path.stat().st_size > 1000
+
+
+def test_what_cannot_be_had_says_why(encoder, monkeypatch):
+    for name, words in (("fp16", "needs a card"), ("fp8", "precision must be one of")):
+        with pytest.raises(EncoderError, match=words):
+            features(encoder, name)
+    with pytest.raises(EncoderError, match="processor only"):
+        image_encoder(encoder, "int8", "cuda", identify(encoder))
+    monkeypatch.setattr(precision.shutil, "which", lambda name: None)
+    with pytest.raises(EncoderError, match="compiler"):
+        features(encoder, "compile")
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"trmml\[export\]"):
+        features(encoder, "int8")
+
+
+def test_the_fastest_that_changes_nothing_is_chosen_and_remembered(encoder, monkeypatch):
+    identity, samples = identify(encoder), tiny_clip.pixels(encoder.size, 4)
+    assert remembered_choice(identity, "cpu") is None
+
+    def slow(encode, seconds, wrong=False):
+        def run(pixels):
+            hidden, image = encode(pixels)
+            return (-hidden, -image) if wrong else (hidden, image)
+
+        run.seconds = seconds
+        return run
+
+    ways = {
+        "fp32": slow(encoder.encode_image, 4.0),
+        "channels-last": slow(encoder.encode_image, 2.0),
+        "bf16": slow(encoder.encode_image, 1.0, wrong=True),  # fastest, but another feature
+    }
+
+    def made(encoder, name, device, identity):
+        if name not in ways:
+            raise EncoderError(f"no {name} today")
+        return ways[name]
+
+    monkeypatch.setattr(precision, "image_encoder", made)
+    monkeypatch.setattr(precision, "_timed", lambda way, samples: way.seconds)
+    choice = choose_precision(encoder, identity, "cpu", samples)
+    assert choice.precision == "channels-last" and choice.images_per_second["fp32"] == 1
+    assert choice.cosines["bf16"] < 0 and choice.reasons["int8"] == "no int8 today"
+    assert "2.00 times fp32" in str(choice)
+    assert remembered_choice(identity, "cpu") == choice
+
+
+def test_auto_measures_only_where_it_pays(encoder, monkeypatch):
+    identity, asked = identify(encoder), []
+
+    def auto(pictures):
+        samples = lambda: asked.append(1) or tiny_clip.pixels(encoder.size, 2)  # noqa: E731
+        return resolve_precision(
+            "auto", encoder, identity, "cpu", pictures=pictures, samples=samples
+        )
+
+    assert auto(10) == "fp32" and not asked
+    monkeypatch.setattr(precision, "CPU_CANDIDATES", ("fp32",))
+    assert auto(precision.MEASURE_FROM) == "fp32" and len(asked) == 1
+    (path,) = (cache.cache_folder() / "encoders").glob("*-precision.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "onnx"}))
+    assert auto(10) == "onnx" and len(asked) == 1  # what was measured serves small jobs too
+    path.write_text("damaged")
+    assert auto(10) == "fp32"
+    assert (
+        resolve_precision(
+            "bf16", encoder, identity, "cpu", pictures=1, samples=lambda: torch.empty(0)
+        )
+        == "bf16"
+    )
