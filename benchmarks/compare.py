@@ -31,7 +31,7 @@ from trmml.datasets import Dataset
 from trmml.datasets.folder import read_categories, read_folder
 from trmml.datasets.scenes import write_scenes
 from trmml.demo import TEST_SEED
-from trmml.encode import encode_images
+from trmml.encode import Encoding, encode_images
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.features import FeatureSource
@@ -52,7 +52,9 @@ class Ground:
     category_names: tuple[str, ...]
 
 
-def scenes(encoder: Encoder, images: int, test_images: int, seed: int) -> Ground:
+def scenes(
+    encoder: Encoder, images: int, test_images: int, seed: int, encoding: Encoding
+) -> Ground:
     """The demo's pictures of one seed."""
     with tempfile.TemporaryDirectory() as folder:
         parts = []
@@ -60,18 +62,18 @@ def scenes(encoder: Encoder, images: int, test_images: int, seed: int) -> Ground
             place = Path(folder) / str(start)
             write_scenes(place, images=count, seed=start)
             data = read_folder(place, place / "labels.csv")
-            parts.append((encode_images(data.paths, encoder).source, data))
+            parts.append((encode_images(data.paths, encoder, encoding=encoding).source, data))
     (train_source, data), (test_source, test) = parts
     return Ground(train_source, data.matrix, test_source, test, data.category_names)
 
 
-def folder(encoder: Encoder, root: Path) -> Ground:
+def folder(encoder: Encoder, root: Path, encoding: Encoding) -> Ground:
     """A folder with train.csv and test.csv; every picture counts as fully labelled."""
     names = read_categories(root / "categories.txt")
     parts = []
     for split in ("train", "test"):
         data = read_folder(root / "images", root / f"{split}.csv", blank="absent", categories=names)
-        parts.append((encode_images(data.paths, encoder).source, data))
+        parts.append((encode_images(data.paths, encoder, encoding=encoding).source, data))
     (train_source, data), (test_source, test) = parts
     return Ground(train_source, data.matrix, test_source, test, tuple(names))
 
@@ -103,14 +105,19 @@ def methods(
     mask: LabelMatrix,
     seed: int,
     variants: dict[str, list[str]],
+    only: list[str] | None,
 ) -> Iterator[tuple[str, float, float]]:
     """Name, test mAP and seconds of each method on one mask."""
     names, categories = ground.category_names, len(ground.category_names)
     for look in ("image", "dense"):
         name = "zero-shot" if look == "image" else "zero-shot dense"
+        if only is not None and name not in only:
+            continue
         yield name, test_map(build_zero_shot(encoder, names, look=look), ground), 0.0
     base = [f"training.seed={seed}"]
     for name, overrides in {"linear probe": [], "TRM-ML": [], **variants}.items():
+        if only is not None and name not in (*only, *variants):
+            continue
         settings, started = load_settings(None, [*base, *overrides]), time.monotonic()
         if name.startswith("linear probe"):
             settings = probe_settings(settings)
@@ -133,6 +140,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=1500, help="of scenes")
     parser.add_argument("--test-images", type=int, default=600, help="of scenes")
+    parser.add_argument("--form", choices=["fp16", "int8", "fp32"], default="fp16")
+    parser.add_argument("--only", nargs="+", help="of the methods, besides the variants")
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar="NAME SET")
     parser.add_argument("--name", help="of the JSON file; default: the ground's")
     options = parser.parse_args()
@@ -141,17 +150,20 @@ def main() -> None:
     encoder = load_encoder(spec)
     identity = identify(encoder, "bundled" if is_scenes else "MobileNetMiniLM")
     variants = {given[0]: given[1:] for given in options.variant}
-    ground = None if is_scenes else folder(encoder, options.root / options.ground)
+    encoding = Encoding(form=options.form)
+    ground = None if is_scenes else folder(encoder, options.root / options.ground, encoding)
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in options.seeds:
         if is_scenes:
-            ground = scenes(encoder, options.images, options.test_images, seed)
+            ground = scenes(encoder, options.images, options.test_images, seed, encoding)
         assert ground is not None
         masks = {f"{share:.0%}": ground.labels.hide(share, seed) for share in options.known}
         if options.single_positive:
             masks = {"single positive": ground.labels.keep_single_positive(seed)}
         for share, mask in masks.items():
-            for name, figure, seconds in methods(encoder, identity, ground, mask, seed, variants):
+            for name, figure, seconds in methods(
+                encoder, identity, ground, mask, seed, variants, options.only
+            ):
                 rows.setdefault(share, {}).setdefault(name, []).append(round(figure, 2))
                 print(f"  seed {seed}  {share}  {name}: {figure:.2f}  {seconds:.0f} s", flush=True)
     print_table(options.ground, rows)
@@ -161,6 +173,7 @@ def main() -> None:
         "encoder": {"name": identity.name, "checksum": identity.checksum},
         "settings": load_settings().model_dump(),
         "variants": variants,
+        "form": options.form,
         "test_map_percent": rows,
         "threads": torch.get_num_threads(),
     }

@@ -67,13 +67,10 @@ class ResNetTower(ImageTower):
         super().__init__(size, stride=32, native_size=square_side(visual.image_size))
         self.visual = visual
         pool = visual.attnpool
-        # Two linear maps in a row are one, a fifth of the work; the product is taken in fp64.
         first, second = pool.v_proj, pool.c_proj
-        weight = second.weight.detach().double() @ first.weight.detach().double()
-        bias = second.weight.detach().double() @ first.bias.detach().double()
-        bias = bias + second.bias.detach().double()
-        self.register_buffer("project_weight", weight.to(first.weight.dtype), persistent=False)
-        self.register_buffer("project_bias", bias.to(first.weight.dtype), persistent=False)
+        weight, bias = joined(first.weight, first.bias, second)
+        self.register_buffer("project_weight", weight, persistent=False)
+        self.register_buffer("project_bias", bias, persistent=False)
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"]
@@ -156,6 +153,19 @@ class ClassTokenTower(TransformerTower):
     out, after MaskCLIP (Zhou et al., ECCV 2022, section 3.2).
     """
 
+    value_weight: Tensor
+    value_bias: Tensor
+
+    def __init__(self, visual: VisionTransformer, size: int | None = None) -> None:
+        super().__init__(visual, size)
+        if self._plain:
+            attention = visual.transformer.resblocks[-1].attn
+            width = attention.embed_dim
+            weight, bias = attention.in_proj_weight, attention.in_proj_bias
+            weight, bias = joined(weight[-width:], bias[-width:], attention.out_proj)
+            self.register_buffer("value_weight", weight, persistent=False)
+            self.register_buffer("value_bias", bias, persistent=False)
+
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"]
     ) -> tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]:
@@ -180,7 +190,9 @@ class ClassTokenTower(TransformerTower):
         """The last block's value path, then `ln_post` and the projection."""
         block = self.visual.transformer.resblocks[-1]
         tokens = block.ln_1(hidden_patches)
-        if isinstance(block.attn, nn.MultiheadAttention):
+        if self._plain:
+            tokens = F.linear(tokens, self.value_weight, self.value_bias)
+        elif isinstance(block.attn, nn.MultiheadAttention):
             tokens = value_path(block.attn, tokens)
         else:  # open_clip's own attention has norms and scales inside
             tokens = block.ln_attn(attend_alone(block.attn, tokens))
@@ -225,6 +237,16 @@ def transformer_tower(visual: VisionTransformer, size: int | None = None) -> Tra
     if visual.attn_pool is None and visual.pool_type == "tok":
         return ClassTokenTower(visual, size)
     return PooledTower(visual, size)
+
+
+@torch.no_grad()
+def joined(
+    weight: Float[Tensor, "V W"], bias: Float[Tensor, " V"], second: nn.Linear
+) -> tuple[Float[Tensor, "D W"], Float[Tensor, " D"]]:
+    """Weight and bias of two frozen linear maps in a row as one, by a product in fp64."""
+    after = second.weight.double()
+    both = after @ weight.double(), after @ bias.double() + second.bias.double()
+    return both[0].to(weight.dtype), both[1].to(weight.dtype)
 
 
 def value_path(
