@@ -74,6 +74,51 @@ def test_pictures_are_given_where_asked_for(paths):
     assert batch.images[0].size == (48, 48)
 
 
+class Card(ToyEncoder):
+    """An encoder whose pictures may be decoded elsewhere."""
+
+    def preprocess_pixels(self, image):
+        return self.preprocess(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding")  # torchvision hands over to torchcodec
+def test_jpegs_are_decoded_on_the_device_and_the_rest_by_pillow(tmp_path):
+    """The processor's own decoder stands in for the card's."""
+    exif = Image.Exif()
+    exif[inputs.ORIENTATION_TAG] = 6
+    names = ["plain.jpg", "turned.jpg", "grey.jpg", "other.png"]
+    photo(tmp_path / names[0], (80, 60))
+    photo(tmp_path / names[1], (80, 60), exif=exif)
+    Image.new("L", (40, 40), 90).save(tmp_path / names[2])
+    Image.new("RGB", (40, 40), "red").save(tmp_path / names[3])
+    pictures = [Picture(tmp_path / name) for name in names] + [Picture(tmp_path / names[0], 5)]
+    (plain,) = prepared(pictures, Card())
+    (card,) = prepared(pictures, Card(), on_card=True)
+    assert card.numbers == [0, 1, 2, 3, 4]
+    assert torch.equal(card.pixels[1:], plain.pixels[1:])
+    assert torch.allclose(card.pixels[0], plain.pixels[0], atol=0.1)
+    assert inputs._load(pictures[0], Card(), False, False)[0].ndim == 1
+    assert inputs._load(pictures[1], Card(), False, False)[0].ndim == 3
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding")  # torchvision hands over to torchcodec
+def test_what_the_device_cannot_decode_is_left_to_pillow(tmp_path, caplog):
+    good, bad = photo(tmp_path / "good.jpg", (80, 60)), photo(tmp_path / "bad.jpg", (80, 60))
+    bad.write_bytes(bad.read_bytes()[:700])
+    pictures = [Picture(good), Picture(bad)]
+    with caplog.at_level("INFO", "trmml"):
+        (batch,) = prepared(pictures, Card(), on_card=True, on_bad_image="skip")
+    assert batch.numbers == [0] and set(batch.bad) == {1}
+    with pytest.raises(DataError, match=r"bad\.jpg"):
+        list(prepared(pictures, Card(), on_card=True))
+
+
+def test_decoding_on_a_card_needs_a_card_and_an_encoder_that_can(tmp_path):
+    path = photo(tmp_path / "a.jpg", (80, 60))
+    assert inputs.card_decoding_holds([path], Card(), ENCODER.encode_image, "cpu") is False
+    assert inputs.card_decoding_holds([path], ENCODER, ENCODER.encode_image, "cuda") is False
+
+
 @pytest.mark.parametrize("save", [{}, {"progressive": True}, {"exif": b"turned"}])
 def test_large_jpegs_are_decoded_smaller(tmp_path, save):
     if "exif" in save:

@@ -16,8 +16,10 @@ from trmml.errors import DataError
 from trmml.features import Features, FeatureSource, LiveFeatures, Progress, encode_batch
 from trmml.images import BadImage, read_image
 from trmml.inputs import (
+    LOOKED_AT,
     OnBadImage,
     Picture,
+    card_decoding_holds,
     prepared,
     sample_pixels,
     shortcut_holds,
@@ -117,7 +119,9 @@ def encode_images(
         return run.conclude(LiveFeatures(items, encoder, encode, **shape))  # type: ignore[arg-type]
     root = encoding.store or default_root()
     contents = run.contents(ContentHashes(root))
-    key = _key(encoder, identity, precision, encoding.form)
+    on_card = bool(card_decoding_holds(list(paths[:LOOKED_AT]), encoder, encode, device))
+    decoder = "card" if on_card else "pillow"
+    key = _key(encoder, identity, precision, decoder, encoding.form)
     store = FeatureStore(root, key)
     rows = {
         _row(contents[i], seed, view): view_of(paths[i], contents[i], seed, view)
@@ -196,6 +200,7 @@ class _Run:
             self.encoder,
             device=self.device,
             reduced=bool(reduced),
+            on_card=store.key.decoder == "card",
             on_bad_image=self.on_bad_image,
         ):
             if batch.numbers:
@@ -249,7 +254,9 @@ def _row(content: str, seed: int, view: int) -> str:
     return f"{content}.{f'{seed}-{view}' if view else 'plain'}"
 
 
-def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: Form) -> StoreKey:
+def _key(
+    encoder: Encoder, identity: EncoderIdentity, precision: str, decoder: str, form: Form
+) -> StoreKey:
     """What the features depend on; `preprocess` is known by what it makes of a test picture."""
     pixels = (encoder.preprocess(_test_picture()) * 1000).round().int()
     made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
@@ -260,6 +267,7 @@ def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: Form
         size=identity.size,
         preprocessing=f"{words} [{made}]".strip(),
         precision=precision,
+        decoder=decoder,
         form=form,
         patches=identity.patches,
         hidden_size=identity.hidden_size,

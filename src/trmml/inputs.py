@@ -1,24 +1,29 @@
 """From files to the pixels an encoder takes: decoded ahead of whoever consumes them."""
 
 import hashlib
+import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.precision import EncodeImage
 from trmml.errors import DataError
 from trmml.images import augment, read_image
+
+logger = logging.getLogger(__name__)
 
 OnBadImage = Literal["error", "skip"]
 # Pictures per pass of the encoder: larger gains nothing on a processor, but on a card.
@@ -29,8 +34,13 @@ AHEAD = 2
 REDUCED_MARGIN = 2
 # Least cosine of features from the smaller picture with those from the whole one.
 LEAST_COSINE = 0.995
-# Pictures on which that is checked.
+# Pictures on which that is checked, and among how many they are looked for.
 CHECKED = 4
+LOOKED_AT = 64
+# Longer side of the pictures that are kept for showing regions.
+KEPT_PIXELS = 1024
+# Of Exif 2.3, table 4: 1 stands for upright.
+ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Batch:
         numbers: positions of the readable ones in what was asked for.
         pixels: of those; (0, 3, S, S) where none is readable.
         bad: positions of the others, with the reason.
-        images: the decoded pictures, where asked for.
+        images: the decoded pictures, where asked for, at most `KEPT_PIXELS` long.
     """
 
     numbers: list[int]
@@ -87,6 +97,7 @@ def prepared(
     *,
     device: str = "cpu",
     reduced: bool = False,
+    on_card: bool = False,
     on_bad_image: OnBadImage = "error",
     keep_images: bool = False,
 ) -> Iterator[Batch]:
@@ -95,64 +106,124 @@ def prepared(
     Args:
         pictures: what to prepare.
         encoder: its `preprocess` is used, and its size.
-        device: where the pixels will be needed; for a card they are pinned, and large enough
-            batches are made.
+        device: where the pixels will be needed; for a card they are pinned, and batches larger.
         reduced: decode large JPEGs smaller; see `shortcut_holds`.
+        on_card: decode upright RGB JPEGs on the device; see `card_decoding_holds`.
         on_bad_image: "error" raises at the first unreadable file; "skip" reports it in its batch.
-        keep_images: give the decoded pictures too, in full size.
+        keep_images: give the decoded pictures too.
 
     Raises:
         DataError: an unreadable picture under "error".
     """
     size, cuda = batch_size(device), device.startswith("cuda")
     chunks = [range(i, min(i + size, len(pictures))) for i in range(0, len(pictures), size)]
-    smaller = reduced and not keep_images
+    cores = on_card and not keep_images
 
-    def submit(numbers: range) -> list[Future[Any]]:
-        return [pool.submit(_prepare, pictures[i], encoder, smaller, keep_images) for i in numbers]
+    def submit(numbers: range) -> list[Future[Prepared]]:
+        return [
+            pool.submit(_load if cores else _prepare, pictures[i], encoder, reduced, keep_images)
+            for i in numbers
+        ]
 
     pool = ThreadPoolExecutor(workers(), thread_name_prefix="decode")
     try:
         waiting = deque(submit(numbers) for numbers in chunks[:AHEAD])
         for place, numbers in enumerate(chunks):
-            batch = _collect(numbers, waiting.popleft(), encoder, on_bad_image)
+            batch = _collect(numbers, waiting.popleft(), pictures, encoder, device, on_bad_image)
             if place + AHEAD < len(chunks):
                 waiting.append(submit(chunks[place + AHEAD]))
-            if cuda:
+            if cuda and not batch.pixels.is_cuda:
                 batch = Batch(batch.numbers, batch.pixels.pin_memory(), batch.bad, batch.images)
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare(
-    picture: Picture, encoder: Encoder, reduced: bool, keep: bool
-) -> tuple[Tensor, Image.Image | None]:
+# The pixels of a picture, or the content of a JPEG that the card decodes; the picture if kept.
+Prepared = tuple[Tensor, Image.Image | None]
+
+
+def _prepare(picture: Picture, encoder: Encoder, reduced: bool, keep: bool) -> Prepared:
     at_least = REDUCED_MARGIN * encoder.size if reduced else None
     image = read_image(picture.path, at_least=at_least)
     if picture.view_seed is not None:
         image = augment(image, picture.view_seed)
-    return encoder.preprocess(image), image if keep else None
+    pixels = encoder.preprocess(image)
+    if keep:
+        image.thumbnail((KEPT_PIXELS, KEPT_PIXELS))
+    return pixels, image if keep else None
+
+
+def _load(picture: Picture, encoder: Encoder, reduced: bool, keep: bool) -> Prepared:
+    """Only read what the card can decode as it is; prepare the rest here."""
+    if picture.view_seed is None and _is_plain_jpeg(picture.path):
+        content = torch.frombuffer(bytearray(picture.path.read_bytes()), dtype=torch.uint8)
+        return content, None
+    return _prepare(picture, encoder, reduced, keep)
+
+
+def _is_plain_jpeg(path: Path) -> bool:
+    """Whether a file is an upright RGB JPEG within Pillow's limit of size."""
+    try:
+        with Image.open(path) as file:
+            upright = file.getexif().get(ORIENTATION_TAG, 1) == 1
+            return file.format == "JPEG" and file.mode == "RGB" and upright
+    except Exception:  # Pillow raises almost anything; the plain path says what is wrong
+        return False
 
 
 def _collect(
-    numbers: range, futures: Sequence[Future[Any]], encoder: Encoder, on_bad_image: OnBadImage
+    numbers: range,
+    futures: Sequence[Future[Prepared]],
+    pictures: Sequence[Picture],
+    encoder: Encoder,
+    device: str,
+    on_bad_image: OnBadImage,
 ) -> Batch:
-    pixels, kept, images, bad = [], [], [], {}
-    for number, future in zip(numbers, futures, strict=True):
+    """The pictures of a batch that could be read; the others are raised or noted."""
+    pixels, images, bad = dict[int, Tensor](), list[Image.Image](), dict[int, str]()
+    results: dict[int, Callable[[], Prepared]]
+    results = {n: future.result for n, future in zip(numbers, futures, strict=True)}
+    on_card = dict[int, Tensor]()
+    while results:
+        number, result = next(iter(results.items()))
+        del results[number]
         try:
-            one, image = future.result()
+            made, image = result()
         except DataError as error:
             if on_bad_image == "error":
                 raise
             bad[number] = str(error)
             continue
-        kept.append(number)
-        pixels.append(one)
+        if made.ndim == 1:
+            on_card[number] = made
+        else:
+            pixels[number] = made
         if image is not None:
             images.append(image)
+        if not results and on_card:
+            try:
+                pixels |= _decoded_on(device, on_card, encoder)
+            except RuntimeError as error:  # one is damaged, or of a kind the card does not know
+                logger.info("Pillow decodes what the card cannot: %s", error)
+                results = {
+                    n: partial(_prepare, pictures[n], encoder, False, False) for n in on_card
+                }
+            on_card = {}
+    kept = sorted(pixels)
     empty = torch.empty(0, 3, encoder.size, encoder.size)
-    return Batch(kept, torch.stack(pixels) if pixels else empty, bad, images)
+    one_place = device if any(one.is_cuda for one in pixels.values()) else "cpu"
+    stacked = torch.stack([pixels[n].to(one_place) for n in kept]) if kept else empty
+    return Batch(kept, stacked, bad, images)
+
+
+def _decoded_on(
+    device: str, contents: Mapping[int, Tensor], encoder: Encoder
+) -> dict[int, Float[Tensor, "3 S S"]]:
+    """Pixels of JPEGs that a device decodes and preprocesses."""
+    decoded = decode_jpeg(list(contents.values()), mode=ImageReadMode.RGB, device=device)
+    preprocess = cast(Any, encoder).preprocess_pixels
+    return {n: preprocess(image) for n, image in zip(contents, decoded, strict=True)}
 
 
 def sample_pixels(paths: Sequence[Path], encoder: Encoder, count: int) -> Float[Tensor, "n 3 S S"]:
@@ -170,28 +241,64 @@ def shortcut_holds(
     The first few pictures that are large enough are encoded both ways; image feature and projected
     patches must agree to a cosine of `LEAST_COSINE`. None where no picture is large enough.
     """
-    pairs: list[list[Tensor]] = []
+
+    def large(path: Path) -> bool:
+        with Image.open(path) as file:
+            side = 2 * REDUCED_MARGIN * encoder.size
+            return file.format == "JPEG" and min(file.size) >= side
+
+    def both(path: Path) -> tuple[Tensor, Tensor]:
+        return tuple(_prepare(Picture(path), encoder, r, False)[0] for r in (True, False))  # type: ignore[return-value]
+
+    return _same_features(paths, large, both, encoder, encode, device)
+
+
+def card_decoding_holds(
+    paths: Sequence[Path], encoder: Encoder, encode: EncodeImage, device: str
+) -> bool | None:
+    """Whether a card may decode JPEGs: features stay those of Pillow and `preprocess`.
+
+    Checked as `shortcut_holds` does; False without a card or without `preprocess_pixels`.
+    """
+    if not device.startswith("cuda") or not hasattr(encoder, "preprocess_pixels"):
+        return False
+
+    def both(path: Path) -> tuple[Tensor, Tensor]:
+        plain, _ = _prepare(Picture(path), encoder, False, False)
+        content, _ = _load(Picture(path), encoder, False, False)
+        return _decoded_on(device, {0: content}, encoder)[0], plain
+
+    return _same_features(paths, _is_plain_jpeg, both, encoder, encode, device)
+
+
+def _same_features(
+    paths: Sequence[Path],
+    applies: Callable[[Path], bool],
+    both: Callable[[Path], tuple[Tensor, Tensor]],
+    encoder: Encoder,
+    encode: EncodeImage,
+    device: str,
+) -> bool | None:
+    """Whether two ways to the pixels lead to the same features, on the first few pictures."""
+    pairs: list[tuple[Tensor, Tensor]] = []
     for path in paths:
         if len(pairs) == CHECKED:
             break
         try:
-            with Image.open(path) as file:
-                large = min(file.size) >= 2 * REDUCED_MARGIN * encoder.size
-                if file.format != "JPEG" or not large:
-                    continue
-            pairs.append([_prepare(Picture(path), encoder, r, False)[0] for r in (True, False)])
+            if applies(path):
+                pairs.append(both(path))
         except Exception:  # Pillow raises almost anything; it is reported when its turn comes
             continue
     if not pairs:
         return None
-    small, whole = (torch.stack(pixels).to(device) for pixels in zip(*pairs, strict=True))
+    short, plain = (torch.stack([p.to(device) for p in way]) for way in zip(*pairs, strict=True))
     with torch.no_grad():
-        (hidden, image), (plain_hidden, plain_image) = encode(small), encode(whole)
-        patches, plain = encoder.project(hidden), encoder.project(plain_hidden)
+        (hidden, image), (plain_hidden, plain_image) = encode(short), encode(plain)
+        patches, plain_patches = encoder.project(hidden), encoder.project(plain_hidden)
     cosines = torch.cat(
         [
             F.cosine_similarity(image, plain_image, dim=-1),
-            F.cosine_similarity(patches, plain, dim=-1).mean(dim=1),
+            F.cosine_similarity(patches, plain_patches, dim=-1).mean(dim=1),
         ]
     )
     return float(cosines.min()) >= LEAST_COSINE

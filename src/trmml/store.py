@@ -66,6 +66,7 @@ class StoreKey:
         size: side of the input in pixels.
         preprocessing: in words, with the digest of what it makes of a test picture.
         precision: of the encoder.
+        decoder: "pillow", or "card" where a card decodes JPEGs.
         form: "fp16", "int8" with a scale per patch, or "fp32".
         patches: P.
         hidden_size: W.
@@ -77,6 +78,7 @@ class StoreKey:
     size: int
     preprocessing: str
     precision: str
+    decoder: str
     form: Form
     patches: int
     hidden_size: int

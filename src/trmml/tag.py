@@ -18,13 +18,19 @@ from trmml.errors import ConfigError
 from trmml.explain import write_maps
 from trmml.features import Features, encode_batch
 from trmml.images import find_images
-from trmml.inputs import Batch, OnBadImage, Picture, prepared, sample_pixels, shortcut_holds
+from trmml.inputs import (
+    LOOKED_AT,
+    Batch,
+    OnBadImage,
+    Picture,
+    card_decoding_holds,
+    prepared,
+    sample_pixels,
+    shortcut_holds,
+)
 from trmml.method import TRMML
 from trmml.model import Output
 from trmml.prompts import encode_templates
-
-# Pictures among which large JPEGs are looked for, to see whether they may be decoded smaller.
-LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -213,12 +219,15 @@ class Tagger:
             samples=lambda: sample_pixels(paths, self.encoder, SAMPLES),
         )
         encode = image_encoder(self.encoder, precision, self.device, self.card.encoder)
-        reduced = shortcut_holds(paths[:LOOKED_AT], self.encoder, encode, self.device)
+        first = paths[:LOOKED_AT]
+        reduced = shortcut_holds(first, self.encoder, encode, self.device)
+        on_card = card_decoding_holds(first, self.encoder, encode, self.device)
         batches = prepared(
             [Picture(path) for path in paths],
             self.encoder,
             device=self.device,
             reduced=bool(reduced),
+            on_card=bool(on_card),
             on_bad_image=on_bad_image,
             keep_images=folder is not None,
         )
