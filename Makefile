@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m
 TORCH_BACKEND ?=
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND),)
 
-.PHONY: help install demo test slow format lint type docs check bench clean
+.PHONY: help install demo test slow format lint type docs check bench bench-gpu bench-accuracy clean
 
 help: ## Show what every target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,7 +50,20 @@ docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: python do
 
 check: lint type docs test ## Everything that CI runs
 
-bench: $(VENV)/.installed ## Run the benchmarks: tables on screen, JSON in benchmarks/results/
+bench: $(VENV)/.installed ## Speed, memory and size here, under 15 minutes on 2 cores: benchmarks/README.md
+	$(BIN)/python benchmarks/training.py --rounds 2
+	$(BIN)/python benchmarks/tagging.py --rounds 2
+	$(BIN)/python benchmarks/scaling.py --quick
+	$(BIN)/python benchmarks/store.py --quick
+	$(BIN)/python benchmarks/time_to_map.py --quick
+	$(BIN)/python benchmarks/startup.py --rounds 3
+	$(BIN)/python benchmarks/export.py
+
+bench-gpu: $(VENV)/.installed ## The same on a CUDA card; ends with an error without one
+	$(BIN)/python benchmarks/training.py --device cuda
+	$(BIN)/python benchmarks/tagging.py --device cuda
+
+bench-accuracy: $(VENV)/.installed ## Test mAP of the methods on the drawn scenes, 3 seeds
 	$(BIN)/python benchmarks/bundled_zero_shot.py --out benchmarks/results/bundled_zero_shot.json
 	$(BIN)/python benchmarks/compare.py scenes --known 0.3 --seeds 0 1 2
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from record import write_results
 from training import random_encoder
-
 from trmml.compare import score
 from trmml.config import Settings
 from trmml.datasets.base import Dataset

@@ -9,12 +9,13 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.toy import ToyEncoder, write_pictures
-from trmml import inputs, store
+from trmml import contents, inputs, store
 from trmml.encode import Encoding, encode_images
 from trmml.errors import DataError
 from trmml.features import LiveFeatures
 from trmml.images import read_image
-from trmml.store import StoreFeatures, list_stores, open_store, remove_store
+from trmml.shards import StoreFeatures, damaged_shards
+from trmml.stores import list_stores
 
 
 class Counted(ToyEncoder):
@@ -155,12 +156,12 @@ def test_a_damaged_shard_is_named_and_rebuilt(paths, root, monkeypatch, caplog, 
     else:
         content[-40 if place == "content" else 12] ^= 255
     damaged.write_bytes(content)
-    assert open_store(root, list_stores(root)[0].key).verify() == [damaged.name]
+    assert damaged_shards(damaged.parent) == [damaged]
     assert new_work(paths, root) == 1
     assert damaged.name in caplog.text and damaged not in shards(root)
     again = encode(paths, root).source.batch(torch.arange(5)).hidden_patches
     assert torch.equal(whole, again)
-    assert open_store(root, list_stores(root)[0].key).verify() == []
+    assert damaged_shards(damaged.parent) == []
 
 
 def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
@@ -173,6 +174,25 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
         encode(paths, root, encoder)
     assert encoder.seen == 1 and len(shards(root)) == 1
     assert new_work(paths[:1], root) == 0  # what is there can still be read
+
+
+def test_what_will_be_written_is_foretold(paths, root, monkeypatch, caplog):
+    monkeypatch.setattr(store, "NOTICE_BYTES", 1)
+    encode(paths, root, views=2)
+    assert "features of 10 pictures and views will take" in caplog.text
+
+
+def test_a_store_that_may_only_be_read_is_as_good(paths, root, monkeypatch):
+    encode(paths[:4], root)
+
+    def refuse(*arguments, **more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store.os, "utime", refuse)
+    monkeypatch.setattr(store.FileLock, "acquire", refuse)
+    assert new_work(paths[:4], root) == 0
+    with pytest.raises(DataError, match=r"Permission denied.*--live"):
+        encode(paths, root)
 
 
 def test_a_store_that_cannot_be_written_is_an_error(paths, tmp_path):
@@ -192,6 +212,7 @@ def test_a_second_process_waits_and_finds_everything(paths, root, caplog):
         assert not done and encoder.seen == 1
     waits.join(20)
     assert done and encoder.seen == 5
+    assert "another process" in caplog.text
 
 
 def test_unreadable_pictures_stop_or_are_listed(paths, root):
@@ -228,30 +249,14 @@ def test_progress_reaches_the_end(paths, root, live):
 
 
 def test_unchanged_files_are_read_once(paths, root, monkeypatch):
-    monkeypatch.setattr(store, "FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(contents, "FRESH_SECONDS", -1.0)
     encode(paths, root)
 
     def refuse(*arguments):
         raise AssertionError("a file was read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.hashlib, "file_digest", refuse)
+        patch.setattr(contents.hashlib, "file_digest", refuse)
         encode(paths, root)
     (root / "files.json").write_text("damaged")
     assert new_work(paths, root) == 0
-
-
-def test_stores_are_listed_and_removed(paths, root):
-    encode(paths, root, views=2)
-    encode(paths, root, form="int8")
-    infos = list_stores(root)
-    assert {(i.form, i.images, i.rows) for i in infos} == {("fp16", 5, 10), ("int8", 5, 5)}
-    assert all(i.bytes > 0 and i.encoder == "Counted" for i in infos)
-    with pytest.raises(DataError, match="known"):
-        remove_store(root, "")
-    key = infos[0].key
-    with FileLock(root / key / ".lock"), pytest.raises(DataError, match="being filled"):
-        remove_store(root, key)
-    assert remove_store(root, key[:8]) > 0
-    assert [i.key for i in list_stores(root)] == [infos[1].key]
-    assert not (root / key).exists()

@@ -18,6 +18,8 @@ ORDER = (
     # Values and files
     "errors",
     "cache",
+    "contents",
+    "stores",
     "config",
     "labels",
     "metrics",
@@ -47,6 +49,7 @@ ORDER = (
     "encoders.precision",
     "inputs",
     "features",
+    "shards",
     "store",
     "encode",
     # The method: a file per box of the figure

@@ -217,6 +217,7 @@ def _conclude(
         encoded = encode_images(
             test.paths,
             encoder,
+            identity=tagger.card.encoder,
             encoding=encoding,
             device=device,
             on_bad_image=on_bad_image,

@@ -75,7 +75,11 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Sets training.epochs.")
 PrecisionOption = Annotated[Precision | None, typer.Option(help="Sets training.precision.")]
 Store = Annotated[
     Path | None,
-    typer.Option(help="Folder for the encoder's features. [default: in the user's cache folder]"),
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="Folder for the encoder's features. [default: in the user's cache folder]",
+    ),
 ]
 StoreForm = Annotated[
     Form, typer.Option(help="How features are kept: int8 is half of fp16, fp32 is exact.")

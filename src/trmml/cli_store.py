@@ -24,7 +24,7 @@ def list_all(folder: options.Store = None, json: options.Json = False) -> None:
     """List the stores, the one used last first."""
     from rich.table import Table
 
-    from trmml.store import list_stores
+    from trmml.stores import list_stores
 
     infos = list_stores(_root(folder))
     if json:
@@ -51,18 +51,20 @@ def verify(
     ] = False,
 ) -> None:
     """Read every shard and name the damaged ones. Exit code 1 when any is left."""
-    from trmml.store import list_stores, open_store
+    from trmml.shards import damaged_shards
+    from trmml.stores import find_store, list_stores
 
     root = _root(folder)
     keys = [info.key for info in list_stores(root)] if key is None else [key]
     left = 0
-    for name in keys:
-        opened = open_store(root, name)
-        damaged = opened.repair() if repair else opened.verify()
+    for folder in [find_store(root, key) for key in keys]:
+        damaged = damaged_shards(folder)
         for shard in damaged:
-            typer.echo(f"{opened.folder / shard}: damaged{', removed' if repair else ''}")
+            if repair:
+                shard.unlink(missing_ok=True)
+            typer.echo(f"{shard}: damaged{', removed' if repair else ''}")
         left += 0 if repair else len(damaged)
-        say(f"{opened.folder.name}: {len(damaged)} damaged shards")
+        say(f"{folder.name}: {len(damaged)} damaged shards")
     if left:
         raise typer.Exit(1)
 
@@ -75,23 +77,23 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a store. Its features are computed again when they are needed."""
-    from trmml.store import list_stores, open_store, remove_store
+    from trmml.stores import find_store, list_stores, remove_store
 
     if (key is None) != everything:
         raise typer.BadParameter("give a store's key, or --all for every one")
     root = _root(folder)
     infos = list_stores(root)
-    found = None if key is None else open_store(root, key).folder.name
+    found = None if key is None else find_store(root, key).name
     chosen = [info for info in infos if found in (None, info.key)]
     size = sum(info.bytes for info in chosen) / 2**20
     if not yes:
         typer.confirm(f"Remove {len(chosen)} stores, {size:.1f} MiB?", abort=True, err=True)
     for info in chosen:
-        remove_store(root, info.key)
+        remove_store(root / info.key)
         say(f"removed {info.key} ({info.encoder}, {info.images} images)")
 
 
 def _root(folder: Path | None) -> Path:
-    from trmml.store import default_root
+    from trmml.stores import default_root
 
     return folder or default_root()

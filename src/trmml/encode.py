@@ -1,7 +1,6 @@
 """Features of all images of a data set: from the store, computed where they lack, or live."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from trmml.contents import ContentHashes
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.encoders.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
 from trmml.errors import DataError
@@ -26,9 +26,9 @@ from trmml.inputs import (
     view_of,
     workers,
 )
-from trmml.store import ContentHashes, FeatureStore, Form, StoreKey, default_root
-
-logger = logging.getLogger(__name__)
+from trmml.shards import Form
+from trmml.store import FeatureStore, StoreKey
+from trmml.stores import default_root
 
 # Pictures from which reading the files to know their content is worth a progress bar.
 MANY = 1000
@@ -54,7 +54,7 @@ class Encoding:
     """How features are made and where they are kept; the same for training and evaluation.
 
     Attributes:
-        store: root of the feature stores; `store.default_root()` when None.
+        store: root of the feature stores; `stores.default_root()` when None.
         form: "fp16", "int8" (half of it) or "fp32" (exact).
         live: use no store: only check at first that every file can be read, compute at each use.
         precision: of the encoder; one of `encoders.precision.PRECISIONS` or "auto".
@@ -130,8 +130,6 @@ def encode_images(
     }
     lacking = store.lacking(list(rows))
     if lacking:
-        size = len(lacking) * key.row_bytes / 2**30
-        logger.info("%d new pictures and views, %.2f GiB in %s", len(lacking), size, store.folder)
         with store.filling(len(lacking)):
             # Another process may have added them while we waited for the lock.
             unread = run.fill(store, {row: rows[row] for row in store.lacking(lacking)})

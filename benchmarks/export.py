@@ -1,0 +1,109 @@
+"""The exported ONNX file against torch: parity and speed of the same tagger.
+
+    python benchmarks/export.py [--rounds 5] [--batch 16] [--quick]
+
+A tagger with 80 categories is exported whole and as its head alone, on the bundled encoder and on
+ViT-B-32 with seeded random weights; `trmml.export` itself compares every output with torch's. Then
+ONNX Runtime and torch tag the same prepared batch in turn. Writes benchmarks/results/export.json.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from record import write_results
+from tagging import finished_run, write_weights
+from timing import in_turn, rates
+from training import COCO
+from trmml.encoders.onnx import open_session
+from trmml.export import TOLERANCE, Part, export
+from trmml.features import encode_batch
+from trmml.tag import Tagger
+
+
+def rows_of(name: str, run: Path, folder: Path, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Each part of one tagger: deviation, size, and both rates on one batch."""
+    tagger, rows = Tagger.load(run), []
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch, *2 * (tagger.encoder.size,), 3), dtype=np.uint8)
+    pixels = torch.stack([tagger.encoder.preprocess(Image.fromarray(image)) for image in images])
+    features = encode_batch(tagger.encoder.encode_image, pixels, "cpu")
+    torch_ways: dict[Part, Callable[[], object]] = {
+        "all": lambda: tagger.score(encode_batch(tagger.encoder.encode_image, pixels, "cpu")),
+        "head": lambda: tagger.score(features),
+    }
+    given = {"all": images, "head": features.hidden_patches.numpy()}
+    for part in get_args(Part):
+        done = export(run, folder / f"{part}.onnx", part=part)
+        session = open_session(done.path)
+        intake = {session.get_inputs()[0].name: given[part]}
+        ways: dict[str, Callable[[], object]] = {
+            "torch": torch_ways[part],
+            "onnxruntime": lambda session=session, intake=intake: session.run(None, intake),
+        }
+        seconds = in_turn(ways, rounds)
+        for way, taken in seconds.items():
+            row = {"encoder": name, "part": part, "way": way, **rates(batch, taken)}
+            if way == "onnxruntime":
+                said = torch.from_numpy(session.run(None, intake)[0])
+                here = tagger.score(features).probabilities
+                row |= {
+                    "checked_deviation": done.max_deviation,
+                    "deviation_here": float((said - here).abs().max()),
+                    "size_mib": done.size_bytes / 2**20,
+                }
+            rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    lines = [
+        f"{'encoder':10} {'part':5} {'way':12} {'images/s':>9} {'spread':>17}"
+        f" {'deviation':>10} {'MiB':>7}"
+    ]
+    for row in rows:
+        spread = f"{row['lowest']:.1f}-{row['highest']:.1f}"
+        end = ""
+        if "size_mib" in row:
+            worst = max(row["checked_deviation"], row["deviation_here"])
+            end = f" {worst:10.1e} {row['size_mib']:7.1f}"
+        lines.append(
+            f"{row['encoder']:10} {row['part']:5} {row['way']:12}"
+            f" {row['images_per_second']:9.1f} {spread:>17}{end}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the arguments, measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--quick", action="store_true", help="2 rounds")
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.quick else arguments.rounds
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        os.environ["TRMML_CACHE"] = place
+        specs = {"bundled": "bundled", "ViT-B-32": write_weights(folder / "weights.safetensors")}
+        for name, spec in specs.items():
+            run = finished_run(folder / name, spec, COCO)
+            rows += rows_of(name, run, folder / name, arguments.batch, rounds)
+    print(table(rows), f"allowed deviation: {TOLERANCE:g}", sep="\n")
+    tree = {"seed": 0, "rounds": rounds, "batch": arguments.batch, "tolerance": TOLERANCE}
+    print(f"written: {write_results('export', {**tree, 'rows': rows})}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What a training step costs as the task grows: seconds, peak memory and log-log slopes.
+
+    python benchmarks/scaling.py [--rounds 3] [--full] [--quick]
+
+The head is trmml's own, in its own trainer, on random features that lie in a store: from B = 32
+images, P = 49 patches, D = 512, C = 80 categories one of them grows at a time; then all are large
+at once. The text side is CLIP's text tower of ViT-B-32 with random weights, and 16 learned context
+tokens per category: prompts cut after their end against full length, and peak memory as categories
+grow (--full: 5,000 of them, several minutes). Every cell is a process of its own. Prints tables
+and writes benchmarks/results/scaling.json.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from field_loop import CONTEXT_TOKENS, FieldLoop
+from record import write_results
+from synthetic import SyntheticEncoder, filled_store, make_trainer, run_epoch
+from timing import in_process, in_turn, peak_gib, slopes
+from training import COCO, random_encoder, timed
+from trmml.config import PromptSettings
+from trmml.encoders.base import identify
+from trmml.prompts import PromptLearner
+
+BASE = {"categories": 80, "images": 96, "patches": 49, "batch": 32, "hidden": 768, "feature": 512}
+# What grows, and through which sizes; as many images as make three steps where it is not they.
+GROWING: dict[str, tuple[int, ...]] = {
+    "categories": (80, 800, 8000),
+    "images": (256, 512, 1024),
+    "patches": (49, 196),
+    "batch": (16, 32, 64),
+}
+# Many categories, many patches: has to stay below 6 GB.
+LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048}
+LARGE_LIMIT_GB = 6.0
+TEXT_ARCHITECTURE = "ViT-B-32"
+TEXT_CATEGORIES = (80, 800, 5000)
+
+
+def head_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a step and of an epoch, and the peak memory of this process."""
+    encoder = SyntheticEncoder(cell["patches"], cell["hidden"], cell["feature"])
+    with tempfile.TemporaryDirectory() as folder:
+        source = filled_store(Path(folder), identify(encoder), cell["images"])
+        trainer = make_trainer(encoder, source, cell["categories"], cell["batch"])
+        seconds = in_turn({"epoch": lambda: run_epoch(trainer)}, cell["rounds"])["epoch"]
+    steps = trainer.batches
+    return {
+        "step_seconds": statistics.median(seconds) / steps,
+        "lowest": min(seconds) / steps,
+        "highest": max(seconds) / steps,
+        "epoch_seconds": statistics.median(seconds),
+        "peak_gib": peak_gib(),
+    }
+
+
+def text_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and memory of one forward and backward pass of prompts with learned context."""
+    encoder = random_encoder(TEXT_ARCHITECTURE, 224, "cpu")
+    names = [f"{COCO[n % len(COCO)]} {n // len(COCO) or ''}".strip() for n in range(cell["text"])]
+    before = peak_gib()
+    settings = PromptSettings(
+        train_context=True, context_start="random", context_tokens=CONTEXT_TOKENS
+    )
+    learner = PromptLearner(
+        encoder=encoder,
+        category_names=names,
+        start_features=torch.zeros(len(names), 512),
+        settings=settings,
+        generator=torch.Generator().manual_seed(0),
+    )
+    taken = timed(lambda: learner().sum().backward())
+    return {"seconds": taken, "before_gib": before, "peak_gib": peak_gib()}
+
+
+def truncation(rounds: int) -> dict[str, Any]:
+    """The same 80 prompts through the text tower at full length, and cut after their last end."""
+    encoder = random_encoder(TEXT_ARCHITECTURE, 224, "cpu")
+    field = FieldLoop(encoder, COCO, steps=1)
+    count, at = len(COCO), field.at
+    field.names, field.ends = field.names[:count], field.ends[:count]
+    field.context = torch.nn.Parameter(field.context[:count].detach())
+    places = torch.arange(field.names.shape[1] + CONTEXT_TOKENS)
+    mask = (places <= field.ends[:, None]).long()
+
+    def cut() -> torch.Tensor:
+        prompts = [field.names[:, :at], field.context, field.names[:, at:]]
+        return encoder.encode_text(torch.cat(prompts, dim=1), mask)
+
+    with torch.no_grad():
+        difference = float((cut() - field.texts()).abs().max())
+    ways = {
+        "full length": lambda: field.texts().sum().backward(),
+        "cut": lambda: cut().sum().backward(),
+    }
+    seconds = in_turn(ways, rounds)
+    pairs = zip(seconds["full length"], seconds["cut"], strict=True)
+    ratios = [full / short for full, short in pairs]
+    return {
+        "full_length_tokens": len(places),
+        "cut_tokens": int(mask.sum(dim=1).max()),
+        "full_length_seconds": statistics.median(seconds["full length"]),
+        "cut_seconds": statistics.median(seconds["cut"]),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "largest_difference": difference,
+    }
+
+
+def head_rows(rounds: int) -> list[dict[str, Any]]:
+    """Every axis from its smallest size to its largest, with slopes; then the large case."""
+    rows = []
+    for axis, sizes in GROWING.items():
+        found = []
+        for size in sizes:
+            cell = {**BASE, axis: size}
+            if axis != "images":
+                cell["images"] = 3 * cell["batch"]
+            found.append({"axis": axis, **cell} | in_process(__file__, {**cell, "rounds": rounds}))
+        cost = "epoch_seconds" if axis == "images" else "step_seconds"
+        rises = slopes(sizes, [row[cost] for row in found])
+        memory = slopes(sizes, [row["peak_gib"] for row in found])
+        for row, rise, more in zip(found, rises, memory, strict=True):
+            rows.append({**row, "slope": rise, "memory_slope": more})
+        print(table(rows[-len(sizes) :]), flush=True)
+    large = {"axis": "all", **LARGE} | in_process(__file__, {**LARGE, "rounds": rounds})
+    rows.append({**large, "slope": None, "memory_slope": None})
+    print(table(rows[-1:]), flush=True)
+    print(f"peak {large['peak_gib'] * 1.0737:.2f} GB of {LARGE_LIMIT_GB:.0f} GB allowed")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of the head as text."""
+    lines = [
+        f"{'grows':11} {'C':>5} {'N':>5} {'P':>4} {'B':>3} {'s/step':>8} {'spread':>15}"
+        f" {'s/epoch':>8} {'slope':>6} {'peak GiB':>9}"
+    ]
+    for row in rows:
+        slope = "" if row["slope"] is None else f"{row['slope']:.2f}"
+        lines.append(
+            f"{row['axis']:11} {row['categories']:5} {row['images']:5} {row['patches']:4}"
+            f" {row['batch']:3} {row['step_seconds']:8.3f}"
+            f" {row['lowest']:7.3f}-{row['highest']:.3f} {row['epoch_seconds']:8.2f} {slope:>6}"
+            f" {row['peak_gib']:9.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the arguments, measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="1 round")
+    parser.add_argument("--full", action="store_true", help="5,000 learned prompts too")
+    parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        measure = text_cell if "text" in arguments.cell else head_cell
+        print(json.dumps(measure(arguments.cell)))
+        return
+    rounds = 1 if arguments.quick else arguments.rounds
+    rows = head_rows(rounds)
+    cut = truncation(rounds)
+    print(
+        f"text side, 80 prompts: {cut['full_length_seconds']:.2f} s at {cut['full_length_tokens']}"
+        f" tokens, {cut['cut_seconds']:.2f} s at {cut['cut_tokens']}: {cut['ratio']:.2f}x"
+        f" ({cut['lowest']:.2f}-{cut['highest']:.2f}), difference {cut['largest_difference']:.1e}",
+        flush=True,
+    )
+    prompts = []
+    for count in TEXT_CATEGORIES if arguments.full else TEXT_CATEGORIES[:2]:
+        prompts.append({"categories": count} | in_process(__file__, {"text": count}))
+        print(
+            "{categories} prompts: {seconds:.1f} s, peak {peak_gib:.2f} GiB".format(**prompts[-1])
+        )
+    tree = {"seed": 0, "rounds": rounds, "rows": rows}
+    path = write_results("scaling", {**tree, "truncation": cut, "prompts": prompts})
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

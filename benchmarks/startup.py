@@ -1,0 +1,106 @@
+"""Seconds of each verb as a process of its own: what a user waits for at the prompt.
+
+    python benchmarks/startup.py [--rounds 5] [--quick]
+
+Every verb runs on a tagger that was trained on drawn scenes with the bundled encoder, in turn with
+the others; the first round warms the cache of the disk. `python -c pass` and the import of torch
+are what trmml cannot help. Prints a table and writes benchmarks/results/startup.json.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from record import write_results
+from timing import in_turn
+
+TRMML = ("-m", "trmml")
+PICTURES, EPOCHS = 64, 1
+EVALUATED = 8
+
+
+def call(*words: str) -> None:
+    """Run Python with these arguments.
+
+    Raises:
+        RuntimeError: it failed; its last lines are in the message.
+    """
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed: {done.stderr.strip()[-600:]}")
+
+
+def prepare(folder: Path) -> dict[str, tuple[str, ...]]:
+    """A finished run and pictures below the folder; name and arguments of what is timed."""
+    for name, count, seed in (("train", PICTURES, "0"), ("test", EVALUATED, "1")):
+        call(*TRMML, "scenes", str(folder / name), "--images", str(count), "--seed", seed)
+    data = ("--images", str(folder / "train"), "--labels", str(folder / "train" / "labels.csv"))
+    run = str(folder / "run")
+    epochs = ("--set", f"training.epochs={EPOCHS}")
+    call(*TRMML, "fit", *data, "--encoder", "bundled", "--out", run, *epochs)
+    test, labels = folder / "test", folder / "test" / "labels.csv"
+    picture = next(path for path in sorted(test.rglob("*")) if path.suffix in (".jpg", ".png"))
+    verbs: dict[str, tuple[str, ...]] = {
+        "python -c pass": ("-c", "pass"),
+        "import torch": ("-c", "import torch"),
+        "--help": (*TRMML, "--help"),
+        "settings": (*TRMML, "settings"),
+        "store ls": (*TRMML, "store", "ls"),
+        "tag (1 picture)": (*TRMML, "tag", run, str(picture)),
+        f"evaluate ({EVALUATED} pictures)": (
+            *(*TRMML, "evaluate", run, "--images", str(test), "--labels", str(labels)),
+        ),
+        "report": (*TRMML, "report", run),
+    }
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        verbs["export"] = (*TRMML, "export", run, str(folder / "out.onnx"))
+    return verbs
+
+
+def measure(verbs: dict[str, tuple[str, ...]], rounds: int) -> list[dict[str, Any]]:
+    """Median and spread of each."""
+    seconds = in_turn({n: lambda words=words: call(*words) for n, words in verbs.items()}, rounds)
+    return [
+        {
+            "verb": name,
+            "seconds": statistics.median(taken),
+            "lowest": min(taken),
+            "highest": max(taken),
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    lines = [f"{'verb':22} {'seconds':>8} {'spread':>13}"]
+    for row in rows:
+        spread = f"{row['lowest']:.2f}-{row['highest']:.2f}"
+        lines.append(f"{row['verb']:22} {row['seconds']:8.2f} {spread:>13}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the arguments, measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="2 rounds")
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.quick else arguments.rounds
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRMML_CACHE"] = folder
+        rows = measure(prepare(Path(folder)), rounds)
+    print(table(rows))
+    print(f"written: {write_results('startup', {'seed': 0, 'rounds': rounds, 'rows': rows})}")
+
+
+if __name__ == "__main__":
+    main()

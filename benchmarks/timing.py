@@ -1,0 +1,67 @@
+"""How the benchmarks take time: ways in turn within one run, warmed up, with their spread."""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from training import timed
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round; a round before the first warms up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            taken = timed(way)
+            if turn:
+                seconds[name].append(taken)
+    return seconds
+
+
+def rates(count: int, seconds: list[float]) -> dict[str, float]:
+    """Pictures per second: median and spread."""
+    found = [count / taken for taken in seconds]
+    return {
+        "images_per_second": statistics.median(found),
+        "lowest": min(found),
+        "highest": max(found),
+    }
+
+
+def in_process(script: str, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What a script prints as its last line, a JSON object, when it is called with --cell.
+
+    A process of its own per cell: its peak memory is that of the cell alone.
+
+    Raises:
+        RuntimeError: it failed; its last lines are in the message.
+    """
+    command = [sys.executable, script, "--cell", json.dumps(dict(cell))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{cell} failed: {done.stderr.strip()[-600:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process so far, in GiB.
+
+    getrusage would also count what the parent held when it started this process.
+    """
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 2**20
+    raise RuntimeError("peak memory is read from /proc/self/status, which this system lacks")
+
+
+def slopes(sizes: Sequence[float], costs: Sequence[float]) -> list[float | None]:
+    """Log-log slope from each size to the next, None first: 1 is linear, 2 quadratic."""
+    pairs = zip(pairwise(sizes), pairwise(costs), strict=True)
+    return [None, *(math.log(d / c) / math.log(b / a) for (a, b), (c, d) in pairs)]

@@ -1,0 +1,70 @@
+"""Hashes of the contents of files, remembered, so that an unchanged file is read once, ever."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# A file changed this recently may change again within the same tick of the clock.
+FRESH_SECONDS = 2.0
+
+
+class ContentHashes:
+    """Hashes of files' contents; an unchanged file is read once, ever.
+
+    Args:
+        root: where they are remembered; None remembers nothing.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self._path = None if root is None else root / "files.json"
+        self._known: dict[str, list[Any]] = {}
+        self._new: dict[str, list[Any]] = {}
+        if self._path is not None and self._path.is_file():
+            try:
+                self._known = json.loads(self._path.read_text("utf-8"))
+            except ValueError:
+                logger.warning("%s is damaged; files are read again", self._path)
+
+    def of(self, path: Path) -> str:
+        """Hash of a file's bytes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        name, stat = str(path.absolute()), path.stat()
+        now = [stat.st_size, stat.st_mtime_ns]
+        known = self._known.get(name)
+        if known is not None and known[:2] == now:
+            return str(known[2])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if time.time_ns() - stat.st_mtime_ns > FRESH_SECONDS * 1e9:
+            self._new[name] = [*now, digest]
+        return digest
+
+    def save(self) -> None:
+        """Remember what was read; of two processes that save at once, one has to read again."""
+        if self._path is None or not self._new:
+            return
+        self._known |= self._new
+        self._new = {}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, self._known)
+        except OSError as error:  # the store says so where it matters
+            logger.info("%s is not written: %s", self._path, error)
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a file that appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    part.write_text(json.dumps(tree, indent=None if len(tree) > 99 else 1), encoding="utf-8")
+    os.replace(part, path)

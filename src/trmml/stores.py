@@ -1,0 +1,109 @@
+"""All feature stores of a folder: list, find and remove them; needs no torch."""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+
+from trmml.cache import cache_folder
+from trmml.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+# What opening a damaged shard may raise.
+UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+
+
+def default_root() -> Path:
+    """Where features are kept unless another folder is named."""
+    return cache_folder() / "features"
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What `trmml store ls` tells of a store."""
+
+    key: str
+    encoder: str
+    size: int
+    form: str
+    precision: str
+    images: int
+    rows: int
+    shards: int
+    bytes: int
+    last_used: float
+
+
+def list_stores(root: Path) -> list[StoreInfo]:
+    """Every store below a root, the one used last first."""
+    found = []
+    for card in sorted(root.glob("*/store.json")):
+        try:
+            tree = json.loads(card.read_text("utf-8"))
+            shards = list(card.parent.glob("*.safetensors"))
+            names = [row for shard in shards for row in _row_names(shard)]
+            found.append(
+                StoreInfo(
+                    key=card.parent.name,
+                    encoder=tree["encoder"],
+                    size=tree["size"],
+                    form=tree["form"],
+                    precision=tree["precision"],
+                    images=len({name.partition(".")[0] for name in names}),
+                    rows=len(names),
+                    shards=len(shards),
+                    bytes=sum(shard.stat().st_size for shard in shards),
+                    last_used=card.stat().st_mtime,
+                )
+            )
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s cannot be read (%s)", card, error)
+    return sorted(found, key=lambda info: -info.last_used)
+
+
+def _row_names(shard: Path) -> list[str]:
+    try:
+        with safe_open(shard, framework="np") as file:
+            names: list[str] = json.loads(file.metadata()["rows"])
+            return names
+    except UNREADABLE:
+        return []  # `verify` names it
+
+
+def find_store(root: Path, key: str) -> Path:
+    """Folder of the store with a key, or with the only one that begins so.
+
+    Raises:
+        DataError: there is none, or several begin so.
+    """
+    found = [card.parent for card in sorted(root.glob("*/store.json"))]
+    matches = [folder for folder in found if folder.name.startswith(key)]
+    if len(matches) != 1 or not key:
+        known = ", ".join(folder.name for folder in found) or "none"
+        raise DataError(f"expected the key of one store below {root}, got {key!r}; known: {known}")
+    return matches[0]
+
+
+def remove_store(folder: Path) -> None:
+    """Delete a store.
+
+    Raises:
+        DataError: a process is filling it, or its folder may not be written.
+    """
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            for path in folder.iterdir():
+                if path.name != ".lock":
+                    path.unlink()
+        shutil.rmtree(folder)
+    except Timeout:
+        raise DataError(
+            f"the store {folder.name} is being filled by another process; wait for it or stop it"
+        ) from None
+    except OSError as error:
+        raise DataError(f"the store {folder} cannot be removed: {error.strerror}") from error

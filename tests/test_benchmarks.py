@@ -1,0 +1,175 @@
+import sys
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.conftest import TOY_SPEC
+from tests.toy import COLOURS, ToyEncoder, write_pictures
+from trmml.config import Settings
+from trmml.datasets import Dataset
+from trmml.encoders.base import identify
+from trmml.labels import LabelMatrix
+from trmml.tag import Tagger
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import scaling
+import startup
+import store
+import synthetic
+import tagging
+import time_to_map
+import timing
+
+
+def coloured(folder: Path, images: int, seed: int) -> Dataset:
+    shown = torch.from_numpy(write_pictures(folder, images, seed))
+    return Dataset(
+        root=folder,
+        images=tuple(f"{number:03}.png" for number in range(images)),
+        category_names=tuple(COLOURS),
+        matrix=LabelMatrix(shown, torch.ones_like(shown)),
+        rows=tuple(range(images)),
+    )
+
+
+# How time is taken
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+    calls: list[str] = []
+    ways = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = timing.in_turn(ways, 2)
+    assert "".join(calls) == "ababab"
+    assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_rates_by_hand() -> None:
+    found = timing.rates(8, [1.0, 2.0, 4.0])
+    assert found == {"images_per_second": 4.0, "lowest": 2.0, "highest": 8.0}
+
+
+def test_slopes_by_hand() -> None:
+    first, linear, quadratic = timing.slopes([1, 10, 20], [3.0, 30.0, 120.0])
+    assert first is None
+    assert (linear, quadratic) == (pytest.approx(1), pytest.approx(2))
+
+
+def test_a_cell_that_fails_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "cell.py"
+    script.write_text("import sys, json\nprint('noise')\nprint(json.dumps({'got': sys.argv[2]}))")
+    assert timing.in_process(str(script), {"C": 1}) == {"got": '{"C": 1}'}
+    script.write_text("raise SystemExit('no such shape')")
+    with pytest.raises(RuntimeError, match=r"'C': 1.* failed: no such shape"):
+        timing.in_process(str(script), {"C": 1})
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_peak_memory_counts_what_was_touched() -> None:
+    before = timing.peak_gib()
+    block = torch.ones(2**28, dtype=torch.uint8)
+    assert timing.peak_gib() >= before
+    assert timing.peak_gib() > len(block) / 2**30
+
+
+# What is measured on
+
+
+def test_the_synthetic_encoder_keeps_the_protocol_and_its_store_gives_features_back(
+    tmp_path: Path,
+) -> None:
+    identity = identify(synthetic.SyntheticEncoder(4, 6, 5))
+    assert (identity.patches, identity.hidden_size, identity.feature_size) == (4, 6, 5)
+    source = synthetic.filled_store(tmp_path, identity, 7, "fp32")
+    found, made = source.batch(torch.arange(7)), synthetic.random_features(identity, 7)
+    assert torch.equal(found.hidden_patches, made.hidden_patches)
+
+
+# The scripts, on tiny shapes
+
+
+def test_a_step_of_the_head_has_a_time_and_a_peak() -> None:
+    cell = {"categories": 5, "images": 24, "patches": 4, "batch": 8, "hidden": 6, "feature": 5}
+    found = scaling.head_cell({**cell, "rounds": 1})
+    assert found["epoch_seconds"] == pytest.approx(3 * found["step_seconds"])
+    assert found["peak_gib"] > 0
+    row = {"axis": "batch", **cell, **found, "slope": None}
+    assert "batch" in scaling.table([row])
+
+
+def test_a_form_halves_the_bytes() -> None:
+    encoder = synthetic.SyntheticEncoder(16, 64, 8)
+    half, whole = (store.rate_row("tiny", encoder, form, 64, 1) for form in ("fp16", "fp32"))
+    assert 0.45 < half["bytes_per_image"] / whole["bytes_per_image"] < 0.6
+    assert "tiny" in store.table([half, whole])
+
+
+def test_tagging_and_its_overhead_on_a_toy_run(tmp_path: Path) -> None:
+    tagger = Tagger.load(tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"]))
+    paths = tagging.write_photos(tmp_path / "more", 3, 60, 40)
+    seen: list[list[Path]] = []
+    plain = SimpleNamespace(sequential=seen.append, loader=seen.append)
+    rows = tagging.tagging_rows("tiny", paths, plain, tagger, ["fp32"], 1)
+    assert [row["way"] for row in rows][-1] == "trmml, fp32"
+    assert rows[0]["ratio"] == 1
+    assert seen == [paths] * 4
+    found = tagging.overhead(tagger, torch.randn(4, 3, 24, 24), "fp32", 1)
+    assert (found["categories"], found["batch"]) == (3, 4)
+    assert found["lowest"] <= found["overhead_percent"] <= found["highest"]
+    assert "tiny" in tagging.table(rows)
+    assert "fp32" in tagging.overhead_table([found])
+
+
+def test_photos_are_the_same_every_time(tmp_path: Path) -> None:
+    one, two = (tagging.write_photos(tmp_path / name, 2, 60, 40) for name in "ab")
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert one[0].read_bytes() != one[1].read_bytes()
+
+
+def test_a_race_ends_at_the_target_when_time_is_up_or_when_a_way_is_done() -> None:
+    figures = (float(number) for number in count(0, 10))  # 0, 10, 20, ...
+    reached = time_to_map.race((iter([None] * 9), lambda: next(figures)), 20.0, 60.0, 2)
+    assert (reached["steps"], reached["best_map_percent"]) == (4, 20.0)
+    assert reached["seconds"] == reached["spent"]
+    done = time_to_map.race((iter([None] * 3), lambda: 5.0), 20.0, 60.0, 2)
+    assert (done["steps"], done["seconds"]) == (3, None)
+    late = time_to_map.race((iter([None] * 3), lambda: 5.0), 20.0, 1e-9, 2)
+    assert late["seconds"] is None
+    assert "not reached" in time_to_map.table([{"seed": 0, "way": "slow", **late}], 20.0)
+
+
+def test_both_ways_learn_on_toy_pictures(tmp_path: Path) -> None:
+    encoder = ToyEncoder()
+    train, test = coloured(tmp_path / "train", 64, 0), coloured(tmp_path / "test", 20, 1)
+    settings = Settings(training={"epochs": 2, "batch_size": 32})
+    ways = (
+        time_to_map.field_way(encoder, train, train.matrix, test),
+        time_to_map.trmml_way(encoder, train, train.matrix, test, tmp_path / "store", settings),
+    )
+    for way in ways:
+        found = time_to_map.race(way, 101.0, 0.3, 1)
+        assert 0 < found["best_map_percent"] <= 100
+        assert found["steps"] >= 1
+
+
+def test_startup_times_processes_and_names_the_one_that_fails() -> None:
+    rows = startup.measure({"nothing": ("-c", "pass")}, 1)
+    assert rows[0]["seconds"] > 0
+    assert "nothing" in startup.table(rows)
+    with pytest.raises(RuntimeError, match="failed: oh"):
+        startup.call("-c", "raise SystemExit('oh')")
+
+
+def test_an_exported_toy_says_what_torch_says(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    import export
+
+    run = tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"])
+    rows = export.rows_of("toy", run, tmp_path, 2, 1)
+    files = [row for row in rows if row["way"] == "onnxruntime"]
+    assert [row["part"] for row in files] == ["all", "head"]
+    assert all(row["deviation_here"] < export.TOLERANCE for row in files)
+    assert "toy" in export.table(rows)
