@@ -162,6 +162,7 @@ def test_startup_times_processes_and_names_the_one_that_fails() -> None:
         startup.call("-c", "raise SystemExit('oh')")
 
 
+@pytest.mark.slow
 def test_an_exported_toy_says_what_torch_says(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

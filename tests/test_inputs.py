@@ -13,6 +13,8 @@ from trmml.images import read_image
 from trmml.inputs import Picture, prepared, shortcut_holds
 
 ENCODER = ToyEncoder()
+# As many mentions of a picture as repay the check.
+ENOUGH = inputs.REPAID_FROM
 
 
 def photo(path: Path, size: tuple[int, int], **save) -> Path:
@@ -113,6 +115,19 @@ def test_what_the_device_cannot_decode_is_left_to_pillow(tmp_path, caplog):
         list(prepared(pictures, Card(), on_card=True))
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding")  # torchvision hands over to torchcodec
+def test_one_damaged_jpeg_does_not_send_its_batch_to_pillow(tmp_path, monkeypatch):
+    good, bad = photo(tmp_path / "good.jpg", (80, 60)), photo(tmp_path / "bad.jpg", (80, 60))
+    bad.write_bytes(bad.read_bytes()[:700])
+    read = []
+    monkeypatch.setattr(
+        inputs, "read_image", lambda path, **k: read.append(path) or read_image(path, **k)
+    )
+    pictures = [Picture(good), Picture(bad), Picture(good)]
+    (batch,) = prepared(pictures, Card(), on_card=True, on_bad_image="skip")
+    assert batch.numbers == [0, 2] and set(batch.bad) == {1} and read == [bad]
+
+
 def test_decoding_on_a_card_needs_a_card_and_an_encoder_that_can(tmp_path):
     path = photo(tmp_path / "a.jpg", (80, 60))
     assert inputs.card_decoding_holds([path], Card(), ENCODER.encode_image, "cpu") is False
@@ -142,7 +157,7 @@ def test_other_formats_and_modes_keep_their_size(tmp_path):
 
 def test_the_shortcut_holds_for_an_encoder_of_coarse_things(tmp_path):
     path = photo(tmp_path / "large.jpg", (800, 600))
-    assert shortcut_holds([path], ENCODER, ENCODER.encode_image) is True
+    assert shortcut_holds([path] * ENOUGH, ENCODER, ENCODER.encode_image) is True
     (batch,) = prepared([Picture(path)], ENCODER, reduced=True)
     (plain,) = prepared([Picture(path)], ENCODER)
     assert not torch.equal(batch.pixels, plain.pixels)
@@ -161,10 +176,32 @@ def test_the_shortcut_is_off_where_features_would_change(tmp_path):
 
     encoder = Sharp()
     path = photo(tmp_path / "large.jpg", (800, 600))
-    assert shortcut_holds([path], encoder, encoder.encode_image) is False
+    assert shortcut_holds([path] * ENOUGH, encoder, encoder.encode_image) is False
 
 
 def test_the_shortcut_is_undecided_without_large_jpegs(paths, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
-    assert shortcut_holds([*paths, broken], ENCODER, ENCODER.encode_image) is None
+    assert shortcut_holds([*paths, broken] * 9, ENCODER, ENCODER.encode_image) is None
+
+
+def test_few_pictures_do_not_repay_the_check(tmp_path, monkeypatch):
+    path = photo(tmp_path / "large.jpg", (800, 600))
+    monkeypatch.setattr(inputs, "read_image", lambda *_, **__: pytest.fail("it was decoded"))
+    assert shortcut_holds([path] * (ENOUGH - 1), ENCODER, ENCODER.encode_image) is None
+
+
+def test_the_check_decodes_only_as_many_as_it_compares(tmp_path, monkeypatch):
+    path, read = photo(tmp_path / "large.jpg", (800, 600)), []
+    monkeypatch.setattr(
+        inputs, "read_image", lambda path, **k: read.append(path) or read_image(path, **k)
+    )
+    assert shortcut_holds([path] * ENOUGH, ENCODER, ENCODER.encode_image) is True
+    assert len(read) == 2 * inputs.CHECKED
+
+
+def test_views_are_cut_from_the_whole_picture(tmp_path):
+    view = Picture(photo(tmp_path / "large.jpg", (800, 600)), view_seed=3)
+    (short,) = prepared([view], ENCODER, reduced=True)
+    (plain,) = prepared([view], ENCODER)
+    assert torch.equal(short.pixels, plain.pixels)

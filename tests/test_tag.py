@@ -40,6 +40,20 @@ def test_one_picture_alone_equals_it_among_others(tagger, pictures):
             assert one.probability == pytest.approx(two.probability, abs=1e-5)
 
 
+def test_the_encoder_is_made_once_per_precision(tagger, pictures, monkeypatch):
+    made, paths = [], sorted(pictures.test.iterdir())[:2]
+
+    def encoder(encoder, precision, device, identity):
+        made.append(precision)
+        return encoder.encode_image
+
+    monkeypatch.setattr(sys.modules[Tagger.__module__], "image_encoder", encoder)
+    monkeypatch.setattr(tagger, "_ways", {})
+    for precision in ("fp32", "fp32", "channels-last"):
+        list(tagger.tag(paths, precision=precision))
+    assert made == ["fp32", "channels-last"]
+
+
 def test_top_and_threshold(tagger, pictures):
     path = sorted(pictures.test.iterdir())[0]
     assert len(next(tagger.tag([path], top=2)).tags) == 2

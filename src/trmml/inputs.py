@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.precision import EncodeImage
@@ -37,6 +36,8 @@ LEAST_COSINE = 0.995
 # Pictures on which that is checked, and among how many they are looked for.
 CHECKED = 4
 LOOKED_AT = 64
+# Pictures from which checking is repaid: it decodes and encodes some of them twice.
+REPAID_FROM = 24
 # Longer side of the pictures that are kept for showing regions.
 KEPT_PIXELS = 1024
 # Of Exif 2.3, table 4: 1 stands for upright.
@@ -88,7 +89,8 @@ def batch_size(device: str) -> int:
 
 def workers() -> int:
     """Threads that decode: Pillow lets other threads run while it decodes and resizes."""
-    return max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(2, cores or 2)
 
 
 def prepared(
@@ -107,7 +109,7 @@ def prepared(
         pictures: what to prepare.
         encoder: its `preprocess` is used, and its size.
         device: where the pixels will be needed; for a card they are pinned, and batches larger.
-        reduced: decode large JPEGs smaller; see `shortcut_holds`.
+        reduced: decode large JPEGs smaller, views apart; see `shortcut_holds`.
         on_card: decode upright RGB JPEGs on the device; see `card_decoding_holds`.
         on_bad_image: "error" raises at the first unreadable file; "skip" reports it in its batch.
         keep_images: give the decoded pictures too.
@@ -144,8 +146,9 @@ Prepared = tuple[Tensor, Image.Image | None]
 
 
 def _prepare(picture: Picture, encoder: Encoder, reduced: bool, keep: bool) -> Prepared:
-    at_least = REDUCED_MARGIN * encoder.size if reduced else None
-    image = read_image(picture.path, at_least=at_least)
+    # A crop of a smaller picture has other features: down to a cosine of 0.97, measured.
+    smaller = reduced and picture.view_seed is None
+    image = read_image(picture.path, at_least=REDUCED_MARGIN * encoder.size if smaller else None)
     if picture.view_seed is not None:
         image = augment(image, picture.view_seed)
     pixels = encoder.preprocess(image)
@@ -165,9 +168,8 @@ def _load(picture: Picture, encoder: Encoder, reduced: bool, keep: bool) -> Prep
 def _is_plain_jpeg(path: Path) -> bool:
     """Whether a file is an upright RGB JPEG within Pillow's limit of size."""
     try:
-        with Image.open(path) as file:
-            upright = file.getexif().get(ORIENTATION_TAG, 1) == 1
-            return file.format == "JPEG" and file.mode == "RGB" and upright
+        with Image.open(path, formats=("JPEG",)) as file:
+            return file.mode == "RGB" and file.getexif().get(ORIENTATION_TAG, 1) == 1
     except Exception:  # Pillow raises almost anything; the plain path says what is wrong
         return False
 
@@ -207,7 +209,8 @@ def _collect(
             except RuntimeError as error:  # one is damaged, or of a kind the card does not know
                 logger.info("Pillow decodes what the card cannot: %s", error)
                 results = {
-                    n: partial(_prepare, pictures[n], encoder, False, False) for n in on_card
+                    n: partial(_alone, pictures[n], content, encoder, device)
+                    for n, content in on_card.items()
                 }
             on_card = {}
     kept = sorted(pixels)
@@ -217,10 +220,20 @@ def _collect(
     return Batch(kept, stacked, bad, images)
 
 
+def _alone(picture: Picture, content: Tensor, encoder: Encoder, device: str) -> Prepared:
+    """A JPEG of a batch that the card refused: from the card if it can, else from Pillow."""
+    try:
+        return _decoded_on(device, {0: content}, encoder)[0], None
+    except RuntimeError:
+        return _prepare(picture, encoder, False, False)
+
+
 def _decoded_on(
     device: str, contents: Mapping[int, Tensor], encoder: Encoder
 ) -> dict[int, Float[Tensor, "3 S S"]]:
     """Pixels of JPEGs that a device decodes and preprocesses."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # slow to import; cards only
+
     decoded = decode_jpeg(list(contents.values()), mode=ImageReadMode.RGB, device=device)
     preprocess = cast(Any, encoder).preprocess_pixels
     return {n: preprocess(image) for n, image in zip(contents, decoded, strict=True)}
@@ -239,13 +252,13 @@ def shortcut_holds(
     """Whether large JPEGs may be decoded smaller: features stay those of the whole picture.
 
     The first few pictures that are large enough are encoded both ways; image feature and projected
-    patches must agree to a cosine of `LEAST_COSINE`. None where no picture is large enough.
+    patches must agree to a cosine of `LEAST_COSINE`. None where no picture is large enough, or
+    there are too few to repay the check.
     """
 
     def large(path: Path) -> bool:
-        with Image.open(path) as file:
-            side = 2 * REDUCED_MARGIN * encoder.size
-            return file.format == "JPEG" and min(file.size) >= side
+        with Image.open(path, formats=("JPEG",)) as file:
+            return min(file.size) >= 2 * REDUCED_MARGIN * encoder.size
 
     def both(path: Path) -> tuple[Tensor, Tensor]:
         return tuple(_prepare(Picture(path), encoder, r, False)[0] for r in (True, False))  # type: ignore[return-value]
@@ -280,15 +293,21 @@ def _same_features(
     device: str,
 ) -> bool | None:
     """Whether two ways to the pixels lead to the same features, on the first few pictures."""
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for path in paths:
-        if len(pairs) == CHECKED:
-            break
+    if len(paths) < REPAID_FROM:
+        return None
+
+    def pair(path: Path) -> tuple[Tensor, Tensor] | None:
         try:
-            if applies(path):
-                pairs.append(both(path))
+            return both(path) if applies(path) else None
         except Exception:  # Pillow raises almost anything; it is reported when its turn comes
-            continue
+            return None
+
+    with ThreadPoolExecutor(workers(), thread_name_prefix="decode") as pool:
+        chosen = list(paths[:LOOKED_AT])
+        pairs: list[tuple[Tensor, Tensor]] = []
+        while chosen and len(pairs) < CHECKED:
+            now, chosen = chosen[:CHECKED], chosen[CHECKED:]
+            pairs += [made for made in pool.map(pair, now) if made is not None]
     if not pairs:
         return None
     short, plain = (torch.stack([p.to(device) for p in way]) for way in zip(*pairs, strict=True))

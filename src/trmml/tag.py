@@ -13,7 +13,7 @@ from trmml.calibration import Calibration
 from trmml.checkpoint import RunCard, load_card, load_model
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, freeze
-from trmml.encoders.precision import SAMPLES, image_encoder, resolve_precision
+from trmml.encoders.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
 from trmml.errors import ConfigError
 from trmml.explain import write_maps
 from trmml.features import Features, encode_batch
@@ -114,6 +114,7 @@ class Tagger:
         also: Sequence[str] = (),
     ) -> None:
         self.model, self.encoder, self.card, self.device = model, encoder, card, device
+        self._ways = dict[str, EncodeImage]()  # of the encoder, by precision
         self.category_names = (*card.category_names, *also)
         if len(set(self.category_names)) < len(self.category_names):
             twice = [name for name in also if self.category_names.count(name) > 1]
@@ -218,7 +219,7 @@ class Tagger:
             pictures=len(paths),
             samples=lambda: sample_pixels(paths, self.encoder, SAMPLES),
         )
-        encode = image_encoder(self.encoder, precision, self.device, self.card.encoder)
+        encode = self._way(precision)
         first = paths[:LOOKED_AT]
         reduced = shortcut_holds(first, self.encoder, encode, self.device)
         on_card = card_decoding_holds(first, self.encoder, encode, self.device)
@@ -236,6 +237,13 @@ class Tagger:
             if batch.numbers:
                 scores = self.score(encode_batch(encode, batch.pixels, self.device))
             yield from self._tagged(batch, scores, paths, stems, top, threshold, folder)
+
+    def _way(self, precision: str) -> EncodeImage:
+        """The encoder in a precision; made once, for int8 reads a file as large as the encoder."""
+        if precision not in self._ways:
+            made = image_encoder(self.encoder, precision, self.device, self.card.encoder)
+            self._ways[precision] = made
+        return self._ways[precision]
 
     def _tagged(
         self,
