@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 OnBadImage = Literal["error", "skip"]
 # Pictures per pass of the encoder: larger gains nothing on a processor, but on a card.
 CPU_BATCH, CUDA_BATCH = 32, 128
-# Batches that are decoded ahead: memory stays bounded however many pictures there are.
+# Batches that are decoded while a card encodes. A processor that encodes has no core to spare:
+# decoding beside it took a quarter of the rate on two cores (benchmarks/README.md).
 AHEAD = 2
 # A JPEG is decoded smaller while both sides keep this many times the encoder's.
 REDUCED_MARGIN = 2
@@ -103,7 +104,7 @@ def prepared(
     on_bad_image: OnBadImage = "error",
     keep_images: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of pictures in order, decoded and preprocessed by threads ahead of the consumer.
+    """Batches of pictures in order, decoded and preprocessed by threads, for a card ahead of it.
 
     Args:
         pictures: what to prepare.
@@ -118,6 +119,7 @@ def prepared(
         DataError: an unreadable picture under "error".
     """
     size, cuda = batch_size(device), device.startswith("cuda")
+    ahead = AHEAD if cuda else 0
     chunks = [range(i, min(i + size, len(pictures))) for i in range(0, len(pictures), size)]
     cores = on_card and not keep_images
 
@@ -129,11 +131,11 @@ def prepared(
 
     pool = ThreadPoolExecutor(workers(), thread_name_prefix="decode")
     try:
-        waiting = deque(submit(numbers) for numbers in chunks[:AHEAD])
+        waiting = deque(submit(numbers) for numbers in chunks[:ahead])
         for place, numbers in enumerate(chunks):
+            if place + ahead < len(chunks):
+                waiting.append(submit(chunks[place + ahead]))
             batch = _collect(numbers, waiting.popleft(), pictures, encoder, device, on_bad_image)
-            if place + AHEAD < len(chunks):
-                waiting.append(submit(chunks[place + AHEAD]))
             if cuda and not batch.pixels.is_cuda:
                 batch = Batch(batch.numbers, batch.pixels.pin_memory(), batch.bad, batch.images)
             yield batch

@@ -130,7 +130,7 @@ class TRMML(MultiLabelModel):
         """The frozen model's own logits: mean of image cosine and dense cosine, scaled."""
         text = self.prompts.start_features
         scale = torch.tensor(self._start_attention, device=text.device)
-        dense = gather_regions(text, F.normalize(patches, dim=-1), patches, scale).match(text)
+        dense = gather_regions(text, patches, patches, scale).match(text)
         return self._start_scale * (dense + image_feature @ text.T) / 2
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class ZeroShot(MultiLabelModel):
             return Output(LOGIT_SCALE * features.image_feature @ text.T)
         patches = self._project(features.hidden_patches)
         scale = torch.tensor(DENSE_SCALE, device=text.device)
-        regions = gather_regions(text, F.normalize(patches, dim=-1), patches, scale)
+        regions = gather_regions(text, patches, patches, scale)
         return Output(LOGIT_SCALE * regions.match(text), regions=regions)
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def open_session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # A thread that waits must leave its core to those that decode.
+    # A thread that spins takes its core from the threads of torch and of the decoder that follow.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
