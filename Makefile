@@ -52,7 +52,7 @@ check: lint type docs test ## Everything that CI runs
 
 bench: $(VENV)/.installed ## Speed, memory and size here, under 15 minutes on 2 cores: benchmarks/README.md
 	$(BIN)/python benchmarks/training.py --rounds 2
-	$(BIN)/python benchmarks/tagging.py --rounds 2
+	$(BIN)/python benchmarks/tagging.py --quick
 	$(BIN)/python benchmarks/scaling.py --quick
 	$(BIN)/python benchmarks/store.py --quick
 	$(BIN)/python benchmarks/time_to_map.py --quick

@@ -25,7 +25,7 @@ from synthetic import SyntheticEncoder, filled_store, make_trainer, run_epoch
 from timing import in_process, in_turn, peak_gib, slopes
 from training import COCO, random_encoder, timed
 from trmml.config import PromptSettings
-from trmml.encoders.base import identify
+from trmml.encoders.base import freeze, identify
 from trmml.prompts import PromptLearner
 
 BASE = {"categories": 80, "images": 96, "patches": 49, "batch": 32, "hidden": 768, "feature": 512}
@@ -33,11 +33,12 @@ BASE = {"categories": 80, "images": 96, "patches": 49, "batch": 32, "hidden": 76
 GROWING: dict[str, tuple[int, ...]] = {
     "categories": (80, 800, 8000),
     "images": (256, 512, 1024),
-    "patches": (49, 196),
+    "patches": (49, 196, 784),
     "batch": (16, 32, 64),
 }
 # Many categories, many patches: has to stay below 6 GB.
-LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048}
+# As many images as the model looks at before the first step.
+LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048, "images": 256}
 LARGE_LIMIT_GB = 6.0
 TEXT_ARCHITECTURE = "ViT-B-32"
 TEXT_CATEGORIES = (80, 800, 5000)
@@ -82,16 +83,18 @@ def text_cell(cell: dict[str, Any]) -> dict[str, Any]:
 def truncation(rounds: int) -> dict[str, Any]:
     """The same 80 prompts through the text tower at full length, and cut after their last end."""
     encoder = random_encoder(TEXT_ARCHITECTURE, 224, "cpu")
+    freeze(encoder)
     field = FieldLoop(encoder, COCO, steps=1)
     count, at = len(COCO), field.at
     field.names, field.ends = field.names[:count], field.ends[:count]
     field.context = torch.nn.Parameter(field.context[:count].detach())
     places = torch.arange(field.names.shape[1] + CONTEXT_TOKENS)
-    mask = (places <= field.ends[:, None]).long()
+    length = int(field.ends.max()) + 1  # what `PromptLearner` gives to the encoder
+    mask = (places[:length] <= field.ends[:, None]).long()
 
     def cut() -> torch.Tensor:
         prompts = [field.names[:, :at], field.context, field.names[:, at:]]
-        return encoder.encode_text(torch.cat(prompts, dim=1), mask)
+        return encoder.encode_text(torch.cat(prompts, dim=1)[:, :length], mask)
 
     with torch.no_grad():
         difference = float((cut() - field.texts()).abs().max())
@@ -104,7 +107,7 @@ def truncation(rounds: int) -> dict[str, Any]:
     ratios = [full / short for full, short in pairs]
     return {
         "full_length_tokens": len(places),
-        "cut_tokens": int(mask.sum(dim=1).max()),
+        "cut_tokens": length,
         "full_length_seconds": statistics.median(seconds["full length"]),
         "cut_seconds": statistics.median(seconds["cut"]),
         "ratio": statistics.median(ratios),
@@ -170,7 +173,7 @@ def main() -> None:
         return
     rounds = 1 if arguments.quick else arguments.rounds
     rows = head_rows(rounds)
-    cut = truncation(rounds)
+    cut = truncation(max(2, rounds))
     print(
         f"text side, 80 prompts: {cut['full_length_seconds']:.2f} s at {cut['full_length_tokens']}"
         f" tokens, {cut['cut_seconds']:.2f} s at {cut['cut_tokens']}: {cut['ratio']:.2f}x"

@@ -105,7 +105,10 @@ def make_trainer(encoder: nn.Module, source: FeatureSource, categories: int, bat
     generator = torch.Generator().manual_seed(0)
     present = torch.rand(len(source), categories, generator=generator) < PRESENT_LABELS / categories
     known = torch.rand(present.shape, generator=generator) < KNOWN_SHARE
-    settings = Settings(training={"batch_size": batch, "epochs": 1000, "held_out_share": 0.05})
+    settings = Settings(
+        training={"batch_size": batch, "epochs": 1000, "held_out_share": 0.05},
+        prototypes={"warm_up_share": 0},  # so that every part of the method takes part
+    )
     names = [f"thing {number}" for number in range(categories)]
     trainer = Trainer(
         model=build_trmml(encoder, identify(encoder), names, settings),  # type: ignore[arg-type]
@@ -121,8 +124,8 @@ def make_trainer(encoder: nn.Module, source: FeatureSource, categories: int, bat
 
 
 def run_epoch(trainer: Trainer) -> None:
-    """One epoch of training steps, without what closes it."""
+    """One epoch: its steps, the score of the held-out labels, and the next pseudo-labels."""
     trainer.model.train()
     for _ in trainer.run_epoch():
         pass
-    trainer.batch, trainer.epoch = 0, trainer.epoch + 1
+    trainer.close_epoch(0.0)

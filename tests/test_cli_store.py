@@ -80,6 +80,17 @@ def test_rm_asks_first(root):
     assert "removed" in done.stderr and done.stdout == ""
 
 
+def test_rm_removes_a_store_with_a_damaged_card(root):
+    card = next(root.glob("*/store.json"))
+    card.write_text("{")
+    done = run("rm", card.parent.name, "--yes", "--store", root)
+    assert done.exit_code == 0 and not card.parent.exists() and len(list_stores(root)) == 1
+    next(root.glob("*/store.json")).write_text("{")
+    asked = run("rm", "--all", "--store", root, answer="y\n")
+    assert asked.exit_code == 0 and "Remove 1 store," in asked.stderr
+    assert not list(root.glob("*/store.json"))
+
+
 def test_rm_refuses_what_is_wrong_or_in_use(root):
     key = list_stores(root)[0].key
     for arguments in ((), (key, "--all")):

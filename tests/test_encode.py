@@ -1,3 +1,5 @@
+import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -9,8 +11,9 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.toy import ToyEncoder, write_pictures
-from trmml import contents, inputs, store
+from trmml import contents, store
 from trmml.encode import Encoding, encode_images
+from trmml.encoders import precision
 from trmml.errors import DataError
 from trmml.features import LiveFeatures
 from trmml.images import read_image
@@ -115,6 +118,67 @@ def test_nothing_is_computed_twice(paths, root):
     assert new_work(renamed, root, views=2) == 5  # five distinct pictures, one more view
 
 
+def test_the_way_of_decoding_is_settled_once_for_all_pictures(paths, root, tmp_path):
+    encode(paths, root)  # none is large: undecided
+    assert not list(root.glob("*/shortcut.json"))
+    large = [tmp_path / f"{n}.jpg" for n in range(3)]
+    for n, path in enumerate(large):
+        Image.effect_noise((200, 160), 90).convert("RGB").rotate(n).save(path)
+    encode(large[:1], root)  # one is enough, however few are asked for
+    (settled,) = root.glob("*/shortcut.json")
+    assert json.loads(settled.read_text()) == {"holds": True}
+    settled.write_text('{"holds": false}')  # as for an encoder that sees finer things
+    encoder, later = Counted(), large[1:]
+    pixels = torch.stack([encoder.preprocess(read_image(path)) for path in later])
+    whole, _ = encoder.encode_image(pixels)
+    for live in (False, True):  # in whatever form, and live
+        source = encode(later, root, encoder, form="fp32", live=live).source
+        assert torch.equal(source.batch(torch.tensor([0, 1])).hidden_patches, whole)
+
+
+def test_a_large_picture_that_comes_late_finds_the_matter_settled(paths, root, monkeypatch):
+    monkeypatch.setattr("trmml.encode.LOOKED_AT", 3)
+    encode(paths, root)
+    (settled,) = root.glob("*/shortcut.json")
+    assert "false" in settled.read_text()
+
+
+def test_a_shard_is_checked_once_and_again_when_it_changed(paths, root, monkeypatch):
+    encode(paths, root)
+    checked = []
+    monkeypatch.setattr("trmml.shards.crc", lambda *_: checked.append(1) or 0)
+    encode(paths, root)
+    assert not checked
+    (shard,) = shards(root)
+    later = shard.stat().st_mtime + 5
+    os.utime(shard, (later, later))
+    assert new_work(paths, root) == 5 and checked  # the sum is another now: it counts as damaged
+
+
+def test_a_shard_that_may_not_be_read_is_kept(paths, root, monkeypatch):
+    encode(paths, root)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trmml.shards.Shard", refuse)
+        with pytest.raises(DataError, match=r"cannot be read .Permission denied.*--store"):
+            encode(paths, root)
+        with pytest.raises(DataError, match="cannot be read"):
+            damaged_shards(shards(root)[0].parent)
+    assert new_work(paths, root) == 0
+
+
+def test_others_may_read_a_shard_as_the_umask_says(paths, root):
+    before = os.umask(0o022)
+    try:
+        encode(paths, root)
+    finally:
+        os.umask(before)
+    assert [shard.stat().st_mode & 0o777 for shard in shards(root)] == [0o644]
+
+
 def test_what_features_depend_on_leads_to_another_store(paths, root):
     darker, curved = Counted(), Counted()
     darker.preprocess = lambda image: 0.5 * ToyEncoder.preprocess(darker, image)
@@ -127,7 +191,7 @@ def test_what_features_depend_on_leads_to_another_store(paths, root):
 
 
 def test_an_interrupted_run_loses_one_shard_at_most(paths, root, monkeypatch):
-    monkeypatch.setattr(inputs, "CPU_BATCH", 1)
+    monkeypatch.setattr(precision, "CPU_BATCH", 1)
     monkeypatch.setattr(store, "SHARD_BYTES", 1)  # one row a shard
     stopped = Counted()
     stopped.limit = 4
@@ -146,7 +210,7 @@ def shards(root: Path) -> list[Path]:
 
 @pytest.mark.parametrize("place", ["content", "header", "end"])
 def test_a_damaged_shard_is_named_and_rebuilt(paths, root, monkeypatch, caplog, place):
-    monkeypatch.setattr(inputs, "CPU_BATCH", 1)
+    monkeypatch.setattr(precision, "CPU_BATCH", 1)
     monkeypatch.setattr(store, "SHARD_BYTES", 1)
     whole = encode(paths, root).source.batch(torch.arange(5)).hidden_patches
     damaged = shards(root)[2]

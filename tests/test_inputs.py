@@ -8,13 +8,14 @@ from PIL import Image
 
 from tests.toy import ToyEncoder, write_pictures
 from trmml import inputs
+from trmml.encoders import precision
 from trmml.errors import DataError
 from trmml.images import read_image
 from trmml.inputs import Picture, prepared, shortcut_holds
 
 ENCODER = ToyEncoder()
-# As many mentions of a picture as repay the check.
-ENOUGH = inputs.REPAID_FROM
+# As many mentions of a picture as are compared.
+ENOUGH = inputs.CHECKED
 
 
 def photo(path: Path, size: tuple[int, int], **save) -> Path:
@@ -38,7 +39,7 @@ def decoding() -> list[threading.Thread]:
 
 
 def test_batches_come_in_order_and_equal_preprocessing_by_hand(paths, monkeypatch):
-    monkeypatch.setattr(inputs, "CPU_BATCH", 3)
+    monkeypatch.setattr(precision, "CPU_BATCH", 3)
     batches = list(prepared([Picture(path) for path in paths], ENCODER))
     assert [batch.numbers for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
     pixels = torch.cat([batch.pixels for batch in batches])
@@ -47,7 +48,7 @@ def test_batches_come_in_order_and_equal_preprocessing_by_hand(paths, monkeypatc
 
 
 def test_unreadable_pictures_raise_or_are_reported(paths, monkeypatch):
-    monkeypatch.setattr(inputs, "CPU_BATCH", 2)
+    monkeypatch.setattr(precision, "CPU_BATCH", 2)
     for number in (2, 3):
         paths[number].write_bytes(b"")
     pictures = [Picture(path) for path in paths]
@@ -60,7 +61,7 @@ def test_unreadable_pictures_raise_or_are_reported(paths, monkeypatch):
 
 
 def test_stopping_early_leaves_no_thread_and_decodes_no_further(paths, monkeypatch):
-    monkeypatch.setattr(inputs, "CPU_BATCH", 1)
+    monkeypatch.setattr(precision, "CPU_BATCH", 1)
     read = []
     monkeypatch.setattr(
         inputs, "read_image", lambda path, **k: read.append(path) or read_image(path)
@@ -185,18 +186,12 @@ def test_the_shortcut_is_undecided_without_large_jpegs(paths, tmp_path):
     assert shortcut_holds([*paths, broken] * 9, ENCODER, ENCODER.encode_image) is None
 
 
-def test_few_pictures_do_not_repay_the_check(tmp_path, monkeypatch):
-    path = photo(tmp_path / "large.jpg", (800, 600))
-    monkeypatch.setattr(inputs, "read_image", lambda *_, **__: pytest.fail("it was decoded"))
-    assert shortcut_holds([path] * (ENOUGH - 1), ENCODER, ENCODER.encode_image) is None
-
-
 def test_the_check_decodes_only_as_many_as_it_compares(tmp_path, monkeypatch):
     path, read = photo(tmp_path / "large.jpg", (800, 600)), []
     monkeypatch.setattr(
         inputs, "read_image", lambda path, **k: read.append(path) or read_image(path, **k)
     )
-    assert shortcut_holds([path] * ENOUGH, ENCODER, ENCODER.encode_image) is True
+    assert shortcut_holds([path] * 9, ENCODER, ENCODER.encode_image) is True
     assert len(read) == 2 * inputs.CHECKED
 
 

@@ -96,7 +96,7 @@ def test_the_fastest_that_changes_nothing_is_chosen_and_remembered(encoder, monk
 
     def made(encoder, name, device, identity):
         if name not in ways:
-            raise EncoderError(f"no {name} today")
+            raise OSError(f"no {name} today")
         return ways[name]
 
     monkeypatch.setattr(precision, "image_encoder", made)
@@ -125,6 +125,9 @@ def test_auto_measures_only_where_it_pays(encoder, monkeypatch):
     assert auto(10) == "onnx" and len(asked) == 1  # what was measured serves small jobs too
     path.write_text("damaged")
     assert auto(10) == "fp32"
+    nothing = torch.empty(0, 3, encoder.size, encoder.size)  # no picture can be read
+    many = {"pictures": precision.MEASURE_FROM, "samples": lambda: nothing}
+    assert resolve_precision("auto", encoder, identity, "cpu", **many) == "fp32"
     assert (
         resolve_precision(
             "bf16", encoder, identity, "cpu", pictures=1, samples=lambda: torch.empty(0)

@@ -83,6 +83,20 @@ def test_regions_and_matches_equal_the_plain_formula_and_its_gradient(changes):
         assert torch.allclose(one, two, atol=1e-9)
 
 
+@pytest.mark.parametrize(("categories", "patches"), [(2, 3), (40, 3), (2, 50), (40, 50)])
+def test_every_shape_equals_the_plain_formula(categories, patches):
+    generator = torch.Generator().manual_seed(2)
+    settings = RegionSettings(mlp_size=16, dropout=0.0)
+    made = RegionAttention(categories=categories, feature_size=8, hidden_size=12, settings=settings)
+    part = moved(made).double()
+    hidden, features = (
+        torch.randn(3, patches, size, generator=generator).double() for size in (12, 8)
+    )
+    anchors = F.normalize(torch.randn(categories, 8, generator=generator).double(), dim=-1)
+    expected = plain_regions(part, hidden, features, anchors)
+    torch.testing.assert_close(part(hidden, features, anchors).features(), expected)
+
+
 def test_no_tensor_of_images_categories_and_features_is_made():
     """What training holds grows with patches, not with the feature size, for each category."""
     wide = 64

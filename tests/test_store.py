@@ -103,8 +103,9 @@ PROCESSES = """
 import os, signal, sys, time
 from pathlib import Path
 from tests.toy import ToyEncoder
-from trmml import inputs, store
+from trmml import store
 from trmml.encode import Encoding, encode_images
+from trmml.encoders import precision
 
 class Slow(ToyEncoder):
     seen = 0
@@ -122,7 +123,7 @@ def encode():
         os._exit(0)
     return child
 
-inputs.CPU_BATCH, store.SHARD_BYTES = 1, 1  # one picture a shard
+precision.CPU_BATCH, store.SHARD_BYTES = 1, 1  # one picture a shard
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
 first = encode()
 while len(list(root.glob("*/*.safetensors"))) < 3:

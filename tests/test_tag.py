@@ -12,7 +12,7 @@ from trmml.datasets.folder import read_folder
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.evaluate import evaluate
 from trmml.explain import overlay, region_map, shrink
-from trmml.tag import Tagger
+from trmml.tag import REPAID_FROM, Tagger
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,16 @@ def test_the_encoder_is_made_once_per_precision(tagger, pictures, monkeypatch):
     for precision in ("fp32", "fp32", "channels-last"):
         list(tagger.tag(paths, precision=precision))
     assert made == ["fp32", "channels-last"]
+
+
+def test_few_pictures_do_not_repay_checking_ways_to_decode(tagger, pictures, monkeypatch):
+    looked_at = []
+    module = sys.modules[Tagger.__module__]
+    monkeypatch.setattr(module, "shortcut_holds", lambda paths, *_: looked_at.append(len(paths)))
+    path = sorted(pictures.test.iterdir())[0]
+    for count in (REPAID_FROM - 1, REPAID_FROM):
+        list(tagger.tag([path] * count))
+    assert looked_at == [0, REPAID_FROM]
 
 
 def test_top_and_threshold(tagger, pictures):

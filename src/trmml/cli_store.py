@@ -52,12 +52,11 @@ def verify(
 ) -> None:
     """Read every shard and name the damaged ones. Exit code 1 when any is left."""
     from trmml.shards import damaged_shards
-    from trmml.stores import find_store, list_stores
+    from trmml.stores import all_stores, find_store
 
     root = _root(folder)
-    keys = [info.key for info in list_stores(root)] if key is None else [key]
     left = 0
-    for folder in [find_store(root, key) for key in keys]:
+    for folder in all_stores(root) if key is None else [find_store(root, key)]:
         damaged = damaged_shards(folder)
         for shard in damaged:
             if repair:
@@ -77,20 +76,19 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a store. Its features are computed again when they are needed."""
-    from trmml.stores import find_store, list_stores, remove_store
+    from trmml.stores import all_stores, find_store, remove_store, store_bytes
 
     if (key is None) != everything:
         raise typer.BadParameter("give a store's key, or --all for every one")
     root = _root(folder)
-    infos = list_stores(root)
-    found = None if key is None else find_store(root, key).name
-    chosen = [info for info in infos if found in (None, info.key)]
-    size = sum(info.bytes for info in chosen) / 2**20
+    chosen = all_stores(root) if key is None else [find_store(root, key)]
+    size = sum(map(store_bytes, chosen)) / 2**20
     if not yes:
-        typer.confirm(f"Remove {len(chosen)} stores, {size:.1f} MiB?", abort=True, err=True)
-    for info in chosen:
-        remove_store(root / info.key)
-        say(f"removed {info.key} ({info.encoder}, {info.images} images)")
+        stores = "1 store" if len(chosen) == 1 else f"{len(chosen)} stores"
+        typer.confirm(f"Remove {stores}, {size:.1f} MiB?", abort=True, err=True)
+    for store_folder in chosen:
+        remove_store(store_folder)
+        say(f"removed {store_folder.name}")
 
 
 def _root(folder: Path | None) -> Path:

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -27,7 +28,7 @@ from trmml.inputs import (
     workers,
 )
 from trmml.shards import Form
-from trmml.store import FeatureStore, StoreKey
+from trmml.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.stores import default_root
 
 # Pictures from which reading the files to know their content is worth a progress bar.
@@ -111,17 +112,27 @@ def encode_images(
         samples=lambda: sample_pixels(paths, encoder, SAMPLES),
     )
     encode = image_encoder(encoder, precision, device, identity)
+    root = encoding.store or default_root()
+    key = _key(encoder, identity, precision, encoding.form)
+    key = _with_decoder(root, key, list(paths[:LOOKED_AT]), encoder, encode, device)
     run = _Run(paths, encoder, encode, device, on_bad_image, progress, {})
     if encoding.live:
         items = run.check(views)
-        reduced = bool(shortcut_holds([path for path, _ in items], encoder, encode, device))
-        shape = {"views": views, "seed": seed, "device": device, "reduced": reduced}
-        return run.conclude(LiveFeatures(items, encoder, encode, **shape))  # type: ignore[arg-type]
-    root = encoding.store or default_root()
+        reduced = _settled(root, key)  # pixels are those that the store's features are of
+        if reduced is None:
+            reduced = shortcut_holds([path for path, _ in items], encoder, encode, device)
+        live = LiveFeatures(
+            items,
+            encoder,
+            encode,
+            views=views,
+            seed=seed,
+            device=device,
+            reduced=bool(reduced),
+            on_card=key.decoder == "card",
+        )
+        return run.conclude(live)
     contents = run.contents(ContentHashes(root))
-    on_card = bool(card_decoding_holds(list(paths[:LOOKED_AT]), encoder, encode, device))
-    decoder = "card" if on_card else "pillow"
-    key = _key(encoder, identity, precision, decoder, encoding.form)
     store = FeatureStore(root, key)
     rows = {
         _row(contents[i], seed, view): view_of(paths[i], contents[i], seed, view)
@@ -130,9 +141,8 @@ def encode_images(
     }
     lacking = store.lacking(list(rows))
     if lacking:
-        with store.filling(len(lacking)):
-            # Another process may have added them while we waited for the lock.
-            unread = run.fill(store, {row: rows[row] for row in store.lacking(lacking)})
+        with store.filling(lacking) as left:
+            unread = run.fill(store, {row: rows[row] for row in left})
         reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
         run.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
     kept = [i for i in contents if i not in run.bad]
@@ -185,12 +195,14 @@ class _Run:
     def fill(self, store: FeatureStore, rows: dict[str, Picture]) -> dict[str, str]:
         """Encode what the store lacks; gives the rows whose picture cannot be read, and why."""
         names, unread, done = list(rows), dict[str, str](), 0
-        reduced = store.shortcut
-        if reduced is None:
+        reduced = _settled(store.folder.parent, store.key)
+        if reduced is None and rows:
             new = [picture.path for picture in rows.values()]
             reduced = shortcut_holds(new, self.encoder, self.encode, self.device)
-            if reduced is not None:
-                store.settle_shortcut(reduced)
+            if reduced is None and len(new) > LOOKED_AT:
+                reduced = False  # large ones may come among those that were not looked at
+        if reduced is not None and settled_shortcut(store.folder) is None:
+            store.settle_shortcut(reduced)
         waiting: list[str] = []
         parts: list[Features] = []
         for batch in prepared(
@@ -252,10 +264,38 @@ def _row(content: str, seed: int, view: int) -> str:
     return f"{content}.{f'{seed}-{view}' if view else 'plain'}"
 
 
-def _key(
-    encoder: Encoder, identity: EncoderIdentity, precision: str, decoder: str, form: Form
+def _settled(root: Path, key: StoreKey) -> bool | None:
+    """Whether large JPEGs are decoded smaller, where that was found out in any form."""
+    forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(Form)]
+    return next((holds for holds in forms if holds is not None), None)
+
+
+def _with_decoder(
+    root: Path,
+    key: StoreKey,
+    paths: list[Path],
+    encoder: Encoder,
+    encode: EncodeImage,
+    device: str,
 ) -> StoreKey:
-    """What the features depend on; `preprocess` is known by what it makes of a test picture."""
+    """The key with who decodes JPEGs: as in a store that is there, else as is found out now.
+
+    It must not depend on which pictures are asked for, or they would be encoded again.
+    """
+    if not device.startswith("cuda"):
+        return key
+    card = replace(key, decoder="card")
+    for there in (card, key):
+        if (root / there.name).is_dir():
+            return there
+    return card if card_decoding_holds(paths, encoder, encode, device) else key
+
+
+def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: Form) -> StoreKey:
+    """What the features depend on where Pillow decodes.
+
+    `preprocess` is known by what it makes of a test picture.
+    """
     pixels = (encoder.preprocess(_test_picture()) * 1000).round().int()
     made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
     words = getattr(encoder, "preprocessing", "")
@@ -265,7 +305,7 @@ def _key(
         size=identity.size,
         preprocessing=f"{words} [{made}]".strip(),
         precision=precision,
-        decoder=decoder,
+        decoder="pillow",
         form=form,
         patches=identity.patches,
         hidden_size=identity.hidden_size,

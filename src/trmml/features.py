@@ -105,6 +105,7 @@ class LiveFeatures:
         seed: of the views.
         device: where the encoder runs.
         reduced: whether large JPEGs are decoded smaller.
+        on_card: whether the device decodes JPEGs.
     """
 
     def __init__(
@@ -117,9 +118,11 @@ class LiveFeatures:
         seed: int,
         device: str,
         reduced: bool,
+        on_card: bool,
     ) -> None:
         self._items, self._encoder, self._encode = list(items), encoder, encode
-        self._seed, self._device, self._reduced = seed, device, reduced
+        self._seed, self._device = seed, device
+        self._reduced, self._on_card = reduced, on_card
         self.views = views
 
     def __len__(self) -> int:
@@ -134,7 +137,13 @@ class LiveFeatures:
                 [self._items[i] for i in indices.tolist()], views.tolist(), strict=True
             )
         ]
-        batches = prepared(pictures, self._encoder, device=self._device, reduced=self._reduced)
+        batches = prepared(
+            pictures,
+            self._encoder,
+            device=self._device,
+            reduced=self._reduced,
+            on_card=self._on_card,
+        )
         parts = [encode_batch(self._encode, batch.pixels, self._device) for batch in batches]
         return Features(
             torch.cat([part.hidden_patches for part in parts]),
@@ -151,6 +160,7 @@ class LiveFeatures:
             seed=self._seed,
             device=self._device,
             reduced=self._reduced,
+            on_card=self._on_card,
         )
 
 

@@ -18,15 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from trmml.encoders.base import Encoder
-from trmml.encoders.precision import EncodeImage
+from trmml.encoders.precision import EncodeImage, batch_size
 from trmml.errors import DataError
 from trmml.images import augment, read_image
 
 logger = logging.getLogger(__name__)
 
 OnBadImage = Literal["error", "skip"]
-# Pictures per pass of the encoder: larger gains nothing on a processor, but on a card.
-CPU_BATCH, CUDA_BATCH = 32, 128
+# Pictures that a card decodes at a time: 12 megapixels each are 0.6 GB.
+ON_CARD = 16
 # Batches that are decoded while a card encodes. A processor that encodes has no core to spare:
 # decoding beside it took a quarter of the rate on two cores (benchmarks/README.md).
 AHEAD = 2
@@ -37,8 +37,6 @@ LEAST_COSINE = 0.995
 # Pictures on which that is checked, and among how many they are looked for.
 CHECKED = 4
 LOOKED_AT = 64
-# Pictures from which checking is repaid: it decodes and encodes some of them twice.
-REPAID_FROM = 24
 # Longer side of the pictures that are kept for showing regions.
 KEPT_PIXELS = 1024
 # Of Exif 2.3, table 4: 1 stands for upright.
@@ -83,11 +81,6 @@ def view_of(path: Path, content: str, seed: int, view: int) -> Picture:
     return Picture(path, int.from_bytes(digest[:8], "big"))
 
 
-def batch_size(device: str) -> int:
-    """Pictures per pass of an encoder."""
-    return CUDA_BATCH if device.startswith("cuda") else CPU_BATCH
-
-
 def workers() -> int:
     """Threads that decode: Pillow lets other threads run while it decodes and resizes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -123,24 +116,32 @@ def prepared(
     chunks = [range(i, min(i + size, len(pictures))) for i in range(0, len(pictures), size)]
     cores = on_card and not keep_images
 
-    def submit(numbers: range) -> list[Future[Prepared]]:
-        return [
+    def submit(numbers: range) -> Future[Batch]:
+        made = [
             pool.submit(_load if cores else _prepare, pictures[i], encoder, reduced, keep_images)
             for i in numbers
         ]
+        return collector.submit(collected, numbers, made)
+
+    def collected(numbers: range, made: list[Future[Prepared]]) -> Batch:
+        batch = _collect(numbers, made, pictures, encoder, device, on_bad_image)
+        if cuda and not batch.pixels.is_cuda:
+            batch = Batch(batch.numbers, batch.pixels.pin_memory(), batch.bad, batch.images)
+        return batch
 
     pool = ThreadPoolExecutor(workers(), thread_name_prefix="decode")
+    # Stacks, pins, and drives a card's decoder while the batch before is encoded.
+    collector = ThreadPoolExecutor(1, thread_name_prefix="collect")
     try:
         waiting = deque(submit(numbers) for numbers in chunks[:ahead])
-        for place, numbers in enumerate(chunks):
+        for place in range(len(chunks)):
             if place + ahead < len(chunks):
                 waiting.append(submit(chunks[place + ahead]))
-            batch = _collect(numbers, waiting.popleft(), pictures, encoder, device, on_bad_image)
-            if cuda and not batch.pixels.is_cuda:
-                batch = Batch(batch.numbers, batch.pixels.pin_memory(), batch.bad, batch.images)
-            yield batch
+            yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        collector.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True)
 
 
 # The pixels of a picture, or the content of a JPEG that the card decodes; the picture if kept.
@@ -236,9 +237,13 @@ def _decoded_on(
     """Pixels of JPEGs that a device decodes and preprocesses."""
     from torchvision.io import ImageReadMode, decode_jpeg  # slow to import; cards only
 
-    decoded = decode_jpeg(list(contents.values()), mode=ImageReadMode.RGB, device=device)
     preprocess = cast(Any, encoder).preprocess_pixels
-    return {n: preprocess(image) for n, image in zip(contents, decoded, strict=True)}
+    made, numbers = dict[int, Tensor](), list(contents)
+    for part in (numbers[i : i + ON_CARD] for i in range(0, len(numbers), ON_CARD)):
+        jpegs = [contents[n] for n in part]
+        decoded = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
+        made |= {n: preprocess(image) for n, image in zip(part, decoded, strict=True)}
+    return made
 
 
 def sample_pixels(paths: Sequence[Path], encoder: Encoder, count: int) -> Float[Tensor, "n 3 S S"]:
@@ -254,8 +259,7 @@ def shortcut_holds(
     """Whether large JPEGs may be decoded smaller: features stay those of the whole picture.
 
     The first few pictures that are large enough are encoded both ways; image feature and projected
-    patches must agree to a cosine of `LEAST_COSINE`. None where no picture is large enough, or
-    there are too few to repay the check.
+    patches must agree to a cosine of `LEAST_COSINE`. None where none of the first is large enough.
     """
 
     def large(path: Path) -> bool:
@@ -295,8 +299,6 @@ def _same_features(
     device: str,
 ) -> bool | None:
     """Whether two ways to the pixels lead to the same features, on the first few pictures."""
-    if len(paths) < REPAID_FROM:
-        return None
 
     def pair(path: Path) -> tuple[Tensor, Tensor] | None:
         try:

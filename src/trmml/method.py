@@ -27,6 +27,8 @@ from trmml.regions import RegionAttention, gather_regions
 
 # Numbers in the region features that are made at a time: 16 MiB, so that they stay in the cache.
 MAX_FLOATS = 2**22
+# Pictures looked at together before the first step: with thousands of categories they take room.
+START_BATCH = 32
 
 
 class TRMML(MultiLabelModel):
@@ -221,12 +223,13 @@ class TRMML(MultiLabelModel):
         training = self.training
         self.eval()
         text, negative = self.texts()
-        patches = self._project(features.hidden_patches)
-        anchors = self.prompts.start_features
-        regions = self.regions(features.hidden_patches, patches, anchors)
+        anchors, total = self.prompts.start_features, torch.zeros(len(text), device=text.device)
+        for hidden in torch.split(features.hidden_patches, START_BATCH):
+            regions = self.regions(hidden, self._project(hidden), anchors)
+            total += regions.match(text - negative).sum(dim=0)
         self.train(training)
         share = known_positive_share(matrix).to(text)
-        self.matching.start_bias(regions.match(text - negative).mean(dim=0), share)
+        self.matching.start_bias(total / len(features), share)
 
     @torch.no_grad()
     def begin_epoch(self) -> None:

@@ -85,17 +85,20 @@ def gather_regions(
     few = len(query) < key.shape[-1]
     match = F.linear(key if few else inverse * key, scale * query)  # (B, P, K)
     attention = (inverse * match if few else match).softmax(dim=1).transpose(1, 2)
-    # One product gathers all that is asked of g: <g, v_p>, and with an MLP W1 g and W2' g.
-    patches = key.shape[1]
-    asked = [torch.matmul(value, value.transpose(1, 2))]  # (B, P, P)
+    # One product gathers all that is asked of g: with an MLP W1 g and W2' g, and for its length
+    # either <g, v_p> or g itself, whichever is smaller.
+    by_patch = value.shape[1] <= value.shape[2]
+    asked = [torch.matmul(value, value.transpose(1, 2)) if by_patch else value]
+    first = asked[0].shape[-1]
     if mlp is not None:
         asked += [F.linear(value, mlp.from_region.weight), torch.matmul(value, mlp.out.weight)]
     gathered = torch.matmul(attention, torch.cat(asked, dim=-1))
-    squared = (gathered[..., :patches] * attention).sum(dim=-1)
-    gathered_length = _root(squared)
+    whole = gathered[..., :first]
+    gathered_length = _root((whole * (attention if by_patch else whole)).sum(dim=-1))
     if mlp is None:
         return Regions(attention, value, gathered_length, torch.ones_like(gathered_length))
-    reach, back = (gathered[..., patches:] / gathered_length[..., None]).chunk(2, dim=-1)
+    reach, back = (gathered[..., first:] / gathered_length[..., None]).chunk(2, dim=-1)
+    del match, gathered, whole  # the largest; without gradients nothing else holds them
     hidden = mlp.hide(reach, query)
     out = mlp.out.weight
     longer = (2 * back + torch.matmul(hidden, out.T @ out)) * hidden  # |r + o|^2 - 1 = 2ro + oo

@@ -11,8 +11,9 @@ from jaxtyping import Int, Shaped
 from safetensors import safe_open
 from torch import Tensor
 
+from trmml.errors import DataError
 from trmml.features import Features
-from trmml.stores import UNREADABLE
+from trmml.stores import DAMAGED
 
 Form = Literal["fp16", "int8", "fp32"]
 
@@ -26,7 +27,8 @@ class Shard:
         checked: whether the content was found whole.
 
     Raises:
-        One of `UNREADABLE`: the file is damaged.
+        One of `DAMAGED`: the file is damaged.
+        OSError: it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,16 +48,31 @@ class Shard:
         return self.checked
 
 
-def _is_damaged(path: Path) -> bool:
+def open_shard(path: Path) -> Shard | None:
+    """A shard; None where its file is damaged or gone.
+
+    Raises:
+        DataError: it may be whole, but cannot be read.
+    """
     try:
-        return not Shard(path).whole()
-    except UNREADABLE:
-        return True
+        return Shard(path) if path.stat().st_size else None
+    except (FileNotFoundError, *DAMAGED):  # another process may just have removed it
+        return None
+    except OSError as error:
+        raise DataError(
+            f"the features in {path} cannot be read ({error.strerror or error}); allow reading the "
+            "file, name another folder with --store, or use --live to compute features at each use"
+        ) from error
 
 
 def damaged_shards(folder: Path) -> list[Path]:
-    """The damaged shards of a store, after all have been read."""
-    return [path for path in sorted(folder.glob("*.safetensors")) if _is_damaged(path)]
+    """The damaged shards of a store, after all have been read.
+
+    Raises:
+        DataError: one may be whole, but cannot be read.
+    """
+    opened = [(path, open_shard(path)) for path in sorted(folder.glob("*.safetensors"))]
+    return [path for path, shard in opened if shard is None or not shard.whole()]
 
 
 class StoreFeatures:

@@ -2,6 +2,7 @@
 
     ROOT/files.json              content hash of each file, by path, size and time of change
     ROOT/<key>/store.json        what the key stands for, in words
+    ROOT/<key>/whole.json        shards whose checksum was found right, by size and time of change
     ROOT/<key>/<name>.safetensors    a shard: features of some hundred pictures, never changed
 
 The key covers the encoder's image side, its input size and preprocessing, the precision of the
@@ -32,8 +33,7 @@ from safetensors.torch import save_file
 from trmml.contents import write_json
 from trmml.errors import DataError
 from trmml.features import Features
-from trmml.shards import Form, Shard, StoreFeatures, crc, packed
-from trmml.stores import UNREADABLE
+from trmml.shards import Form, Shard, StoreFeatures, crc, open_shard, packed
 
 logger = logging.getLogger(__name__)
 
@@ -112,26 +112,42 @@ class FeatureStore:
         self._places: dict[str, tuple[str, int]] = {}
 
     def lacking(self, rows: Sequence[str]) -> list[str]:
-        """Those of the rows that are not there or damaged, once each; shards in use are checked.
+        """Those of the rows that are not there or damaged, once each.
 
-        A damaged shard is named in the log and removed.
+        Shards in use are checked once after they were written or changed. A damaged one is named
+        in the log and removed.
+
+        Raises:
+            DataError: a shard cannot be read, or a damaged one not removed.
         """
         self._scan()
         wanted = dict.fromkeys(rows)
         used = sorted({self._places[row][0] for row in wanted if row in self._places})
+        known = self._known_whole()
+        for name in used:
+            self._shards[name].checked |= known.get(name) == _state(self.folder / name)
+        new = any(not self._shards[name].checked for name in used)
         with ThreadPoolExecutor() as pool:  # a checksum lets other threads run
             whole = list(pool.map(lambda name: self._shards[name].whole(), used))
+        if new:
+            self._remember_whole(known)
         for name in (name for name, good in zip(used, whole, strict=True) if not good):
             self._drop(name)
         return [row for row in wanted if row not in self._places]
 
-    @property
-    def shortcut(self) -> bool | None:
-        """Whether large JPEGs are decoded smaller for this store; None before one was met."""
-        path = self.folder / "shortcut.json"
-        if not path.is_file():
-            return None
-        return bool(json.loads(path.read_text("utf-8"))["holds"])
+    def _known_whole(self) -> dict[str, list[int]]:
+        """Size and time of change of each shard when its checksum was found right."""
+        try:
+            return dict(json.loads((self.folder / "whole.json").read_text("utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    def _remember_whole(self, known: dict[str, list[int]]) -> None:
+        """So that the next process need not read them; of two at once, one reads again."""
+        whole = [name for name, shard in self._shards.items() if shard.checked]
+        with suppress(OSError):  # a store that may only be read
+            now = {name: _state(self.folder / name) for name in whole}
+            write_json(self.folder / "whole.json", known | now)
 
     def settle_shortcut(self, holds: bool) -> None:
         """Decide it, for all pictures that will come: features of one store are made alike."""
@@ -147,11 +163,14 @@ class FeatureStore:
         return StoreFeatures(shards, torch.tensor(places, dtype=torch.long))
 
     @contextmanager
-    def filling(self, count: int) -> Iterator[None]:
+    def filling(self, rows: Sequence[str]) -> Iterator[list[str]]:
         """Hold the store's lock while rows are added; the log says what is about to be written.
 
         Args:
-            count: rows that will be added at most.
+            rows: that were lacking.
+
+        Yields:
+            Those that still lack: another process may have added them while we waited.
 
         Raises:
             DataError: the disk has not the room, or the folder may not be written.
@@ -168,8 +187,11 @@ class FeatureStore:
         try:
             for left in self.folder.glob("*.part"):  # of a process that was killed
                 left.unlink(missing_ok=True)
-            self._foretell(count)
-            yield
+            lacking = self.lacking(rows)
+            if lacking:
+                self._foretell(len(lacking))
+            yield lacking
+            self._remember_whole(self._known_whole())
         finally:
             lock.release()
 
@@ -211,7 +233,10 @@ class FeatureStore:
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
         part = path.with_suffix(".part")
         try:
+            part.touch()
+            mode = part.stat().st_mode  # as the user's umask has it; save_file makes it private
             save_file(tensors, part, metadata)
+            part.chmod(mode)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, path)
@@ -227,10 +252,11 @@ class FeatureStore:
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name in self._shards:
                 continue
-            try:
-                self._enter(Shard(path))
-            except UNREADABLE:
+            shard = open_shard(path)
+            if shard is None:
                 self._drop(path.name)
+            else:
+                self._enter(shard)
 
     def _enter(self, shard: "Shard") -> None:
         self._shards[shard.path.name] = shard
@@ -243,7 +269,27 @@ class FeatureStore:
         )
         self._shards.pop(name, None)
         self._places = {row: place for row, place in self._places.items() if place[0] != name}
-        (self.folder / name).unlink(missing_ok=True)
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error.strerror) from error
+
+
+def settled_shortcut(folder: Path) -> bool | None:
+    """Whether a store's large JPEGs are decoded smaller; None before one was met."""
+    path = folder / "shortcut.json"
+    if not path.is_file():
+        return None
+    return bool(json.loads(path.read_text("utf-8"))["holds"])
+
+
+def _state(path: Path) -> list[int]:
+    """Size and time of change; nothing where the file is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _gib(size: int) -> str:

@@ -14,8 +14,8 @@ from trmml.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# What opening a damaged shard may raise.
-UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+# What opening a damaged shard may raise. An OSError says that the system does not let us read it.
+DAMAGED = (SafetensorError, KeyError, TypeError, ValueError)
 
 
 def default_root() -> Path:
@@ -39,17 +39,28 @@ class StoreInfo:
     last_used: float
 
 
+def all_stores(root: Path) -> list[Path]:
+    """Folders of all stores below a root, also of those whose card is damaged."""
+    return [card.parent for card in sorted(root.glob("*/store.json"))]
+
+
+def store_bytes(folder: Path) -> int:
+    """What the features of a store take on disk."""
+    return sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
+
+
 def list_stores(root: Path) -> list[StoreInfo]:
     """Every store below a root, the one used last first."""
     found = []
-    for card in sorted(root.glob("*/store.json")):
+    for folder in all_stores(root):
+        card = folder / "store.json"
         try:
             tree = json.loads(card.read_text("utf-8"))
-            shards = list(card.parent.glob("*.safetensors"))
+            shards = list(folder.glob("*.safetensors"))
             names = [row for shard in shards for row in _row_names(shard)]
             found.append(
                 StoreInfo(
-                    key=card.parent.name,
+                    key=folder.name,
                     encoder=tree["encoder"],
                     size=tree["size"],
                     form=tree["form"],
@@ -57,7 +68,7 @@ def list_stores(root: Path) -> list[StoreInfo]:
                     images=len({name.partition(".")[0] for name in names}),
                     rows=len(names),
                     shards=len(shards),
-                    bytes=sum(shard.stat().st_size for shard in shards),
+                    bytes=store_bytes(folder),
                     last_used=card.stat().st_mtime,
                 )
             )
@@ -71,7 +82,7 @@ def _row_names(shard: Path) -> list[str]:
         with safe_open(shard, framework="np") as file:
             names: list[str] = json.loads(file.metadata()["rows"])
             return names
-    except UNREADABLE:
+    except (OSError, *DAMAGED):
         return []  # `verify` names it
 
 
@@ -81,7 +92,7 @@ def find_store(root: Path, key: str) -> Path:
     Raises:
         DataError: there is none, or several begin so.
     """
-    found = [card.parent for card in sorted(root.glob("*/store.json"))]
+    found = all_stores(root)
     matches = [folder for folder in found if folder.name.startswith(key)]
     if len(matches) != 1 or not key:
         known = ", ".join(folder.name for folder in found) or "none"

@@ -32,6 +32,9 @@ from trmml.method import TRMML
 from trmml.model import Output
 from trmml.prompts import encode_templates
 
+# Pictures from which checking ways to decode is repaid: some are decoded and encoded twice.
+REPAID_FROM = 24
+
 
 @dataclass(frozen=True)
 class Tag:
@@ -220,7 +223,7 @@ class Tagger:
             samples=lambda: sample_pixels(paths, self.encoder, SAMPLES),
         )
         encode = self._way(precision)
-        first = paths[:LOOKED_AT]
+        first = paths[:LOOKED_AT] if len(paths) >= REPAID_FROM else []
         reduced = shortcut_holds(first, self.encoder, encode, self.device)
         on_card = card_decoding_holds(first, self.encoder, encode, self.device)
         batches = prepared(

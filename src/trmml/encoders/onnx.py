@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # The first with Gelu as one operator, which ONNX Runtime computes in a third of the time.
 OPSET = 20
+# Of the files in the cache; to be raised when what is written into them changes.
+FORMAT = 1
 # Layers whose weights become int8. Convolutions stay: ONNX Runtime's integer convolution took 4.6
 # times as long as the one in fp32 for the patches of ViT-B-32 (benchmarks/README.md).
 INT8_LAYERS = ("MatMul",)
@@ -104,7 +106,8 @@ def onnx_image_encoder(
         EncoderError: the encoder cannot be exported.
     """
     refuse_without_onnx(f"the encoder precision {kind}")
-    name = f"{identity.image_checksum[:24]}-{identity.size}-{kind}-{version('onnxruntime')}.onnx"
+    made = f"{kind}-{FORMAT}-{version('onnxruntime')}"
+    name = f"{identity.image_checksum[:24]}-{identity.size}-{made}.onnx"
     path = cache_folder() / "encoders" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from trmml.cache import cache_folder
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.encoders.onnx import onnx_image_encoder
-from trmml.errors import EncoderError, TrmmlError
+from trmml.errors import EncoderError
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,10 @@ CUDA_CANDIDATES = ("fp32", "channels-last", "bf16", "fp16", "compile")
 # Least cosine with fp32, of every image feature and of each picture's patches on average. int8
 # features of ViT-B-32 have 0.9998; benchmarks/precision.py says what mAP loses.
 LEAST_COSINE = 0.998
-# Pictures from which measuring, which takes about a minute, is repaid.
-MEASURE_FROM = 2000
+# Pictures from which measuring, about a minute once on a machine, is thought to be worth it.
+MEASURE_FROM = 500
+# Pictures per pass of the encoder: larger gains nothing on a processor, but on a card.
+CPU_BATCH, CUDA_BATCH = 32, 128
 # Pictures that are measured on.
 SAMPLES = 16
 ROUNDS = 3
@@ -78,6 +80,11 @@ class Choice:
             f"encoder precision {self.precision}: {rate:.1f} images/s, {rate / plain:.2f} times"
             f" fp32, cosine {self.cosines[self.precision]:.4f}; measured here on {self.measured}"
         )
+
+
+def batch_size(device: str) -> int:
+    """Pictures per pass of an encoder."""
+    return CUDA_BATCH if device.startswith("cuda") else CPU_BATCH
 
 
 def image_encoder(
@@ -140,7 +147,9 @@ def resolve_precision(
         return precision
     choice = remembered_choice(identity, device)
     if choice is None and pictures >= MEASURE_FROM:
-        choice = choose_precision(encoder, identity, device, samples())
+        measured_on = samples()
+        if len(measured_on):  # else none can be read, which is reported when their turn comes
+            choice = choose_precision(encoder, identity, device, measured_on)
     if choice is None:
         logger.info("encoder precision fp32: nothing was measured here, and %d pictures", pictures)
         return "fp32"
@@ -168,7 +177,7 @@ def choose_precision(
             way = image_encoder(encoder, name, device, identity)
             cosines[name] = _least_cosine(encoder, way(samples), plain)
             ways[name] = way
-        except (TrmmlError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # a way that fails, for whatever reason, is not taken
             reasons[name] = " ".join(str(error).split())[:200]
             logger.info("encoder precision %s cannot be had here: %s", name, reasons[name])
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -180,10 +189,13 @@ def choose_precision(
     best = max(fit, key=lambda name: rates[name])
     choice = Choice(best, rates, cosines, reasons, date.today().isoformat())
     path = _choice_file(identity, device)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    part.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        logger.warning("what was measured cannot be kept in %s: %s", path.parent, error.strerror)
     return choice
 
 
@@ -273,23 +285,21 @@ def _cast(encoder: Encoder, dtype: torch.dtype) -> EncodeImage:
 
 
 def _compiled(encoder: Encoder, device: str) -> EncodeImage:
-    """torch.compile; on a card in bf16, with CUDA graphs for batches of one size.
+    """torch.compile; on a card in bf16, with CUDA graphs.
 
-    The last, smaller batch is padded, so that one size is compiled.
+    Smaller batches are padded to `batch_size`, so that one size is compiled.
     """
     if device == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise EncoderError("precision compile needs a C++ compiler, and none is found; install g++")
     cuda = device.startswith("cuda")
     base = _cast(encoder, torch.bfloat16) if cuda else encoder.encode_image
     compiled = torch.compile(base, mode="reduce-overhead" if cuda else "default")
-    largest = 0
+    size = batch_size(device)
 
     def encode_image(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal largest
         count = len(pixels)
-        largest = max(largest, count)
-        if count < largest:
-            pixels = torch.cat([pixels, pixels.new_zeros(largest - count, *pixels.shape[1:])])
+        if count < size:
+            pixels = torch.cat([pixels, pixels.new_zeros(size - count, *pixels.shape[1:])])
         hidden, feature = compiled(pixels)
         # A CUDA graph writes its next result into the same memory.
         return hidden[:count].clone(), feature[:count].clone()
