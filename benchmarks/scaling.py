@@ -38,7 +38,7 @@ GROWING: dict[str, tuple[int, ...]] = {
 }
 # Many categories, many patches: has to stay below 6 GB.
 # As many images as the model looks at before the first step.
-LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048, "images": 256}
+LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048, "images": 256, "steps": 3}
 LARGE_LIMIT_GB = 6.0
 TEXT_ARCHITECTURE = "ViT-B-32"
 TEXT_CATEGORIES = (80, 800, 5000)
@@ -49,7 +49,9 @@ def head_cell(cell: dict[str, Any]) -> dict[str, Any]:
     encoder = SyntheticEncoder(cell["patches"], cell["hidden"], cell["feature"])
     with tempfile.TemporaryDirectory() as folder:
         source = filled_store(Path(folder), identify(encoder), cell["images"])
-        trainer = make_trainer(encoder, source, cell["categories"], cell["batch"])
+        trainer = make_trainer(
+            encoder, source, cell["categories"], cell["batch"], cell.get("steps")
+        )
         seconds = in_turn({"epoch": lambda: run_epoch(trainer)}, cell["rounds"])["epoch"]
     steps = trainer.batches
     return {

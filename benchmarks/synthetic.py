@@ -100,8 +100,14 @@ def random_features(identity: EncoderIdentity, images: int, seed: int = 0) -> Fe
     return Features(torch.randn(shape, generator=generator), F.normalize(image, dim=-1))
 
 
-def make_trainer(encoder: nn.Module, source: FeatureSource, categories: int, batch: int) -> Trainer:
-    """The trainer of trmml on random labels; all pictures are trained on, whole batches only."""
+def make_trainer(
+    encoder: nn.Module,
+    source: FeatureSource,
+    categories: int,
+    batch: int,
+    steps: int | None = None,
+) -> Trainer:
+    """The trainer of trmml on random labels; whole batches only, all of them or so many steps."""
     generator = torch.Generator().manual_seed(0)
     present = torch.rand(len(source), categories, generator=generator) < PRESENT_LABELS / categories
     known = torch.rand(present.shape, generator=generator) < KNOWN_SHARE
@@ -118,7 +124,7 @@ def make_trainer(encoder: nn.Module, source: FeatureSource, categories: int, bat
         settings=settings,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
-    trainer.batches = len(source) // batch
+    trainer.batches = len(source) // batch if steps is None else steps
     trainer.kept = torch.arange(trainer.batches * batch)
     return trainer
 
