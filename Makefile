@@ -51,7 +51,7 @@ docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: python do
 check: lint type docs test ## Everything that CI runs
 
 bench: $(VENV)/.installed ## Speed, memory and size here, under 15 minutes on 2 cores: benchmarks/README.md
-	$(BIN)/python benchmarks/training.py --rounds 2
+	$(BIN)/python benchmarks/training.py --quick
 	$(BIN)/python benchmarks/tagging.py --quick
 	$(BIN)/python benchmarks/scaling.py --quick
 	$(BIN)/python benchmarks/store.py --quick

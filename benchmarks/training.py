@@ -233,7 +233,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="1 round")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true", help="bf16-mixed too (default on a card)")
     arguments = parser.parse_args()
@@ -241,12 +242,12 @@ def main() -> None:
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA card")
     precisions = ["32-true", "bf16-mixed"] if arguments.bf16 or device == "cuda" else ["32-true"]
-    rows = []
+    rows, rounds = [], 1 if arguments.quick else arguments.rounds
     for name in arguments.case:
-        rows += measure(name, arguments.rounds, device, precisions)
+        rows += measure(name, rounds, device, precisions)
         print(table(rows), flush=True)
     suffix = "" if device == "cpu" else f"_{device}"
-    tree = {"batch": BATCH, "categories": len(COCO), "images": IMAGES, "rounds": arguments.rounds}
+    tree = {"batch": BATCH, "categories": len(COCO), "images": IMAGES, "rounds": rounds}
     path = write_results(f"training{suffix}", {**tree, "seed": 0, "device": device, "rows": rows})
     print(f"written: {path}")
 
