@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ GROWING: dict[str, tuple[int, ...]] = {
     "patches": (49, 196, 784),
     "batch": (16, 32, 64),
 }
+# What a quick round looks at: what has to be linear.
+QUICK = ("categories", "images")
 # Many categories, many patches: has to stay below 6 GB.
 # As many images as the model looks at before the first step.
 LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048, "images": 256, "steps": 3}
@@ -119,10 +122,11 @@ def truncation(rounds: int) -> dict[str, Any]:
     }
 
 
-def head_rows(rounds: int) -> list[dict[str, Any]]:
-    """Every axis from its smallest size to its largest, with slopes; then the large case."""
+def head_rows(rounds: int, axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Each axis from its smallest size to its largest, with slopes; then the large case."""
     rows = []
-    for axis, sizes in GROWING.items():
+    for axis in axes:
+        sizes = GROWING[axis]
         found = []
         for size in sizes:
             cell = {**BASE, axis: size}
@@ -165,7 +169,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="1 round")
+    parser.add_argument("--quick", action="store_true", help="1 round, C and N only")
     parser.add_argument("--full", action="store_true", help="5,000 learned prompts too")
     parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -174,7 +178,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.cell)))
         return
     rounds = 1 if arguments.quick else arguments.rounds
-    rows = head_rows(rounds)
+    rows = head_rows(rounds, QUICK if arguments.quick else tuple(GROWING))
     cut = truncation(max(2, rounds))
     print(
         f"text side, 80 prompts: {cut['full_length_seconds']:.2f} s at {cut['full_length_tokens']}"
@@ -183,7 +187,8 @@ def main() -> None:
         flush=True,
     )
     prompts = []
-    for count in TEXT_CATEGORIES if arguments.full else TEXT_CATEGORIES[:2]:
+    counts = TEXT_CATEGORIES if arguments.full else TEXT_CATEGORIES[: 1 if arguments.quick else 2]
+    for count in counts:
         prompts.append({"categories": count} | in_process(__file__, {"text": count}))
         print(
             "{categories} prompts: {seconds:.1f} s, peak {peak_gib:.2f} GiB".format(**prompts[-1])

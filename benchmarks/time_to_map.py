@@ -213,10 +213,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500, help="of scenes")
     parser.add_argument("--test-images", type=int, default=600, help="of scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="45 s at most")
+    parser.add_argument("--quick", action="store_true", help="600 pictures, 30 s at most")
     options = parser.parse_args()
     if options.quick:
-        options.seconds = 45.0
+        options.seconds, options.images, options.test_images = 30.0, 600, 200
     with TemporaryDirectory() as place:
         folder = Path(place)
         if options.realbench is None:
