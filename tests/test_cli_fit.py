@@ -7,13 +7,16 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from tests.conftest import TOY_SPEC, Pictures
 from trmml.cli import app
+from trmml.datasets.folder import read_folder
 from trmml.labels import LabelMatrix
 
 SETTINGS = (
@@ -62,10 +65,60 @@ def test_single_positive(pictures: Pictures, tmp_path: Path) -> None:
     assert matrix.known.sum(dim=1).max() == 1 and bool((matrix.labels == matrix.known).all())
 
 
+def card_checksum(run: Path) -> str:
+    """The mask's checksum, as the run card has it."""
+    return str(json.loads((run / "model.json").read_text("utf-8"))["data"]["mask_sha256"])
+
+
+def test_quota(pictures: Pictures, tmp_path: Path) -> None:
+    more = ("--quota", 5, 7, "--seed", 2, "--epochs", 1)
+    result = fit(pictures.train, pictures.train_table, tmp_path / "run", *more)
+    assert result.exit_code == 0, result.output
+    matrix = LabelMatrix.load(tmp_path / "run" / "known.safetensors")
+    assert matrix.positives.tolist() == [5] * 4 and matrix.negatives.tolist() == [7] * 4
+    whole = read_folder(pictures.train, pictures.train_table).matrix
+    assert matrix.checksum() == whole.keep_quota(5, 7, seed=2).checksum()
+    assert card_checksum(tmp_path / "run") == matrix.checksum()
+
+
+@pytest.mark.parametrize("form", ["rows", "lists", "tensor", "run"])
+def test_mask(form: str, pictures: Pictures, tmp_path: Path) -> None:
+    data = read_folder(pictures.train, pictures.train_table)
+    matrix = data.matrix.hide(0.5, seed=8)
+    path = tmp_path / f"mask.{form}"
+    if form == "rows":
+        codes = matrix.known.int() * (2 * matrix.labels.int() - 1)
+        path.write_text("".join(f"{','.join(map(str, row))}\n" for row in codes.tolist()), "utf-8")
+    elif form == "lists":
+        matrix = data.matrix.keep_single_positive(seed=8)
+        listed = zip(data.images, matrix.labels, strict=True)
+        lines = [f"{image},{' '.join(map(str, row.nonzero()[:, 0].tolist()))}\n"
+                 for image, row in listed]  # fmt: skip
+        path.write_text("".join(reversed(lines)), "utf-8")
+    elif form == "tensor":
+        torch.save(torch.stack([matrix.known.long()] * 3, dim=1), path)
+    else:
+        matrix.save(path)
+    more = ("--mask", path, "--epochs", 1)
+    result = fit(pictures.train, pictures.train_table, tmp_path / "run", *more)
+    assert result.exit_code == 0, result.output
+    saved = LabelMatrix.load(tmp_path / "run" / "known.safetensors")
+    assert saved.checksum() == matrix.checksum() == card_checksum(tmp_path / "run")
+
+
 def test_options_that_exclude_each_other(pictures: Pictures, tmp_path: Path) -> None:
-    for more in (("--known", 0.5, "--single-positive"), ("--test-images", pictures.test)):
-        result = fit(pictures.train, pictures.train_table, tmp_path / "run", *more)
+    labels = (("--known", 0.5), ("--single-positive",), ("--quota", 1, 1), ("--mask", "m.pt"))
+    for first, second in combinations(labels, 2):
+        result = fit(pictures.train, pictures.train_table, tmp_path / "run", *first, *second)
         assert result.exit_code == 2 and not (tmp_path / "run").exists()
+        said = "give one of --known, --single-positive, --quota and --mask"
+        assert said in " ".join(result.stderr.replace("│", " ").split())
+    result = fit(
+        pictures.train, pictures.train_table, tmp_path / "run", "--test-images", pictures.test
+    )
+    assert result.exit_code == 2 and not (tmp_path / "run").exists()
+    result = fit(pictures.train, pictures.train_table, tmp_path / "run", "--quota", 1)
+    assert result.exit_code == 2 and "--quota" in result.stderr
 
 
 def test_a_run_is_never_overwritten(pictures: Pictures, finished_run: Path) -> None:
@@ -131,6 +184,13 @@ BROKEN = {
     "setting out of range": (nothing, ("--set", "losses.clip=2"), "setting losses.clip = 2"),
     "unknown preset": (nothing, ("--preset", "paper2"), "paper2"),
     "share out of range": (nothing, ("--known", "10"), "write 0.1"),
+    "quota of nothing": (nothing, ("--quota", 0, 0), "not both 0, but 0 and 0 were given"),
+    "no such mask": (nothing, ("--mask", "mask.pt"), "cannot read mask.pt: No such file"),
+    "mask of other images": (
+        lambda root: LabelMatrix(torch.ones(3, 2) > 0, torch.ones(3, 2) > 0).save(root / "m.st"),
+        ("--mask", "m.st"),
+        "m.st has 3 rows, but the data has 4 images",
+    ),
     "unknown encoder": (nothing, ("--encoder", "nowhere.py:make"), "nowhere.py"),
     "test lacks a category": (
         nothing,

@@ -83,6 +83,115 @@ def test_keep_single_positive_keeps_one_present_category_uniformly() -> None:
     assert torch.equal(again.known, single.known)
 
 
+def slow_hide(matrix: LabelMatrix, share: float, seed: int) -> list[list[bool]]:
+    """The field's rule pair by pair, with numpy's global generator."""
+    state = np.random.get_state()
+    try:
+        np.random.seed(seed)
+        return [
+            [np.random.random() < share and known for known in row] for row in matrix.known.tolist()
+        ]
+    finally:
+        np.random.set_state(state)
+
+
+def slow_single(matrix: LabelMatrix, seed: int) -> list[list[bool]]:
+    """One draw per image, which counts off its present categories."""
+    draw = np.random.RandomState(seed)
+    kept = []
+    for row in matrix.labels.tolist():
+        value, present = draw.random_sample(), [c for c, here in enumerate(row) if here]
+        chosen = present[int(value * len(present))] if present else None
+        kept.append([c == chosen for c in range(len(row))])
+    return kept
+
+
+def slow_quota(matrix: LabelMatrix, positives: int, negatives: int, seed: int) -> list[list[bool]]:
+    """Each category goes through its labels from the smallest number to the largest."""
+    draw = np.random.RandomState(seed)
+    numbers = [[draw.random_sample() for _ in row] for row in matrix.known.tolist()]
+    kept = [[False] * len(row) for row in numbers]
+    for c in range(matrix.known.shape[1]):
+        left = {True: positives, False: negatives}
+        for _, i in sorted((row[c], i) for i, row in enumerate(numbers)):
+            answer = bool(matrix.labels[i, c])
+            if matrix.known[i, c] and left[answer] > 0:
+                left[answer] -= 1
+                kept[i][c] = True
+    return kept
+
+
+SIZES = st.tuples(st.integers(1, 12), st.integers(1, 5))
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(SIZES, SEEDS, st.floats(0, 1, exclude_min=True))
+def test_hide_equals_a_slow_loop(size: tuple[int, int], seed: int, share: float) -> None:
+    matrix = random_matrix(*size, seed=seed)
+    assert matrix.hide(share, seed).known.tolist() == slow_hide(matrix, share, seed)
+
+
+@given(SIZES, SEEDS)
+def test_keep_single_positive_equals_a_slow_loop(size: tuple[int, int], seed: int) -> None:
+    matrix = random_matrix(*size, seed=seed)
+    assert matrix.keep_single_positive(seed).known.tolist() == slow_single(matrix, seed)
+
+
+@given(SIZES, SEEDS, st.integers(0, 4), st.integers(0, 14))
+def test_keep_quota_equals_a_slow_loop(
+    size: tuple[int, int], seed: int, positives: int, negatives: int
+) -> None:
+    matrix = random_matrix(*size, seed=seed)
+    negatives += positives == 0 == negatives  # a quota of nothing is refused
+    kept = matrix.keep_quota(positives, negatives, seed)
+    assert kept.known.tolist() == slow_quota(matrix, positives, negatives, seed)
+    assert torch.equal(kept.labels, matrix.labels & kept.known)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (5011, 20), (9000, 2)])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_hide_is_one_line_of_numpy(size: tuple[int, int], share: float, seed: int) -> None:
+    every = torch.ones(size, dtype=torch.bool)
+    state = np.random.get_state()
+    try:
+        np.random.seed(seed)
+        expected = np.random.random(size) < share
+    finally:
+        np.random.set_state(state)
+    assert np.array_equal(LabelMatrix(every, every).hide(share, seed).known.numpy(), expected)
+
+
+def test_a_quota_by_hand() -> None:
+    labels = torch.tensor([[True, True], [True, False], [True, False], [False, False]])
+    known = torch.tensor([[True, True], [True, True], [False, True], [True, False]])
+    kept = LabelMatrix(labels, known).keep_quota(2, 1, seed=4)
+    assert kept.positives.tolist() == [2, 1]  # all that there are
+    assert kept.negatives.tolist() == [1, 1]  # one of two in the second category
+    assert not (kept.known & ~known).any()
+
+
+def test_quotas_are_exact_nested_and_without_a_preference() -> None:
+    matrix = random_matrix(400, 5)
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]
+    quotas = [matrix.keep_quota(n, 2 * n, seed=9) for n in (1, 3, 40, 60, 1000)]
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
+    for small, large in pairwise(quotas):
+        assert not (small.known & ~large.known).any()
+    assert quotas[2].positives.tolist() == [40] * 5 and quotas[2].negatives.tolist() == [80] * 5
+    assert torch.equal(quotas[-1].known, matrix.known)
+    assert torch.equal(quotas[1].labels, matrix.keep_quota(3, 0, seed=9).labels)
+    every = torch.ones(3, 1000, dtype=torch.bool)
+    drawn = LabelMatrix(every, every).keep_quota(1, 0, seed=2).known.sum(1)
+    assert ((drawn - 333).abs() < 60).all()  # four deviations
+
+
+@pytest.mark.parametrize("quota", [(0, 0), (-1, 3), (3, -1)])
+def test_a_quota_of_nothing_is_refused(quota: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=rf"not both 0, but {quota[0]} and {quota[1]} were"):
+        random_matrix().keep_quota(*quota)
+
+
 def test_labels_behind_unknown_pairs_do_not_matter() -> None:
     matrix = random_matrix()
     other = LabelMatrix(matrix.labels | ~matrix.known, matrix.known)
@@ -105,6 +214,7 @@ def test_degenerate_shapes_are_finite(shape: tuple[int, int], tmp_path: Path) ->
     assert matrix.known_share == 0
     assert matrix.hide(0.5).known.shape == shape
     assert matrix.keep_single_positive().known.shape == shape
+    assert matrix.keep_quota(1, 1).known.shape == shape
     matrix.save(tmp_path / "m")
     assert LabelMatrix.load(tmp_path / "m").known.shape == shape
 

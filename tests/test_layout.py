@@ -30,6 +30,8 @@ ORDER = (
     "datasets.tables",
     "datasets.label_tables",
     "datasets.folder",
+    "datasets.mask_files",
+    "datasets.peer_masks",
     *(f"datasets.scenes.{name}" for name in SCENES),
     "datasets.scenes",
     # Frozen and heavy

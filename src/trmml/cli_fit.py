@@ -33,6 +33,8 @@ def fit(
     known: options.Known = None,
     seed: options.Seed = None,
     single_positive: options.SinglePositive = False,
+    quota: options.Quota = None,
+    mask: options.Mask = None,
     categories: options.Categories = None,
     blank: options.BlankOption = None,
     minus_one: options.MinusOne = None,
@@ -58,8 +60,8 @@ def fit(
     started = time.monotonic()
     if (test_images is None) != (test_labels is None):
         raise typer.BadParameter("give both --test-images and --test-labels, or neither")
-    if known is not None and single_positive:
-        raise typer.BadParameter("give --known or --single-positive, not both")
+    if sum((known is not None, single_positive, quota is not None, mask is not None)) > 1:
+        raise typer.BadParameter("give one of --known, --single-positive, --quota and --mask")
     short = {"training.seed": seed, "training.epochs": epochs, "training.precision": precision}
     given = [f"{name}={value}" for name, value in short.items() if value is not None]
     settings = resolve_settings(preset, config, [*(set_ or ()), *given])
@@ -74,7 +76,7 @@ def fit(
         blank=blank,
         minus_one=minus_one,
     )
-    data = _hide(full, known, single_positive, settings.training.seed)
+    data = _hide(full, known, single_positive, quota, mask, settings.training.seed)
     say(_described(data))
     loaded = load_encoder(encoder, image_size=image_size)
 
@@ -273,12 +275,25 @@ def pick_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _hide(data: "Dataset", known: float | None, single_positive: bool, seed: int) -> "Dataset":
+def _hide(
+    data: "Dataset",
+    known: float | None,
+    single_positive: bool,
+    quota: tuple[int, int] | None,
+    mask: Path | None,
+    seed: int,
+) -> "Dataset":
     """The same pictures with fewer known labels, or the very same data set."""
     if known is not None:
         return replace(data, matrix=data.matrix.hide(known, seed))
     if single_positive:
         return replace(data, matrix=data.matrix.keep_single_positive(seed))
+    if quota is not None:
+        return replace(data, matrix=data.matrix.keep_quota(*quota, seed))
+    if mask is not None:
+        from trmml.datasets.peer_masks import read_mask
+
+        return replace(data, matrix=read_mask(mask, data))
     return data
 
 

@@ -56,11 +56,25 @@ Out = Annotated[Path, typer.Option(help="New folder for the run.", show_default=
 Known = Annotated[
     float | None, typer.Option(help="Hide labels until this share of them is known; above 0 to 1.")
 ]
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="Sets training.seed, and what --known hides.")
-]
+Seed = Annotated[int | None, typer.Option(min=0, help="Sets training.seed, and what is hidden.")]
 SinglePositive = Annotated[
     bool, typer.Option("--single-positive", help="Keep one present category per picture.")
+]
+Quota = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        "--quota",
+        metavar="POSITIVES NEGATIVES",
+        help="Keep so many present and absent labels of each category.",
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE",
+        help="Take what is known from a file of another project or run; see docs/data.md.",
+    ),
 ]
 ImageSize = Annotated[
     int | None, typer.Option(min=1, help="Side of the encoder's input in pixels.")

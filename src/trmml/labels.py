@@ -124,6 +124,45 @@ class LabelMatrix:
         kept = self.labels & (order == chosen)
         return LabelMatrix(kept, kept)
 
+    def keep_quota(self, positives: int, negatives: int, seed: int = 0) -> "LabelMatrix":
+        """Return a copy in which each category keeps a fixed number of known labels.
+
+        A category with fewer keeps all it has. They are drawn uniformly, without replacement, for
+        each category and sign by itself. With one seed, a larger quota contains a smaller one.
+
+        Args:
+            positives: known present labels to keep per category, at least 0.
+            negatives: known absent labels to keep per category, at least 0.
+            seed: of numpy's legacy generator, in [0, 2**32).
+
+        Raises:
+            ConfigError: a quota is negative, both are 0, or the seed is out of its range.
+
+        Source: "fixed per class" in the code of CSL, which draws by numpy.random.choice without a
+            seed of its own. We keep the labels with the smallest of `hide`'s numbers.
+
+        Example:
+            >>> import torch
+            >>> labels = torch.tensor([[True], [True], [True], [False], [False]])
+            >>> kept = LabelMatrix(labels, torch.ones_like(labels)).keep_quota(1, 9)
+            >>> kept.positives.tolist(), kept.negatives.tolist()
+            ([1], [2])
+        """
+        if min(positives, negatives) < 0 or positives == negatives == 0:
+            raise ConfigError(
+                "a quota is a number of present and a number of absent labels per category, at "
+                f"least 0 and not both 0, but {positives} and {negatives} were given."
+            )
+        draws = np.concatenate(list(_random_rows(len(self), self.known.shape[1], seed)))
+        present, known = self.labels.cpu().numpy(), self.known.cpu().numpy()
+        kept = np.zeros_like(known)
+        for c in range(known.shape[1]):
+            for answer, count in ((True, positives), (False, negatives)):
+                rows = np.flatnonzero(known[:, c] & (present[:, c] == answer))
+                order = np.argsort(draws[rows, c], kind="stable")
+                kept[rows[order[:count]], c] = True
+        return LabelMatrix(self.labels, torch.from_numpy(kept).to(self.known.device))
+
     def rows(self, indices: Sequence[int] | Int[Tensor, "K"]) -> "LabelMatrix":
         """Return the images at `indices`, in that order, each index in [0, N).
 

@@ -6,7 +6,12 @@ disagrees with itself:
 - A category without a known positive is undefined: its figures are nan, it is left out of every
   mean over categories, and `undefined_categories` counts it.
 - A category (or a set) for which nothing is predicted has precision 0, as in the field.
-- An entry is predicted present where its score is at least the threshold.
+- Equal scores have no order: all known entries that score at least as high as a positive count as
+  seen when it is. So the order of images changes no AP, and scores that are all equal give the
+  share of positives. The field's code sorts and reverses; within ties its AP depends on the order
+  of images, and may be higher or lower.
+- An entry is predicted present where its score is at least the threshold. Where entries tie for the
+  last of the top-k places, the categories that come first have it.
 - CF1 is the harmonic mean of mean precision and mean recall; the mean of the categories' F1,
   which others call CF1, has a name of its own.
 """
@@ -187,7 +192,7 @@ def measure(
         threshold: one for all categories or one each, in [0, 1]; reaching it means present.
         top_k: predictions per image in `at_top_k`: the `top_k` highest known scores of the image,
             and of these only those that reach the threshold. Among equal scores at the last
-            place, `torch.topk` chooses.
+            place, the categories that come first are taken.
 
     Raises:
         DataError: a score is not finite or outside [0, 1], or shapes, types or names disagree.
@@ -317,10 +322,12 @@ def _mean_defined(values: npt.NDArray[np.float64]) -> float:
 def _highest(
     scores: Float[Tensor, "N C"], known: Bool[Tensor, "N C"], top_k: int
 ) -> Bool[Tensor, "N C"]:
-    """The `top_k` highest known scores of each image."""
+    """The `top_k` highest known scores of each image, from the left among those that tie."""
     candidates = scores.masked_fill(~known, -1.0)
-    best = candidates.topk(min(top_k, scores.shape[1]), dim=1).indices
-    return torch.zeros_like(known).scatter_(1, best, True)
+    top_k = min(top_k, scores.shape[1])
+    last = candidates.topk(top_k, dim=1).values[:, -1:]
+    above, tied = candidates > last, candidates == last  # topk alone may take any of the tied
+    return above | (tied & (tied.cumsum(1) <= top_k - above.sum(1, keepdim=True)))
 
 
 class _Counts(NamedTuple):
