@@ -97,7 +97,7 @@ def test_times_from_published_rates() -> None:
 def test_rates_are_those_published(way: str, shown: str) -> None:
     digits = len(shown.split()[0].partition(".")[2])
     assert f"{rate(way):.{digits}f} images/s" == shown and shown in PAGE
-    assert f"(C / 80)^{slope():.2f}" in PAGE
+    assert f"(C/80)^{slope():.2f}" in PAGE
 
 
 def test_every_set_has_a_check_and_a_grid() -> None:
