@@ -199,6 +199,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             prepare(order, argument)
             continue
         if order == "file":
+            Path(argument).parent.mkdir(parents=True, exist_ok=True)
             Path(argument).write_text(part["code"], encoding="utf-8")
         elif order == "no test":
             pass
