@@ -47,6 +47,8 @@ ORDER = (
     "datasets.huggingface",
     "datasets.plain",
     "datasets.named",
+    "datasets.check",
+    "datasets.convert",
     *(f"datasets.scenes.{name}" for name in SCENES),
     "datasets.scenes",
     # Frozen and heavy
@@ -104,11 +106,12 @@ ORDER = (
     "cli_app",
     "cli_fit",
     "cli_store",
+    "cli_data",
     "cli",
     "__main__",
 )
 # These import what they use where they use it, so that `trmml --help` answers at once.
-LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store")
+LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store", "cli_data")
 
 
 def module_files() -> dict[str, Path]:
