@@ -56,7 +56,7 @@ def test_published_lists_are_exhaustive(tmp_path, name):
     "row, said",
     [
         ("c.png,cat,0,0,8,4", r"boxes\.csv line 2: expected edges as shares .* Divide"),
-        ("c.png,cat,a,0,1,1", "expected four numbers"),
+        ("c.png,cat,a,0,1,1", "expected numbers, got"),
     ],
 )
 def test_boxes_of_another_kind(tmp_path, row, said):

@@ -71,6 +71,10 @@ def test_tags_say_what_is_there_and_nothing_else(tmp_path):
     data = read("nuswide", tmp_path, labels="tags")
     assert present(data) == [{"beach"}, set(), {"beach"}]
     assert int(data.matrix.known.sum()) == 2
+    ragged = [" ".join(row[:-1]), " ".join([*row, "0"]), " ".join(row)]
+    write(tmp_path, {"NUS_WID_Tags/Train_Tags81.txt": "\n".join(ragged)})
+    with pytest.raises(DataError, match=r"Train_Tags81\.txt line 1: expected 81 times 0 or 1"):
+        read("nuswide", tmp_path, labels="tags")
     with pytest.raises(DataError, match="published for the official lists"):
         read("nuswide", tmp_path, labels="tags", version="asl")
 

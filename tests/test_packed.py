@@ -289,6 +289,7 @@ def test_shards_that_make_no_sense(tmp_path):
 # Hugging Face ---------------------------------------------------------------------------------
 
 FEATURES = {"image": {"_type": "Image"},
+            "place": {"names": ["sea", "air", "land"], "_type": "ClassLabel"},
             "labels": {"feature": {"names": ["zebra", "cat"], "_type": "ClassLabel"},
                        "_type": "Sequence"}}  # fmt: skip
 

@@ -38,7 +38,7 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.files import below, find_file, read_lines
+from trmml.datasets.files import below, find_file, read_lines, read_plain
 from trmml.datasets.folder import read_categories
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
@@ -57,6 +57,8 @@ NUS_NAMES = tuple(
 _FOLDERS = ("Flickr", "images", "")
 _CONCEPTS = ("Concepts81.txt", "ConceptsList/Concepts81.txt", "nuswide_labels.txt")
 _CSV = "nus_wid_data.csv"
+_ONES = ("1", "1.0")
+_FIELDS = ("0", "-1", "0.0", *_ONES)
 
 
 class NusWideOptions(ReaderOptions):
@@ -143,21 +145,35 @@ def _truth(root: Path, name: str, part: str, count: int) -> Bool[np.ndarray, " N
 
 
 def _matrix(path: Path, count: int, width: int) -> Bool[np.ndarray, "N C"]:
-    """Return a file of 0 and 1, a line per image."""
+    """Return a file of 0 and 1, a line per image; NUS-WIDE has 13 million of them."""
+    text = read_plain(path)
+    lines = len(re.findall(r"\S[^\n]*", text))
+    fields = np.array(text.split())
+    ragged = width > 1 and any(len(line.split()) not in (0, width) for line in text.split("\n"))
+    if (
+        ragged
+        or lines != count
+        or len(fields) != count * width
+        or not np.isin(fields, _FIELDS).all()
+    ):
+        raise DataError(_why_no_matrix(path, count, width))
+    return np.isin(fields, _ONES).reshape(count, width)
+
+
+def _why_no_matrix(path: Path, count: int, width: int) -> str:
+    """Return what is wrong with a file of 0 and 1."""
     lines = read_lines(path)
-    values = [line.split() for _, line in lines]
-    for (row, line), fields in zip(lines, values, strict=True):
-        if len(fields) != width or not set(fields) <= {"0", "1", "-1", "0.0", "1.0"}:
-            raise DataError(
+    for row, line in lines:
+        fields = line.split()
+        if len(fields) != width or not set(fields) <= set(_FIELDS):
+            return (
                 f"{path} line {row}: expected {width} times 0 or 1, got {line!r:.60}. Fetch the "
                 "file again."
             )
-    if len(values) != count:
-        raise DataError(
-            f"{path} has {len(values)} lines for {count} images of the list. Take lists and "
-            "labels from one download."
-        )
-    return np.array([[float(field) > 0 for field in fields] for fields in values])
+    return (
+        f"{path} has {len(lines)} lines for {count} images of the list. Take lists and labels "
+        "from one download."
+    )
 
 
 def _asl(root: Path, split: Split, names: Sequence[str]) -> _Part:

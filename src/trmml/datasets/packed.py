@@ -17,7 +17,7 @@ from trmml.datasets.unpack import unpack, unpack_folder
 from trmml.errors import DataError
 from trmml.labels import LabelMatrix
 
-_LISTS = ("present", "labels", "tags", "label")
+LIST_COLUMNS = ("present", "labels", "tags", "label")
 _NO_COLUMN = ""  # a frame of labels has no column of images to leave out
 
 
@@ -171,7 +171,7 @@ def _chosen(
     names: tuple[str, ...] | None,
 ) -> pl.DataFrame:
     """Return the label columns, a list of names as `present`, a vector as a column per name."""
-    column = options.labels or next((name for name in _LISTS if name in frame.columns), "")
+    column = options.labels or next((name for name in LIST_COLUMNS if name in frame.columns), "")
     if not column:
         return frame
     values = _column(where, frame, column)

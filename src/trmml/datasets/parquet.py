@@ -25,7 +25,7 @@ from pydantic import Field
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import find_file
 from trmml.datasets.options import Split
-from trmml.datasets.packed import Pack, PackedOptions, read_packs
+from trmml.datasets.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
 from trmml.errors import DataError
 
 _ROWS = 256  # images that are in memory at once
@@ -157,16 +157,17 @@ def class_names(features: Mapping[str, Any], column: str) -> Sequence[str]:
 
     Args:
         features: name to description, as in dataset_info.json.
-        column: the labels' column, perhaps with a field after a dot; the first that has names
-            when empty.
+        column: the labels' column, perhaps with a field after a dot; found as `read_packs` finds
+            it when empty.
 
     Example:
         >>> feature = {"names": ["cat", "dog"], "_type": "ClassLabel"}
         >>> class_names({"labels": {"feature": feature, "_type": "Sequence"}}, "")
         ['cat', 'dog']
     """
+    column = column or next((name for name in LIST_COLUMNS if name in features), "")
     node: Any = features
-    for part in column.split(".") if column else ():
+    for part in column.split("."):
         node = node.get(part, {}) if isinstance(node, Mapping) else {}
     return _first_names(node)
 

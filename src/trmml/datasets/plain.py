@@ -127,7 +127,7 @@ def _boxes(data: Dataset, table: Table, *, pixels: bool) -> Iterator[tuple[int, 
     for row in range(len(table.rows)):
         image = images.get(clean_name(str(names[row]).replace("\\", "/")))
         column = columns.get(clean_name(str(categories[row])))
-        hidden = shares is not None and float(shares[row]) < _PRESENT_SHARE
+        hidden = shares is not None and _numbers(table, row, [shares[row]])[0] < _PRESENT_SHARE
         if image is None or column is None or hidden:
             continue
         numbers = _numbers(table, row, [values[row] for values in edges])
@@ -147,7 +147,7 @@ def _numbers(table: Table, row: int, cells: Sequence[object]) -> list[float]:
     try:
         return [float(str(cell)) for cell in cells]
     except ValueError:
-        raise DataError(f"{table.place(row)}: expected four numbers, got {cells}.") from None
+        raise DataError(f"{table.place(row)}: expected numbers, got {cells}.") from None
 
 
 def _size(path: Path) -> tuple[float, float]:

@@ -27,14 +27,13 @@ from pydantic import Field
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import find_file
 from trmml.datasets.options import Split
-from trmml.datasets.packed import Pack, PackedOptions, read_packs
+from trmml.datasets.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
 from trmml.datasets.parquet import find_parts
 from trmml.datasets.tables import as_utf8
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
 
 _LABELS = ("json", "txt", "cls")
-_LIST_KEYS = ("present", "labels", "tags", "label")
 
 
 class WebDatasetOptions(PackedOptions):
@@ -130,7 +129,7 @@ def _columns(labels: Iterable[dict[str, Any] | None], chosen: str) -> list[str]:
     keys = dict.fromkeys(key for said in labels if said is not None for key in said)
     if chosen:
         return [key for key in keys if key in (chosen.partition(".")[0], chosen, "absent")]
-    lists = [key for key in keys if key in _LIST_KEYS]
+    lists = [key for key in keys if key in LIST_COLUMNS]
     return [key for key in keys if key in ("absent", *lists)] if lists else list(keys)
 
 
