@@ -29,9 +29,28 @@ ORDER = (
     "datasets",
     "datasets.tables",
     "datasets.label_tables",
+    "datasets.image_files",
     "datasets.folder",
     "datasets.mask_files",
     "datasets.peer_masks",
+    "datasets.files",
+    "datasets.options",
+    "datasets.coco",
+    "datasets.voc",
+    "datasets.visual_genome",
+    "datasets.nus_wide",
+    "datasets.cub",
+    "datasets.yolo",
+    "datasets.label_studio",
+    "datasets.unpack",
+    "datasets.packed",
+    "datasets.parquet",
+    "datasets.webdataset",
+    "datasets.huggingface",
+    "datasets.plain",
+    "datasets.named",
+    "datasets.check",
+    "datasets.convert",
     *(f"datasets.scenes.{name}" for name in SCENES),
     "datasets.scenes",
     # Frozen and heavy
@@ -89,11 +108,12 @@ ORDER = (
     "cli_app",
     "cli_fit",
     "cli_store",
+    "cli_data",
     "cli",
     "__main__",
 )
 # These import what they use where they use it, so that `trmml --help` answers at once.
-LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store")
+LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store", "cli_data")
 
 
 def module_files() -> dict[str, Path]:

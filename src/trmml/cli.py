@@ -9,6 +9,7 @@ import typer
 
 from trmml import cli_options as options
 from trmml.cli_app import Verb, Verbs, examples, trmml
+from trmml.cli_data import data as data_verbs
 from trmml.cli_fit import fit, pick_device, read_names, resolve_settings
 from trmml.cli_output import (
     comparison,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.callback()(trmml)
 app.add_typer(store, name="store")
+app.add_typer(data_verbs, name="data")
 
 
 @app.command(cls=Verb, epilog=examples("trmml demo", "trmml demo --known 0.1 --out runs/demo-10"))
