@@ -191,7 +191,7 @@ def _baselines(
         source=known,
         matrix=data.matrix,
         truth=None,
-        settings=probe_settings(settings),
+        training=probe_settings(settings).training,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     for _ in train(probe):
