@@ -34,9 +34,11 @@ PROBE_SPACE: Space = {
     "probe.dropout": Choice((0.0, 0.2, 0.4, 0.6)),
 }
 REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
-# Epochs for each epoch of TRM-ML: so cheap a model is trained until it gains no more.
+# Enough on thousands of pictures: on Corel5k at 10 % known the best epoch comes before the tenth.
+PROBE_TRAINING = TrainingSettings(epochs=12)
+# Epochs for each epoch of TRM-ML on fewer pictures: so cheap a model is trained until it gains no
+# more.
 PROBE_EPOCHS = 5
-PROBE_TRAINING = TrainingSettings(epochs=PROBE_EPOCHS * TrainingSettings().epochs)
 
 
 class MapSettings(Section):

@@ -60,7 +60,7 @@ class SARBSettings(Section):
 
     features: CategoryFeatureSettings = CategoryFeatureSettings()
     blending: BlendingSettings = BlendingSettings()
-    training: TrainingSettings = TrainingSettings(epochs=8)
+    training: TrainingSettings = TrainingSettings(epochs=8, learning_rate=1e-3)
 
 
 class CategoryFeatures(nn.Module):
@@ -277,7 +277,7 @@ def contrast(
 
     Args:
         vectors: any length.
-        labels: known positives.
+        labels: read only where `known` is True.
         known: True where an annotator answered.
 
     Returns:
@@ -286,7 +286,8 @@ def contrast(
     Source: Pu et al. 2022 (SARB), equation of the contrastive loss.
     """
     unit = F.normalize(vectors, dim=-1)
-    positive, negative = labels.float(), (known & ~labels).float()
+    positive = (labels & known).to(vectors.dtype)
+    negative = (~labels & known).to(vectors.dtype)
     with_positive = torch.einsum("bc,bcr->cr", positive, unit)
     with_negative = torch.einsum("bc,bcr->cr", negative, unit)
     alone = (positive[..., None] * unit.square()).sum(dim=(0, 2))
