@@ -9,18 +9,20 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A frozen group of settings in which an unknown name is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PromptSettings(_Section):
+class PromptSettings(Section):
     """The prompt learner (`prompts.py`)."""
 
     template: str = Field("a photo of a {}", description="hand-written prompt; {} is the name")
@@ -40,7 +42,7 @@ class PromptSettings(_Section):
     )
 
 
-class RegionSettings(_Section):
+class RegionSettings(Section):
     """Category-aware region attention (`regions.py`)."""
 
     learn: bool = Field(True, description="train the module; false gathers as frozen CLIP does")
@@ -56,21 +58,21 @@ class RegionSettings(_Section):
     )
 
 
-class MatchingSettings(_Section):
+class MatchingSettings(Section):
     """Text-region matching (`matching.py`)."""
 
     scale: float = Field(20.0, gt=0, description="1 / temperature of the logits at the start")
     bias: bool = Field(True, description="learn a bias per category")
 
 
-class ImageBranchSettings(_Section):
+class ImageBranchSettings(Section):
     """A linear branch on the whole picture (`image_branch.py`); beyond the paper."""
 
     use: bool = Field(True, description="add the branch; false is the method as published")
     dropout: float = Field(0.3, ge=0, lt=1, description="share of the pooled map that is dropped")
 
 
-class PrototypeSettings(_Section):
+class PrototypeSettings(Section):
     """Multimodal category prototypes and the pseudo-labels they give (`prototypes.py`)."""
 
     momentum: float = Field(
@@ -86,14 +88,19 @@ class PrototypeSettings(_Section):
     negative_below: float = Field(0.01, gt=0, lt=1, description="probability of a pseudo-negative")
 
 
-class LossSettings(_Section):
-    """Weights and shapes of the loss terms (`losses.py`)."""
+class FocusSettings(Section):
+    """Shape of the asymmetric loss (`losses.py`); all 0 is binary cross-entropy."""
 
     gamma_negative: float = Field(2.0, ge=0, description="focusing of negatives; 0 = none")
     gamma_positive: float = Field(1.0, ge=0, description="focusing of positives; 0 = none")
     clip: float = Field(
         0.05, ge=0, lt=1, description="probability below which a negative costs nothing"
     )
+
+
+class LossSettings(FocusSettings):
+    """Weights and shapes of the loss terms (`losses.py`)."""
+
     weak_negative: float = Field(
         1.0,
         ge=0,
@@ -108,7 +115,7 @@ class LossSettings(_Section):
     contrastive_temperature: float = Field(0.1, gt=0, description="of the similarities")
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """The loop (`fit.py`)."""
 
     epochs: int = Field(12, ge=1, description="passes over the training images")
@@ -138,7 +145,7 @@ class TrainingSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that shapes a run, in one validated value.
 
     Example:
@@ -154,6 +161,9 @@ class Settings(_Section):
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 def preset_names() -> list[str]:
@@ -184,29 +194,50 @@ def load_settings(source: str | Path | None = None, overrides: Sequence[str] = (
 
 def parse_settings(tree: Mapping[str, Any], where: str) -> Settings:
     """Validate a nested dictionary of settings; `where` names its origin in errors."""
+    return _validate(Settings, tree, where)
+
+
+def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
+    """The settings of any method with some values replaced by `section.name`, the others kept.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of range.
+
+    Example:
+        >>> changed(Settings(training={"epochs": 3}), {"training.seed": 1}).training.epochs
+        3
+    """
+    tree = settings.model_dump()
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        tree.setdefault(section, {})[key] = value
+    return _validate(type(settings), tree, "changed settings")
+
+
+def _validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
     try:
-        return Settings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
             raise ConfigError(
-                f"{where}: there is no setting {name!r}{_suggest(name)}{more}"
+                f"{where}: there is no setting {name!r}{_suggest(name, kind)}{more}"
             ) from None
         message = f"{where}: setting {name} = {first['input']!r}: {first['msg']}{more}"
         raise ConfigError(message) from None
 
 
-def setting_names() -> list[str]:
-    """All settings as `section.name`."""
-    fields = Settings.model_fields
+def setting_names(kind: type[Section] = Settings) -> list[str]:
+    """All settings of a method as `section.name`."""
+    fields = kind.model_fields
     return [f"{s}.{n}" for s, f in fields.items() for n in f.annotation.model_fields]  # type: ignore[union-attr]
 
 
-def _suggest(name: str) -> str:
-    names = setting_names()
-    close = difflib.get_close_matches(name, [*names, *Settings.model_fields], n=3)
+def _suggest(name: str, kind: type[Section] = Settings) -> str:
+    names = setting_names(kind)
+    close = difflib.get_close_matches(name, [*names, *kind.model_fields], n=3)
     close = close or [full for full in names if full.endswith(f".{name}")]
     return f"; did you mean {' or '.join(close)}?" if close else "; `trmml settings` lists them all"
 
