@@ -32,6 +32,7 @@ ORDER = (
     "datasets.folder",
     *(f"datasets.scenes.{name}" for name in SCENES),
     "datasets.scenes",
+    "datasets.named",
     # Frozen and heavy
     "encoders.base",
     "encoders.factory",
@@ -68,6 +69,7 @@ ORDER = (
     "checkpoint",
     "schedule",
     "trainer",
+    "methods",
     "fit",
     # Use
     "explain",
@@ -81,17 +83,34 @@ ORDER = (
     "report_sections",
     "report",
     "demo",
+    # The harness
+    "protocols",
+    "method_settings",
+    "cells",
+    "ground",
+    "cell_run",
+    "benchmark",
+    "tuning_search",
+    "tuning",
+    "statistics",
+    "results",
+    "table_text",
+    "result_tables",
+    "result_plots",
+    "benchmark_report",
     # Command line
     "cli_options",
     "cli_output",
     "cli_app",
     "cli_fit",
     "cli_store",
+    "cli_benchmark",
     "cli",
     "__main__",
 )
 # These import what they use where they use it, so that `trmml --help` answers at once.
-LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store")
+LAZY = ("", "cli", "cli_app", "cli_benchmark", "cli_fit", "cli_options", "cli_output")
+LAZY += ("cli_store",)
 
 
 def module_files() -> dict[str, Path]:
