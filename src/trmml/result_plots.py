@@ -154,7 +154,7 @@ def _scatter(x: Any, gains: Any, *, log: bool) -> tuple[Figure, Axes]:
     x, gains = x[there], gains[there]
     axes.scatter(x, gains, s=14, alpha=0.5, color=COLOURS[0], linewidths=0)
     axes.axhline(0, color="black", linewidth=0.8)
-    groups = np.array_split(np.argsort(x, kind="stable"), min(GROUPS, len(x) // 2))
+    groups = np.array_split(np.argsort(x, kind="stable"), max(1, min(GROUPS, len(x) // 2)))
     if len(groups) > 1:
         middle = [float(np.median(x[part])) for part in groups]
         means = [float(gains[part].mean()) for part in groups]
