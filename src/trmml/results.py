@@ -177,7 +177,7 @@ class Results:
             rules = {cell.known for cell in self.cells}
             lack = len(rules) * len(self.seeds) - len({(c.known, c.seed) for c in own})
             if lack:
-                found.append(f"{line.name}: {lack} cells are not finished.")
+                found.append(f"{line.name}: cells that are not finished: {lack}.")
         return found
 
 
