@@ -81,6 +81,9 @@ def test_a_difference_by_hand() -> None:
     first = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
     found = difference(2.0, first, second)
     assert (found.mean, found.low, found.high) == pytest.approx((2.0, 0.1, 3.9))
+    # Draws that are 1 too high on average say nothing of the difference but their spread.
+    lower = difference(1.0, first, second)
+    assert (lower.mean, lower.low, lower.high) == pytest.approx((1.0, -0.9, 2.9))
     assert found.is_clear and not Difference(1.0, -0.1, 2.0).is_clear
 
 

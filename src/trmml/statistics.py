@@ -159,14 +159,21 @@ def mean_over_cells(
 
 
 def difference(mean: float, first: Float[Tensor, " B"], second: Float[Tensor, " B"]) -> Difference:
-    """The percentile interval around a difference of two means.
+    """The percentile interval around a difference of two means, its draws centred on it.
+
+    An image that is drawn twice is tied with itself, which lifts the AP of rare categories, and
+    so every difference: on Corel5k, with 1 to 3 test positives in half of the categories, draws
+    of a difference of 13.4 had a mean of 15. Only their spread is taken, so that no interval
+    excludes zero by that.
 
     Args:
         mean: the difference on the test images as they are.
         first: the mean of one method per draw.
         second: that of the other, on the same draws.
     """
+    drawn = (first - second).double()
+    drawn = drawn - drawn.mean() + mean
     outside = (1 - COVERED) / 2
     edges = torch.tensor([outside, 1 - outside], dtype=torch.float64)
-    low, high = torch.quantile((first - second).double(), edges).tolist()
+    low, high = torch.quantile(drawn, edges).tolist()
     return Difference(mean, low, high)
