@@ -110,6 +110,21 @@ ORDER = (
     "report_sections",
     "report",
     "demo",
+    # The harness
+    "protocols",
+    "method_settings",
+    "cells",
+    "ground",
+    "cell_run",
+    "benchmark",
+    "tuning_search",
+    "tuning",
+    "statistics",
+    "results",
+    "table_text",
+    "result_tables",
+    "result_plots",
+    "benchmark_report",
     # Command line
     "cli_options",
     "cli_output",
@@ -117,11 +132,13 @@ ORDER = (
     "cli_fit",
     "cli_store",
     "cli_data",
+    "cli_benchmark",
     "cli",
     "__main__",
 )
 # These import what they use where they use it, so that `trmml --help` answers at once.
-LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store", "cli_data")
+LAZY = ("", "cli", "cli_app", "cli_benchmark", "cli_data", "cli_fit", "cli_options")
+LAZY += ("cli_output", "cli_store")
 
 
 def module_files() -> dict[str, Path]:

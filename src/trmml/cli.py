@@ -9,6 +9,7 @@ import typer
 
 from trmml import cli_options as options
 from trmml.cli_app import Verb, Verbs, examples, trmml
+from trmml.cli_benchmark import benchmark
 from trmml.cli_data import data as data_verbs
 from trmml.cli_fit import fit, pick_device, read_names, resolve_settings
 from trmml.cli_output import (
@@ -116,6 +117,17 @@ app.command(
         "    --set prompts.train_context=true --test-images test --test-labels test.csv",
     ),
 )(fit)
+
+app.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml benchmark --data corel5k data/corel5k --out runs/corel5k --single-positive",
+        "trmml benchmark --data corel5k data/corel5k --out runs/few --known 10,50 --seeds 1 \\",
+        "    --methods zero-shot,probe-masked,trmml",
+        "trmml benchmark --data corel5k data/corel5k --out runs/tuned --tune 30 --settings tuned",
+        "trmml benchmark --out runs/corel5k --report-only",
+    ),
+)(benchmark)
 
 
 @app.command(
