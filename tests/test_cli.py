@@ -55,6 +55,7 @@ def test_version() -> None:
 
 def test_the_verbs() -> None:
     assert COMMANDS == [
+        "benchmark",
         "data",
         "demo",
         "evaluate",

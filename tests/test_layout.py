@@ -91,6 +91,7 @@ ORDER = (
     "baselines.dualcoop",
     "baselines.text_graph",
     "baselines.scpnet",
+    "baselines.category_features",
     "baselines.sarb",
     # Training
     "checkpoint",

@@ -243,3 +243,16 @@ def test_one_seed_gives_one_result_and_labels_behind_unknown_pairs_none(key: str
             pass
         results.append(predict(running.model, source))
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_search_can_start_from_the_defaults(key: str):
+    method = METHODS[key]
+    for name, values in method.space.items():
+        value = method.settings()
+        for part in name.split("."):
+            value = getattr(value, part)
+        if isinstance(values, Choice):
+            assert value in values.values, name
+        else:
+            assert values.low <= value <= values.high, name

@@ -30,8 +30,8 @@ from trmml.search_space import RATES, Choice, Range, Space
 
 PROBE_SPACE: Space = {
     **RATES,
-    "training.epochs": Choice((10, 20, 40, 60)),
-    "probe.dropout": Choice((0.0, 0.2, 0.4, 0.6)),
+    "training.epochs": Choice((6, 12, 24, 48)),
+    "probe.dropout": Choice((0.0, 0.2, 0.5, 0.8)),
 }
 REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
 # Enough on thousands of pictures: on Corel5k at 10 % known the best epoch comes before the tenth.
