@@ -90,7 +90,8 @@ def trained(model: MultiLabelModel, ground: Ground, mask: LabelMatrix, settings:
         source=ground.train,
         matrix=mask,
         truth=None,
-        settings=settings,
+        training=settings.training,
+        prototypes=settings.prototypes,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     for _ in train(trainer):

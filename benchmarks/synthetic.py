@@ -121,7 +121,8 @@ def make_trainer(
         source=source,
         matrix=LabelMatrix(present, known),
         truth=None,
-        settings=settings,
+        training=settings.training,
+        prototypes=settings.prototypes,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     trainer.batches = len(source) // batch if steps is None else steps

@@ -110,7 +110,8 @@ def trmml_way(
             source=encoded.source,
             matrix=known,
             truth=None,
-            settings=settings,
+            training=settings.training,
+            prototypes=settings.prototypes,
             fabric=Fabric(accelerator="cpu", devices=1),
         )
         trainers.append(trainer)

@@ -103,7 +103,8 @@ def trmml_steps(
         source=source,
         matrix=matrix,
         truth=None,
-        settings=settings,
+        training=settings.training,
+        prototypes=settings.prototypes,
         fabric=fabric,
     )
     trainer.kept = torch.arange(IMAGES)  # whole batches only

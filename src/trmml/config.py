@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trmml.errors import ConfigError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A frozen group of settings in which an unknown name is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PromptSettings(_Section):
+class PromptSettings(Section):
     """The prompt learner (`prompts.py`)."""
 
     template: str = Field("a photo of a {}", description="hand-written prompt; {} is the name")
@@ -40,7 +42,7 @@ class PromptSettings(_Section):
     )
 
 
-class RegionSettings(_Section):
+class RegionSettings(Section):
     """Category-aware region attention (`regions.py`)."""
 
     learn: bool = Field(True, description="train the module; false gathers as frozen CLIP does")
@@ -56,21 +58,21 @@ class RegionSettings(_Section):
     )
 
 
-class MatchingSettings(_Section):
+class MatchingSettings(Section):
     """Text-region matching (`matching.py`)."""
 
     scale: float = Field(20.0, gt=0, description="1 / temperature of the logits at the start")
     bias: bool = Field(True, description="learn a bias per category")
 
 
-class ImageBranchSettings(_Section):
+class ImageBranchSettings(Section):
     """A linear branch on the whole picture (`image_branch.py`); beyond the paper."""
 
     use: bool = Field(True, description="add the branch; false is the method as published")
     dropout: float = Field(0.3, ge=0, lt=1, description="share of the pooled map that is dropped")
 
 
-class PrototypeSettings(_Section):
+class PrototypeSettings(Section):
     """Multimodal category prototypes and the pseudo-labels they give (`prototypes.py`)."""
 
     momentum: float = Field(
@@ -86,14 +88,19 @@ class PrototypeSettings(_Section):
     negative_below: float = Field(0.01, gt=0, lt=1, description="probability of a pseudo-negative")
 
 
-class LossSettings(_Section):
-    """Weights and shapes of the loss terms (`losses.py`)."""
+class FocusSettings(Section):
+    """Shape of the asymmetric loss (`losses.py`); all 0 is binary cross-entropy."""
 
     gamma_negative: float = Field(2.0, ge=0, description="focusing of negatives; 0 = none")
     gamma_positive: float = Field(1.0, ge=0, description="focusing of positives; 0 = none")
     clip: float = Field(
         0.05, ge=0, lt=1, description="probability below which a negative costs nothing"
     )
+
+
+class LossSettings(FocusSettings):
+    """Weights and shapes of the loss terms (`losses.py`)."""
+
     weak_negative: float = Field(
         1.0,
         ge=0,
@@ -108,7 +115,7 @@ class LossSettings(_Section):
     contrastive_temperature: float = Field(0.1, gt=0, description="of the similarities")
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """The loop (`fit.py`)."""
 
     epochs: int = Field(12, ge=1, description="passes over the training images")
@@ -138,7 +145,7 @@ class TrainingSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that shapes a run, in one validated value.
 
     Example:

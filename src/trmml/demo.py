@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from trmml.baselines.linear_probe import LinearProbe, probe_settings
+from trmml.baselines.linear_probe import probe_settings
 from trmml.checkpoint import write_text
 from trmml.compare import TRAINED, HeldOut, results, score, zero_shot_metrics
 from trmml.config import Settings
@@ -25,10 +25,11 @@ from trmml.errors import ConfigError
 from trmml.evaluate import evaluate
 from trmml.features import FeatureSource, Progress
 from trmml.fit import fit
+from trmml.methods import METHODS, make_trainer
 from trmml.metrics import Metrics
 from trmml.report import write_report
 from trmml.tag import Tagger
-from trmml.trainer import Trainer, train
+from trmml.trainer import train
 
 MARK = "demo.json"
 NEW_IMAGES = 6
@@ -185,13 +186,14 @@ def _baselines(
     settings: Settings,
 ) -> dict[str, Metrics]:
     """Zero-shot, which learns nothing, and a linear probe on the known labels."""
-    identity = identify(encoder)
-    probe = Trainer(
-        model=LinearProbe(categories=len(data.category_names), hidden_size=identity.hidden_size),
+    probe = make_trainer(
+        METHODS["probe-masked"],
+        encoder,
+        identify(encoder),
+        data.category_names,
+        probe_settings(settings),
         source=known,
         matrix=data.matrix,
-        truth=None,
-        settings=probe_settings(settings),
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     for _ in train(probe):

@@ -104,7 +104,8 @@ def fit(
         source=encoded.source,
         matrix=data.matrix,
         truth=truth,
-        settings=settings,
+        training=training,
+        prototypes=settings.prototypes,
         fabric=fabric,
     )
     fingerprint = _fingerprint(data, settings, identity)
@@ -119,7 +120,7 @@ def fit(
             if writer is not None:
                 _write_scalars(writer, record)
             yield record
-    _finish(out, model, trainer, data, identity, encoder_spec)
+    _finish(out, model, trainer, data, settings, identity, encoder_spec)
     state.unlink(missing_ok=True)
 
 
@@ -195,6 +196,7 @@ def _finish(
     model: TRMML,
     trainer: Trainer,
     data: Dataset,
+    settings: Settings,
     identity: EncoderIdentity,
     encoder_spec: str | None,
 ) -> None:
@@ -212,12 +214,12 @@ def _finish(
         category_names=data.category_names,
         encoder=identity,
         encoder_spec=encoder_spec,
-        settings=trainer.settings,
+        settings=settings,
         calibration=fit_calibration(logits, held.labels, held.known),
         new_names=_calibrate_new_names(model, trainer, held),
         chosen={
             **_json_safe(trainer.best_record),
-            "by": trainer.settings.training.choose_epoch,
+            "by": trainer.training.choose_epoch,
             "held_out_images": len(trainer.held),
             "held_out_positives": int(held.labels.sum()),
             "calibrated": bool(((held.positives > 0) & (held.negatives > 0)).any()),

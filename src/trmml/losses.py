@@ -41,9 +41,21 @@ def weighted_bce(
         labels: read only where the weight is positive.
         weights: 0 for pairs that say nothing.
     """
-    target = (labels & (weights > 0)).float()
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return _masked_mean(loss, weights)
+    return soft_bce(logits, (labels & (weights > 0)).float(), weights)
+
+
+def soft_bce(
+    logits: Float[Tensor, "B C"], targets: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]
+) -> Float[Tensor, ""]:
+    """Mean binary cross-entropy against probabilities; 0 when all weights are 0.
+
+    Args:
+        logits: unbounded.
+        targets: in [0, 1], finite everywhere; those of weight 0 count for nothing.
+        weights: 0 for pairs that say nothing.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return weighted_mean(loss, weights)
 
 
 def asymmetric_loss(
@@ -88,7 +100,7 @@ def asymmetric_loss(
     positive_focus = (1 - score.detach()) ** gamma_positive
     negative_focus = shifted.detach() ** gamma_negative
     cost = torch.where(labels, positive_focus * positive_cost, negative_focus * negative_cost)
-    return _masked_mean(cost, weights)
+    return weighted_mean(cost, weights)
 
 
 def distillation(
@@ -164,7 +176,7 @@ def contrastive_loss(
     return -(log_share.masked_fill(~pulled, 0).sum(dim=1) / pulled.sum(dim=1)).mean()
 
 
-def _masked_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
+def weighted_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
     """Weighted mean; 0 when all weights are 0."""
     total = weights.sum()
     return (values * weights).sum() / total.clamp(min=torch.finfo(values.dtype).tiny)

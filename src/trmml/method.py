@@ -20,8 +20,15 @@ from trmml.losses import (
     weighted_bce,
 )
 from trmml.matching import Matching
-from trmml.model import MultiLabelModel, Output, Targets, known_positive_share, lacking_negatives
-from trmml.prompts import BakedPrompts, PromptLearner, encode_templates
+from trmml.model import (
+    MultiLabelModel,
+    Output,
+    Targets,
+    known_positive_share,
+    lacking_negatives,
+    pair_weights,
+)
+from trmml.prompts import BakedPrompts, PromptLearner, build_prompts
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention, gather_regions
 
@@ -139,18 +146,13 @@ class TRMML(MultiLabelModel):
         """`classification` on known pairs, `image`, `pseudo`, `distillation`, `contrastive`."""
         settings, logits = self.losses, output.match_logits
         assert logits is not None
-        known = targets.known.float()
+        labels = targets.labels & targets.known
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
-        weak = self.weak * (~targets.known & ~targets.pseudo)
-        terms = {
-            "classification": self._asymmetric(
-                logits, targets.labels & targets.known, known + settings.weak_negative * weak
-            )
-        }
+        weights = pair_weights(targets, settings.weak_negative * self.weak)
+        terms = {"classification": self._asymmetric(logits, labels, weights)}
         if output.image_logits is not None:
-            terms["image"] = weighted_bce(
-                output.image_logits, targets.labels & targets.known, known + weak
-            )
+            weights = pair_weights(targets, self.weak)
+            terms["image"] = weighted_bce(output.image_logits, labels, weights)
         if settings.pseudo > 0:
             terms["pseudo"] = self._asymmetric(
                 logits, targets.pseudo_labels, targets.pseudo.float()
@@ -277,19 +279,7 @@ def build_trmml(
     generator = torch.Generator().manual_seed(settings.training.seed)
     categories = len(category_names)
 
-    negative = settings.prompts.negative_template
-    templates = [settings.prompts.template, *([] if negative is None else [negative])]
-    starts = dict(zip(templates, encode_templates(encoder, templates, category_names), strict=True))
-
-    def learner(template: str) -> PromptLearner:
-        return PromptLearner(
-            encoder=encoder,
-            category_names=category_names,
-            start_features=starts[template],
-            settings=settings.prompts.model_copy(update={"template": template}),
-            generator=generator,
-        )
-
+    prompts, negative = build_prompts(encoder, category_names, settings.prompts, generator)
     with torch.random.fork_rng(devices=[]):  # the MLP's start must not depend on what ran before
         torch.manual_seed(settings.training.seed)
         regions = RegionAttention(
@@ -300,8 +290,8 @@ def build_trmml(
         )
     return TRMML(
         project=encoder.project,
-        prompts=learner(settings.prompts.template),
-        negative_prompts=None if negative is None else learner(negative),
+        prompts=prompts,
+        negative_prompts=negative,
         regions=regions,
         matching=Matching(categories=categories, settings=settings.matching),
         prototypes=Prototypes(

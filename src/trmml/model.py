@@ -32,8 +32,17 @@ def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
 
     Where negatives are lacking, blanks stand in for them.
     """
-    blanks = (~matrix.known).sum(dim=0)
-    negatives = matrix.negatives + lacking_negatives(matrix) * blanks
+    return positive_share(matrix, lacking_negatives(matrix))
+
+
+def positive_share(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """Share of positives in each category, strictly between 0 and 1.
+
+    Args:
+        matrix: of the training images.
+        blank: how much of a negative an unknown label counts for, in [0, 1].
+    """
+    negatives = matrix.negatives + blank * (~matrix.known).sum(dim=0)
     return (matrix.positives + PRIOR_COUNT) / (matrix.positives + negatives + 2 * PRIOR_COUNT)
 
 
@@ -54,6 +63,11 @@ class Targets:
     pseudo: Bool[Tensor, "B C"]
 
 
+def pair_weights(targets: Targets, blank: Float[Tensor, " C"]) -> Float[Tensor, "B C"]:
+    """What each pair counts for: 1 where known, `blank` where nothing is known or guessed."""
+    return targets.known.float() + blank * (~targets.known & ~targets.pseudo)
+
+
 @dataclass  # not frozen: Fabric casts the fields of what leaves a model
 class Output:
     """What a model says of a batch; `None` where the model has no such thing.
@@ -66,6 +80,8 @@ class Output:
         image_logits: of the image branch alone, which knows trained categories only.
         text_features: unit length.
         teacher: the frozen model's logits.
+        category_features: one vector per image and category, any length.
+        strong_logits: of a strongly changed view of the same images.
     """
 
     logits: Float[Tensor, "B C"]
@@ -74,6 +90,8 @@ class Output:
     image_logits: Float[Tensor, "B trained"] | None = None
     text_features: Float[Tensor, "C D"] | None = None
     teacher: Float[Tensor, "B C"] | None = None
+    category_features: Float[Tensor, "B C R"] | None = None
+    strong_logits: Float[Tensor, "B C"] | None = None
 
     @property
     def attention(self) -> Float[Tensor, "B C P"]:

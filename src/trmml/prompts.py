@@ -218,6 +218,30 @@ def _autocast(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
+def build_prompts(
+    encoder: Encoder,
+    category_names: Sequence[str],
+    settings: PromptSettings,
+    generator: torch.Generator,
+) -> tuple[PromptLearner, PromptLearner | None]:
+    """The prompt learner of the settings, and that of the negative prompts where there are any."""
+    templates = [settings.template]
+    if settings.negative_template is not None:
+        templates.append(settings.negative_template)
+    starts = encode_templates(encoder, templates, category_names)
+    positive, *negative = [
+        PromptLearner(
+            encoder=encoder,
+            category_names=category_names,
+            start_features=start,
+            settings=settings.model_copy(update={"template": template}),
+            generator=generator,
+        )
+        for template, start in zip(templates, starts, strict=True)
+    ]
+    return positive, negative[0] if negative else None
+
+
 class BakedPrompts(nn.Module):
     """Stands in for a prompt learner where its text features are already computed and stored.
 

@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from trmml.checkpoint import load_tensors, save_tensors
-from trmml.config import Settings, TrainingSettings
+from trmml.config import PrototypeSettings, TrainingSettings
 from trmml.errors import CheckpointError, TrainingError
 from trmml.features import Features, FeatureSource, Progress
 from trmml.labels import LabelMatrix
@@ -84,7 +84,8 @@ class Trainer:
         source: features of all N images.
         matrix: labels of all N images.
         truth: complete labels, only to report how right pseudo-labels are; never trained on.
-        settings: of the run.
+        training: of the run.
+        prototypes: how evidence becomes pseudo-labels, of a model that gives any; None: never.
         fabric: device and precision; a single process.
     """
 
@@ -95,12 +96,12 @@ class Trainer:
         source: FeatureSource,
         matrix: LabelMatrix,
         truth: LabelMatrix | None,
-        settings: Settings,
+        training: TrainingSettings,
+        prototypes: PrototypeSettings | None = None,
         fabric: Fabric,
     ) -> None:
-        training = settings.training
         self.model, self.source, self.matrix, self.truth = model, source, matrix, truth
-        self.settings, self.fabric = settings, fabric
+        self.training, self.prototypes, self.fabric = training, prototypes, fabric
         self.kept, self.held = hold_out(matrix, training.held_out_share, training.seed)
         self.batches = math.ceil(len(self.kept) / training.batch_size)
         self.steps = math.ceil(self.batches / training.accumulate) * training.epochs
@@ -128,7 +129,7 @@ class Trainer:
 
     def run_epoch(self) -> Iterator[None]:
         """Train one epoch, yielding after every batch, when the state may be written."""
-        training = self.settings.training
+        training = self.training
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.epoch)
         order = self.kept[torch.randperm(len(self.kept), generator=generator)]
         views = torch.randint(self.source.views, (len(order),), generator=generator)
@@ -160,7 +161,7 @@ class Trainer:
         return Features(features.hidden_patches.pin_memory(), features.image_feature.pin_memory())
 
     def _train_batch(self, indices: Int[Tensor, " B"], features: Features) -> None:
-        training = self.settings.training
+        training = self.training
         for group in self.optimizer.param_groups:
             rate = learning_rate(self.step, self.steps, training)
             group["lr"] = rate * group["factor"]
@@ -183,7 +184,7 @@ class Trainer:
             self._optimizer_step()
 
     def _optimizer_step(self) -> None:
-        training = self.settings.training
+        training = self.training
         norm = self.fabric.clip_gradients(
             self.wrapped, self.optimizer, max_norm=training.clip_norm, error_if_nonfinite=False
         )
@@ -235,7 +236,7 @@ class Trainer:
 
     def close_epoch(self, seconds: float) -> EpochRecord:
         """Score the held-out labels, keep the best weights, choose the next pseudo-labels."""
-        training, images = self.settings.training, self.totals["images"]
+        training, images = self.training, self.totals["images"]
         losses = self._mean_losses()
         weights = self.model.loss_weights()
         aps = self.held_out_aps()
@@ -301,7 +302,7 @@ class Trainer:
         labels make the best of many epochs mostly luck, and the schedule is made to end well, so
         a tie goes to the later epoch. Where nothing can be scored the last epoch is kept.
         """
-        if self.settings.training.choose_epoch == "held-out" and self.best:
+        if self.training.choose_epoch == "held-out" and self.best:
             drop = torch.tensor(self.best_aps, dtype=torch.float64) - aps
             drop = drop[drop.isfinite()]
             if len(drop) > 1 and drop.mean() > drop.std() / math.sqrt(len(drop)):
@@ -314,17 +315,19 @@ class Trainer:
             self.best = {n: v.detach().cpu().clone() for n, v in self.model.state_dict().items()}
 
     def _choose_pseudo_labels(self) -> None:
-        if not self.evidence.isfinite().any():
+        if self.prototypes is None or not self.evidence.isfinite().any():
             return
         known = self.matrix.known.clone()
         known[self.held] = False  # what is held out calibrates nothing
         visible = LabelMatrix(self.matrix.labels, known)
-        self.pseudo = pseudo_labels(self.evidence.float(), visible, self.settings.prototypes)
+        self.pseudo = pseudo_labels(self.evidence.float(), visible, self.prototypes)
 
     def _pseudo_labels_follow(self) -> bool:
         """Whether the next epoch uses pseudo-labels, so that this one must gather evidence."""
-        epochs = self.settings.training.epochs
-        return self.settings.prototypes.warm_up_share * epochs <= self.epoch + 1 < epochs
+        epochs = self.training.epochs
+        if self.prototypes is None:
+            return False
+        return self.prototypes.warm_up_share * epochs <= self.epoch + 1 < epochs
 
     def _pseudo_counts(self) -> dict[str, float | int]:
         if not self.pseudo.chosen.any():
@@ -401,7 +404,7 @@ def train(
         fingerprint: of data and settings, checked when the state is loaded.
         progress: told ("epoch k/n", done, total) after each batch.
     """
-    epochs = trainer.settings.training.epochs
+    epochs = trainer.training.epochs
     written = time.monotonic()
     if not trainer.best:
         trainer.keep_start()
@@ -411,7 +414,7 @@ def train(
         for _ in trainer.run_epoch():
             if progress is not None:
                 progress(f"epoch {trainer.epoch + 1}/{epochs}", trainer.batch, trainer.batches)
-            whole = trainer.batch % trainer.settings.training.accumulate == 0
+            whole = trainer.batch % trainer.training.accumulate == 0
             if state is not None and whole and time.monotonic() - written > STATE_SECONDS:
                 trainer.save(state, fingerprint)
                 written = time.monotonic()

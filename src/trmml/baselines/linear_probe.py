@@ -1,69 +1,194 @@
-"""Masked linear probe: logistic regression on the pooled feature map, on known labels only."""
+"""Linear probes: logistic regression on the pooled feature map, with the losses of the field.
 
-import torch
+Source of the probe: the usual linear evaluation of a frozen backbone (Radford et al. 2021, section
+3.2). Ours: the map is the mean of the hidden patches, standardised; weights start at zero and
+biases at the share of positives.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from trmml.config import Settings
+from trmml.baselines.supervision import (
+    Blanks,
+    PairLoss,
+    SingleTermModel,
+    cross_entropy,
+    focused,
+    full_negatives,
+    rejecting,
+    weak_negatives,
+)
+from trmml.config import FocusSettings, Section, Settings, TrainingSettings
+from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features import Features
 from trmml.image_branch import PooledLinear
-from trmml.labels import LabelMatrix
-from trmml.losses import weighted_bce
-from trmml.model import (
-    MultiLabelModel,
-    Output,
-    Targets,
-    known_positive_share,
-    lacking_negatives,
-)
+from trmml.model import Output, lacking_negatives
+from trmml.search_space import RATES, Choice, Range, Space
 
+PROBE_SPACE: Space = {
+    **RATES,
+    "training.epochs": Choice((10, 20, 40, 60)),
+    "probe.dropout": Choice((0.0, 0.2, 0.4, 0.6)),
+}
+REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
 # Epochs for each epoch of TRM-ML: so cheap a model is trained until it gains no more.
 PROBE_EPOCHS = 5
+PROBE_TRAINING = TrainingSettings(epochs=PROBE_EPOCHS * TrainingSettings().epochs)
 
 
-def probe_settings(settings: Settings) -> Settings:
-    """The settings with the longer schedule that a linear probe needs to be a fair rival."""
+class MapSettings(Section):
+    """The linear map of a probe (`baselines/linear_probe.py`)."""
+
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the pooled map that is dropped")
+
+
+class RejectionSettings(Section):
+    """Rejection of large losses (`baselines/linear_probe.py`)."""
+
+    share: float = Field(
+        0.02, ge=0, lt=1, description="share of all pairs that the last epoch drops"
+    )
+
+
+class ProbeSettings(Section):
+    """A linear probe with cross-entropy."""
+
+    probe: MapSettings = MapSettings()
+    training: TrainingSettings = PROBE_TRAINING
+
+
+class AsymmetricProbeSettings(ProbeSettings):
+    """A linear probe with the asymmetric loss."""
+
+    losses: FocusSettings = FocusSettings()
+
+
+class RejectingProbeSettings(ProbeSettings):
+    """A linear probe that rejects large losses."""
+
+    rejection: RejectionSettings = RejectionSettings()
+
+
+def probe_settings(settings: Settings) -> ProbeSettings:
+    """The schedule of a run of TRM-ML, longer: what a linear probe needs to be a fair rival."""
     epochs = PROBE_EPOCHS * settings.training.epochs
-    training = settings.training.model_copy(update={"epochs": epochs})
-    return settings.model_copy(update={"training": training})
+    return ProbeSettings(training=settings.training.model_copy(update={"epochs": epochs}))
 
 
-class LinearProbe(MultiLabelModel):
+class LinearProbe(SingleTermModel):
     """One linear map from the standardised mean of the hidden patches to the logits.
 
     Shapes: Features of B images -> Output with logits (B, C).
     Trains: weight (C, W), bias (C).
-    Source: the usual linear evaluation of a frozen backbone (Radford et al. 2021, section 3.2),
-        with binary cross-entropy over known labels; a category that lacks known negatives takes
-        its blanks for them ("assume negative", Cole et al. 2021).
     """
 
-    weak: Tensor  # (C), weight of blanks as negatives
-
-    def __init__(self, *, categories: int, hidden_size: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.pooled = PooledLinear(categories=categories, hidden_size=hidden_size, dropout=dropout)
-        self.register_buffer("weak", torch.zeros(categories))
+    def __init__(
+        self,
+        *,
+        categories: int,
+        hidden_size: int,
+        settings: ProbeSettings,
+        blanks: Blanks,
+        loss: PairLoss,
+    ) -> None:
+        super().__init__(
+            categories=categories, epochs=settings.training.epochs, blanks=blanks, loss=loss
+        )
+        self.pooled = PooledLinear(
+            categories=categories, hidden_size=hidden_size, dropout=settings.probe.dropout
+        )
 
     def forward(self, features: Features) -> Output:
         """See `MultiLabelModel.forward`."""
         return Output(self.pooled(features))
 
-    def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
-        """Binary cross-entropy over the known pairs."""
-        weights = targets.known + self.weak * ~targets.known
-        labels = targets.labels & targets.known
-        return {"classification": weighted_bce(output.logits, labels, weights)}
-
-    def loss_weights(self) -> dict[str, float]:
-        """A single term."""
-        return {"classification": 1.0}
-
     def fast_parameters(self) -> list[str]:
         """The bias, which must reach the log-odds of rare categories."""
         return ["pooled.linear.bias"]
 
-    @torch.no_grad()
-    def start(self, features: Features, matrix: LabelMatrix) -> None:
-        """Measure the standardisation; start the biases at the known shares of positives."""
-        self.weak.copy_(lacking_negatives(matrix))
-        self.pooled.start(features, known_positive_share(matrix))
+    def start_bias(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
+        """Measure the standardisation too."""
+        self.pooled.start(features, positive_share)
+
+
+def build_masked(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ProbeSettings,
+) -> LinearProbe:
+    """Cross-entropy on known labels; blanks count only where a category lacks known negatives.
+
+    Source: partial binary cross-entropy (Durand et al. 2019, section 3.1), divided by the known
+    pairs. Without negatives it would say yes to everything, hence the blanks.
+    """
+    return _probe(identity, category_names, settings, lacking_negatives, cross_entropy)
+
+
+def build_assume_negative(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ProbeSettings,
+) -> LinearProbe:
+    """Cross-entropy in which every blank is a negative (Cole et al. 2021)."""
+    return _probe(identity, category_names, settings, full_negatives, cross_entropy)
+
+
+def build_weak_assume_negative(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ProbeSettings,
+) -> LinearProbe:
+    """Cross-entropy in which blanks are negatives of weight 1 / (C - 1) (Cole et al. 2021).
+
+    We divide by the sum of the weights, not by the number of pairs: another step size.
+    """
+    return _probe(identity, category_names, settings, weak_negatives, cross_entropy)
+
+
+def build_asymmetric(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: AsymmetricProbeSettings,
+) -> LinearProbe:
+    """Asymmetric loss on known labels; blanks as in `build_masked` (Ridnik et al. 2021)."""
+    loss = focused(settings.losses)
+    return _probe(identity, category_names, settings, lacking_negatives, loss)
+
+
+def build_rejecting(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: RejectingProbeSettings,
+) -> LinearProbe:
+    """Every blank is a negative, but those of the largest losses are dropped, step by step.
+
+    The dropped share grows linearly from nothing in the first epoch. The paper adds a fixed amount
+    per epoch; we name the share of the last, which does not depend on their number.
+    Source: Kim et al. 2022, LL-R.
+    """
+    loss = rejecting(settings.rejection.share)
+    return _probe(identity, category_names, settings, full_negatives, loss)
+
+
+def _probe(
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ProbeSettings,
+    blanks: Blanks,
+    loss: PairLoss,
+) -> LinearProbe:
+    return LinearProbe(
+        categories=len(category_names),
+        hidden_size=identity.hidden_size,
+        settings=settings,
+        blanks=blanks,
+        loss=loss,
+    )

@@ -4,19 +4,63 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from trmml.config import Section, TrainingSettings
 from trmml.encoders.base import Encoder
 from trmml.features import Features
 from trmml.model import MultiLabelModel, Output, Targets
-from trmml.prompts import encode_prompts, fill
+from trmml.prompts import encode_prompts, encode_templates, fill
 from trmml.regions import gather_regions
 
 # 1 / temperature of the softmax over patches; DualCoOp's start is about 20.
 DENSE_SCALE = 20.0
 # A ranking needs no scale; CLIP's own, 100, would saturate the sigmoid where cosines are large.
 LOGIT_SCALE = 20.0
+
+
+# The seven templates that serve ImageNet best together, found by OpenAI by forward selection from
+# their eighty: github.com/openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
+SEVEN_TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+
+class TemplateSettings(Section):
+    """The prompt (`baselines/zero_shot.py`)."""
+
+    template: str = Field("a photo of a {}", description="hand-written prompt; {} is the name")
+
+
+class EnsembleSettings(Section):
+    """The prompts whose texts are averaged (`baselines/zero_shot.py`)."""
+
+    templates: tuple[str, ...] = Field(
+        SEVEN_TEMPLATES, min_length=1, description="hand-written prompts; {} is the name"
+    )
+
+
+class ZeroShotSettings(Section):
+    """Zero-shot with one prompt."""
+
+    prompts: TemplateSettings = TemplateSettings()
+    training: TrainingSettings = TrainingSettings()  # nothing is trained, but labels are held out
+
+
+class ZeroShotEnsembleSettings(Section):
+    """Zero-shot with several prompts."""
+
+    prompts: EnsembleSettings = EnsembleSettings()
+    training: TrainingSettings = TrainingSettings()
 
 
 class ZeroShot(MultiLabelModel):
@@ -74,3 +118,15 @@ def build_zero_shot(
     """Zero-shot classifier for the named categories."""
     text = encode_prompts(encoder, fill(template, category_names))
     return ZeroShot(project=encoder.project, text_features=text, look=look)
+
+
+def build_zero_shot_ensemble(
+    encoder: Encoder, category_names: Sequence[str], *, templates: Sequence[str]
+) -> ZeroShot:
+    """Zero-shot classifier by the mean text of several prompts per category.
+
+    Source: Radford et al. 2021, section 3.1.4: unit features are averaged and made unit again.
+    """
+    texts = torch.stack(encode_templates(encoder, templates, category_names))
+    text = F.normalize(texts.mean(dim=0), dim=-1)
+    return ZeroShot(project=encoder.project, text_features=text, look="image")

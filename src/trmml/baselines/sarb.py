@@ -1,0 +1,313 @@
+"""SARB-style: one vector per category and image, blended across images to complete the labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from trmml.baselines.supervision import known_positives
+from trmml.config import Section, TrainingSettings
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.features import Features
+from trmml.labels import LabelMatrix
+from trmml.losses import soft_bce
+from trmml.model import (
+    MultiLabelModel,
+    Output,
+    Targets,
+    known_positive_share,
+    lacking_negatives,
+    pair_weights,
+)
+from trmml.prompts import encode_prompts, fill
+from trmml.search_space import RATES, Choice, Space
+
+SPACE: Space = {
+    **RATES,
+    "features.dropout": Choice((0.0, 0.2, 0.5)),
+    "blending.prototypes": Choice((1, 4, 10)),
+    "blending.instance": Choice((0.0, 0.3, 1.0)),
+    "blending.prototype": Choice((0.0, 0.3, 1.0)),
+    "blending.contrast": Choice((0.0, 0.05, 0.3)),
+}
+
+
+class CategoryFeatureSettings(Section):
+    """The vectors per category (`baselines/sarb.py`)."""
+
+    template: str = Field("a photo of a {}", description="prompt whose text guides the attention")
+    size: int = Field(128, ge=1, description="R, of a vector")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of the reduced patches dropped")
+
+
+class BlendingSettings(Section):
+    """The blended terms (`baselines/sarb.py`)."""
+
+    warm_up_share: float = Field(0.25, ge=0, le=1, description="share of the epochs without them")
+    prototypes: int = Field(4, ge=1, description="of each category; the paper has 10")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of a prototype, each time it is met")
+    instance: float = Field(1.0, ge=0, description="weight of the instance-level term; 0 = off")
+    prototype: float = Field(1.0, ge=0, description="weight of the prototype-level term; 0 = off")
+    contrast: float = Field(0.05, ge=0, description="weight of the contrastive term; 0 = off")
+
+
+class SARBSettings(Section):
+    """SARB-style blending."""
+
+    features: CategoryFeatureSettings = CategoryFeatureSettings()
+    blending: BlendingSettings = BlendingSettings()
+    training: TrainingSettings = TrainingSettings(epochs=8)
+
+
+class CategoryFeatures(nn.Module):
+    """Patches gathered per category by attention that its text guides.
+
+    x_p = A norm(h_p),  a_bpc = softmax_P(<x_p, B t_c>),  f_bc = sum_P a_bpc (U x_p + u)
+
+    Shapes: hidden_patches (B, P, W) -> category_features (B, C, R).
+    Trains: A (W -> R), B (D -> R), U (R -> R), u (R).
+    Source: the semantic decoupling of Pu et al. 2022, section 3.2 (Chen et al. 2019). Its attention
+        is a tanh inside a low-rank bilinear form; without the tanh it needs no vector for each
+        pair of patch and category. U is its last layer; being linear it may come first.
+    """
+
+    text_features: Tensor
+
+    def __init__(
+        self,
+        text_features: Float[Tensor, "C D"],
+        hidden_size: int,
+        settings: CategoryFeatureSettings,
+    ) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden_size, settings.size, bias=False)
+        self.query = nn.Linear(text_features.shape[1], settings.size, bias=False)
+        self.out = nn.Linear(settings.size, settings.size)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.register_buffer("text_features", text_features)
+
+    def forward(self, hidden_patches: Float[Tensor, "B P W"]) -> Float[Tensor, "B C R"]:
+        """One vector per image and category, any length."""
+        normal = F.layer_norm(hidden_patches, hidden_patches.shape[-1:])
+        patches = self.dropout(self.down(normal))
+        attention = F.linear(patches, self.query(self.text_features)).softmax(dim=1)  # (B, P, C)
+        return torch.matmul(attention.transpose(1, 2), self.out(patches))
+
+
+class SARB(MultiLabelModel):
+    """Classifiers on vectors per category; unknown categories borrow vectors of known positives.
+
+    logits_bc = <tanh(f_bc), w_c> + bias_c
+    Instance level: where c is unknown in image b and known present in its partner, the vectors are
+    blended a : 1 - a, and the label is 1 - a. Prototype level: in each image one unknown category,
+    drawn at random, is blended b : 1 - b with a prototype of it, and its label is 1 - b.
+
+    Shapes: Features of B images -> Output with logits (B, C) and category_features (B, C, R).
+    Trains: `CategoryFeatures`, w (C, R), bias (C), a and b (); nothing of the encoder.
+    Source: Pu et al. 2022 (SARB), sections 3.2 to 3.5, and its code for labels and partners (the
+        batch reversed). Ours: the backbone is frozen, where theirs trains its last stage; text
+        features in place of GloVe; no graph network over co-occurrences, which partial labels
+        hardly tell; R = 128; a and b through a sigmoid, not clamped; prototypes by running means
+        from batch to batch, each known positive to the nearest, not by k-means over all images
+        every few epochs; the contrastive term over all pairs of known labels, not over the hardest.
+    """
+
+    weak: Tensor  # (C), weight of blanks as negatives
+    epoch: Tensor  # (), counted from 1
+    prototypes: Tensor  # (C, K, R)
+    filled: Tensor  # (C, K), bool
+
+    def __init__(
+        self, *, features: CategoryFeatures, categories: int, settings: SARBSettings
+    ) -> None:
+        super().__init__()
+        size, self._settings = settings.features.size, settings.blending
+        self._warm_up = settings.blending.warm_up_share * settings.training.epochs
+        self.features = features
+        self.weight = nn.Parameter(torch.zeros(categories, size))
+        self.bias = nn.Parameter(torch.zeros(categories))
+        self.blends = nn.Parameter(torch.zeros(2))  # of instances, of prototypes; sigmoid(0) = 1/2
+        slots = (categories, settings.blending.prototypes)
+        self.register_buffer("weak", torch.zeros(categories))
+        self.register_buffer("epoch", torch.tensor(0))
+        self.register_buffer("prototypes", torch.zeros(*slots, size))
+        self.register_buffer("filled", torch.zeros(slots, dtype=torch.bool))
+
+    def forward(self, features: Features) -> Output:
+        """See `MultiLabelModel.forward`."""
+        vectors = self.features(features.hidden_patches)
+        logits = (vectors.tanh() * self.weight).sum(dim=-1) + self.bias
+        return Output(logits, category_features=vectors)
+
+    def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+        """`classification` on known pairs, `contrast`, and after the warm-up the two blends."""
+        vectors, settings = output.category_features, self._settings
+        assert vectors is not None
+        labels, weights = known_positives(targets), pair_weights(targets, self.weak)
+        terms = {"classification": soft_bce(output.logits, labels.float(), weights)}
+        if settings.contrast > 0:
+            terms["contrast"] = contrast(vectors, labels, targets.known)
+        if int(self.epoch) <= self._warm_up:
+            return terms
+        own, prototype = self.blends.sigmoid()
+        if settings.instance > 0:
+            image, category = (~targets.known & labels.flip(0)).nonzero(as_tuple=True)
+            blend = Blend(image, category, lent=vectors.flip(0)[image, category], share=own)
+            terms["instance"] = self._completed(output, labels, weights, blend)
+        if settings.prototype > 0:
+            image, category = self._draw(~targets.known)
+            lent = self._draw_prototypes(category)
+            blend = Blend(image, category, lent=lent, share=prototype)
+            terms["prototype"] = self._completed(output, labels, weights, blend)
+        return terms
+
+    def _completed(
+        self,
+        output: Output,
+        labels: Bool[Tensor, "B C"],
+        weights: Float[Tensor, "B C"],
+        blend: "Blend",
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy over the pairs of the batch, those that were blended with a new label."""
+        assert output.category_features is not None
+        place = blend.image, blend.category
+        mixed = blend.share * output.category_features[place] + (1 - blend.share) * blend.lent
+        weight, bias = self.weight[blend.category], self.bias[blend.category]
+        logits = output.logits.index_put(place, (mixed.tanh() * weight).sum(dim=-1) + bias)
+        targets = labels.float().index_put(place, (1 - blend.share).expand(len(mixed)))
+        return soft_bce(logits, targets, weights.index_put(place, torch.ones_like(mixed[:, 0])))
+
+    def _draw(self, unknown: Bool[Tensor, "B C"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+        """Image and category of one unknown pair per image that has any with a prototype."""
+        candidates = unknown & self.filled.any(dim=1)
+        draws = torch.rand(candidates.shape, device=candidates.device)
+        category = draws.masked_fill(~candidates, -1).argmax(dim=1)
+        image = candidates.any(dim=1).nonzero()[:, 0]
+        return image, category[image]
+
+    def _draw_prototypes(self, category: Int[Tensor, " M"]) -> Float[Tensor, "M R"]:
+        """One of the prototypes of each category, at random."""
+        filled = self.filled[category]
+        draws = torch.rand(filled.shape, device=filled.device)
+        return self.prototypes[category, draws.masked_fill(~filled, -1).argmax(dim=1)]
+
+    def loss_weights(self) -> dict[str, float]:
+        """Classification counts 1; the others as set."""
+        settings = self._settings
+        return {
+            "classification": 1.0,
+            "contrast": settings.contrast,
+            "instance": settings.instance,
+            "prototype": settings.prototype,
+        }
+
+    def fast_parameters(self) -> list[str]:
+        """Biases and the shares of the blends: few numbers that must travel far."""
+        return ["bias", "blends"]
+
+    @torch.no_grad()
+    def start(self, features: Features, matrix: LabelMatrix) -> None:
+        """Set the biases to the known shares of positives, and mark one-sided categories."""
+        self.weak.copy_(lacking_negatives(matrix))
+        self.bias.copy_(known_positive_share(matrix).to(self.bias).logit())
+
+    def begin_epoch(self) -> None:
+        """Count the epochs."""
+        self.epoch += 1
+
+    @torch.no_grad()
+    def observe(self, output: Output, targets: Targets, *, evidence: bool) -> None:
+        """Move the prototypes nearest to the vectors of known positives towards them."""
+        assert output.category_features is not None
+        pairs = known_positives(targets).nonzero(as_tuple=True)
+        vectors, category = output.category_features[pairs].to(self.prototypes), pairs[1]
+        count = self.filled.shape[1]
+        place = category * count + nearest(
+            vectors, self.prototypes[category], self.filled[category]
+        )
+        flat, filled = self.prototypes.flatten(0, 1), self.filled.flatten()
+        met = torch.zeros_like(flat[:, 0]).index_add(0, place, torch.ones_like(vectors[:, 0]))
+        mean = torch.zeros_like(flat).index_add(0, place, vectors) / met.clamp(min=1)[:, None]
+        keep = torch.where(filled, self._settings.momentum**met, (met == 0).float())[:, None]
+        self.prototypes.copy_((keep * flat + (1 - keep) * mean).view_as(self.prototypes))
+        self.filled.copy_((filled | (met > 0)).view_as(self.filled))
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Pairs whose vectors are blended with lent ones, and thereby get a label.
+
+    Attributes:
+        image: of each pair.
+        category: of each pair.
+        lent: vectors of known positives of that category.
+        share: of the pair's own vector, in (0, 1); the label is what it lacks to 1.
+    """
+
+    image: Int[Tensor, " M"]
+    category: Int[Tensor, " M"]
+    lent: Float[Tensor, "M R"]
+    share: Float[Tensor, ""]
+
+
+def nearest(
+    vectors: Float[Tensor, "M R"],
+    prototypes: Float[Tensor, "M K R"],
+    filled: Bool[Tensor, "M K"],
+) -> Int[Tensor, " M"]:
+    """The prototype that each vector belongs to: the first empty one, else the nearest."""
+    distance = (vectors[:, None] - prototypes).square().sum(dim=-1)
+    return distance.masked_fill(~filled, -1.0).argmin(dim=1)
+
+
+def contrast(
+    vectors: Float[Tensor, "B C R"],
+    labels: Bool[Tensor, "B C"],
+    known: Bool[Tensor, "B C"],
+) -> Float[Tensor, ""]:
+    """How little the vectors of a category agree where it is present, and agree where it is not.
+
+    Mean over all pairs of images with a known label of c, one positive at least: 1 - cosine for two
+    positives, 1 + cosine for a positive and a negative. Sums over pairs are products of sums over
+    images, so no pair is ever made.
+
+    Args:
+        vectors: any length.
+        labels: known positives.
+        known: True where an annotator answered.
+
+    Returns:
+        0 when there is no such pair.
+
+    Source: Pu et al. 2022 (SARB), equation of the contrastive loss.
+    """
+    unit = F.normalize(vectors, dim=-1)
+    positive, negative = labels.float(), (known & ~labels).float()
+    with_positive = torch.einsum("bc,bcr->cr", positive, unit)
+    with_negative = torch.einsum("bc,bcr->cr", negative, unit)
+    alone = (positive[..., None] * unit.square()).sum(dim=(0, 2))
+    count, others = positive.sum(dim=0), negative.sum(dim=0)
+    same = count * (count - 1) / 2
+    apart = count * others
+    agreeing = (with_positive.square().sum(dim=-1) - alone) / 2
+    opposing = (with_positive * with_negative).sum(dim=-1)
+    total = (same - agreeing + apart + opposing).sum()
+    return total / (same + apart).sum().clamp(min=1)
+
+
+def build_sarb(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: SARBSettings,
+) -> SARB:
+    """SARB-style blending for one encoder and one list of categories."""
+    text = encode_prompts(encoder, fill(settings.features.template, category_names))
+    with torch.random.fork_rng(devices=[]):  # a start must not depend on what ran before
+        torch.manual_seed(settings.training.seed)
+        features = CategoryFeatures(text, identity.hidden_size, settings.features)
+    return SARB(features=features, categories=len(category_names), settings=settings)

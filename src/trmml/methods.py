@@ -1,0 +1,293 @@
+"""Every method that a benchmark compares, by key: how it is built, set and searched.
+
+Each entry says what a harness has to know: whether the method trains, which features it reads, and
+over which settings a search may go. TRM-ML stands in the same list as its rivals, with a search
+space of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from trmml.baselines import coop, dualcoop, sarb, scpnet
+from trmml.baselines.linear_probe import (
+    PROBE_SPACE,
+    REJECTING_SPACE,
+    AsymmetricProbeSettings,
+    ProbeSettings,
+    RejectingProbeSettings,
+    build_assume_negative,
+    build_asymmetric,
+    build_masked,
+    build_rejecting,
+    build_weak_assume_negative,
+)
+from trmml.baselines.zero_shot import (
+    ZeroShot,
+    ZeroShotEnsembleSettings,
+    ZeroShotSettings,
+    build_zero_shot,
+    build_zero_shot_ensemble,
+)
+from trmml.config import (
+    ImageBranchSettings,
+    LossSettings,
+    PromptSettings,
+    Section,
+    Settings,
+    TrainingSettings,
+    load_settings,
+)
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.features import FeatureSource
+from trmml.labels import LabelMatrix
+from trmml.method import build_trmml
+from trmml.model import MultiLabelModel
+from trmml.search_space import FOCUS, RATES
+from trmml.search_space import Choice as Choice
+from trmml.search_space import Range as Range
+from trmml.search_space import Space as Space
+from trmml.trainer import Trainer
+
+Build = Callable[[Encoder, EncoderIdentity, Sequence[str], Any], MultiLabelModel]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as a benchmark sees it.
+
+    Attributes:
+        name: as in tables.
+        key: as in file names and on the command line.
+        settings: frozen, with defaults and a field `training`.
+        build: the model of an encoder, its identity, category names and settings.
+        space: where a search may go, by `section.name`.
+        trains: whether there is anything to train.
+        pooled: whether it reads only the mean patch and the image feature, so that features with
+            P = 1 serve.
+        baseline: whether TRM-ML is compared with it.
+        full_labels: whether it is given every label: an upper bound, not a rival.
+    """
+
+    name: str
+    key: str
+    settings: type[Section]
+    build: Build
+    space: Space
+    trains: bool = True
+    pooled: bool = False
+    baseline: bool = True
+    full_labels: bool = False
+
+
+_PUBLISHED = load_settings("as-published")
+
+
+class PublishedSettings(Settings):
+    """TRM-ML with the preset `as-published` as its defaults, and a schedule for learned prompts."""
+
+    prompts: PromptSettings = _PUBLISHED.prompts
+    image_branch: ImageBranchSettings = _PUBLISHED.image_branch
+    losses: LossSettings = _PUBLISHED.losses
+    training: TrainingSettings = coop.PROMPT_TRAINING
+
+
+def _zero_shot(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ZeroShotSettings,
+) -> ZeroShot:
+    return build_zero_shot(encoder, category_names, template=settings.prompts.template)
+
+
+def _zero_shot_dense(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ZeroShotSettings,
+) -> ZeroShot:
+    template = settings.prompts.template
+    return build_zero_shot(encoder, category_names, look="dense", template=template)
+
+
+def _zero_shot_ensemble(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: ZeroShotEnsembleSettings,
+) -> ZeroShot:
+    templates = settings.prompts.templates
+    return build_zero_shot_ensemble(encoder, category_names, templates=templates)
+
+
+_TRMML: Space = {
+    **RATES,
+    **FOCUS,
+    "training.epochs": Choice((6, 12, 18)),
+    "matching.scale": Range(10.0, 50.0, log=True),
+    "regions.dropout": Choice((0.0, 0.2, 0.4)),
+    "image_branch.dropout": Choice((0.0, 0.3, 0.6)),
+    "losses.pseudo": Choice((0.0, 0.1, 0.3, 1.0)),
+    "losses.distillation": Choice((0.0, 0.01, 0.1)),
+    "losses.contrastive": Choice((0.0, 0.02, 0.1)),
+}
+
+_MASKED = Method(
+    name="linear probe, masked BCE",
+    key="probe-masked",
+    settings=ProbeSettings,
+    build=build_masked,
+    space=PROBE_SPACE,
+    pooled=True,
+)
+_OURS = Method(
+    name="TRM-ML",
+    key="trmml",
+    settings=Settings,
+    build=build_trmml,
+    space=_TRMML,
+    baseline=False,
+)
+
+_ALL = (
+    Method(
+        name="zero-shot",
+        key="zero-shot",
+        settings=ZeroShotSettings,
+        build=_zero_shot,
+        space={},
+        trains=False,
+        pooled=True,
+    ),
+    Method(
+        name="zero-shot dense",
+        key="zero-shot-dense",
+        settings=ZeroShotSettings,
+        build=_zero_shot_dense,
+        space={},
+        trains=False,
+    ),
+    Method(
+        name="zero-shot, prompt ensemble",
+        key="zero-shot-ensemble",
+        settings=ZeroShotEnsembleSettings,
+        build=_zero_shot_ensemble,
+        space={},
+        trains=False,
+        pooled=True,
+    ),
+    Method(
+        name="linear probe, assume negative",
+        key="probe-an",
+        settings=ProbeSettings,
+        build=build_assume_negative,
+        space=PROBE_SPACE,
+        pooled=True,
+    ),
+    _MASKED,
+    Method(
+        name="linear probe, weak assume negative",
+        key="probe-wan",
+        settings=ProbeSettings,
+        build=build_weak_assume_negative,
+        space=PROBE_SPACE,
+        pooled=True,
+    ),
+    Method(
+        name="linear probe, asymmetric loss",
+        key="probe-asl",
+        settings=AsymmetricProbeSettings,
+        build=build_asymmetric,
+        space={**PROBE_SPACE, **FOCUS},
+        pooled=True,
+    ),
+    Method(
+        name="linear probe, large-loss rejection",
+        key="probe-llr",
+        settings=RejectingProbeSettings,
+        build=build_rejecting,
+        space=REJECTING_SPACE,
+        pooled=True,
+    ),
+    Method(
+        name="CoOp",
+        key="coop",
+        settings=coop.CoOpSettings,
+        build=coop.build_coop,
+        space=coop.SPACE,
+        pooled=True,
+    ),
+    Method(
+        name="DualCoOp",
+        key="dualcoop",
+        settings=dualcoop.DualCoOpSettings,
+        build=dualcoop.build_dualcoop,
+        space=dualcoop.SPACE,
+    ),
+    Method(
+        name="SCPNet",
+        key="scpnet",
+        settings=scpnet.SCPNetSettings,
+        build=scpnet.build_scpnet,
+        space=scpnet.SPACE,
+        pooled=True,
+    ),
+    Method(
+        name="SARB",
+        key="sarb",
+        settings=sarb.SARBSettings,
+        build=sarb.build_sarb,
+        space=sarb.SPACE,
+    ),
+    replace(_MASKED, name="linear probe, all labels", key="probe-full", full_labels=True),
+    replace(_OURS, name="TRM-ML, all labels", key="trmml-full", full_labels=True),
+    _OURS,
+    replace(
+        _OURS,
+        name="TRM-ML as published",
+        key="trmml-as-published",
+        settings=PublishedSettings,
+        space={**RATES, **FOCUS},
+    ),
+)
+
+METHODS: dict[str, Method] = {method.key: method for method in _ALL}
+
+
+def make_trainer(
+    method: Method,
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: Any,
+    *,
+    source: FeatureSource,
+    matrix: LabelMatrix,
+    truth: LabelMatrix | None = None,
+    fabric: Fabric,
+) -> Trainer:
+    """A trainer of the method's model.
+
+    Args:
+        method: one that trains.
+        encoder: frozen.
+        identity: of the encoder.
+        category_names: C names.
+        settings: of the method's own class.
+        source: features of all N images.
+        matrix: what is known of them; everything, of a method with `full_labels`.
+        truth: see `Trainer`.
+        fabric: device and precision.
+    """
+    return Trainer(
+        model=method.build(encoder, identity, category_names, settings),
+        source=source,
+        matrix=matrix,
+        truth=truth,
+        training=settings.training,
+        prototypes=settings.prototypes if isinstance(settings, Settings) else None,
+        fabric=fabric,
+    )
