@@ -45,8 +45,9 @@ lint: $(VENV)/.installed ## Check format and style
 type: $(VENV)/.installed ## Check types strictly
 	$(RUN) mypy
 
-docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: python docs/generate.py)
+docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: the same without --check)
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python benchmarks/results_page.py --check
 
 check: lint type docs test ## Everything that CI runs
 

@@ -23,7 +23,7 @@ import torch
 from lightning_fabric import Fabric
 
 from record import write_results
-from trmml.baselines.linear_probe import LinearProbe, probe_settings
+from trmml.baselines.linear_probe import ProbeSettings, probe_settings
 from trmml.baselines.zero_shot import build_zero_shot
 from trmml.compare import score
 from trmml.config import Settings, load_settings
@@ -36,9 +36,9 @@ from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.features import FeatureSource
 from trmml.labels import LabelMatrix
-from trmml.method import build_trmml
+from trmml.methods import METHODS, Method, make_trainer
 from trmml.model import MultiLabelModel
-from trmml.trainer import Trainer, train
+from trmml.trainer import train
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,28 @@ def test_map(model: MultiLabelModel, ground: Ground) -> float:
     return 100 * score(model, ground.test, ground.test_data).mean_ap
 
 
-def trained(model: MultiLabelModel, ground: Ground, mask: LabelMatrix, settings: Settings) -> float:
-    """Test mAP of a model after training."""
-    trainer = Trainer(
-        model=model,
+def trained(
+    method: Method,
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    ground: Ground,
+    mask: LabelMatrix,
+    settings: Settings | ProbeSettings,
+) -> float:
+    """Test mAP of a method after training."""
+    trainer = make_trainer(
+        method,
+        encoder,
+        identity,
+        ground.category_names,
+        settings,
         source=ground.train,
         matrix=mask,
-        truth=None,
-        training=settings.training,
-        prototypes=settings.prototypes,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     for _ in train(trainer):
         pass
-    return test_map(model, ground)
+    return test_map(trainer.model, ground)
 
 
 def methods(
@@ -109,7 +117,7 @@ def methods(
     only: list[str] | None,
 ) -> Iterator[tuple[str, float, float]]:
     """Name, test mAP and seconds of each method on one mask."""
-    names, categories = ground.category_names, len(ground.category_names)
+    names = ground.category_names
     for look in ("image", "dense"):
         name = "zero-shot" if look == "image" else "zero-shot dense"
         if only is not None and name not in only:
@@ -121,13 +129,10 @@ def methods(
             continue
         settings, started = load_settings(None, [*base, *overrides]), time.monotonic()
         if name.startswith("linear probe"):
-            settings = probe_settings(settings)
-        model: MultiLabelModel = (
-            LinearProbe(categories=categories, hidden_size=identity.hidden_size)
-            if name.startswith("linear probe")
-            else build_trmml(encoder, identity, names, settings)
-        )
-        figure = trained(model, ground, mask, settings)
+            probe = METHODS["probe-masked"]
+            figure = trained(probe, encoder, identity, ground, mask, probe_settings(settings))
+        else:
+            figure = trained(METHODS["trmml"], encoder, identity, ground, mask, settings)
         yield name, figure, time.monotonic() - started
 
 

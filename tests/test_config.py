@@ -1,6 +1,7 @@
 import pytest
 
-from trmml.config import Settings, load_settings, preset_names, setting_names
+from trmml.baselines.coop import CoOpSettings
+from trmml.config import Settings, changed, load_settings, preset_names, setting_names
 from trmml.errors import ConfigError
 
 
@@ -60,3 +61,16 @@ def test_unknown_source_and_broken_toml(tmp_path):
     path.write_text("[training\n")
     with pytest.raises(ConfigError, match=r"broken.toml is no valid TOML"):
         load_settings(path)
+
+
+def test_changed_keeps_the_defaults_of_the_method():
+    settings = changed(CoOpSettings(), {"training.seed": 4, "matching.scale": 30})
+    assert (settings.training.seed, settings.matching.scale) == (4, 30)
+    assert settings.training.batch_size == CoOpSettings().training.batch_size != 64
+    assert type(settings) is CoOpSettings
+    with pytest.raises(ConfigError, match=r"there is no setting 'matching\.scal'; did you mean"):
+        changed(CoOpSettings(), {"matching.scal": 30})
+    with pytest.raises(ConfigError, match=r"setting matching\.scale = -1: Input should be greater"):
+        changed(CoOpSettings(), {"matching.scale": -1})
+    with pytest.raises(ConfigError, match=r"there is no setting 'regions"):
+        changed(CoOpSettings(), {"regions.learn": True})

@@ -68,8 +68,9 @@ def test_every_command_and_option_is_documented_and_explained() -> None:
     page = read(DOCS / "cli.md")
     group = typer.main.get_command(app)
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    nested = commands.pop("store").commands
-    commands |= {f"store {name}": command for name, command in nested.items()}
+    for group_name in ("store", "data"):
+        nested = commands.pop(group_name).commands
+        commands |= {f"{group_name} {name}": command for name, command in nested.items()}
     for name, command in commands.items():
         _, found, section = page.partition(f"\n## trmml {name}\n")
         assert found and command.help, name
@@ -199,6 +200,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             prepare(order, argument)
             continue
         if order == "file":
+            Path(argument).parent.mkdir(parents=True, exist_ok=True)
             Path(argument).write_text(part["code"], encoding="utf-8")
         elif order == "no test":
             pass

@@ -30,9 +30,28 @@ ORDER = (
     "datasets",
     "datasets.tables",
     "datasets.label_tables",
+    "datasets.image_files",
     "datasets.folder",
     "datasets.mask_files",
     "datasets.peer_masks",
+    "datasets.files",
+    "datasets.options",
+    "datasets.coco",
+    "datasets.voc",
+    "datasets.visual_genome",
+    "datasets.nus_wide",
+    "datasets.cub",
+    "datasets.yolo",
+    "datasets.label_studio",
+    "datasets.unpack",
+    "datasets.packed",
+    "datasets.parquet",
+    "datasets.webdataset",
+    "datasets.huggingface",
+    "datasets.plain",
+    "datasets.named",
+    "datasets.check",
+    "datasets.convert",
     *(f"datasets.scenes.{name}" for name in SCENES),
     "datasets.scenes",
     # Frozen and heavy
@@ -72,6 +91,7 @@ ORDER = (
     "baselines.dualcoop",
     "baselines.text_graph",
     "baselines.scpnet",
+    "baselines.category_features",
     "baselines.sarb",
     # Training
     "checkpoint",
@@ -91,17 +111,35 @@ ORDER = (
     "report_sections",
     "report",
     "demo",
+    # The harness
+    "protocols",
+    "method_settings",
+    "cells",
+    "ground",
+    "cell_run",
+    "benchmark",
+    "tuning_search",
+    "tuning",
+    "statistics",
+    "results",
+    "table_text",
+    "result_tables",
+    "result_plots",
+    "benchmark_report",
     # Command line
     "cli_options",
     "cli_output",
     "cli_app",
     "cli_fit",
     "cli_store",
+    "cli_data",
+    "cli_benchmark",
     "cli",
     "__main__",
 )
 # These import what they use where they use it, so that `trmml --help` answers at once.
-LAZY = ("", "cli", "cli_app", "cli_fit", "cli_options", "cli_output", "cli_store")
+LAZY = ("", "cli", "cli_app", "cli_benchmark", "cli_data", "cli_fit", "cli_options")
+LAZY += ("cli_output", "cli_store")
 
 
 def module_files() -> dict[str, Path]:

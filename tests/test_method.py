@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.toy import COLOURS, ToyEncoder
-from trmml.baselines.linear_probe import LinearProbe
 from trmml.baselines.zero_shot import build_zero_shot
 from trmml.config import Settings
 from trmml.encoders.base import identify
 from trmml.features import Features
 from trmml.labels import LabelMatrix
 from trmml.method import TRMML, build_trmml
+from trmml.methods import METHODS
 from trmml.model import Targets, known_positive_share
 
 NAMES = list(COLOURS)
@@ -184,7 +184,8 @@ def test_known_positive_share():
 
 
 def test_linear_probe_trains_on_known_pairs_only():
-    probe = LinearProbe(categories=4, hidden_size=12)
+    method = METHODS["probe-masked"]
+    probe = method.build(ENCODER, identify(ENCODER), NAMES, method.settings())
     shown = torch.rand(40, 4) < 0.5
     probe.start(features(40), LabelMatrix(shown, torch.ones_like(shown)))
     seen = targets()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trmml.config import Settings, load_settings
     from trmml.datasets import Dataset
     from trmml.datasets.folder import read_categories, read_folder
+    from trmml.datasets.named import read_named
     from trmml.datasets.scenes import write_scenes as scenes
     from trmml.demo import demo
     from trmml.encoders import load_encoder
@@ -44,6 +45,7 @@ __all__ = [
     "load_settings",
     "read_categories",
     "read_folder",
+    "read_named",
     "scenes",
     "tag",
     "write_report",
@@ -63,6 +65,7 @@ _SOURCES = {
     "load_settings": "trmml.config:load_settings",
     "read_categories": "trmml.datasets.folder:read_categories",
     "read_folder": "trmml.datasets.folder:read_folder",
+    "read_named": "trmml.datasets.named:read_named",
     "scenes": "trmml.datasets.scenes:write_scenes",
     "tag": "trmml.tag:tag",
     "write_report": "trmml.report:write_report",

@@ -9,6 +9,8 @@ import typer
 
 from trmml import cli_options as options
 from trmml.cli_app import Verb, Verbs, examples, trmml
+from trmml.cli_benchmark import benchmark
+from trmml.cli_data import data as data_verbs
 from trmml.cli_fit import fit, pick_device, read_names, resolve_settings
 from trmml.cli_output import (
     comparison,
@@ -44,6 +46,7 @@ app = typer.Typer(
 )
 app.callback()(trmml)
 app.add_typer(store, name="store")
+app.add_typer(data_verbs, name="data")
 
 
 @app.command(cls=Verb, epilog=examples("trmml demo", "trmml demo --known 0.1 --out runs/demo-10"))
@@ -114,6 +117,17 @@ app.command(
         "    --set prompts.train_context=true --test-images test --test-labels test.csv",
     ),
 )(fit)
+
+app.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml benchmark --data corel5k data/corel5k --out runs/corel5k --single-positive",
+        "trmml benchmark --data corel5k data/corel5k --out runs/few --known 10,50 --seeds 1 \\",
+        "    --methods zero-shot,probe-masked,trmml",
+        "trmml benchmark --data corel5k data/corel5k --out runs/tuned --tune 30 --settings tuned",
+        "trmml benchmark --out runs/corel5k --report-only",
+    ),
+)(benchmark)
 
 
 @app.command(

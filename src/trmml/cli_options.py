@@ -15,6 +15,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 TagFormat = Literal["table", "csv", "jsonl"]
 ExportPart = Literal["all", "head"]
 Style = Literal["demo", "caption"]
+EpochRule = Literal["held-out", "last"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 Images = Annotated[Path, typer.Option(help="Folder of the pictures.", show_default=False)]
@@ -157,6 +158,65 @@ TagPrecision = Annotated[
     typer.Option(
         "--precision", help="Arithmetic of the encoder; auto is the fastest that changes nothing."
     ),
+]
+
+Data = Annotated[
+    tuple[str, Path] | None,
+    typer.Option(metavar="NAME ROOT", help="A data set: its name, and the folder that holds it."),
+]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="A choice of the data set; may be repeated."),
+]
+GridOut = Annotated[
+    Path, typer.Option(help="Folder of the grid; the same one continues it.", show_default=False)
+]
+Methods = Annotated[str, typer.Option(metavar="KEYS", help="Keys with commas between, or all.")]
+Shares = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Known labels in percent: 10..90 (in tens), or a list as 10,50,90."
+        " [default: 10..90, unless another kind of mask is asked for]",
+    ),
+]
+Masks = Annotated[
+    list[Path] | None,
+    typer.Option("--mask", help="A file of known labels, as a run keeps; may be repeated."),
+]
+Seeds = Annotated[int, typer.Option(help="So many seeds, from 0: of masks and of training.")]
+SettingsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        metavar="DIR",
+        help="Folder with KEY.toml per method, as --tune writes; defaults where there is none.",
+    ),
+]
+EpochOption = Annotated[
+    EpochRule,
+    typer.Option(help="Which epoch is reported: chosen on held-out training labels, or the last."),
+]
+BestOnTest = Annotated[
+    bool,
+    typer.Option(
+        "--best-on-test",
+        help="Also say what choosing the epoch on the test images would report, labelled so.",
+    ),
+]
+Tune = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TRIALS",
+        help="First search settings on held-out training images, with so many trials a method.",
+    ),
+]
+Folds = Annotated[int, typer.Option(help="Random splits that --tune scores each trial on.")]
+ReportOnly = Annotated[
+    bool, typer.Option("--report-only", help="Run nothing: write tables and plots anew.")
+]
+Draws = Annotated[
+    int, typer.Option(min=0, help="Draws of the test images for intervals; 0 leaves them out.")
 ]
 
 

@@ -99,6 +99,8 @@ class Bars:
 
 
 def _unit(what: str) -> str:
+    if what == "bootstrap":
+        return "cells"
     return "batches" if what.startswith("epoch") else "images"
 
 
@@ -158,6 +160,18 @@ def quiet(*, verbose: bool) -> Iterator[None]:
         finally:
             root.removeHandler(handler)
             own.setLevel(level)
+
+
+@contextmanager
+def silenced(name: str) -> Iterator[None]:
+    """No warnings of one of our modules, where hundreds of the same would say nothing new."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 # Results ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -183,6 +183,9 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
 
 
+Kind = TypeVar("Kind", bound=Section)
+
+
 def preset_names() -> list[str]:
     """Names of the presets in the package."""
     folder = resources.files("trmml") / "presets"
@@ -211,29 +214,50 @@ def load_settings(source: str | Path | None = None, overrides: Sequence[str] = (
 
 def parse_settings(tree: Mapping[str, Any], where: str) -> Settings:
     """Validate a nested dictionary of settings; `where` names its origin in errors."""
+    return _validate(Settings, tree, where)
+
+
+def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
+    """The settings of any method with some values replaced by `section.name`, the others kept.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of range.
+
+    Example:
+        >>> changed(Settings(training={"epochs": 3}), {"training.seed": 1}).training.epochs
+        3
+    """
+    tree = settings.model_dump()
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        tree.setdefault(section, {})[key] = value
+    return _validate(type(settings), tree, "changed settings")
+
+
+def _validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
     try:
-        return Settings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
             raise ConfigError(
-                f"{where}: there is no setting {name!r}{_suggest(name)}{more}"
+                f"{where}: there is no setting {name!r}{_suggest(name, kind)}{more}"
             ) from None
         message = f"{where}: setting {name} = {first['input']!r}: {first['msg']}{more}"
         raise ConfigError(message) from None
 
 
-def setting_names() -> list[str]:
-    """All settings as `section.name`."""
-    fields = Settings.model_fields
+def setting_names(kind: type[Section] = Settings) -> list[str]:
+    """All settings of a method as `section.name`."""
+    fields = kind.model_fields
     return [f"{s}.{n}" for s, f in fields.items() for n in f.annotation.model_fields]  # type: ignore[union-attr]
 
 
-def _suggest(name: str) -> str:
-    names = setting_names()
-    close = difflib.get_close_matches(name, [*names, *Settings.model_fields], n=3)
+def _suggest(name: str, kind: type[Section] = Settings) -> str:
+    names = setting_names(kind)
+    close = difflib.get_close_matches(name, [*names, *kind.model_fields], n=3)
     close = close or [full for full in names if full.endswith(f".{name}")]
     return f"; did you mean {' or '.join(close)}?" if close else "; `trmml settings` lists them all"
 

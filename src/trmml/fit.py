@@ -80,7 +80,7 @@ def fit(
     _check_folder(out, resume)
     training = settings.training
     hold_out(data.matrix, training.held_out_share, training.seed)  # refuses a hopeless table early
-    fabric = _fabric(device, training.precision)
+    fabric = make_fabric(device, training.precision)
     freeze(encoder)
     if isinstance(encoder, nn.Module):
         encoder.to(fabric.device)
@@ -124,7 +124,7 @@ def fit(
     state.unlink(missing_ok=True)
 
 
-def _fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
+def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
     """A single process on the device that was asked for."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -41,7 +41,7 @@ def weighted_bce(
         labels: read only where the weight is positive.
         weights: 0 for pairs that say nothing.
     """
-    return soft_bce(logits, (labels & (weights > 0)).float(), weights)
+    return soft_bce(logits, (labels & (weights > 0)).to(logits.dtype), weights)
 
 
 def soft_bce(

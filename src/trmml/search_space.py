@@ -35,7 +35,7 @@ Space = Mapping[str, Choice | Range]
 
 # Of whatever trains.
 RATES: Space = {
-    "training.learning_rate": Range(3e-4, 3e-2, log=True),
+    "training.learning_rate": Range(1e-4, 3e-2, log=True),
     "training.weight_decay": Range(1e-3, 1.0, log=True),
 }
 # Of the asymmetric loss.

@@ -25,7 +25,7 @@ from trmml.search_space import FOCUS, RATES, Choice, Range, Space
 CONTEXT = PromptSettings(train_context=True, text_residual=False)
 # A step passes every prompt forward and back through the text encoder, whatever the batch. So
 # batches are large and steps few: some 60 of them on 4,500 images.
-PROMPT_TRAINING = TrainingSettings(epochs=4, batch_size=256)
+PROMPT_TRAINING = TrainingSettings(epochs=4, batch_size=256, learning_rate=1e-2)
 PROMPT_SPACE: Space = {**RATES, "prompts.shared_context": Choice((False, True))}
 SPACE: Space = {**PROMPT_SPACE, **FOCUS, "matching.scale": Range(10.0, 100.0, log=True)}
 

@@ -37,7 +37,8 @@ class DualCoOpSettings(Section):
     )
     dual: DualSettings = DualSettings()
     losses: FocusSettings = FocusSettings()
-    training: TrainingSettings = PROMPT_TRAINING
+    # Two prompts per category cost two passes: larger batches and fewer steps still.
+    training: TrainingSettings = PROMPT_TRAINING.model_copy(update={"epochs": 3, "batch_size": 384})
 
 
 class DualCoOp(SingleTermModel):

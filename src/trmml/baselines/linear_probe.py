@@ -30,13 +30,15 @@ from trmml.search_space import RATES, Choice, Range, Space
 
 PROBE_SPACE: Space = {
     **RATES,
-    "training.epochs": Choice((10, 20, 40, 60)),
-    "probe.dropout": Choice((0.0, 0.2, 0.4, 0.6)),
+    "training.epochs": Choice((6, 12, 24, 48)),
+    "probe.dropout": Choice((0.0, 0.2, 0.5, 0.8)),
 }
 REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
-# Epochs for each epoch of TRM-ML: so cheap a model is trained until it gains no more.
+# Enough on thousands of pictures: on Corel5k at 10 % known the best epoch comes before the tenth.
+PROBE_TRAINING = TrainingSettings(epochs=12)
+# Epochs for each epoch of TRM-ML on fewer pictures: so cheap a model is trained until it gains no
+# more.
 PROBE_EPOCHS = 5
-PROBE_TRAINING = TrainingSettings(epochs=PROBE_EPOCHS * TrainingSettings().epochs)
 
 
 class MapSettings(Section):

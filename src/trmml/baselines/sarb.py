@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from trmml.baselines.category_features import CategoryFeatures, CategoryFeatureSettings
 from trmml.baselines.supervision import known_positives
 from trmml.config import Section, TrainingSettings
 from trmml.encoders.base import Encoder, EncoderIdentity
@@ -28,20 +29,13 @@ from trmml.search_space import RATES, Choice, Space
 
 SPACE: Space = {
     **RATES,
+    "features.size": Choice((64, 128, 256)),
     "features.dropout": Choice((0.0, 0.2, 0.5)),
     "blending.prototypes": Choice((1, 4, 10)),
     "blending.instance": Choice((0.0, 0.3, 1.0)),
     "blending.prototype": Choice((0.0, 0.3, 1.0)),
     "blending.contrast": Choice((0.0, 0.05, 0.3)),
 }
-
-
-class CategoryFeatureSettings(Section):
-    """The vectors per category (`baselines/sarb.py`)."""
-
-    template: str = Field("a photo of a {}", description="prompt whose text guides the attention")
-    size: int = Field(128, ge=1, description="R, of a vector")
-    dropout: float = Field(0.2, ge=0, lt=1, description="share of the reduced patches dropped")
 
 
 class BlendingSettings(Section):
@@ -60,42 +54,7 @@ class SARBSettings(Section):
 
     features: CategoryFeatureSettings = CategoryFeatureSettings()
     blending: BlendingSettings = BlendingSettings()
-    training: TrainingSettings = TrainingSettings(epochs=8)
-
-
-class CategoryFeatures(nn.Module):
-    """Patches gathered per category by attention that its text guides.
-
-    x_p = A norm(h_p),  a_bpc = softmax_P(<x_p, B t_c>),  f_bc = sum_P a_bpc (U x_p + u)
-
-    Shapes: hidden_patches (B, P, W) -> category_features (B, C, R).
-    Trains: A (W -> R), B (D -> R), U (R -> R), u (R).
-    Source: the semantic decoupling of Pu et al. 2022, section 3.2 (Chen et al. 2019). Its attention
-        is a tanh inside a low-rank bilinear form; without the tanh it needs no vector for each
-        pair of patch and category. U is its last layer; being linear it may come first.
-    """
-
-    text_features: Tensor
-
-    def __init__(
-        self,
-        text_features: Float[Tensor, "C D"],
-        hidden_size: int,
-        settings: CategoryFeatureSettings,
-    ) -> None:
-        super().__init__()
-        self.down = nn.Linear(hidden_size, settings.size, bias=False)
-        self.query = nn.Linear(text_features.shape[1], settings.size, bias=False)
-        self.out = nn.Linear(settings.size, settings.size)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.register_buffer("text_features", text_features)
-
-    def forward(self, hidden_patches: Float[Tensor, "B P W"]) -> Float[Tensor, "B C R"]:
-        """One vector per image and category, any length."""
-        normal = F.layer_norm(hidden_patches, hidden_patches.shape[-1:])
-        patches = self.dropout(self.down(normal))
-        attention = F.linear(patches, self.query(self.text_features)).softmax(dim=1)  # (B, P, C)
-        return torch.matmul(attention.transpose(1, 2), self.out(patches))
+    training: TrainingSettings = TrainingSettings(epochs=6, learning_rate=1e-3)
 
 
 class SARB(MultiLabelModel):
@@ -110,10 +69,11 @@ class SARB(MultiLabelModel):
     Trains: `CategoryFeatures`, w (C, R), bias (C), a and b (); nothing of the encoder.
     Source: Pu et al. 2022 (SARB), sections 3.2 to 3.5, and its code for labels and partners (the
         batch reversed). Ours: the backbone is frozen, where theirs trains its last stage; text
-        features in place of GloVe; no graph network over co-occurrences, which partial labels
-        hardly tell; R = 128; a and b through a sigmoid, not clamped; prototypes by running means
-        from batch to batch, each known positive to the nearest, not by k-means over all images
-        every few epochs; the contrastive term over all pairs of known labels, not over the hardest.
+        features in place of GloVe, which also give w its start; no graph network over
+        co-occurrences, which partial labels hardly tell; R = 128; a and b through a sigmoid, not
+        clamped; prototypes by running means from batch to batch, each known positive to the
+        nearest, not by k-means over all images every few epochs; the contrastive term over all
+        pairs of known labels, not over the hardest.
     """
 
     weak: Tensor  # (C), weight of blanks as negatives
@@ -122,13 +82,17 @@ class SARB(MultiLabelModel):
     filled: Tensor  # (C, K), bool
 
     def __init__(
-        self, *, features: CategoryFeatures, categories: int, settings: SARBSettings
+        self, *, features: CategoryFeatures, settings: SARBSettings, generator: torch.Generator
     ) -> None:
         super().__init__()
+        categories = len(features.text_features)
         size, self._settings = settings.features.size, settings.blending
         self._warm_up = settings.blending.warm_up_share * settings.training.epochs
         self.features = features
-        self.weight = nn.Parameter(torch.zeros(categories, size))
+        # A random map of the texts: at zero the vectors would have to wait for it to learn.
+        text = features.text_features
+        start = text @ torch.randn(text.shape[1], size, generator=generator).to(text)
+        self.weight = nn.Parameter(start / size**0.5)
         self.bias = nn.Parameter(torch.zeros(categories))
         self.blends = nn.Parameter(torch.zeros(2))  # of instances, of prototypes; sigmoid(0) = 1/2
         slots = (categories, settings.blending.prototypes)
@@ -277,7 +241,7 @@ def contrast(
 
     Args:
         vectors: any length.
-        labels: known positives.
+        labels: read only where `known` is True.
         known: True where an annotator answered.
 
     Returns:
@@ -286,7 +250,8 @@ def contrast(
     Source: Pu et al. 2022 (SARB), equation of the contrastive loss.
     """
     unit = F.normalize(vectors, dim=-1)
-    positive, negative = labels.float(), (known & ~labels).float()
+    positive = (labels & known).to(vectors.dtype)
+    negative = (~labels & known).to(vectors.dtype)
     with_positive = torch.einsum("bc,bcr->cr", positive, unit)
     with_negative = torch.einsum("bc,bcr->cr", negative, unit)
     alone = (positive[..., None] * unit.square()).sum(dim=(0, 2))
@@ -310,4 +275,5 @@ def build_sarb(
     with torch.random.fork_rng(devices=[]):  # a start must not depend on what ran before
         torch.manual_seed(settings.training.seed)
         features = CategoryFeatures(text, identity.hidden_size, settings.features)
-    return SARB(features=features, categories=len(category_names), settings=settings)
+    generator = torch.Generator().manual_seed(settings.training.seed)
+    return SARB(features=features, settings=settings, generator=generator)

@@ -56,6 +56,9 @@ class CorrectionSettings(Section):
     """The supervised loss, which corrects blanks (`baselines/scpnet.py`)."""
 
     threshold: float = Field(0.6, gt=0, le=1, description="probability that makes a blank positive")
+    warm_up_share: float = Field(
+        0.5, ge=0, le=1, description="share of the epochs without correction"
+    )
     margin: float = Field(1.0, ge=0, description="taken off the logits of positives")
     focus: float = Field(2.0, ge=0, description="focusing of all pairs; 0 = none")
 
@@ -68,7 +71,7 @@ class SCPNetSettings(Section):
     graph: GraphSettings = GraphSettings()
     consistency: ConsistencySettings = ConsistencySettings()
     losses: CorrectionSettings = CorrectionSettings()
-    training: TrainingSettings = PROMPT_TRAINING
+    training: TrainingSettings = PROMPT_TRAINING.model_copy(update={"learning_rate": 3e-3})
 
 
 def corrected_loss(
@@ -94,11 +97,11 @@ def corrected_loss(
     there, for all of them are blanks; we leave what is known to be absent alone.
     """
     labels = known_positives(targets)
-    logits = logits - margin * labels.float()
+    logits = logits - margin * labels.to(logits.dtype)
     score = logits.sigmoid()
     labels = labels | (~targets.known & (score > threshold))
     missed = torch.where(labels, 1 - score, score)
-    loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+    loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return weighted_mean(missed**focus * loss, weights)
 
 
@@ -117,7 +120,8 @@ class SCPNet(MultiLabelModel):
         stays frozen, where theirs is trained whole; hence views of features, not of pictures; the
         graph from texts; a learned scale and bias; means over pairs in place of sums; AdamW with
         the loop's weight average; picked categories are counted by a running mean, not by a table
-        of all images; known absent categories are never pseudo-positives.
+        of all images; known absent categories are never pseudo-positives; blanks are corrected in
+        the later half, not from the second epoch on, as our epochs are tens of steps, not hundreds.
     """
 
     weak: Tensor  # (C), weight of blanks as negatives
@@ -136,6 +140,7 @@ class SCPNet(MultiLabelModel):
         super().__init__()
         self.prompts, self.graph, self.matching = prompts, graph, matching
         self._consistency, self._losses = settings.consistency, settings.losses
+        self._warm_up = settings.losses.warm_up_share * settings.training.epochs
         categories = len(prompts.start_features)
         self.register_buffer("relation", smoothing(graph.graph, settings.graph.temperature))
         self.register_buffer("weak", torch.zeros(categories))
@@ -153,14 +158,14 @@ class SCPNet(MultiLabelModel):
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """`classification` on known pairs; in training `consistency` and `relation` on images."""
-        first = int(self.epoch) <= 1  # a correction needs a model that has learned something
         settings, consistency = self._losses, self._consistency
+        warm = int(self.epoch) > self._warm_up  # what corrects must have learned something
         terms = {
             "classification": corrected_loss(
                 output.logits,
                 targets,
                 pair_weights(targets, self.weak),
-                threshold=1.0 if first else settings.threshold,
+                threshold=settings.threshold if warm else 1.0,
                 margin=settings.margin,
                 focus=settings.focus,
             )

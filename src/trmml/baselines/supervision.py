@@ -5,7 +5,7 @@ A blank counts for `blank` negatives: 0 where a loss is masked, 1 where unknown 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from trmml.model import MultiLabelModel, Output, Targets, pair_weights, positive
 Blanks = Callable[[LabelMatrix], Float[Tensor, " C"]]
 
 
+@runtime_checkable
 class PairLoss(Protocol):
     """A loss of logits that may change in the course of training."""
 
@@ -152,7 +153,7 @@ def rejecting_bce(
     dropped ones too. Their code drops ties together and, where few pairs are unknown, known ones
     with them; we drop exactly the share, and blanks only.
     """
-    labels = known_positives(targets).float()
+    labels = known_positives(targets).to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     count = min(round(share * loss.numel()), int((~targets.known).sum()))
     unknown = loss.detach().masked_fill(targets.known, float("-inf")).flatten()

@@ -16,7 +16,7 @@ WIDENING, SLOPE = 2, 0.2
 
 
 class GraphSettings(Section):
-    """The graph of categories (`baselines/scpnet.py`)."""
+    """The graph of categories (`baselines/text_graph.py`)."""
 
     neighbours: int = Field(16, ge=0, description="categories that each one listens to")
     share: float = Field(0.2, ge=0, le=1, description="weight of the neighbours against itself")

@@ -1,11 +1,96 @@
 """Images with the categories they show: what every reader in this package returns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from trmml.errors import DataError
 from trmml.labels import LabelMatrix
+
+Edges = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """K boxes around objects in the images of a data set; images without one are common.
+
+    Args:
+        image: index of each box's image, not negative.
+        category: index of its category, not negative.
+        edges: left, top, right, bottom as shares of the image's width and height, in [0, 1].
+
+    Raises:
+        DataError: the parts have different lengths, or an edge lies outside or on the wrong side.
+    """
+
+    image: Int[Tensor, " K"]
+    category: Int[Tensor, " K"]
+    edges: Float[Tensor, "K 4"]
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together and every box lies inside its image."""
+        count = len(self.image)
+        if len(self.category) != count or tuple(self.edges.shape) != (count, 4):
+            raise DataError(
+                f"boxes need one image, one category and four edges each, but there are {count} "
+                f"images, {len(self.category)} categories and edges of shape "
+                f"{tuple(self.edges.shape)}."
+            )
+        left, top, right, bottom = self.edges.unbind(1)
+        good = (left >= 0) & (top >= 0) & (right <= 1) & (bottom <= 1)
+        good &= (left < right) & (top < bottom)
+        if not bool(good.all()):
+            first = int((~good).nonzero()[0])
+            raise DataError(
+                f"box {first} has the edges {self.edges[first].tolist()}; expected shares in "
+                "[0, 1] with left < right and top < bottom. Divide pixels by width and height."
+            )
+
+    def __len__(self) -> int:
+        """Return the number of boxes."""
+        return len(self.image)
+
+    @classmethod
+    def collect(cls, rows: Iterable[tuple[int, int, Edges]]) -> "Boxes":
+        """Return boxes from (image, category, edges), cut at the image's border.
+
+        What has no area after the cut is left out, and of equal boxes one is kept.
+
+        Example:
+            >>> boxes = Boxes.collect([(0, 2, (-0.1, 0.0, 0.5, 1.2)), (1, 0, (0.5, 0.5, 0.5, 0.9))])
+            >>> boxes.image.tolist(), boxes.category.tolist(), boxes.edges.tolist()
+            ([0], [2], [[0.0, 0.0, 0.5, 1.0]])
+        """
+        kept: dict[tuple[int, int, Edges], None] = {}
+        for image, category, edges in rows:
+            left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
+            if left < right and top < bottom:
+                kept[image, category, (left, top, right, bottom)] = None
+        return cls(
+            torch.tensor([image for image, _, _ in kept], dtype=torch.int64),
+            torch.tensor([category for _, category, _ in kept], dtype=torch.int64),
+            torch.tensor([edges for _, _, edges in kept], dtype=torch.float64).reshape(-1, 4),
+        )
+
+    def subset(self, images: Sequence[int]) -> "Boxes":
+        """Return the boxes of `images`, whose indices are renumbered in that order.
+
+        Args:
+            images: indices of images, each not negative; one that comes twice brings its boxes
+                twice.
+        """
+        wanted = torch.as_tensor(images, dtype=torch.int64)
+        held, order = self.image.sort(stable=True)
+        first = torch.searchsorted(held, wanted)
+        counts = torch.searchsorted(held, wanted, right=True) - first
+        renumbered = torch.repeat_interleave(torch.arange(len(wanted)), counts)
+        before = counts.cumsum(0) - counts  # boxes of the images that come earlier
+        index = order[torch.arange(len(renumbered)) - before[renumbered] + first[renumbered]]
+        return Boxes(renumbered, self.category[index], self.edges[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,9 +103,11 @@ class Dataset:
         category_names: in the order of the columns of `matrix`.
         matrix: images x categories.
         rows: per image the line (or row) of the table it came from, for messages.
+        boxes: where objects are, in sets that say so. None: the set says nothing of places.
 
     Raises:
-        DataError: the parts have different lengths.
+        DataError: the parts have different lengths, or a box names an image or category that is
+            not there.
     """
 
     root: Path
@@ -28,6 +115,7 @@ class Dataset:
     category_names: tuple[str, ...]
     matrix: LabelMatrix
     rows: tuple[int, ...]
+    boxes: Boxes | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -39,6 +127,16 @@ class Dataset:
                 f"and {len(self.rows)} rows cannot have labels of shape {expected}. "
                 "Give one row per image and one column per category."
             )
+        if self.boxes is not None and len(self.boxes):
+            for name, index, size in (
+                ("image", self.boxes.image, found[0]),
+                ("category", self.boxes.category, found[1]),
+            ):
+                if int(index.min()) < 0 or int(index.max()) >= size:
+                    raise DataError(
+                        f"a box names {name} {int(index.max())}, but there are {size}, counted "
+                        "from 0. Take boxes and labels from the same images and categories."
+                    )
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -62,4 +160,5 @@ class Dataset:
             category_names=self.category_names,
             matrix=matrix,
             rows=tuple(self.rows[index] for index in indices),
+            boxes=None if self.boxes is None else self.boxes.subset(indices),
         )

@@ -1,19 +1,15 @@
 """Read a folder of images with a CSV or Parquet table of their labels."""
 
-import bisect
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.label_tables import Meaning, is_long, read_long, read_wide, suggest
+from trmml.datasets.image_files import ImageFiles
+from trmml.datasets.label_tables import Meaning, is_long, read_long, read_wide
 from trmml.datasets.tables import IMAGE_COLUMNS, Table, read_table, read_text, unique_names
 from trmml.errors import ConfigError, DataError
-
-_NAMES_TO_COMPARE = 1000  # on either side; difflib compares some thousand names in a second
 
 
 def read_folder(
@@ -58,15 +54,32 @@ def read_folder(
     _check_choice("blank", blank)
     _check_choice("minus_one", minus_one)
     wanted = _check_categories(categories)
-    files = _Files(Path(images))
+    files = ImageFiles(Path(images))
     table = read_table(Path(labels))
+    data = from_table(Path(images), table, blank=blank, minus_one=minus_one, categories=wanted)
+    found = _find_images(files, table, data.images)
+    return Dataset(data.root, found, data.category_names, data.matrix, data.rows)
+
+
+def from_table(
+    images: Path,
+    table: Table,
+    *,
+    blank: Meaning | None = None,
+    minus_one: Meaning | None = None,
+    categories: Sequence[str] | None = None,
+) -> Dataset:
+    """Return what `read_folder` does of a table, without looking whether the images are there.
+
+    Raises:
+        DataError: a cell has no clear meaning, or an image is named twice or lies elsewhere.
+    """
     column = _image_column(table)
     if is_long(table):
-        names, matrix = read_long(table, column, wanted, blank=blank)
+        names, matrix = read_long(table, column, categories, blank=blank)
     else:
-        names, matrix = read_wide(table, column, wanted, blank=blank, minus_one=minus_one)
-    found = _find_images(files, table, _image_names(table, column))
-    return Dataset(Path(images), found, names, matrix, table.rows)
+        names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)
+    return Dataset(images, tuple(_image_names(table, column)), names, matrix, table.rows)
 
 
 def read_categories(path: Path | str) -> list[str]:
@@ -142,86 +155,14 @@ def _count_repeats(names: Sequence[object]) -> int:
     return sum(count > 1 for count in Counter(cleaned).values())
 
 
-def _find_images(files: "_Files", table: Table, names: list[str]) -> tuple[str, ...]:
+def _find_images(files: ImageFiles, table: Table, names: Sequence[str]) -> tuple[str, ...]:
     found = [files.find(name) for name in names]
     missing = [index for index, name in enumerate(found) if name is None]
     if missing:
         name = names[missing[0]]
         raise DataError(
             f"{table.place(missing[0])}: there is no image {name!r} in {files.root}"
-            f"{_suggest_file(name, files)} {len(missing)} of {len(names)} images are missing. "
+            f"{files.suggest(name)} {len(missing)} of {len(names)} images are missing. "
             "Correct the table, or name the folder that holds the images."
         )
     return tuple(name for name in found if name is not None)
-
-
-def _suggest_file(name: str, files: "_Files") -> str:
-    listed = files.listed()
-    same_stem = [
-        other
-        for other in listed
-        if PurePosixPath(other).stem.casefold() == PurePosixPath(name).stem.casefold()
-    ]
-    near = bisect.bisect(listed, name)
-    return suggest(
-        name, same_stem or listed[max(0, near - _NAMES_TO_COMPARE) : near + _NAMES_TO_COMPARE]
-    )
-
-
-class _Listing(NamedTuple):
-    """What lies in a folder: names as asked for -> paths below the root as they are on disk."""
-
-    files: dict[str, str]
-    folders: dict[str, str]
-
-
-class _Files:
-    """The files below a folder. Only folders that are asked for are listed, and each once."""
-
-    def __init__(self, root: Path) -> None:
-        if not root.is_dir():
-            what = "is a file, not a folder" if root.exists() else "does not exist"
-            raise DataError(f"the images folder {root} {what}. Name the folder of the images.")
-        self.root = root
-        self._listings: dict[str, _Listing] = {}
-
-    def find(self, name: str) -> str | None:
-        """Return the path below the root as it is on disk, where accents may be stored apart."""
-        parent, _, leaf = name.rpartition("/")
-        files = self._listing(parent).files
-        return files.get(leaf) or files.get(unicodedata.normalize("NFC", leaf))
-
-    def listed(self) -> list[str]:
-        """Return the files seen so far, and those directly in the root."""
-        self._listing("")
-        return sorted({path for listing in self._listings.values() for path in listing[0].values()})
-
-    def _listing(self, folder: str) -> _Listing:
-        if folder not in self._listings:
-            self._listings[folder] = self._list(folder)
-        return self._listings[folder]
-
-    def _list(self, folder: str) -> _Listing:
-        prefix = ""
-        if folder:
-            parent, _, leaf = folder.rpartition("/")
-            folders = self._listing(parent).folders
-            below = folders.get(leaf) or folders.get(unicodedata.normalize("NFC", leaf))
-            if below is None:
-                return _Listing({}, {})
-            prefix = below + "/"
-        listing = _Listing({}, {})
-        try:
-            with os.scandir(self.root / prefix) as entries:
-                for entry in entries:
-                    paths = listing.folders if entry.is_dir() else listing.files
-                    if entry.is_dir() or entry.is_file():
-                        paths[entry.name] = prefix + entry.name
-                        composed = unicodedata.normalize("NFC", entry.name)
-                        paths.setdefault(composed, prefix + entry.name)
-        except OSError as error:
-            raise DataError(
-                f"cannot list the images in {self.root / prefix}: {error.strerror}. "
-                "Allow reading the folder."
-            ) from error
-        return listing

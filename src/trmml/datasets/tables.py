@@ -12,7 +12,7 @@ import polars as pl
 
 from trmml.errors import DataError
 
-IMAGE_COLUMNS = ("image", "file", "filename", "path")
+IMAGE_COLUMNS = ("image", "file", "filename", "path", "file_name", "filepath")
 _SEPARATORS = (",", ";", "\t")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -73,7 +73,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: the file is missing, empty or in another encoding.
     """
-    return _as_utf8(path, _read_bytes(path)).decode()
+    return as_utf8(path, _read_bytes(path)).decode()
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -100,7 +100,7 @@ def _read_parquet(path: Path, data: bytes) -> Table:
 
 
 def _read_csv(path: Path, data: bytes) -> Table:
-    data = _as_utf8(path, data)
+    data = as_utf8(path, data)
     starts, ends, lines = _split_records(path, data)
     separator, header = _read_header(path, data[starts[0] : ends[0]].decode())
     _check_widths(path, data, separator, header, starts, ends, lines)
@@ -125,8 +125,12 @@ def _read_csv(path: Path, data: bytes) -> Table:
     return _as_table(path, header, frame, lines[1:], "line")
 
 
-def _as_utf8(path: Path, data: bytes) -> bytes:
-    """Return the bytes as plain UTF-8 with newlines as line ends, or say why not."""
+def as_utf8(path: Path, data: bytes) -> bytes:
+    """Return the bytes as plain UTF-8, without byte order mark, with newlines as line ends.
+
+    Raises:
+        DataError: they are in another encoding or no text.
+    """
     advice = "Save it as UTF-8 (in a spreadsheet program: 'CSV UTF-8')."
     if data[:2] == b"PK":
         raise DataError(f"{path} is a spreadsheet or zip file, not CSV. {advice}")

@@ -1,0 +1,110 @@
+"""Finished grids made small enough to be committed, and read again: benchmarks/results/<ground>/.
+
+grid.json       the ground, its categories, what all cells share, and the settings by number
+cells.jsonl     a line per cell; APs in three digits, no scores
+summary.json    the intervals of the paired bootstrap, which need the scores
+about.json      the command
+tried.md        by hand: what was tried on this ground and did not help; may be missing
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trmml.benchmark_report import summary_json
+from trmml.cells import Cell, CellFolder
+from trmml.checkpoint import write_text
+from trmml.results import Comparison, Results, load_results
+
+# Fields that all cells of a grid have in common, or that only a restart needs.
+LEFT_OUT = ("ground", "encoder", "data", "fingerprint", "ap_interpolated")
+AP_DIGITS, FIGURE_DIGITS = 3, 5
+
+
+@dataclass(frozen=True)
+class Published:
+    """A ground as the page shows it.
+
+    Attributes:
+        results: without scores; the comparisons are those of the full grid.
+        command: that ran it.
+        tried: by hand, in Markdown; "" without any.
+        folder: where it lies.
+    """
+
+    results: Results
+    command: str
+    tried: str
+    folder: Path
+
+
+def publish(out: Path, folder: Path, *, command: str, draws: int) -> None:
+    """Write a finished grid small into `folder`/<ground>.
+
+    Args:
+        out: of `trmml benchmark`.
+        folder: of all published grounds.
+        command: for readers; without paths of this machine.
+        draws: of the paired bootstrap.
+    """
+    results = load_results(CellFolder(out), count=draws)
+    place = folder / results.ground
+    place.mkdir(parents=True, exist_ok=True)
+    first, settings = results.cells[0], list[dict[str, Any]]()
+    lines = [json.dumps(_small(cell, settings), ensure_ascii=False) for cell in results.cells]
+    shared = {"ground": first.ground, "encoder": first.encoder, "data": first.data}
+    grid = {**results.grid, "shared": shared, "settings": settings}
+    write_text(place / "grid.json", json.dumps(grid, ensure_ascii=False, indent=1) + "\n")
+    write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
+    write_text(place / "summary.json", summary_json(results))
+    write_text(place / "about.json", json.dumps({"command": command}, indent=1) + "\n")
+
+
+def read_published(folder: Path) -> Published:
+    """What `publish` wrote."""
+    grid = json.loads((folder / "grid.json").read_text("utf-8"))
+    lines = (folder / "cells.jsonl").read_text("utf-8").splitlines()
+    cells = [_whole(json.loads(line), grid) for line in lines]
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    comparisons = [Comparison.from_dict(each) for each in summary["comparisons"]]
+    tried = folder / "tried.md"
+    return Published(
+        results=Results(grid, cells, comparisons, summary["draws"]),
+        command=json.loads((folder / "about.json").read_text("utf-8"))["command"],
+        tried=tried.read_text("utf-8").strip() if tried.is_file() else "",
+        folder=folder,
+    )
+
+
+def _small(cell: Cell, settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """A cell without what others say too; its settings as their number in the list."""
+    tree = {name: value for name, value in asdict(cell).items() if name not in LEFT_OUT}
+    training = dict(cell.settings.get("training", {}))
+    training.pop("seed", None)
+    own = {**cell.settings, "training": training}
+    if own not in settings:
+        settings.append(own)
+    figures = {name: _rounded(value, FIGURE_DIGITS) for name, value in cell.figures.items()}
+    aps = [_rounded(value, AP_DIGITS) for value in cell.ap]
+    return {**tree, "settings": settings.index(own), "figures": figures, "ap": aps}
+
+
+def _whole(tree: dict[str, Any], grid: Mapping[str, Any]) -> Cell:
+    settings = grid["settings"][tree["settings"]]
+    training = {**settings["training"], "seed": tree["seed"]}
+    name = f"{tree['method']}, {tree['known']}, {tree['seed']}"
+    return Cell(
+        **{
+            **tree,
+            **grid["shared"],
+            "settings": {**settings, "training": training},
+            "fingerprint": name,
+            "ap_interpolated": [],
+        }
+    )
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,221 @@
+"""Write docs/results.md from the published grids, and publish a grid.
+
+    python benchmarks/results_page.py                  write the page and its pictures
+    python benchmarks/results_page.py --check          write nothing; exit with 1 when it is stale
+    python benchmarks/results_page.py --add OUT --command "trmml benchmark ..."
+
+The page is made of benchmarks/results/<ground>/ alone; see published.py.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from published import Published, publish, read_published
+from trmml.cells import Cell
+from trmml.checkpoint import write_text
+from trmml.result_plots import write_plots
+from trmml.result_tables import result_tables
+from trmml.results import MEAN, Line, Results
+from trmml.table_text import Table, to_latex, to_markdown
+
+ROOT = Path(__file__).parents[1]
+HEAD = """<!-- Written by benchmarks/results_page.py from benchmarks/results/; do not edit. -->
+
+# Results
+
+Every number on this page is made by a command that stands beside it, from cells that lie in
+`benchmarks/results/`. What a cell is, and how to read the tables: [benchmark.md](benchmark.md).
+"""
+NOTHING = (
+    "\nNo grid is published yet: `python benchmarks/results_page.py --add OUT --command ...`.\n"
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Publish, write or check; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 when stale")
+    parser.add_argument("--add", type=Path, metavar="OUT", help="a finished grid to publish")
+    parser.add_argument("--command", help="that ran it, for readers")
+    parser.add_argument("--draws", type=int, default=1000, help="of the test images")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    options = parser.parse_args(arguments)
+    if options.add is not None:
+        if options.command is None:
+            parser.error("--add needs --command, the command that ran the grid")
+        publish(options.add, options.results, command=options.command, draws=options.draws)
+    found = sorted(options.results.glob("*/cells.jsonl"))
+    grounds = [read_published(path.parent) for path in found]
+    text = page(grounds)
+    path, pictures = options.docs / "results.md", options.docs / "images" / "results"
+    if options.check:
+        return _check(path, text, pictures)
+    write_text(path, text)
+    for ground in grounds:
+        _draw(ground.results, pictures)
+    return 0
+
+
+def page(grounds: Sequence[Published]) -> str:
+    """The page's text."""
+    if not grounds:
+        return HEAD + NOTHING
+    parts = [HEAD, headline(grounds), *(section(ground) for ground in grounds)]
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def headline(grounds: Sequence[Published]) -> str:
+    """The best form of TRM-ML against the best baseline, a row per ground and headline column."""
+    lines = [
+        "| ground | known labels | TRM-ML | best baseline | difference, 95 % interval |",
+        "| --- | --- | ---: | --- | ---: |",
+    ]
+    for ground in grounds:
+        results = ground.results
+        by = {comparison.column: comparison for comparison in results.comparisons}
+        for column in results.headlines:
+            ours, rival = results.best(column, baseline=False), results.rival(column)
+            if ours is None or rival is None:
+                continue
+            own, theirs = (results.spread(line.key, column) for line in (ours, rival))
+            assert own is not None and theirs is not None
+            found = by[column].differences.get(ours.key) if column in by else None
+            between = f"{100 * (own.mean - theirs.mean):+.1f}"
+            if found is not None:
+                between += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            lines.append(
+                f"| {results.ground} | {_over(results, column)} | {ours.name} {100 * own.mean:.1f}"
+                f" | {rival.name} {100 * theirs.mean:.1f} | {between} |"
+            )
+    return "\n".join(lines) + "\n\nTest mAP in percent, non-interpolated.\n"
+
+
+def section(ground: Published) -> str:
+    """All of a ground: how it was run, tables, plots, and what lost."""
+    results = ground.results
+    tables = {table.name: table for table in result_tables(results)}
+    main = [tables.pop(name) for name in ("map", "differences") if name in tables]
+    parts = [
+        f"## {results.ground}",
+        _about(ground),
+        *(to_markdown(table) for table in main),
+        *(f"![{name}](images/results/{results.ground}-{name}.png)" for name in plots(results)),
+        what_lost(results, ground.tried),
+        *(_folded(table.title, to_markdown(table)) for table in tables.values()),
+        _folded("The table of mAP for LaTeX", _code(main[0])),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def what_lost(results: Results, tried: str) -> str:
+    """Where the best form of TRM-ML is behind, which forms of it lose, and what was tried."""
+    ours = results.best(results.headlines[0], baseline=False) if results.headlines else None
+    lines = ["### What lost", ""]
+    if ours is not None:
+        lines += [f"- {line}" for line in [*_behind(results, ours), *_worse(results, ours)]]
+    if len(lines) == 2:
+        lines.append("- Nothing on this page.")
+    return "\n".join(lines) + (f"\n\n{tried}" if tried else "")
+
+
+def plots(results: Results) -> list[str]:
+    """Names of the plots that `write_plots` makes of these results and that the page shows."""
+    names = ["map"] if len(results.shares) > 1 else []
+    headlines = results.headlines
+    if headlines and results.best(headlines[0], baseline=False) and results.rival(headlines[0]):
+        end = "" if headlines[0] == MEAN else f"-{headlines[0].replace(' ', '-')}"
+        names += [f"gain-by-category{end}", f"gain-by-frequency{end}"]
+        if any(fact["size"] is not None for fact in results.grid["categories"]):
+            names.append(f"gain-by-size{end}")
+    return names
+
+
+def _about(ground: Published) -> str:
+    results = ground.results
+    cells, encoder = results.cells, results.grid["encoder"]
+    commits = sorted({cell.commit or "unknown" for cell in cells})
+    rules = sorted({_rule(cell) for cell in cells if cell.epoch.get("by")})
+    grid = results.grid
+    return (
+        f"{grid['train_images']:,} training and {grid['test_images']:,} test images,"
+        f" {len(grid['categories'])} categories; encoder {encoder['name']} at {encoder['size']}"
+        f" px, features in {encoder['form']}; {len(cells)} cells at commit {', '.join(commits)}."
+        f" {' '.join(rules)}\n\n```console\n{ground.command}\n```"
+    )
+
+
+def _rule(cell: Cell) -> str:
+    if cell.epoch["by"] == "last":
+        return "The last epoch is reported."
+    return "The epoch is chosen on held-out training labels."
+
+
+def _behind(results: Results, ours: Line) -> list[str]:
+    """Columns in which a baseline has the higher mean."""
+    found = []
+    for column in results.columns:
+        own = results.spread(ours.key, column)
+        for line in results.lines:
+            theirs = results.spread(line.key, column)
+            if own is None or theirs is None or not line.baseline or line.full_labels:
+                continue
+            if theirs.mean > own.mean:
+                gap = 100 * (theirs.mean - own.mean)
+                said = f"{ours.name} is behind {line.name} by {gap:.1f}"
+                found.append(f"At {_over(results, column)}, {said}.")
+    return found
+
+
+def _worse(results: Results, ours: Line) -> list[str]:
+    """Other forms of TRM-ML that lose to the best one, by the first headline."""
+    column = results.headlines[0]
+    own = results.spread(ours.key, column)
+    found = []
+    for line in results.lines:
+        theirs = results.spread(line.key, column)
+        if line.baseline or line.full_labels or line == ours or own is None or theirs is None:
+            continue
+        gap = 100 * (theirs.mean - own.mean)
+        found.append(f"{line.name}: {gap:+.1f} against {ours.name} ({_over(results, column)}).")
+    return found
+
+
+def _over(results: Results, column: str) -> str:
+    count = len(results.shares)
+    return f"mean of {count} share{'s' * (count > 1)}" if column == MEAN else column
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text.strip()}\n\n</details>"
+
+
+def _code(table: Table) -> str:
+    return f"```latex\n{to_latex(table)}```"
+
+
+def _draw(results: Results, pictures: Path) -> None:
+    pictures.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_plots(results, Path(folder))
+        for name in plots(results):
+            shutil.copyfile(Path(folder) / f"{name}.png", pictures / f"{results.ground}-{name}.png")
+
+
+def _check(path: Path, text: str, pictures: Path) -> int:
+    """1 when the page is stale or a picture is missing; pictures are not compared by the pixel."""
+    stale = not path.is_file() or path.read_text("utf-8") != text
+    names = {part.partition(".png")[0] for part in text.split("(images/results/")[1:]}
+    missing = [name for name in sorted(names) if not (pictures / f"{name}.png").is_file()]
+    if stale or missing:
+        said = f"{path.name} is stale" if stale else f"a picture is missing: {missing[0]}.png"
+        print(f"{said}; run python benchmarks/results_page.py", file=sys.stderr)
+    return int(bool(stale or missing))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,258 @@
+"""One cell of the benchmark: build, train, calibrate, score."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trmml.calibration import Calibration, fit_calibration
+from trmml.cells import Cell, CellKey, Ranks, commit, ranks_of
+from trmml.checkpoint import versions
+from trmml.features import FeatureSource, Progress
+from trmml.fit import make_fabric
+from trmml.ground import Ground
+from trmml.labels import LabelMatrix
+from trmml.methods import Method, make_trainer
+from trmml.metrics import Metrics, PrecisionRecall, measure
+from trmml.model import MultiLabelModel, predict
+from trmml.protocols import Known
+from trmml.schedule import hold_out
+from trmml.trainer import Trainer, train
+
+Epoch = Literal["held-out", "last"]
+# The short names of `PrecisionRecall`, in its order.
+RATES = ("op", "or", "of1", "cp", "cr", "cf1", "mean_f1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to run: names, and all that its figures depend on."""
+
+    method: Method
+    known: Known
+    seed: int
+    settings: Any
+    provenance: Mapping[str, Any]
+    mask: Mapping[str, Any]
+    fingerprint: str
+
+    @property
+    def key(self) -> CellKey:
+        """What the cell will be called."""
+        return CellKey(self.method.key, self.known.name, self.seed)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.method.name}, {self.known.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a cell's model says."""
+
+    test: Float[Tensor, "N C"]
+    held: Float[Tensor, "H C"]
+    held_labels: LabelMatrix
+    epoch: dict[str, Any]
+    seconds: dict[str, float]
+    best_on_test: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class CellRunner:
+    """Runs cells on a ground.
+
+    Attributes:
+        ground: data and encoder.
+        epoch: the rule by which the reported epoch is chosen, for the record.
+        best_on_test: also score every epoch on the test images.
+    """
+
+    ground: Ground
+    epoch: Epoch
+    best_on_test: bool
+    _untrained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def run(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> tuple[Cell, Ranks]:
+        """Train, calibrate and score one cell."""
+        scored = self._train(job, mask, progress) if job.method.trains else self._look(job, mask)
+        test, held = self.ground.test.matrix, scored.held_labels
+        calibrated = bool(((held.positives > 0) & (held.negatives > 0)).any())
+        calibration = Calibration.identity(scored.test.shape[1])
+        if calibrated:
+            calibration = fit_calibration(scored.held, held.labels, held.known)
+        # In double precision, or the sigmoid would tie the best at 1.
+        scores = calibration.probabilities(scored.test.double())
+        names = self.ground.test.category_names
+        cut = calibration.thresholds  # 0.5 each where nothing could be calibrated
+        metrics = measure(scores, test.labels, test.known, names, threshold=cut)
+        half = measure(scores, test.labels, test.known, names, threshold=0.5)
+        ranks = ranks_of(scores.numpy())
+        return self._cell(job, scored, metrics, half, calibrated), ranks
+
+    def _train(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> _Scored:
+        ground, settings = self.ground, job.settings
+        training, started, apart = settings.training, time.monotonic(), 0.0
+        pooled = job.method.pooled
+        source = ground.train_features.of(pooled=pooled, views=training.views)
+        test = ground.test_features.of(pooled=pooled)
+        trainer = new_trainer(ground, job.method, settings, source, mask)
+        model = trainer.model
+        best: dict[str, Any] | None = None
+        for record in train(trainer, progress=_named(progress, job.title)):
+            if self.best_on_test:
+                began = time.monotonic()
+                with trainer.averaged():
+                    found = self._map(predict(model, test, device=ground.device))
+                if best is None or found > best["map"]:
+                    best = {"map": found, "epoch": record.epoch}
+                apart += time.monotonic() - began
+        seconds = time.monotonic() - started - apart
+        held, began = trainer.predict_held_out(), time.monotonic()
+        logits = predict(model, test, device=ground.device)
+        return _Scored(
+            test=logits,
+            held=held,
+            held_labels=mask.rows(trainer.held),
+            epoch=_epoch(trainer, training.epochs, self.epoch),
+            seconds={"train": seconds, "predict": time.monotonic() - began},
+            best_on_test=best,
+        )
+
+    def _look(self, job: Job, mask: LabelMatrix) -> _Scored:
+        """A method that trains nothing looks at all images once; masks only calibrate it."""
+        ground, training = self.ground, job.settings.training
+        plain = job.settings.model_dump(mode="json", exclude={"training"})
+        name, began = json.dumps([job.method.key, plain]), time.monotonic()
+        if name not in self._untrained:
+            build, names = job.method.build, ground.train.category_names
+            model: MultiLabelModel = build(ground.encoder, ground.identity, names, job.settings)
+            model.to(ground.device)
+            pooled = job.method.pooled
+            sources = (f.of(pooled=pooled) for f in (ground.train_features, ground.test_features))
+            parts = [predict(model, source, device=ground.device) for source in sources]
+            self._untrained[name] = parts[0], parts[1]
+        train_logits, logits = self._untrained[name]
+        _, held = hold_out(mask, training.held_out_share, training.seed)
+        return _Scored(
+            test=logits,
+            held=train_logits[held],
+            held_labels=mask.rows(held),
+            epoch={},
+            seconds={"train": 0.0, "predict": time.monotonic() - began},
+            best_on_test=None,
+        )
+
+    def _map(self, logits: Float[Tensor, "N C"]) -> float:
+        test = self.ground.test
+        scores = logits.double().sigmoid()
+        names = test.category_names
+        return measure(scores, test.matrix.labels, test.matrix.known, names).mean_ap
+
+    def _cell(
+        self, job: Job, scored: _Scored, metrics: Metrics, half: Metrics, calibrated: bool
+    ) -> Cell:
+        ground, rows = self.ground, metrics.per_category
+        return Cell(
+            ground=ground.name,
+            method=job.method.key,
+            name=job.method.name,
+            baseline=job.method.baseline,
+            full_labels=job.method.full_labels,
+            known=job.known.name,
+            share=job.known.share,
+            protocol=job.known.protocol,
+            seed=job.seed,
+            fingerprint=job.fingerprint,
+            settings=job.settings.model_dump(mode="json"),
+            provenance=job.provenance,
+            mask=job.mask,
+            data=ground.fingerprint,
+            encoder=ground.encoder_card,
+            versions=versions(),
+            commit=commit(),
+            device=ground.device,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds={name: round(value, 3) for name, value in scored.seconds.items()},
+            epoch={**scored.epoch, "calibrated": calibrated},
+            figures=_figures(metrics, half),
+            ap=[_defined(row.ap) for row in rows],
+            ap_interpolated=[_defined(row.ap_interpolated) for row in rows],
+            best_on_test=scored.best_on_test,
+        )
+
+
+def new_trainer(
+    ground: Ground, method: Method, settings: Any, source: FeatureSource, mask: LabelMatrix
+) -> Trainer:
+    """A new model of a method with all that trains it, on the ground's device.
+
+    Args:
+        ground: for encoder, categories and device.
+        method: builds the model.
+        settings: an object of `method.settings`.
+        source: features of the images in `mask`.
+        mask: what is known of them.
+    """
+    return make_trainer(
+        method,
+        ground.encoder,
+        ground.identity,
+        ground.train.category_names,
+        settings,
+        source=source,
+        matrix=mask,
+        fabric=make_fabric(ground.device, settings.training.precision),
+    )
+
+
+def for_cell(settings: Any, *, seed: int, choose_epoch: Epoch) -> Any:
+    """A method's settings with the seed of the cell and the rule that all methods share."""
+    update = {"seed": seed, "choose_epoch": choose_epoch}
+    training = settings.training.model_copy(update=update)
+    return settings.model_copy(update={"training": training})
+
+
+def _figures(metrics: Metrics, half: Metrics) -> dict[str, float | None]:
+    """Test figures by name, shares in [0, 1]."""
+    parts: dict[str, PrecisionRecall] = {
+        "": metrics.at_threshold,
+        "_half": half.at_threshold,
+        f"_top{metrics.top_k}": metrics.at_top_k,
+    }
+    found = {
+        "map": metrics.mean_ap,
+        "map_interpolated": metrics.mean_ap_interpolated,
+        "map_undefined_as_zero": metrics.mean_ap_undefined_as_zero,
+    }
+    for suffix, part in parts.items():
+        found |= {n + suffix: v for n, v in zip(RATES, asdict(part).values(), strict=True)}
+    return {name: _defined(value) for name, value in found.items()}
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _epoch(trainer: Trainer, epochs: int, by: Epoch) -> dict[str, Any]:
+    best = trainer.best_record
+    return {
+        "by": by,
+        "chosen": best["epoch"],
+        "of": epochs,
+        "held_out_map": _defined(best["held_out_map"]),
+    }
+
+
+def _named(progress: Progress | None, title: str) -> Progress | None:
+    if progress is None:
+        return None
+    show: Callable[[str, int, int], None] = progress
+    return lambda what, done, total: show(f"{what} of {title}", done, total)

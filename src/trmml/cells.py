@@ -1,0 +1,285 @@
+"""The folder of a benchmark: one line per finished cell, and what its tables are made of.
+
+    grid.json              what all cells share: ground, categories, encoder
+    test.safetensors       the labels of the test images
+    cells.jsonl            a line per finished cell, written when the cell is finished
+    scores/*.safetensors   per cell, the rank of each test image in each category
+
+A line that was cut off by a kill is ignored and overwritten. Of two lines of one cell the later one
+counts. Several processes may work in one folder: lines are added under a lock.
+"""
+
+import functools
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from trmml.checkpoint import write_text
+from trmml.errors import CheckpointError
+from trmml.labels import LabelMatrix
+
+# Raised when the same settings, data and encoder give another line than before: cells are redone.
+CELL_FORMAT = 1
+
+Ranks = npt.NDArray[np.integer[Any]]
+
+
+class CellKey(NamedTuple):
+    """What a cell is called: method key, name of the known labels, seed."""
+
+    method: str
+    known: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one mask: a line of cells.jsonl.
+
+    Attributes:
+        ground: name of the data.
+        method: key of the method; `name` is what tables call it.
+        baseline: whether it is a rival of TRM-ML.
+        full_labels: whether it was given every label.
+        known: name of the rule that hid labels; `share` is set where it keeps a share.
+        protocol: "partial" or "single_positive".
+        seed: of mask and training.
+        fingerprint: of all that the figures depend on.
+        settings: all of them, resolved.
+        provenance: where they come from.
+        mask: checksum and counts of the known labels.
+        data: checksums of training and test data.
+        encoder: identity of the encoder and the form of its features.
+        versions: of the packages that figures depend on; `commit` where trmml is a git checkout.
+        seconds: of training and prediction.
+        epoch: which one was kept, of how many, and by what rule.
+        figures: on the test images, shares in [0, 1]; None where undefined.
+        ap: per category, non-interpolated; None without a test positive.
+        ap_interpolated: the same in the interpolated form.
+        best_on_test: what the field reports: the best epoch by test mAP; None where not asked for.
+    """
+
+    ground: str
+    method: str
+    name: str
+    baseline: bool
+    full_labels: bool
+    known: str
+    share: float | None
+    protocol: str
+    seed: int
+    fingerprint: str
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    mask: Mapping[str, Any]
+    data: Mapping[str, str]
+    encoder: Mapping[str, Any]
+    versions: Mapping[str, str]
+    commit: str | None
+    device: str
+    date: str
+    seconds: Mapping[str, float]
+    epoch: Mapping[str, Any]
+    figures: Mapping[str, float | None]
+    ap: Sequence[float | None]
+    ap_interpolated: Sequence[float | None]
+    best_on_test: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> CellKey:
+        """What the cell is called."""
+        return CellKey(self.method, self.known, self.seed)
+
+    @property
+    def mean_ap(self) -> float:
+        """Test mAP in [0, 1]; nan where no category has a positive."""
+        value = self.figures["map"]
+        return float("nan") if value is None else value
+
+
+class CellFolder:
+    """The folder that a benchmark writes.
+
+    Args:
+        root: the folder; made when the first thing is written.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._cells = self.root / "cells.jsonl"
+        self._grid = self.root / "grid.json"
+
+    def open(self, grid: Mapping[str, Any], test: LabelMatrix) -> None:
+        """Begin a grid, or check that the folder holds the same one.
+
+        Args:
+            grid: JSON values; `same` within must stay the same, the rest is written anew.
+            test: labels of the test images.
+
+        Raises:
+            CheckpointError: the folder holds cells of other data or another encoder.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise CheckpointError(f"{self.root} is a file; name a folder for the benchmark")
+        if self._grid.is_file():
+            _refuse_another(self.grid(), grid, self.root)
+        elif self._cells.is_file():
+            raise CheckpointError(f"{self._cells} lies without its grid.json; restore it")
+        self.root.mkdir(parents=True, exist_ok=True)
+        test.save(self.root / "test.safetensors")
+        write_text(self._grid, json.dumps(grid, indent=1, ensure_ascii=False) + "\n")
+
+    def grid(self) -> dict[str, Any]:
+        """What `open` wrote.
+
+        Raises:
+            CheckpointError: the folder holds no benchmark.
+        """
+        try:
+            tree: dict[str, Any] = json.loads(self._grid.read_text("utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{self.root} holds no benchmark: there is no grid.json; run one first"
+            ) from None
+        except ValueError as error:
+            raise CheckpointError(f"{self._grid} is damaged ({error}); restore it") from None
+        return tree
+
+    def test_labels(self) -> LabelMatrix:
+        """Labels of the test images."""
+        return LabelMatrix.load(self.root / "test.safetensors")
+
+    def cells(self) -> dict[CellKey, Cell]:
+        """The last line of each cell; a line that a kill cut off does not count.
+
+        Raises:
+            CheckpointError: another line is damaged.
+        """
+        if not self._cells.is_file():
+            return {}
+        return read_cells(self._cells)
+
+    def add(self, cell: Cell, ranks: Ranks) -> None:
+        """Write a finished cell: its ranks, then its line, forced to disk."""
+        self._write_ranks(cell.fingerprint, ranks)
+        line = json.dumps(asdict(cell), ensure_ascii=False, allow_nan=False) + "\n"
+        with FileLock(self.root / ".lock"), self._cells.open("ab+") as file:
+            file.truncate(_whole_lines(file))
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def has_ranks(self, cell: Cell) -> bool:
+        """Whether the ranks of a cell are there."""
+        return self._ranks(cell.fingerprint).is_file()
+
+    def ranks(self, cell: Cell) -> Ranks:
+        """Rank of each test image in each category, (N, C), 0 for the highest score.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        path = self._ranks(cell.fingerprint)
+        try:
+            return load_file(path)["ranks"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); remove it and run the benchmark again"
+            ) from None
+
+    def _ranks(self, fingerprint: str) -> Path:
+        return self.root / "scores" / f"{fingerprint[:32]}.safetensors"
+
+    def _write_ranks(self, fingerprint: str, ranks: Ranks) -> None:
+        path = self._ranks(fingerprint)
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        save_file({"ranks": np.ascontiguousarray(ranks)}, part)
+        os.replace(part, path)
+
+
+def read_cells(path: Path) -> dict[CellKey, Cell]:
+    """The last line of each cell in a file; what follows the last line's end is ignored.
+
+    Raises:
+        CheckpointError: a whole line is damaged, or of another format.
+    """
+    found = {}
+    lines = path.read_bytes().split(b"\n")[:-1]  # what a kill cut off has no end of line
+    for number, line in enumerate(lines, 1):
+        cell = _parse(line, f"{path} line {number}")
+        found[cell.key] = cell
+    return found
+
+
+def write_cells(path: Path, cells: Iterable[Cell]) -> None:
+    """Write cells into a new file."""
+    lines = (json.dumps(asdict(c), ensure_ascii=False, allow_nan=False) + "\n" for c in cells)
+    write_text(path, "".join(lines))
+
+
+def ranks_of(scores: npt.NDArray[np.floating[Any]]) -> Ranks:
+    """Dense ranks per column, 0 for the highest score; equal scores share one rank.
+
+    All that an AP depends on, exact, in 2 bytes where there are at most 65,536 images.
+
+    Example:
+        >>> ranks_of(np.array([[0.1, 0.5], [0.9, 0.5]])).tolist()
+        [[1, 0], [0, 0]]
+    """
+    smallest = np.uint16 if len(scores) <= 2**16 else np.uint32
+    columns = [np.unique(-column, return_inverse=True)[1] for column in scores.T]
+    return np.stack(columns, axis=1).astype(smallest)
+
+
+@functools.cache
+def commit() -> str | None:
+    """`git describe` of the checkout that trmml runs from; None where it is no checkout."""
+    folder = Path(__file__).parent
+    try:
+        for command in (
+            ["ls-files", "--error-unmatch", "cells.py"],
+            ["describe", "--always", "--dirty"],
+        ):
+            done = subprocess.run(
+                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
+            )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _whole_lines(file: Any) -> int:
+    """Bytes up to the end of the last whole line."""
+    file.seek(0)
+    content = file.read()
+    return int(content.rfind(b"\n") + 1)
+
+
+def _parse(line: bytes, where: str) -> Cell:
+    try:
+        tree = json.loads(line)
+        names = {field.name for field in fields(Cell)}
+        return Cell(**{name: value for name, value in tree.items() if name in names})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is damaged ({error}); remove the line") from None
+
+
+def _refuse_another(there: Mapping[str, Any], wanted: Mapping[str, Any], root: Path) -> None:
+    old, new = there.get("same", {}), wanted["same"]
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            raise CheckpointError(
+                f"{root} holds the cells of another grid: its {name} is {old.get(name)}, not"
+                f" {new.get(name)}; name another folder"
+            )

@@ -1,0 +1,314 @@
+"""`trmml benchmark`: read, encode, tune where asked for, run the grid, write tables and plots."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from trmml import cli_options as options
+from trmml.cli_fit import pick_device
+from trmml.cli_output import Show, print_json, print_table, say, shown_progress, silenced
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from trmml.benchmark_report import Report
+    from trmml.datasets import Dataset
+    from trmml.errors import TrainingError
+    from trmml.ground import Ground
+    from trmml.method_settings import MethodSettings
+    from trmml.methods import Method
+    from trmml.protocols import Known, Protocol
+    from trmml.table_text import Table
+
+# `--known 10..90` goes in steps of so many percent, as the field does.
+STEP = 10
+
+
+def benchmark(
+    out: options.GridOut,
+    data: options.Data = None,
+    data_option: options.DataOption = None,
+    encoder: options.Encoder = "bundled",
+    image_size: options.ImageSize = None,
+    methods: options.Methods = "all",
+    known: options.Shares = None,
+    single_positive: options.SinglePositive = False,
+    masks: options.Masks = None,
+    seeds: options.Seeds = 3,
+    settings: options.SettingsFolder = None,
+    tune: options.Tune = None,
+    tune_folds: options.Folds = 2,
+    epoch: options.EpochOption = "held-out",
+    best_on_test: options.BestOnTest = False,
+    draws: options.Draws = 1000,
+    store: options.Store = None,
+    store_form: options.StoreForm = "fp16",
+    live: options.Live = False,
+    encoder_precision: options.EncoderPrecision = "fp32",
+    on_bad_image: options.BadImage = "error",
+    device: options.Device = "auto",
+    report_only: options.ReportOnly = False,
+    json: options.Json = False,
+) -> None:
+    """Compare methods on one encoder. Every method, mask and seed; tables, plots, intervals."""
+    if report_only:
+        _show(_report(out, draws), out, json)
+        return
+    if data is None:
+        raise typer.BadParameter("give --data NAME ROOT, or --report-only for a finished grid")
+    rules = known_rules(known, single_positive, masked=bool(masks))
+    count = check_seeds(seeds)
+
+    from trmml.benchmark import find_methods
+    from trmml.datasets.named import find_reader
+    from trmml.encoders import load_encoder
+
+    chosen = find_methods(method_keys(methods))
+    train, test = (_read(data, split, data_option or ()) for split in ("train", "test"))
+    say(f"{len(train)} pictures to train on, {len(test)} to test on")
+    rules += _masks(masks or (), train)
+    start = _settings(chosen, settings if tune is None else None)
+    loaded = load_encoder(encoder, image_size=image_size)
+    # Single positive has no negatives to calibrate on, in every epoch of every cell.
+    with silenced("trmml.calibration"), shown_progress() as progress:
+        from trmml.ground import open_ground
+
+        ground = open_ground(
+            data[0] if find_reader(data[0]).counts else data[1].resolve().name,
+            train,
+            test,
+            loaded,
+            device=pick_device(device),
+            encoding=options.encoding(store, store_form, live, encoder_precision),
+            views=max(v.training.views for s in start.values() for v in s.values.values()),
+            encoder_spec=encoder,
+            on_bad_image=on_bad_image,
+            progress=progress,
+        )
+        if tune is not None:
+            folder = settings or out / "settings"
+            protocols = list(dict.fromkeys(rule.protocol for rule in rules))
+            _tune(ground, chosen, protocols, tune, tune_folds, folder, out, epoch, progress)
+            start = _settings(chosen, folder)
+        failure = _run(ground, out, chosen, rules, count, start, epoch, best_on_test, progress)
+    _show(_report(out, draws), out, json)
+    if failure is not None:
+        raise failure
+
+
+def _run(
+    ground: "Ground",
+    out: Path,
+    methods: "Sequence[Method]",
+    known: "Sequence[Known]",
+    seeds: int,
+    settings: "dict[str, MethodSettings]",
+    epoch: options.EpochRule,
+    best_on_test: bool,
+    progress: Show,
+) -> "TrainingError | None":
+    """Run the grid; the error of cells that diverged, so that the others are reported first."""
+    from trmml.benchmark import run_benchmark
+    from trmml.errors import TrainingError
+
+    cells = run_benchmark(
+        ground,
+        out,
+        methods=methods,
+        known=known,
+        seeds=range(seeds),
+        settings=settings,
+        epoch=epoch,
+        best_on_test=best_on_test,
+        progress=progress,
+    )
+    try:
+        for finished in cells:
+            progress.line(str(finished))
+    except TrainingError as error:
+        return error
+    except KeyboardInterrupt:
+        say("Interrupted. The same command continues; finished cells are kept.")
+        raise typer.Exit(130) from None
+    return None
+
+
+def known_rules(known: str | None, single_positive: bool, masked: bool) -> "list[Known]":
+    """What the options on known labels add up to; 10 to 90 percent where none is given."""
+    from trmml import protocols
+
+    if known is None and not single_positive and not masked:
+        known = "10..90"
+    shares = [] if known is None else percentages(known)
+    found = [protocols.share_known(percent / 100) for percent in shares]
+    return [*found, protocols.single_positive()] if single_positive else found
+
+
+def _masks(paths: Sequence[Path], train: "Dataset") -> "list[Known]":
+    """Masks from files, those of other projects too."""
+    from trmml import protocols
+    from trmml.datasets.peer_masks import read_mask
+
+    return [protocols.fixed(path.stem, read_mask(path, train)) for path in paths]
+
+
+def percentages(text: str) -> list[float]:
+    """The shares of `--known` in percent.
+
+    Raises:
+        ConfigError: it is neither a range nor a list, or a share is out of range.
+
+    Example:
+        >>> percentages("10..30"), percentages("5,50")
+        ([10.0, 20.0, 30.0], [5.0, 50.0])
+    """
+    from trmml.errors import ConfigError
+
+    first, dots, last = text.partition("..")
+    try:
+        if dots:
+            found = [float(p) for p in range(int(first), int(last) + 1, STEP)]
+        else:
+            found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"expected --known 10..90 or a list as 10,50,90, got {text!r}") from None
+    wrong = [percent for percent in found if not 1 <= percent <= 100]
+    if wrong or not found:
+        what = f"{wrong[0]:g}" if wrong else text
+        raise ConfigError(
+            f"expected shares of known labels from 1 to 100 percent, got {what} in --known {text};"
+            " to keep a tenth, write 10"
+        )
+    return found
+
+
+def check_seeds(count: int) -> int:
+    """The number of seeds.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from trmml.errors import ConfigError
+
+    if count < 1:
+        raise ConfigError(f"expected at least 1 seed, got --seeds {count}; 3 is usual")
+    return count
+
+
+def method_keys(text: str) -> list[str]:
+    """The keys of `--methods`."""
+    from trmml.methods import METHODS
+
+    return list(METHODS) if text == "all" else [part.strip() for part in text.split(",")]
+
+
+def _read(data: tuple[str, Path], split: Any, given: Sequence[str]) -> Any:
+    from trmml.datasets.named import read_named
+    from trmml.errors import ConfigError
+
+    pairs = [option.partition("=") for option in given]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise ConfigError(f"expected --data-option NAME=VALUE, got {name!r}")
+    return read_named(*data, split, {name: value for name, _, value in pairs})
+
+
+def _settings(methods: "Sequence[Method]", folder: Path | None) -> "dict[str, MethodSettings]":
+    from trmml.method_settings import default_settings, read_settings
+
+    if folder is None:
+        return {method.key: default_settings(method) for method in methods}
+    return {method.key: read_settings(method, folder) for method in methods}
+
+
+def _tune(
+    ground: "Ground",
+    methods: "Sequence[Method]",
+    protocols: "Sequence[Protocol]",
+    trials: int,
+    folds: int,
+    folder: Path,
+    out: Path,
+    epoch: options.EpochRule,
+    progress: Show,
+) -> None:
+    """Search every method's settings; an upper bound's once, for its labels are always the same."""
+    from trmml.tuning import Plan, tune
+
+    plan = Plan(trials=trials, folds=folds)
+    folder.mkdir(parents=True, exist_ok=True)
+    for method in methods:
+        for protocol in ("partial",) if method.full_labels else protocols:
+            found = tune(
+                ground,
+                method,
+                protocol,
+                plan,
+                folder=folder,
+                work=out / "tuning",
+                epoch=epoch,
+                progress=progress,
+            )
+            for trial in found:
+                progress.line(str(trial))
+
+
+def _report(out: Path, draws: int) -> "Report":
+    from trmml.benchmark_report import report_benchmark
+
+    with shown_progress() as progress:
+        return report_benchmark(out, draws=draws, progress=progress)
+
+
+def _show(report: "Report", out: Path, json: bool) -> None:
+    if json:
+        print_json(_summary(report, out))
+        return
+    for table in report.tables[: 2 if report.results.comparisons else 1]:
+        print_table(_terminal(table))
+    typer.echo(
+        f"page:    {out / 'results.md'}\ntables:  {out / 'tables'}\nplots:   {out / 'plots'}"
+    )
+
+
+def _terminal(table: "Table") -> "RichTable":
+    """A table for the terminal."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from trmml.table_text import shown
+
+    made = RichTable(title=Text(table.title), caption=Text(table.note))
+    made.add_column("method")
+    for column in table.columns:
+        made.add_column(column, justify="right")
+    for row in table.rows:
+        cells = (Text(shown(value, signed=table.signed)) for value in row.values)
+        made.add_row(Text(row.label), *cells)
+    return made
+
+
+def _summary(report: "Report", out: Path) -> dict[str, Any]:
+    """What --json prints: mAP per method and column, and the comparisons."""
+    results = report.results
+
+    def spread(key: str, column: str) -> dict[str, Any] | None:
+        found = results.spread(key, column)
+        if found is None:
+            return None
+        deviation = found.deviation if found.count > 1 else None
+        return {"mean": found.mean, "deviation": deviation, "seeds": found.count}
+
+    return {
+        "out": str(out),
+        "ground": results.ground,
+        "cells": len(results.cells),
+        "map": {
+            line.key: {column: spread(line.key, column) for column in results.columns}
+            for line in results.lines
+        },
+        "comparisons": [comparison.to_dict() for comparison in results.comparisons],
+        "remarks": results.remarks,
+    }

@@ -1,0 +1,148 @@
+"""`trmml data`: check data sets as they were published, and write them in the plain form."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from trmml import cli_options as options
+from trmml.cli_app import Verb, examples
+from trmml.cli_output import print_json, print_table, say, shown_progress
+
+if TYPE_CHECKING:
+    from trmml.datasets.check import Checked, Problem
+    from trmml.datasets.options import Split
+
+data = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Check published data sets, or write them as folders with tables.",
+)
+
+_SHOWN = 5  # files that a problem lists; --json lists all
+
+Name = Annotated[str, typer.Argument(help="coco2014, voc2007, nuswide, folder ...: docs/data.md.")]
+Root = Annotated[Path, typer.Argument(help="Folder of its files.", show_default=False)]
+Choice = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="A choice of the reader; may be repeated."),
+]
+Part = Annotated[
+    Literal["both", "train", "test"], typer.Option("--split", help="Which part of the set.")
+]
+
+
+@data.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml data check coco2014 data/coco --option images=annotated",
+        "trmml data check voc2007 data/VOCdevkit --decode --json",
+        "trmml data check yolo data/signs --split train",
+    ),
+)
+def check(
+    name: Name,
+    root: Root,
+    option: Choice = None,
+    split: Part = "both",
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image as well.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Count a data set and name what is missing or broken. Exit code 1 when something is."""
+    from trmml.datasets.check import check as run_check
+
+    with shown_progress() as progress:
+        checked = run_check(
+            name, root, _choices(option), splits=_parts(split), decode=decode, progress=progress
+        )
+    if json:
+        print_json(checked.to_dict())
+    else:
+        _print(checked)
+    if not checked.ok:
+        raise typer.Exit(1)
+
+
+@data.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml data convert voc2007 data/VOCdevkit data/voc-plain --option difficult=unknown",
+        "trmml data convert label-studio export plain --images copy --split train",
+    ),
+)
+def convert(
+    name: Name,
+    root: Root,
+    out: Annotated[Path, typer.Argument(help="New folder.", show_default=False)],
+    option: Choice = None,
+    split: Part = "both",
+    images: Annotated[
+        Literal["link", "copy"], typer.Option(help="Link to the images where they are, or copy.")
+    ] = "link",
+    json: options.Json = False,
+) -> None:
+    """Write a data set in the plain form. Images, train.csv, test.csv, names and boxes."""
+    from trmml.datasets.convert import convert as run_convert
+
+    done = run_convert(name, root, out, _choices(option), splits=_parts(split), images=images)
+    if json:
+        counts = {"categories": done.categories, "boxes": done.boxes}
+        print_json({"folder": str(done.folder), "images": dict(done.images), **counts})
+        return
+    sizes = ", ".join(f"{count} {part}" for part, count in done.images.items())
+    typer.echo(f"{done.folder}: {sizes} images, {done.categories} categories, {done.boxes} boxes")
+
+
+def _choices(options: Sequence[str] | None) -> dict[str, str]:
+    """The name and value of each option.
+
+    Raises:
+        BadParameter: one has no equals sign, or a name comes twice.
+    """
+    chosen: dict[str, str] = {}
+    for text in options or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"expected --option NAME=VALUE, got {text!r}")
+        if name.strip() in chosen:
+            raise typer.BadParameter(f"--option {name.strip()} is given twice")
+        chosen[name.strip()] = value.strip()
+    return chosen
+
+
+def _parts(split: str) -> "tuple[Split, ...]":
+    if split == "both":
+        return ("train", "test")
+    return ("train",) if split == "train" else ("test",)
+
+
+def _print(checked: "Checked") -> None:
+    """The counts on stdout as a table, then what is wrong and what to do, then notes."""
+    from rich.table import Table
+
+    table = Table("split", "images", "published", "categories", "known %", "positives", "boxes")
+    for count in checked.splits:
+        published = "-" if count.expected is None else f"{count.expected.images}"
+        boxes = "-" if count.boxes is None else str(count.boxes)
+        cells = (count.split, count.images, published, count.categories)
+        more = (f"{100 * count.known_share:.1f}", count.positives, boxes)
+        table.add_row(*(str(cell) for cell in (*cells, *more)))
+    if checked.splits:
+        print_table(table)
+    for problem in checked.problems:
+        for line in _lines(problem):
+            typer.echo(line)
+    for note in checked.notes:
+        typer.echo(f"note: {note}")
+    counted = "problem" if len(checked.problems) == 1 else "problems"
+    say("nothing is wrong" if checked.ok else f"{len(checked.problems)} {counted}")
+
+
+def _lines(problem: "Problem") -> list[str]:
+    where = f"{problem.split}: " if problem.split else ""
+    files = [f"  {name}" for name in problem.files[:_SHOWN]]
+    left = len(problem.files) - len(files)
+    more = [f"  and {left} more; --json lists all"] if left > 0 else []
+    return [f"wrong: {where}{problem.what}", *files, *more, f"  do: {problem.advice}"]

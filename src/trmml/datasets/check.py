@@ -1,0 +1,253 @@
+"""Check a data set: count it, compare with what was published, find what is missing or broken."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trmml.datasets.base import Dataset
+from trmml.datasets.named import Counts, Reader, expected_counts, find_reader, read_unchecked
+from trmml.datasets.options import ReaderOptions, Split, parse_options
+from trmml.errors import DataError
+from trmml.images import read_image
+
+Progress = Callable[[str, int, int], None]
+SPLITS: tuple[Split, ...] = ("train", "test")
+_AT_ONCE = 256  # images that threads decode between two reports of progress
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong, and what to do about it.
+
+    Args:
+        split: where; None for the whole set.
+        what: in words.
+        advice: what to do.
+        files: the files concerned, all of them.
+    """
+
+    split: Split | None
+    what: str
+    advice: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """What a split holds.
+
+    Args:
+        split: which.
+        images: how many its files list.
+        categories: how many.
+        known_share: of all pairs, in [0, 1].
+        positives: pairs known to be present.
+        negatives: pairs known to be absent.
+        boxes: how many; None where the set says nothing of places.
+        expected: the published counts; None where there are none.
+    """
+
+    split: Split
+    images: int
+    categories: int
+    known_share: float
+    positives: int
+    negatives: int
+    boxes: int | None
+    expected: Counts | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a check.
+
+    Args:
+        name: of the data set.
+        root: its folder.
+        splits: those that could be read.
+        problems: what makes the set unfit; none when `ok`.
+        notes: what is worth knowing and no fault.
+    """
+
+    name: str
+    root: Path
+    splits: tuple[SplitCount, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+        return {**asdict(self), "root": str(self.root), "ok": self.ok}
+
+
+def check(
+    name: str,
+    root: Path,
+    options: Mapping[str, str],
+    *,
+    splits: Sequence[Split] = SPLITS,
+    decode: bool = False,
+    progress: Progress | None = None,
+) -> Checked:
+    """Return what a data set holds and all that is wrong with it.
+
+    Args:
+        name: one of `named.READERS`.
+        root: its folder.
+        options: the reader's choices.
+        splits: what to look at.
+        decode: also decode every image.
+        progress: told (what, done, total) while images are decoded.
+
+    Raises:
+        ConfigError: there is no such name or option.
+    """
+    reader = find_reader(name)
+    chosen = parse_options(reader.options, options, name)
+    counts: list[SplitCount] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    data: dict[Split, Dataset] = {}
+    for split in splits:
+        try:
+            data[split], missing = read_unchecked(reader, root, split, chosen)
+        except DataError as error:
+            problems.append(Problem(split, str(error), "Correct this, then check again."))
+            continue
+        counts.append(_count(reader, data[split], split, chosen))
+        problems += _count_problems(counts[-1], name)
+        problems += _file_problems(data[split], split, missing, decode, progress)
+        notes += _notes(data[split], split)
+    problems += _pair_problems(data)
+    return Checked(name, root, tuple(counts), tuple(problems), tuple(notes))
+
+
+def _count(reader: Reader, data: Dataset, split: Split, options: ReaderOptions) -> SplitCount:
+    matrix = data.matrix
+    return SplitCount(
+        split=split,
+        images=len(data),
+        categories=len(data.category_names),
+        known_share=matrix.known_share,
+        positives=int(matrix.positives.sum()),
+        negatives=int(matrix.negatives.sum()),
+        boxes=None if data.boxes is None else len(data.boxes),
+        expected=expected_counts(reader, split, options),
+    )
+
+
+def _count_problems(count: SplitCount, name: str) -> Iterator[Problem]:
+    """Yield each count that differs from the published one."""
+    expected = count.expected
+    if expected is None:
+        return
+    pairs = [("images", count.images, expected.images, expected.tolerance)]
+    pairs += [("categories", count.categories, expected.categories, 0)]
+    if expected.positives is not None:
+        pairs += [("positives", count.positives, expected.positives, expected.tolerance)]
+    for what, found, published, tolerance in pairs:
+        if abs(found - published) > tolerance:
+            about = "about " if tolerance else ""
+            yield Problem(
+                count.split,
+                f"{found:,} {what}, but {about}{published:,} were published for these options",
+                f"Another version of {name}, a cut list or another option. Compare the files with "
+                "docs/data.md, and fetch again what differs.",
+            )
+
+
+def _file_problems(
+    data: Dataset,
+    split: Split,
+    missing: Sequence[int],
+    decode: bool,
+    progress: Progress | None,
+) -> Iterator[Problem]:
+    if missing:
+        yield Problem(
+            split,
+            f"{len(missing):,} of {len(data):,} images are not there",
+            f"Copy them to {data.root}, or leave them out with option missing=drop.",
+            tuple(data.images[index] for index in missing),
+        )
+    if not decode:
+        return
+    gone = set(missing)
+    there = [name for index, name in enumerate(data.images) if index not in gone]
+    broken = _broken(data.root, there, split, progress)
+    if broken:
+        yield Problem(
+            split,
+            f"{len(broken):,} images cannot be decoded, first: {next(iter(broken.values()))}",
+            "Copy them again, or leave them out (--on-bad-image skip).",
+            tuple(broken),
+        )
+
+
+def _broken(
+    root: Path, images: Sequence[str], split: Split, progress: Progress | None
+) -> dict[str, str]:
+    """Return the images that cannot be decoded, each with the reason."""
+
+    def reason(name: str) -> str | None:
+        try:
+            read_image(root / name)
+        except DataError as error:
+            return str(error)
+        return None
+
+    broken: dict[str, str] = {}
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(images), _AT_ONCE):
+            names = images[start : start + _AT_ONCE]
+            reasons = zip(names, threads.map(reason, names), strict=True)
+            broken |= {name: why for name, why in reasons if why is not None}
+            if progress is not None:
+                progress(f"decode {split}", start + len(names), len(images))
+    return broken
+
+
+def _notes(data: Dataset, split: Split) -> Iterator[str]:
+    without = [
+        name
+        for name, count in zip(data.category_names, data.matrix.positives.tolist(), strict=True)
+        if not count
+    ]
+    if without:
+        yield f"{split}: {len(without)} categories have no positive, first {without[0]!r}"
+    silent = int((~data.matrix.known.any(1)).sum())
+    if silent:
+        yield f"{split}: of {silent} images nothing is known"
+    repeats = len(data) - len(set(data.images))
+    if repeats:
+        yield f"{split}: {repeats} images are the same as another"
+
+
+def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:
+    """Yield what does not fit between training and test set."""
+    if len(data) < 2:
+        return
+    train, test = data["train"], data["test"]
+    if train.category_names != test.category_names:
+        other = sorted(set(train.category_names) ^ set(test.category_names))
+        said = f"{other[0]!r} is in one only" if other else "their order differs"
+        yield Problem(
+            None,
+            f"train and test have different categories: {said}",
+            "Give both the same list of categories.",
+        )
+    both = sorted(set(map(str, train.paths)) & set(map(str, test.paths)))
+    if both:
+        yield Problem(
+            None,
+            f"{len(both):,} images are in train and in test",
+            "Take them out of one: a score on images that were trained on says nothing.",
+            tuple(both),
+        )

@@ -1,0 +1,173 @@
+"""Write a data set in the plain form: images, tables with 1, 0 and blank, boxes, names."""
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from trmml.datasets.base import Dataset
+from trmml.datasets.folder import read_categories, read_folder
+from trmml.datasets.named import read_named
+from trmml.datasets.options import Split
+from trmml.datasets.plain import EDGES
+from trmml.errors import DataError
+
+Images = Literal["link", "copy"]
+_CELLS = ("", "0", "1")  # unknown, absent, present
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Args:
+        folder: where.
+        images: how many in each split.
+        categories: how many.
+        boxes: how many in all.
+    """
+
+    folder: Path
+    images: Mapping[Split, int]
+    categories: int
+    boxes: int
+
+
+def convert(
+    name: str,
+    root: Path,
+    out: Path,
+    options: Mapping[str, str],
+    *,
+    splits: Sequence[Split] = ("train", "test"),
+    images: Images = "link",
+) -> Converted:
+    """Write a data set as a folder that `read_folder` and the name `folder` read.
+
+    The folder holds images/train/ and images/test/, train.csv and test.csv with a column per
+    category, categories.txt, and boxes.csv where boxes are known. It appears whole or not at all,
+    after each table has been read back and found equal.
+
+    Args:
+        name: one of `named.READERS`.
+        root: the data set's folder.
+        out: must not exist or be empty.
+        options: the reader's choices.
+        splits: what to write.
+        images: "link" writes symbolic links to the images where they are, "copy" copies them.
+
+    Raises:
+        ConfigError: there is no such name or option.
+        DataError: the set cannot be read, `out` is in use, or a name cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already. Name another folder, or empty it first.")
+    parts = {split: read_named(name, root, split, options) for split in splits}
+    names = _names(parts)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as draft_name:
+        draft = Path(draft_name) / "draft"
+        draft.mkdir()
+        (draft / "categories.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        written = {}
+        for split, data in parts.items():
+            written[split] = _place_images(draft / "images", split, data, images)
+            _write_labels(draft / f"{split}.csv", data, written[split])
+        boxes = _write_boxes(draft / "boxes.csv", parts, written)
+        for split, data in parts.items():
+            _compare(draft, split, data)
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    sizes = {split: len(data) for split, data in parts.items()}
+    return Converted(out, sizes, len(names), boxes)
+
+
+def _names(parts: Mapping[Split, Dataset]) -> tuple[str, ...]:
+    """Return the categories of all splits, which must be the same."""
+    listed = {data.category_names for data in parts.values()}
+    if len(listed) != 1:
+        raise DataError(
+            "train and test have different categories, so they cannot share a table. Give both "
+            "the same list, or convert one with --split."
+        )
+    names = listed.pop()
+    bad = [name for name in names if "\n" in name or "\r" in name]
+    if bad:
+        raise DataError(f"category {bad[0]!r} holds a line break, so it fits no list. Rename it.")
+    return names
+
+
+def _place_images(folder: Path, split: Split, data: Dataset, images: Images) -> list[str]:
+    """Link or copy the images; their names below `folder`, none twice."""
+    taken: set[str] = set()
+    names = []
+    for index, (name, source) in enumerate(zip(data.images, data.paths, strict=True)):
+        if name in taken:  # the same image may be listed twice, as two rows of a Parquet file
+            head, dot, suffix = name.rpartition(".")
+            name = f"{head}-{index}{dot}{suffix}"
+        taken.add(name)
+        names.append(f"{split}/{name}")
+        target = folder / split / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if images == "link":
+                target.symlink_to(os.path.abspath(source))
+            else:
+                shutil.copyfile(source, target)
+        except OSError as error:
+            raise DataError(
+                f"cannot {images} {source}: {error.strerror}. Make room, or take --images "
+                f"{'copy' if images == 'link' else 'link'}."
+            ) from error
+    return names
+
+
+def _write_labels(path: Path, data: Dataset, names: Sequence[str]) -> None:
+    states = (data.matrix.known.byte() + data.matrix.labels.byte()).tolist()
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", *data.category_names])
+        for name, row in zip(names, states, strict=True):
+            writer.writerow([name, *(_CELLS[state] for state in row)])
+
+
+def _write_boxes(
+    path: Path, parts: Mapping[Split, Dataset], written: Mapping[Split, Sequence[str]]
+) -> int:
+    """Write the boxes of all splits; how many. No set that knows boxes: no file."""
+    if all(data.boxes is None for data in parts.values()):
+        return 0
+    count = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "category", *EDGES])
+        for split, data in parts.items():
+            if data.boxes is None:
+                continue
+            columns = (data.boxes.image, data.boxes.category, data.boxes.edges)
+            for image, category, edges in zip(*(c.tolist() for c in columns), strict=True):
+                writer.writerow([written[split][image], data.category_names[category], *edges])
+                count += 1
+    return count
+
+
+def _compare(draft: Path, split: Split, data: Dataset) -> None:
+    """Read a table back; what is written must say what was read."""
+    names = read_categories(draft / "categories.txt")
+    try:
+        again = read_folder(draft / "images", draft / f"{split}.csv", categories=names)
+    except DataError as error:
+        raise DataError(
+            f"the {split} table cannot be read back: {error} A category may be called as a column "
+            "of lists is (present, labels, tags, image); rename it."
+        ) from error
+    same = torch.equal(again.matrix.known, data.matrix.known)
+    if not same or not torch.equal(again.matrix.labels, data.matrix.labels):
+        raise DataError(f"the {split} table does not say what was read. Please report this.")

@@ -1,0 +1,147 @@
+"""Find and read the text, list and JSON files that data sets are published in."""
+
+import json
+import xml.etree.ElementTree as Xml
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trmml.datasets.tables import as_utf8
+from trmml.errors import DataError
+
+_SHOWN = 8  # names of a wrong folder that a message lists
+
+
+def find_file(root: Path, places: Sequence[str], what: str) -> Path:
+    """Return the first of `places` below `root` that is a file.
+
+    Args:
+        root: the data set's folder.
+        places: below `root`, in the order of preference.
+        what: for the message, as in "the image list".
+
+    Raises:
+        DataError: `root` is no folder, or none of the files is there; it says what is.
+    """
+    for place in places:
+        if (root / place).is_file():
+            return root / place
+    raise DataError(
+        f"{what} was expected at {' or '.join(places)} below {root}, {_what_is_there(root)} "
+        "Name the folder that holds it, or copy the file there; docs/data.md shows each layout."
+    )
+
+
+def find_folder(root: Path, places: Sequence[str], what: str) -> str:
+    """Return the first of `places` below `root` that is a folder; "" stands for `root` itself.
+
+    Raises:
+        DataError: `root` is no folder, or none of them is there; it says what is.
+    """
+    for place in places:
+        if (root / place).is_dir():
+            return place
+    raise DataError(
+        f"{what} were expected in {' or '.join(places)} below {root}, {_what_is_there(root)} "
+        "Name the folder that holds it, or unpack the images there; docs/data.md shows each layout."
+    )
+
+
+def _what_is_there(root: Path) -> str:
+    if not root.exists():
+        return "which does not exist."
+    if not root.is_dir():
+        return "which is a file, not a folder."
+    names = sorted(entry.name for entry in root.iterdir())
+    if not names:
+        return "which is empty."
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"which holds {', '.join(names[:_SHOWN])}{more}."
+
+
+def read_plain(path: Path) -> str:
+    """Return the text of a UTF-8 file, "" if it is empty, without byte order mark and returns.
+
+    Raises:
+        DataError: the file cannot be read or is in another encoding.
+    """
+    try:
+        return as_utf8(path, path.read_bytes()).decode()
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror}. Copy the file there, or allow reading it."
+        ) from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a UTF-8 file that are not blank, each with its number from 1.
+
+    Byte order mark, carriage returns and space at either end are dropped.
+
+    Raises:
+        DataError: the file is missing, in another encoding or has no line.
+    """
+    lines = (line.strip() for line in read_plain(path).split("\n"))
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    if not filled:
+        raise DataError(f"{path} is empty. Perhaps the download was cut off; fetch it again.")
+    return filled
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file in UTF-8 holds, with or without byte order mark.
+
+    Raises:
+        DataError: the file is missing, empty, in another encoding or no JSON.
+    """
+    text = read_plain(path)
+    if not text.strip():
+        raise DataError(f"{path} is empty. Perhaps the download was cut off; fetch it again.")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} line {error.lineno} is no JSON: {error.msg}. Perhaps the download was cut "
+            "off; fetch the file again."
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
+
+
+def read_xml(path: Path) -> Xml.Element:
+    """Return the root of an XML file in UTF-8 that declares no document type.
+
+    Raises:
+        DataError: the file is missing, in another encoding or no such XML.
+    """
+    text = read_plain(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities that refer to each other fill memory
+        raise DataError(f"{path} declares a document type; annotations need none. Remove it.")
+    try:
+        return Xml.fromstring(text)
+    except (Xml.ParseError, ValueError) as error:
+        raise DataError(f"{path} is no XML: {error}. Copy the file again.") from error
+
+
+def below(path: str, where: str) -> str:
+    r"""Return an image's name with `/` between folders, checked to stay in its folder.
+
+    Args:
+        path: as a list or JSON gives it, with `/` or `\`.
+        where: for the message, as in `list.txt line 7`.
+
+    Raises:
+        DataError: it is blank, absolute or leads upwards.
+
+    Example:
+        >>> below(".\\actor\\1.jpg", "list.txt line 1")
+        'actor/1.jpg'
+    """
+    name = path.strip().replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts or name[0] == "/" or name[1:3] == ":/" or ".." in parts:
+        raise DataError(
+            f"{where}: {path!r} is no name below the images folder. Write it without drive, "
+            "leading slash or '..'."
+        )
+    return "/".join(parts)

@@ -1,0 +1,111 @@
+"""Find images by the names that a table or list gives them, whatever way accents are stored."""
+
+import bisect
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from trmml.datasets.label_tables import suggest
+from trmml.errors import DataError
+
+_NAMES_TO_COMPARE = 1000  # on either side; difflib compares some thousand names in a second
+
+
+class _Listing(NamedTuple):
+    """What lies in a folder: names as asked for -> paths below the root as they are on disk."""
+
+    files: dict[str, str]
+    folders: dict[str, str]
+
+
+class ImageFiles:
+    """The files below a folder. Only folders that are asked for are listed, and each once.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: it is no folder, or may not be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            what = "is a file, not a folder" if root.exists() else "does not exist"
+            raise DataError(f"the images folder {root} {what}. Name the folder of the images.")
+        self.root = root
+        self._listings: dict[str, _Listing] = {}
+
+    def find(self, name: str) -> str | None:
+        """Return the path below the root as it is on disk, where accents may be stored apart."""
+        parent, _, leaf = name.rpartition("/")
+        files = self._listing(parent).files
+        return files.get(leaf) or files.get(unicodedata.normalize("NFC", leaf))
+
+    def listed(self) -> list[str]:
+        """Return the files seen so far, and those directly in the root."""
+        self._listing("")
+        return sorted({path for listing in self._listings.values() for path in listing[0].values()})
+
+    def suggest(self, name: str) -> str:
+        """Return `; did you mean 'x'?` for the most similar file, or a full stop."""
+        listed = self.listed()
+        stem = PurePosixPath(name).stem.casefold()
+        same_stem = [other for other in listed if PurePosixPath(other).stem.casefold() == stem]
+        near = bisect.bisect(listed, name)
+        around = listed[max(0, near - _NAMES_TO_COMPARE) : near + _NAMES_TO_COMPARE]
+        return suggest(name, same_stem or around)
+
+    def _listing(self, folder: str) -> _Listing:
+        if folder not in self._listings:
+            self._listings[folder] = self._list(folder)
+        return self._listings[folder]
+
+    def _list(self, folder: str) -> _Listing:
+        prefix = ""
+        if folder:
+            parent, _, leaf = folder.rpartition("/")
+            folders = self._listing(parent).folders
+            below = folders.get(leaf) or folders.get(unicodedata.normalize("NFC", leaf))
+            if below is None:
+                return _Listing({}, {})
+            prefix = below + "/"
+        listing = _Listing({}, {})
+        try:
+            with os.scandir(self.root / prefix) as entries:
+                for entry in entries:
+                    paths = listing.folders if entry.is_dir() else listing.files
+                    if entry.is_dir() or entry.is_file():
+                        paths[entry.name] = prefix + entry.name
+                        composed = unicodedata.normalize("NFC", entry.name)
+                        paths.setdefault(composed, prefix + entry.name)
+        except OSError as error:
+            raise DataError(
+                f"cannot list the images in {self.root / prefix}: {error.strerror}. "
+                "Allow reading the folder."
+            ) from error
+        return listing
+
+
+def locate(root: Path, folders: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return each name as it lies below `root`: in the first of `folders` that has it.
+
+    A name that none has comes back below the first folder, so that a message can say where it was
+    expected; a folder that is not there is passed over.
+
+    Args:
+        root: the data set's folder.
+        folders: below `root`, "" for `root` itself, in the order of search.
+        names: with `/` between folders.
+
+    Raises:
+        DataError: `root` is no folder.
+    """
+    files = ImageFiles(root)
+    prefixes = [f"{folder}/" if folder else "" for folder in folders]
+    found = []
+    for name in names:
+        places = (files.find(prefix + name) for prefix in prefixes)
+        found.append(next((place for place in places if place is not None), prefixes[0] + name))
+    return tuple(found)

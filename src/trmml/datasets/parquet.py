@@ -1,0 +1,183 @@
+"""Read Parquet files in which each row holds an image's bytes and its labels.
+
+    train.parquet or train-*.parquet, test.parquet or test-*.parquet; also below train/, data/
+
+The image is a column `image` (option image=NAME) of bytes, or of structs with `bytes` (and `path`)
+as Hugging Face writes them. Labels are one of:
+
+- a list of names (or of numbers, with names in the file's metadata or option categories=FILE) in
+  `present`, `labels`, `tags` or `label`, perhaps with a list `absent`. Without `absent` it must be
+  said what a category means that is not listed: option blank=absent or blank=unknown;
+- a column per category with 1, 0 or null (unknown).
+
+Images are unpacked once into a folder, named by their content; see `unpack.py`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+
+from trmml.datasets.base import Dataset
+from trmml.datasets.files import find_file
+from trmml.datasets.options import Split
+from trmml.datasets.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
+from trmml.errors import DataError
+
+_ROWS = 256  # images that are in memory at once
+_DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
+
+class ParquetOptions(PackedOptions):
+    """Choices of `parquet`."""
+
+    train: str = Field("", description="pattern of the training files; found when empty")
+    test: str = Field("", description="pattern of the test files; found when empty")
+    image: str = Field("image", description="column of the images")
+
+
+def read_parquet_set(root: Path, split: Split, options: ParquetOptions) -> Dataset:
+    """Return a split's images, unpacked, with their labels; see the module.
+
+    Raises:
+        DataError: there are no such files, one is damaged, or something must be said first.
+    """
+    files = find_parts(root, {"train": options.train, "test": options.test}, ".parquet")
+    if split not in files:
+        find_file(root, [f"{split}.parquet", f"{split}-*.parquet"], f"the {split} set")
+    packs = {part: [pack(path, options.image) for path in paths] for part, paths in files.items()}
+    features = parquet_features(files[split][0])
+    numbered = class_names(features, options.labels)
+    return read_packs(root, split, packs, options, numbered=numbered)
+
+
+def find_parts(root: Path, patterns: Mapping[Split, str], suffix: str) -> dict[Split, list[Path]]:
+    """Return the files of each split that is there: by its pattern, or by the names in use.
+
+    Raises:
+        DataError: a pattern that was given matches nothing.
+    """
+    found: dict[Split, list[Path]] = {}
+    for split, pattern in patterns.items():
+        words = ("train",) if split == "train" else ("test", "validation", "valid", "val")
+        usual = [f"{folder}{word}{rest}{suffix}" for word in words for folder in ("", "data/")
+                 for rest in ("", "[-_.]*", "/*")]  # fmt: skip
+        for place in [pattern] if pattern else usual:
+            files = sorted(path for path in root.glob(place) if path.is_file())
+            if files:
+                found[split] = files
+                break
+        if pattern and split not in found:
+            raise DataError(f"no file in {root} matches {pattern!r} (option {split}=PATTERN).")
+    return found
+
+
+def pack(path: Path, image: str) -> Pack:
+    """Return a Parquet file as a pack.
+
+    Raises:
+        DataError: it is damaged or has no column of images.
+    """
+    try:
+        schema = pl.read_parquet_schema(path)
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path} is no Parquet file, or damaged: {error}. Copy it again."
+        ) from error
+    check_image_column(path, schema, image)
+    others = [name for name in schema if name != image]
+    if not others:
+        raise DataError(f"{path} has no column but {image!r}. Labels are needed beside images.")
+    return Pack(path, pl.read_parquet(path, columns=others), partial(_images, path, image))
+
+
+def check_image_column(path: Path, schema: Mapping[str, Any], image: str) -> None:
+    """Refuse a file without a column of image bytes.
+
+    Raises:
+        DataError: the column is missing or holds something else.
+    """
+    dtype = schema.get(image)
+    if dtype == pl.Binary:
+        return
+    if isinstance(dtype, pl.Struct) and "bytes" in [field.name for field in dtype.fields]:
+        return
+    said = "does not exist" if dtype is None else f"holds {dtype}"
+    raise DataError(
+        f"{path}: the column {image!r} should hold the images' bytes, but {said}; the columns are "
+        f"{', '.join(schema)[:200]}. Name the column as option image=NAME."
+    )
+
+
+def _images(path: Path, image: str) -> Iterator[bytes]:
+    scan = pl.scan_parquet(path).select(image)
+    for start in range(0, int(scan.select(pl.len()).collect().item()), _ROWS):
+        try:
+            column = scan.slice(start, _ROWS).collect().to_series()
+        except _DAMAGED as error:
+            raise DataError(
+                f"{path} is damaged after row {start}: {error}. Copy it again."
+            ) from error
+        yield from image_bytes(path, column, start)
+
+
+def image_bytes(path: Path, column: pl.Series, start: int = 0) -> Iterator[bytes]:
+    """Yield each row's image: its bytes, or the file that a struct's `path` names.
+
+    Raises:
+        DataError: a row has neither.
+    """
+    for row, value in enumerate(column, start=start + 1):
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None:
+            name = value.get("path") if isinstance(value, dict) else None
+            raise DataError(
+                f"{path} row {row} holds no image{f' but the path {name}' if name else ''}. Write "
+                "the file with the images in it, or list their paths in a table."
+            )
+        yield bytes(data)
+
+
+def parquet_features(path: Path) -> Mapping[str, Any]:
+    """Return the features that Hugging Face writes into a Parquet file; empty without them."""
+    try:
+        info = json.loads(pl.read_parquet_metadata(path).get("huggingface", "{}"))
+        features = info.get("info", {}).get("features", {})
+    except (ValueError, AttributeError, *_DAMAGED):
+        return {}
+    return features if isinstance(features, Mapping) else {}
+
+
+def class_names(features: Mapping[str, Any], column: str) -> Sequence[str]:
+    """Return the names of a column of numbers, by the features of a Hugging Face data set.
+
+    Args:
+        features: name to description, as in dataset_info.json.
+        column: the labels' column, perhaps with a field after a dot; found as `read_packs` finds
+            it when empty.
+
+    Example:
+        >>> feature = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+        >>> class_names({"labels": {"feature": feature, "_type": "Sequence"}}, "")
+        ['cat', 'dog']
+    """
+    column = column or next((name for name in LIST_COLUMNS if name in features), "")
+    node: Any = features
+    for part in column.split("."):
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+    return _first_names(node)
+
+
+def _first_names(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        names = node.get("names")
+        if node.get("_type") == "ClassLabel" and isinstance(names, list):
+            return [str(name) for name in names]
+        node = list(node.values())
+    if isinstance(node, list):
+        return next((names for inner in node if (names := _first_names(inner))), [])
+    return []

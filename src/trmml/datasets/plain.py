@@ -1,0 +1,159 @@
+"""Read our own plain form by name: a folder with train.csv and test.csv, and drawn scenes.
+
+`folder`, and what `trmml data convert` writes:
+
+    images/...              the pictures
+    train.csv, test.csv     tables as docs/data.md explains them (.parquet serves as well)
+    categories.txt          the names to read, one per line; all columns where it is not there
+    boxes.csv               optional: image,category,left,top,right,bottom as shares in [0, 1]
+
+`corel5k` (4,500 / 499 images, 242 words) and `posters` (4,000 / 2,000, 22 genres) are such folders
+whose tables list what is present; what they do not list is absent. In `folder` it must be said.
+
+`scenes`: what `trmml scenes` draws. ROOT holds the folders train/ and test/ (drawn from different
+seeds), or is one such folder, of which the last pictures are the test set.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from pydantic import Field
+
+from trmml.datasets.base import Boxes, Dataset, Edges
+from trmml.datasets.files import find_file, find_folder
+from trmml.datasets.folder import from_table, read_categories
+from trmml.datasets.label_tables import Meaning
+from trmml.datasets.options import ReaderOptions, Split
+from trmml.datasets.tables import Table, clean_name, read_table
+from trmml.errors import DataError
+
+EDGES = ("left", "top", "right", "bottom")
+_PRESENT_SHARE = 0.3  # of an object that can be seen; below it `trmml scenes` calls it absent
+
+
+class FolderOptions(ReaderOptions):
+    """Choices of `folder`."""
+
+    blank: Meaning | None = Field(
+        None, description="what a blank, or a name that is not listed, means"
+    )
+    minus_one: Meaning | None = Field(None, description="what -1 means")
+
+
+class ListedFolderOptions(ReaderOptions):
+    """Choices of `corel5k` and `posters`."""
+
+    blank: Literal["absent", "unknown"] = Field(
+        "absent", description="what a name that is not listed means"
+    )
+
+
+class ScenesOptions(ReaderOptions):
+    """Choices of `scenes`."""
+
+    labels: Literal["labels.csv", "labels_partial.csv"] = Field(
+        "labels.csv", description="the complete table, or the one with blanks, to train on"
+    )
+    test_share: float = Field(
+        0.25, gt=0, lt=1, description="share of a single folder that is the test set"
+    )
+
+
+def read_plain_folder(root: Path, split: Split, options: FolderOptions) -> Dataset:
+    """Return the images of train.csv or test.csv; see the module.
+
+    Raises:
+        DataError: the table, the names or the boxes are missing or damaged.
+    """
+    return _read(root, split, options.blank, options.minus_one)
+
+
+def read_listed_folder(root: Path, split: Split, options: ListedFolderOptions) -> Dataset:
+    """Return the images of a table that lists what is present; see the module.
+
+    Raises:
+        DataError: the table, the names or the boxes are missing or damaged.
+    """
+    return _read(root, split, options.blank, None)
+
+
+def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:
+    """Return drawn scenes with boxes around what can be seen; see the module.
+
+    Raises:
+        DataError: a table is missing or damaged.
+    """
+    alone = (root / "labels.csv").is_file()
+    folder = root if alone else root / find_folder(root, [split], f"the {split} scenes")
+    table = options.labels if split == "train" else "labels.csv"
+    path = find_file(folder, [table], "the table of the scenes")
+    data = from_table(folder, read_table(path))
+    data = _with_boxes(data, read_table(find_file(folder, ["boxes.csv"], "the boxes")), pixels=True)
+    if not alone:
+        return data
+    first = len(data) - max(1, round(options.test_share * len(data)))
+    return data.subset(range(first) if split == "train" else range(first, len(data)))
+
+
+def _read(root: Path, split: Split, blank: Meaning | None, minus_one: Meaning | None) -> Dataset:
+    path = find_file(root, [f"{split}.csv", f"{split}.parquet"], f"the {split} table")
+    names = root / "categories.txt"
+    categories = read_categories(names) if names.is_file() else None
+    data = from_table(
+        root / "images", read_table(path), blank=blank, minus_one=minus_one, categories=categories
+    )
+    boxes = root / "boxes.csv"
+    return _with_boxes(data, read_table(boxes), pixels=False) if boxes.is_file() else data
+
+
+def _with_boxes(data: Dataset, table: Table, *, pixels: bool) -> Dataset:
+    """Return the data with a table's boxes; those of other images are of another split."""
+    lacking = [name for name in ("image", "category", *EDGES) if name not in table.names]
+    if lacking:
+        raise DataError(f"{table.path} has no column {lacking[0]!r}. See docs/data.md for boxes.")
+    boxes = Boxes.collect(_boxes(data, table, pixels=pixels))
+    return replace(data, boxes=boxes)
+
+
+def _boxes(data: Dataset, table: Table, *, pixels: bool) -> Iterator[tuple[int, int, Edges]]:
+    images = {clean_name(name): index for index, name in enumerate(data.images)}
+    columns = {name: index for index, name in enumerate(data.category_names)}
+    shares = table.column("visible_share") if "visible_share" in table.names else None
+    names, categories = (table.column(name) for name in ("image", "category"))
+    edges = [table.column(name) for name in EDGES]
+    for row in range(len(table.rows)):
+        image = images.get(clean_name(str(names[row]).replace("\\", "/")))
+        column = columns.get(clean_name(str(categories[row])))
+        hidden = shares is not None and _numbers(table, row, [shares[row]])[0] < _PRESENT_SHARE
+        if image is None or column is None or hidden:
+            continue
+        numbers = _numbers(table, row, [values[row] for values in edges])
+        scale = (1.0, 1.0)
+        if pixels:
+            scale = _size(data.root / data.images[image])
+        elif max(numbers) > 1:
+            raise DataError(
+                f"{table.place(row)}: expected edges as shares in [0, 1], got {numbers}. Divide "
+                "pixels by the image's width and height."
+            )
+        (width, height), (left, top, right, bottom) = scale, numbers
+        yield image, column, (left / width, top / height, right / width, bottom / height)
+
+
+def _numbers(table: Table, row: int, cells: Sequence[object]) -> list[float]:
+    try:
+        return [float(str(cell)) for cell in cells]
+    except ValueError:
+        raise DataError(f"{table.place(row)}: expected numbers, got {cells}.") from None
+
+
+def _size(path: Path) -> tuple[float, float]:
+    """Return width and height in pixels, from the file's head."""
+    try:
+        with Image.open(path) as image:
+            return float(image.width), float(image.height)
+    except OSError as error:
+        raise DataError(f"{path} is not there or no image, so its boxes have no scale.") from error

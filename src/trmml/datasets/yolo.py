@@ -1,0 +1,162 @@
+"""Read label folders as YOLO's training tools use them.
+
+    images/train/a.jpg, images/test/b.jpg       or train/images/a.jpg, or images/a.jpg alone for a
+                                                training set, or lists train.txt and test.txt
+    labels/train/a.txt, labels/test/b.txt       "2 0.5 0.4 0.2 0.1": category, centre, width, height
+    data.yaml                                   names: [cat, dog] or {0: cat, 1: dog}; or
+    classes.txt                                 one name per line (also obj.names)
+
+As shares of width and height, counted from the left and the top. A sixth number (a confidence) is
+passed over; a line with more is a polygon, whose box is taken. The test set may also be called val
+or valid.
+
+An image **with an empty label file** was looked at and shows nothing: every category is absent. An
+image **without a label file** may mean the same, which is how the training tools take it, or that
+nobody looked. `no_file=unknown` (the default), `absent` or `drop` says which.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import Field
+
+from trmml.datasets.base import Boxes, Dataset, Edges
+from trmml.datasets.files import below, find_file, read_lines, read_plain
+from trmml.datasets.folder import read_categories
+from trmml.datasets.options import ReaderOptions, Split
+from trmml.datasets.tables import unique_names
+from trmml.errors import DataError
+from trmml.images import find_images
+from trmml.labels import LabelMatrix
+
+_SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+
+
+class YoloOptions(ReaderOptions):
+    """Choices of `yolo`."""
+
+    no_file: Literal["unknown", "absent", "drop"] = Field(
+        "unknown", description="what all categories are in an image without a label file"
+    )
+    test: Literal["", "test", "val", "valid", "validation"] = Field(
+        "", description="which folder or list is the test set; the first that is there when empty"
+    )
+
+
+def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
+    """Return the images of a split with what their label files say; see the module.
+
+    Raises:
+        DataError: there are no such images or names, or a label file is damaged.
+    """
+    names = _names(root)
+    images = _images(root, _parts(split, options))
+    labels = torch.zeros(len(images), len(names), dtype=torch.bool)
+    known = torch.ones_like(labels)
+    boxes: list[tuple[int, int, Edges]] = []
+    looked_at = []
+    for index, (_, image) in enumerate(images):
+        path = root / _label_name(image)
+        if path.is_file():
+            looked_at.append(index)
+            for category, edges in _objects(path, len(names)):
+                labels[index, category] = True
+                boxes.append((index, category, edges))
+        else:
+            known[index] = options.no_file == "absent"
+    if not looked_at:
+        raise DataError(
+            f"none of the {len(images)} images below {root} has a label file; the first was "
+            f"expected at {_label_name(images[0][1])}. Put the labels there."
+        )
+    rows = tuple(row for row, _ in images)
+    matrix = LabelMatrix(labels, known)
+    listed = tuple(image for _, image in images)
+    data = Dataset(root, listed, names, matrix, rows, Boxes.collect(boxes))
+    return data.subset(looked_at) if options.no_file == "drop" else data
+
+
+def _parts(split: Split, options: YoloOptions) -> tuple[str, ...]:
+    return (options.test,) if split == "test" and options.test else _SPLITS[split]
+
+
+def _images(root: Path, parts: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Return the images of a split by name below `root`, with their lines or numbers."""
+    folders = [place for part in parts for place in (f"images/{part}", f"{part}/images")]
+    lists = [root / f"{part}.txt" for part in parts if (root / f"{part}.txt").is_file()]
+    if not lists and "train" in parts and (root / "images").is_dir():
+        folders.append("images")
+    for folder in folders:
+        if (root / folder).is_dir():
+            found = find_images([root / folder])
+            return list(enumerate((p.relative_to(root).as_posix() for p in found), start=1))
+    if not lists:
+        find_file(root, [f"{part}.txt" for part in parts], f"a list, or images in {folders[0]},")
+    lines = read_lines(lists[0])
+    return [(row, below(line, f"{lists[0]} line {row}")) for row, line in lines]
+
+
+def _label_name(image: str) -> str:
+    """Return where an image's labels lie: `labels` for the last `images` in its path, or beside it.
+
+    Example:
+        >>> _label_name("images/train/a.b.jpg"), _label_name("photos/a.jpg")
+        ('labels/train/a.b.txt', 'photos/a.txt')
+    """
+    *folders, name = image.split("/")
+    if "images" in folders:
+        last = len(folders) - 1 - folders[::-1].index("images")
+        folders[last] = "labels"
+    return "/".join([*folders, name.rpartition(".")[0] + ".txt"])
+
+
+def _objects(path: Path, count: int) -> Iterator[tuple[int, Edges]]:
+    """Yield the objects of a label file, which may be empty."""
+    for row, line in enumerate(read_plain(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {row}"
+        try:
+            category, *numbers = (float(field) for field in line.split())
+        except ValueError:
+            raise DataError(f"{where}: expected numbers, got {line!r:.60}. Correct it.") from None
+        if category not in range(count):
+            raise DataError(
+                f"{where}: category {category:g} is none of the {count} names, counted from 0. "
+                "Correct the line, or the list of names."
+            )
+        yield int(category), _edges(numbers, where)
+
+
+def _edges(numbers: list[float], where: str) -> Edges:
+    if len(numbers) in (4, 5):
+        x, y, width, height = numbers[:4]
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise DataError(
+            f"{where}: expected a category and 4 numbers (or 5, or a polygon's pairs), got "
+            f"{len(numbers)} numbers. Correct the line."
+        )
+    return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
+
+
+def _names(root: Path) -> tuple[str, ...]:
+    """Return the category names of data.yaml or classes.txt."""
+    path = find_file(
+        root, ["data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"], "the names"
+    )
+    if path.suffix not in (".yaml", ".yml"):
+        return tuple(read_categories(path))
+    try:
+        tree = yaml.safe_load(read_plain(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Correct it.") from None
+    names: Any = tree.get("names") if isinstance(tree, dict) else None
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{path} needs 'names': a list, or a mapping that counts from 0.")
+    return unique_names([str(name) for name in names], str(path))

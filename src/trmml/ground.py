@@ -1,0 +1,299 @@
+"""What a benchmark runs on: a train and a test set, encoded once, for one encoder."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from trmml.datasets.base import Dataset
+from trmml.encode import Encoding, encode_images
+from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
+from trmml.errors import ConfigError, DataError
+from trmml.features import Features, FeatureSource, MemoryFeatures, Progress
+from trmml.inputs import OnBadImage
+
+# Share of the free memory that features may take; the rest is for models and the store's cache.
+MEMORY_SHARE = 0.5
+# Images that are read from the store at a time.
+LOAD_BATCH = 256
+
+
+class GroundFeatures:
+    """Features of one set of images: whole, and as the mean over their patches.
+
+    Args:
+        source: of the store, or live.
+        form: in which the store keeps them; memory keeps fp32 as it is, everything else as fp16.
+        free_bytes: how much memory the whole features may take; more stay in the store.
+    """
+
+    def __init__(self, source: FeatureSource, *, form: str, free_bytes: float) -> None:
+        self._source, self._exact, self._free = source, form == "fp32", free_bytes
+
+    def of(self, *, pooled: bool, views: int = 1) -> FeatureSource:
+        """Features for a method.
+
+        Args:
+            pooled: one "patch" per image, the mean of all, in fp32.
+            views: how many views it may draw from.
+
+        Raises:
+            ConfigError: there are fewer views.
+        """
+        if views > self._source.views:
+            raise ConfigError(
+                f"training.views = {views}, but {self._source.views} are encoded; "
+                "lower the setting, or open the ground with more views"
+            )
+        source = self._pooled if pooled else self._whole
+        return source if source.views == views else _FirstViews(source, views)
+
+    @cached_property
+    def _whole(self) -> FeatureSource:
+        """In memory where they fit, else as they are."""
+        first = self._source.batch(torch.zeros(1, dtype=torch.long))
+        width = 4 if self._exact else 2
+        need = len(self._source) * self._source.views * first.hidden_patches.numel() * width
+        if need > self._free:
+            return self._source
+        hidden, image = self._load(torch.float32 if self._exact else torch.float16, pool=False)
+        return MemoryFeatures(hidden, image)
+
+    @cached_property
+    def _pooled(self) -> MemoryFeatures:
+        return MemoryFeatures(*self._load(torch.float32, pool=True))
+
+    def _load(
+        self, dtype: torch.dtype, *, pool: bool
+    ) -> tuple[Float[Tensor, "V N P W"], Float[Tensor, "V N D"]]:
+        """All features, shard after shard."""
+        source, filled = self._source, 0
+        hidden, image = torch.empty(0), torch.empty(0)
+        for view in range(source.views):
+            for part in torch.split(torch.arange(len(source)), LOAD_BATCH):
+                made = source.batch(part, torch.full_like(part, view))
+                patches = made.hidden_patches
+                patches = patches.mean(dim=1, keepdim=True) if pool else patches
+                if not filled:
+                    shape = (source.views, len(source))
+                    hidden = torch.empty(*shape, *patches.shape[1:], dtype=dtype)
+                    image = torch.empty(*shape, made.image_feature.shape[1])
+                hidden[view, part] = patches.to(dtype)
+                image[view, part] = made.image_feature
+                filled += len(part)
+        return hidden, image
+
+
+class _FirstViews:
+    """A source that hides its later views."""
+
+    def __init__(self, source: FeatureSource, views: int) -> None:
+        self._source, self.views = source, views
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"] | None = None) -> Features:
+        return self._source.batch(indices, views)
+
+    def rows(self, indices: Sequence[int]) -> "_FirstViews":
+        return _FirstViews(self._source.rows(indices), self.views)
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Encoded train and test images with all that is known of them; `open_ground` makes it.
+
+    Attributes:
+        name: for tables.
+        train: its labels are hidden by each cell.
+        test: never trained on.
+        encoder: frozen, on `device`.
+        identity: of the encoder.
+        device: where models are trained.
+        form: in which features are kept.
+        train_features: of `train`.
+        test_features: of `test`; plain views only.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+    encoder: Encoder
+    identity: EncoderIdentity
+    device: str
+    form: str
+    train_features: GroundFeatures
+    test_features: GroundFeatures
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Checksums of names, categories and labels of both sets."""
+        return {"train": data_checksum(self.train), "test": data_checksum(self.test)}
+
+    @cached_property
+    def encoder_card(self) -> dict[str, Any]:
+        """What the features depend on."""
+        return {**self.identity.to_dict(), "form": self.form}
+
+    def grid(self) -> dict[str, Any]:
+        """What all cells on this ground share; `same` tells grids apart."""
+        return {
+            "same": {
+                "data": self.fingerprint,
+                "encoder": self.identity.checksum,
+                "size": self.identity.size,
+                "form": self.form,
+            },
+            "ground": self.name,
+            "encoder": self.encoder_card,
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+            "categories": category_facts(self.train, self.test),
+        }
+
+
+def open_ground(
+    name: str,
+    train: Dataset,
+    test: Dataset,
+    encoder: Encoder,
+    *,
+    device: str = "cpu",
+    encoding: Encoding | None = None,
+    views: int = 1,
+    encoder_spec: str | None = None,
+    on_bad_image: OnBadImage = "error",
+    progress: Progress | None = None,
+) -> Ground:
+    """Encode both sets, or find their features in the store.
+
+    Args:
+        name: of the ground, for tables.
+        train: images to train on, with every label that is known.
+        test: images to score on, with the same categories in the same order.
+        encoder: see `load_encoder`; it stays frozen.
+        device: "cpu", "cuda" or "cuda:1".
+        encoding: how features are made and kept; by default in the user's store, in fp16.
+        views: of each training image: 1 is the plain picture.
+        encoder_spec: what `load_encoder` took.
+        on_bad_image: stop at an unreadable file, or leave it out.
+        progress: told (what, done, total).
+
+    Raises:
+        DataError: the categories differ, or an image is in both sets.
+    """
+    _check_pair(train, test)
+    freeze(encoder)
+    if isinstance(encoder, nn.Module):
+        encoder.to(device)
+    identity = identify(encoder, encoder_spec or getattr(encoder, "spec", None))
+    encoding = encoding or Encoding()
+    parts = []
+    for data, count in ((train, views), (test, 1)):
+        encoded = encode_images(
+            data.paths,
+            encoder,
+            identity=identity,
+            encoding=encoding,
+            views=count,
+            device=device,
+            on_bad_image=on_bad_image,
+            progress=progress,
+        )
+        free = free_memory() * MEMORY_SHARE
+        features = GroundFeatures(encoded.source, form=encoding.form, free_bytes=free)
+        parts.append((data.subset(encoded.kept), features))
+    (train, train_features), (test, test_features) = parts
+    return Ground(
+        name=name,
+        train=train,
+        test=test,
+        encoder=encoder,
+        identity=identity,
+        device=device,
+        form=encoding.form,
+        train_features=train_features,
+        test_features=test_features,
+    )
+
+
+def data_checksum(data: Dataset) -> str:
+    """SHA-256 of the names of images and categories and of the labels."""
+    parts = ["\n".join(data.images), "\n".join(data.category_names), data.matrix.checksum()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CategoryFact:
+    """What plots set gains against.
+
+    Attributes:
+        name: of the category.
+        train_positives: images in which it is present, before anything is hidden.
+        test_positives: the same of the test images.
+        size: median over its boxes of the side of a square of equal area, as a share of the
+            picture's; None without boxes.
+    """
+
+    name: str
+    train_positives: int
+    test_positives: int
+    size: float | None
+
+
+def category_facts(train: Dataset, test: Dataset) -> list[dict[str, Any]]:
+    """A `CategoryFact` per category, as JSON values."""
+    sizes = _median_sizes(test)
+    counts = zip(train.matrix.positives.tolist(), test.matrix.positives.tolist(), strict=True)
+    return [
+        asdict(CategoryFact(name, *both, size))
+        for name, both, size in zip(train.category_names, counts, sizes, strict=True)
+    ]
+
+
+def free_memory() -> float:
+    """Bytes that are free; a quarter of all where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _median_sizes(data: Dataset) -> list[float | None]:
+    boxes = data.boxes
+    if boxes is None:
+        return [None] * len(data.category_names)
+    left, top, right, bottom = np.asarray(boxes.edges, dtype=float).T
+    side = np.sqrt(((right - left) * (bottom - top)).clip(min=0))
+    category = np.asarray(boxes.category)
+    found = (side[category == c] for c in range(len(data.category_names)))
+    return [round(float(np.median(part)), 4) if len(part) else None for part in found]
+
+
+def _check_pair(train: Dataset, test: Dataset) -> None:
+    if train.category_names != test.category_names:
+        lack = [name for name in train.category_names if name not in test.category_names]
+        more = [name for name in test.category_names if name not in train.category_names]
+        said = f"; only in train: {', '.join(lack[:5]) or 'none'}"
+        said += f"; only in test: {', '.join(more[:5]) or 'none'}"
+        raise DataError(
+            f"expected the same categories in the same order for training and test, got "
+            f"{len(train.category_names)} and {len(test.category_names)}{said}. "
+            "Read both with one list of categories."
+        )
+    both = set(map(str, train.paths)) & set(map(str, test.paths))
+    if both:
+        raise DataError(
+            f"{len(both)} images are in the training and the test set, first {min(both)}; "
+            "a test image must not be trained on. Take them out of one."
+        )

@@ -1,0 +1,190 @@
+"""A method's settings for both protocols, read from and written to a TOML file with their origin.
+
+[partial.training]              # changes to the method's defaults, where negatives are known
+learning_rate = 0.004
+
+[single_positive.training]      # the same for one known positive per image
+learning_rate = 0.001
+
+[provenance.partial]            # where they come from; not read as settings
+ground = "corel5k"
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from trmml.checkpoint import write_text
+from trmml.errors import ConfigError
+from trmml.methods import Method
+from trmml.protocols import PROTOCOLS, Protocol
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What a method runs with.
+
+    Attributes:
+        values: a settings object of the method for each protocol.
+        provenance: JSON values per protocol that say where they come from.
+    """
+
+    values: Mapping[Protocol, Any]
+    provenance: Mapping[Protocol, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def default_settings(method: Method) -> MethodSettings:
+    """The method's own defaults."""
+    return MethodSettings(
+        values={protocol: method.settings() for protocol in PROTOCOLS},
+        provenance={protocol: {"from": "defaults"} for protocol in PROTOCOLS},
+    )
+
+
+def parse_method_settings(method: Method, tree: Mapping[str, Any], where: str) -> Any:
+    """A settings object of a method from nested changes to its defaults.
+
+    Raises:
+        ConfigError: a name is unknown or a value out of range; `where` names the origin.
+    """
+    # A section that is given in part keeps the method's own defaults for the rest.
+    whole = _merged(method.settings().model_dump(), tree)
+    try:
+        return method.settings.model_validate(whole)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] != "extra_forbidden":
+            raise ConfigError(
+                f"{where}: setting {name} = {first['input']!r}: {first['msg']}"
+            ) from None
+        names = list(setting_names(method.settings))
+        close = difflib.get_close_matches(name, names, n=2) or names
+        raise ConfigError(
+            f"{where}: {method.key} has no setting {name!r}; did you mean {' or '.join(close[:9])}?"
+        ) from None
+
+
+def setting_names(model: Any) -> Iterator[str]:
+    """Dotted names of all settings of a pydantic class."""
+    for name, each in model.model_fields.items():
+        kind = each.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (f"{name}.{inner}" for inner in setting_names(kind))
+        else:
+            yield name
+
+
+def read_settings(method: Method, folder: Path) -> MethodSettings:
+    """What `folder/<key>.toml` says of a method; its defaults where there is no such file or part.
+
+    Raises:
+        ConfigError: the folder is missing, or the file is no TOML or holds a wrong setting.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"expected a folder with <method>.toml files, got {folder}")
+    path, start = folder / f"{method.key}.toml", default_settings(method)
+    if not path.is_file():
+        return start
+    tree = _read_toml(path)
+    values, provenance = dict(start.values), dict(start.provenance)
+    for protocol in PROTOCOLS:
+        if protocol in tree:
+            values[protocol] = parse_method_settings(method, tree[protocol], f"{path} {protocol}")
+            said = tree.get("provenance", {}).get(protocol, {})
+            # Every cell repeats it: the search space and versions stay in the file.
+            short = {name: v for name, v in said.items() if not isinstance(v, Mapping)}
+            provenance[protocol] = {"from": path.name, **short}
+    return MethodSettings(values, provenance)
+
+
+def write_settings(
+    method: Method,
+    folder: Path,
+    protocol: Protocol,
+    changes: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Write one protocol's part of `folder/<key>.toml`; the other part stays.
+
+    Args:
+        method: whose settings they are.
+        folder: made if need be.
+        protocol: which part.
+        changes: values by dotted setting name.
+        provenance: JSON values that say where they come from.
+    """
+    path = folder / f"{method.key}.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = _read_toml(path) if path.is_file() else {}
+    said = {**tree.get("provenance", {}), protocol: dict(provenance)}
+    parts: dict[str, Any] = {name: tree[name] for name in PROTOCOLS if name in tree}
+    parts[protocol] = nested(changes)
+    write_text(path, to_toml({**parts, "provenance": said}))
+    return path
+
+
+def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted name as nested dictionaries.
+
+    Example:
+        >>> nested({"training.epochs": 3, "dropout": 0.1})
+        {'training': {'epochs': 3}, 'dropout': 0.1}
+    """
+    tree: dict[str, Any] = {}
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return tree
+
+
+def to_toml(tree: Mapping[str, Any], path: Sequence[str] = ()) -> str:
+    """Nested dictionaries of plain values as TOML; None is left out, for TOML cannot say it.
+
+    Example:
+        >>> print(to_toml({"partial": {"training": {"epochs": 3}}}), end="")
+        [partial.training]
+        epochs = 3
+    """
+    plain = {n: v for n, v in tree.items() if not isinstance(v, Mapping) and v is not None}
+    tables = {n: v for n, v in tree.items() if isinstance(v, Mapping)}
+    text = ""
+    if path and (plain or not tables):
+        text = "[" + ".".join(map(_key, path)) + "]\n"
+    text += "".join(f"{_key(n)} = {json.dumps(v, ensure_ascii=False)}\n" for n, v in plain.items())
+    parts = [text] if text else []
+    parts += [to_toml(table, (*path, name)) for name, table in tables.items()]
+    return "\n".join(part for part in parts if part)
+
+
+def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, the second over the first."""
+    both = dict(start)
+    for name, value in changes.items():
+        old = both.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            both[name] = _merged(old, value)
+        else:
+            both[name] = value
+    return both
+
+
+def _key(name: str) -> str:
+    bare = name.replace("-", "").replace("_", "").isalnum() and name.isascii()
+    return name if bare else json.dumps(name)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from None

@@ -1,0 +1,86 @@
+"""Which of the training labels a cell of the benchmark knows."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trmml.errors import ConfigError, DataError
+from trmml.labels import LabelMatrix
+
+# Settings are chosen apart for the two: what helps where negatives are known may hurt without.
+Protocol = Literal["partial", "single_positive"]
+PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A rule that hides labels, by a seed; `share_known`, `single_positive` and `fixed` make them.
+
+    Attributes:
+        name: as in tables and in cells.jsonl, for example "10 %".
+        protocol: whose settings apply.
+        share: of the labels that stay known, in (0, 1]; None for another rule.
+        mask: what is known, whatever the seed; None for another rule.
+    """
+
+    name: str
+    protocol: Protocol
+    share: float | None = None
+    mask: LabelMatrix | None = None
+
+    def of(self, labels: LabelMatrix, seed: int) -> LabelMatrix:
+        """What is known of the training labels.
+
+        Raises:
+            DataError: a fixed mask is of other images or categories.
+        """
+        if self.share is not None:
+            return labels.hide(self.share, seed)
+        if self.mask is None:
+            return labels.keep_single_positive(seed)
+        if self.mask.known.shape != labels.known.shape:
+            raise DataError(
+                f"the mask {self.name!r} is of {_shape(self.mask)}, the training labels are of "
+                f"{_shape(labels)}. Take the mask of the same images and categories."
+            )
+        return LabelMatrix(labels.labels, labels.known & self.mask.known)
+
+
+def share_known(share: float) -> Known:
+    """Each label stays known with one probability: the rule of SST and SARB.
+
+    Args:
+        share: in (0, 1].
+
+    Raises:
+        ConfigError: it is out of range.
+
+    Example:
+        >>> share_known(0.1).name
+        '10 %'
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(
+            f"the share of known labels must be above 0 and at most 1, got {share:g}; "
+            "to keep 10 percent, give 0.1 in Python and 10 on the command line"
+        )
+    return Known(f"{100 * share:g} %", "partial", share=share)
+
+
+def single_positive() -> Known:
+    """One present category per image is known, and nothing else."""
+    return Known("single positive", "single_positive")
+
+
+def fixed(name: str, mask: LabelMatrix) -> Known:
+    """A mask from elsewhere; without a known negative it counts as single positive.
+
+    Args:
+        name: for tables.
+        mask: only what is known in it is read, not the labels.
+    """
+    protocol: Protocol = "partial" if bool((mask.known & ~mask.labels).any()) else "single_positive"
+    return Known(name, protocol, mask=mask)
+
+
+def _shape(matrix: LabelMatrix) -> str:
+    return f"{matrix.known.shape[0]} images and {matrix.known.shape[1]} categories"

@@ -1,0 +1,168 @@
+"""The tables of a benchmark: mAP, differences to the best baseline, all figures, seconds."""
+
+from collections.abc import Callable, Sequence
+
+from trmml.cells import Cell
+from trmml.results import MEAN, Comparison, Line, Results
+from trmml.statistics import Spread
+from trmml.table_text import Row, Table, Value
+
+# Figures besides mAP, under the field's names; see `metrics.PrecisionRecall`.
+FIGURES = {
+    "mAP": "map",
+    "mAP interpolated": "map_interpolated",
+    "mAP undefined as 0": "map_undefined_as_zero",
+    "OF1": "of1",
+    "CF1": "cf1",
+    "mean F1": "mean_f1",
+    "OF1 at 0.5": "of1_half",
+    "CF1 at 0.5": "cf1_half",
+    "mean F1 at 0.5": "mean_f1_half",
+    "OF1 top-3": "of1_top3",
+    "CF1 top-3": "cf1_top3",
+}
+
+
+def result_tables(results: Results) -> list[Table]:
+    """All tables of a ground."""
+    tables = [map_table(results)]
+    if results.comparisons:
+        tables.append(difference_table(results))
+    tables += [figure_table(results, column) for column in results.headlines]
+    return [*tables, time_table(results)]
+
+
+def map_table(results: Results) -> Table:
+    """Test mAP of each method in each column, and what the field would report where asked for."""
+    columns = list(results.columns)
+    rows = {
+        line.key: [_percent(results.spread(line.key, c)) for c in columns] for line in results.lines
+    }
+    if any(cell.best_on_test for cell in results.cells):
+        for column in results.headlines:
+            columns.append(f"{column}, best on test")
+            for line in results.lines:
+                spread = results.spread(line.key, column, _best_on_test)
+                rows[line.key].append(_percent(spread))
+    note = f"Test mAP in percent, non-interpolated; {_seeds(results)}."
+    if len(columns) > len(results.columns):
+        note += (
+            " Best on test: the epoch is chosen on the test images, as much of the field does;"
+            " not comparable with the other columns."
+        )
+    return Table(
+        name="map",
+        title=f"{results.ground}: mAP",
+        note=" ".join([note, *results.remarks]),
+        columns=tuple(_titled(results, column) for column in columns),
+        rows=tuple(_row(line, rows[line.key]) for line in results.lines),
+    )
+
+
+def difference_table(results: Results) -> Table:
+    """Each method less the best baseline, with the interval of the paired bootstrap."""
+    by = {comparison.column: comparison for comparison in results.comparisons}
+    names = {line.key: line.name for line in results.lines}
+    rivals = dict.fromkeys(names[by[c].rival] for c in results.headlines if c in by)
+    said = "; ".join(
+        f"{names[by[column].rival]} ({_titled(results, column)})"
+        for column in results.headlines
+        if column in by
+    )
+    note = (
+        "Difference in test mAP to the best baseline, in points, with the interval that holds 95 %"
+        f" of {results.draws} draws of the test images. Best baseline: {said}."
+    )
+    rows = tuple(
+        _row(line, [_difference(by.get(column), line) for column in results.columns])
+        for line in results.lines
+        if len(rivals) > 1 or line.name not in rivals
+    )
+    return Table(
+        name="differences",
+        title=f"{results.ground}: difference to the best baseline",
+        note=note,
+        columns=tuple(_titled(results, column) for column in results.columns),
+        rows=rows,
+        signed=True,
+        mark_best=False,
+    )
+
+
+def figure_table(results: Results, column: str) -> Table:
+    """All figures of one column."""
+    rows = tuple(
+        _row(
+            line, [_percent(results.spread(line.key, column, _figure(n))) for n in FIGURES.values()]
+        )
+        for line in results.lines
+    )
+    return Table(
+        name=f"figures-{column.replace(' ', '-')}",
+        title=f"{results.ground}: all figures, {_titled(results, column)}",
+        note=(
+            f"In percent, {_seeds(results)}. OF1 and CF1 at thresholds calibrated on held-out"
+            " training labels (0.5 where these have no negative), at 0.5 of the calibrated"
+            " probability, and for the top 3. CF1 is the harmonic mean of mean precision and mean"
+            " recall; mean F1, which others call CF1, is the mean of the categories' F1."
+        ),
+        columns=tuple(FIGURES),
+        rows=rows,
+    )
+
+
+def time_table(results: Results) -> Table:
+    """Seconds per cell."""
+    parts = ("train", "predict")
+    rows = []
+    for line in results.lines:
+        cells = {c.fingerprint: c for c in results.cells if c.method == line.key}.values()
+        values = [Value(sum(c.seconds[part] for c in cells) / len(cells)) for part in parts]
+        rows.append(_row(line, values))
+    devices = ", ".join(sorted({cell.device for cell in results.cells}))
+    return Table(
+        name="seconds",
+        title=f"{results.ground}: seconds per cell",
+        note=f"Mean over cells, features at hand; on {devices}.",
+        columns=parts,
+        rows=tuple(rows),
+        mark_best=False,
+    )
+
+
+def _row(line: Line, values: Sequence[Value | None]) -> Row:
+    return Row(line.name, tuple(values), contest=not line.full_labels)
+
+
+def _percent(spread: Spread | None) -> Value | None:
+    return None if spread is None else Value(100 * spread.mean, 100 * spread.deviation)
+
+
+def _difference(comparison: Comparison | None, line: Line) -> Value | None:
+    if comparison is None or line.key not in comparison.differences:
+        return None
+    found = comparison.differences[line.key]
+    return Value(100 * found.mean, interval=(100 * found.low, 100 * found.high))
+
+
+def _figure(name: str) -> Callable[[Cell], float | None]:
+    return lambda cell: cell.figures.get(name)
+
+
+def _best_on_test(cell: Cell) -> float | None:
+    return None if cell.best_on_test is None else cell.best_on_test["map"]
+
+
+def _titled(results: Results, column: str) -> str:
+    """The head of a column: the mean says over how many shares."""
+    return (
+        column.replace(MEAN, f"mean of {len(results.shares)}", 1)
+        if column.startswith(MEAN)
+        else column
+    )
+
+
+def _seeds(results: Results) -> str:
+    if len(results.seeds) == 1:
+        return f"seed {results.seeds[0]} alone"
+    return f"mean ± deviation over seeds {', '.join(map(str, results.seeds))}"

@@ -1,0 +1,238 @@
+"""All cells of a ground, seen as tables and plots need them."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from trmml.cells import Cell, CellFolder
+from trmml.errors import DataError
+from trmml.features import Progress
+from trmml.methods import METHODS
+from trmml.statistics import (
+    Difference,
+    Spread,
+    difference,
+    draws,
+    mean_over_cells,
+    over_seeds,
+    over_shares,
+    resampled_map,
+)
+
+logger = logging.getLogger(__name__)
+
+# The column of the headline: the mean over all shares of known labels.
+MEAN = "mean"
+
+Figure = Callable[[Cell], float | None]
+
+
+def mean_ap(cell: Cell) -> float | None:
+    """Test mAP of a cell, in [0, 1]."""
+    return cell.figures["map"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method as it stands in a table."""
+
+    key: str
+    name: str
+    baseline: bool
+    full_labels: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every method against the best baseline of one column.
+
+    Attributes:
+        column: a rule that hides labels, or `MEAN`.
+        rival: key of the baseline; for a share it is the one with the best mean over shares.
+        differences: by method key, shares in [0, 1].
+    """
+
+    column: str
+    rival: str
+    differences: Mapping[str, Difference]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        parts = {k: [d.mean, d.low, d.high] for k, d in self.differences.items()}
+        return {"column": self.column, "rival": self.rival, "differences": parts}
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Comparison":
+        """The inverse of `to_dict`."""
+        parts = {key: Difference(*values) for key, values in tree["differences"].items()}
+        return cls(tree["column"], tree["rival"], parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The finished cells of a ground.
+
+    Attributes:
+        grid: as in grid.json.
+        cells: the last of each key.
+        comparisons: of the paired bootstrap; empty where it was not run.
+        draws: of the bootstrap.
+    """
+
+    grid: Mapping[str, Any]
+    cells: Sequence[Cell]
+    comparisons: Sequence[Comparison] = ()
+    draws: int = 0
+
+    @property
+    def ground(self) -> str:
+        """Name of the data."""
+        return str(self.grid["ground"])
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Methods in the order of tables: baselines, forms of TRM-ML, upper bounds."""
+        found = {c.method: Line(c.method, c.name, c.baseline, c.full_labels) for c in self.cells}
+        known = list(METHODS)
+        place = {key: known.index(key) if key in known else len(known) for key in found}
+        return sorted(found.values(), key=lambda x: (x.full_labels, not x.baseline, place[x.key]))
+
+    @cached_property
+    def shares(self) -> list[float]:
+        """Shares of known labels, lowest first."""
+        return sorted({cell.share for cell in self.cells if cell.share is not None})
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Of any cell."""
+        return sorted({cell.seed for cell in self.cells})
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Shares, their mean, then all other rules."""
+        names = {cell.share: cell.known for cell in self.cells if cell.share is not None}
+        others = dict.fromkeys(cell.known for cell in self.cells if cell.share is None)
+        mean = [MEAN] if self.shares else []
+        return [*(names[share] for share in self.shares), *mean, *others]
+
+    @property
+    def headlines(self) -> list[str]:
+        """The columns that methods are judged by: the mean, and each rule that is no share."""
+        shares = {cell.known for cell in self.cells if cell.share is not None}
+        return [column for column in self.columns if column not in shares]
+
+    def of(self, method: str, column: str) -> list[Cell]:
+        """Cells of a method, of one rule or of all shares, by seed."""
+        found = [
+            cell
+            for cell in self.cells
+            if cell.method == method
+            and (cell.share is not None if column == MEAN else cell.known == column)
+        ]
+        return sorted(found, key=lambda cell: (cell.seed, cell.share or 0.0))
+
+    def spread(self, method: str, column: str, figure: Figure = mean_ap) -> Spread | None:
+        """Mean and deviation over seeds of a figure; None where nothing, or not all, is there."""
+        cells = self.of(method, column)
+        if column == MEAN:
+            return over_shares(cells, figure, self.shares)
+        return over_seeds(cells, figure)
+
+    def best(self, column: str, *, baseline: bool) -> Line | None:
+        """The method with the highest mean mAP, among the baselines or among forms of TRM-ML."""
+        found = {
+            line: spread.mean
+            for line in self.lines
+            if line.baseline == baseline and not line.full_labels
+            if (spread := self.spread(line.key, column)) is not None
+        }
+        return max(found, key=lambda line: found[line]) if found else None
+
+    def rival(self, column: str) -> Line | None:
+        """The baseline to beat in a column: for a share, the best by the mean over shares."""
+        return self.best(column if column in self.headlines else MEAN, baseline=True)
+
+    def category_aps(self, method: str, column: str) -> list[float]:
+        """Mean AP per category over the cells of a column, nan where undefined."""
+        rows = [[np.nan if ap is None else ap for ap in c.ap] for c in self.of(method, column)]
+        if not rows:
+            return [np.nan] * len(self.grid["categories"])
+        return [float(value) for value in np.mean(rows, axis=0)]  # undefined in all or in none
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What a reader must know besides: mixed settings, cells that lack."""
+        found = []
+        for line in self.lines:
+            own = [cell for cell in self.cells if cell.method == line.key]
+            for protocol in sorted({cell.protocol for cell in own}):
+                settings = [_without_seed(c) for c in own if c.protocol == protocol]
+                if any(other != settings[0] for other in settings):
+                    found.append(f"{line.name}: its cells do not all have the same settings.")
+            rules = {cell.known for cell in self.cells}
+            lack = len(rules) * len(self.seeds) - len({(c.known, c.seed) for c in own})
+            if lack:
+                found.append(f"{line.name}: cells that are not finished: {lack}.")
+        return found
+
+
+def load_results(
+    folder: CellFolder, *, count: int = 1000, seed: int = 0, progress: Progress | None = None
+) -> Results:
+    """The results in a folder, with the paired bootstrap.
+
+    Args:
+        folder: of a benchmark.
+        count: of draws of the test images; 0 leaves the bootstrap out.
+        seed: of the draws.
+        progress: told ("bootstrap", done, total).
+
+    Raises:
+        CheckpointError: the folder is none of a benchmark, or damaged.
+        DataError: no cell is finished.
+    """
+    cells = list(folder.cells().values())
+    plain = Results(folder.grid(), cells)
+    if not cells:
+        raise DataError(f"no cell in {folder.root} is finished; run the benchmark first")
+    if not count:
+        return plain
+    labels = folder.test_labels()
+    counts = draws(len(labels), count, seed)
+    distinct = {cell.fingerprint: cell for cell in cells}
+    drawn = {}
+    for done, (name, cell) in enumerate(distinct.items(), 1):
+        drawn[name] = resampled_map(folder.ranks(cell), labels, counts)
+        if progress is not None:
+            progress("bootstrap", done, len(distinct))
+    found = (_compare(plain, column, drawn) for column in plain.columns)
+    return Results(plain.grid, cells, [each for each in found if each is not None], count)
+
+
+def _compare(results: Results, column: str, drawn: Mapping[str, torch.Tensor]) -> Comparison | None:
+    """Each method that has the rival's cells against the rival."""
+    rival = results.rival(column)
+    base = None if rival is None else results.spread(rival.key, column)
+    if rival is None or base is None:
+        return None
+    theirs = results.of(rival.key, column)
+    names = {(cell.known, cell.seed) for cell in theirs}
+    found = {}
+    for line in results.lines:
+        cells = results.of(line.key, column)
+        spread = results.spread(line.key, column)
+        if line == rival or spread is None or {(c.known, c.seed) for c in cells} != names:
+            continue
+        both = (mean_over_cells(each, drawn) for each in (cells, theirs))
+        found[line.key] = difference(spread.mean - base.mean, *both)
+    return Comparison(column, rival.key, found)
+
+
+def _without_seed(cell: Cell) -> dict[str, Any]:
+    training = {k: v for k, v in cell.settings.get("training", {}).items() if k != "seed"}
+    return {**cell.settings, "training": training}

@@ -1,0 +1,171 @@
+"""A table of numbers, and how it is written as Markdown, LaTeX (booktabs) and CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"}
+LATEX |= {
+    "±": r"$\pm$",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number in a table, already in its unit.
+
+    Attributes:
+        mean: shown with one digit.
+        deviation: over seeds; nan or None is not shown.
+        interval: shown in brackets.
+    """
+
+    mean: float
+    deviation: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's values; `contest` says whether it may be the best of a column."""
+
+    label: str
+    values: tuple[Value | None, ...]
+    contest: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values.
+
+    Attributes:
+        name: of its files.
+        title: one line.
+        note: what the numbers are.
+        columns: their heads, besides the first.
+        rows: one value per column each.
+        signed: show a plus before what is above zero.
+        mark_best: whether the highest value of a column stands out.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    signed: bool = False
+    mark_best: bool = True
+
+    def best(self, column: int) -> float:
+        """The highest shown mean of a column among rows in contest; nan where none stands out."""
+        found = [row.values[column] for row in self.rows if row.contest]
+        means = [round(value.mean, 1) for value in found if value is not None]
+        return max(means) if self.mark_best and means else math.nan
+
+
+def to_markdown(table: Table) -> str:
+    """A table with its title and note."""
+    lines = [["method", *table.columns], ["---", *("---:" for _ in table.columns)]]
+    for row in table.rows:
+        cells = [
+            _marked(table, row, place, shown(value, signed=table.signed), "**{}**")
+            for place, value in enumerate(row.values)
+        ]
+        lines.append([row.label, *cells])
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    return f"### {table.title}\n\n{rows}\n{table.note}\n"
+
+
+def to_latex(table: Table) -> str:
+    r"""A table for a paper with `\usepackage{booktabs}`."""
+    head = " & ".join(map(escape_latex, ["method", *table.columns]))
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        head + r" \\",
+        r"\midrule",
+    ]
+    before = True
+    for row in table.rows:
+        if before and not row.contest:
+            lines.append(r"\midrule")
+        before = row.contest
+        cells = [
+            _marked(
+                table,
+                row,
+                place,
+                shown(value, signed=table.signed, plus_minus=r"$\pm$"),
+                r"\textbf{{{}}}",
+            )
+            for place, value in enumerate(row.values)
+        ]
+        lines.append(" & ".join([escape_latex(row.label), *cells]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """One line per value: method, column, mean, deviation, low, high; full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", "column", "mean", "deviation", "low", "high"])
+    for row in table.rows:
+        for column, value in zip(table.columns, row.values, strict=True):
+            if value is None:
+                continue
+            deviation = value.deviation
+            shown = "" if deviation is None or math.isnan(deviation) else repr(deviation)
+            writer.writerow(
+                [row.label, column, repr(value.mean), shown, *(value.interval or ("", ""))]
+            )
+    return out.getvalue()
+
+
+WRITERS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+
+
+def escape_latex(text: str) -> str:
+    r"""Text that LaTeX shows as it is.
+
+    Example:
+        >>> print(escape_latex("50 % of a_b"))
+        50 \% of a\_b
+    """
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def shown(value: Value | None, *, signed: bool, plus_minus: str = "±") -> str:
+    """A value with its deviation or interval; a dash for none.
+
+    Example:
+        >>> shown(Value(1.24, interval=(-0.06, 2.0)), signed=True)
+        '+1.2 [-0.1, +2.0]'
+    """
+    if value is None or math.isnan(value.mean):
+        return "-"
+    text = _number(value.mean, signed)
+    if value.deviation is not None and not math.isnan(value.deviation):
+        text += f" {plus_minus} {value.deviation:.1f}"
+    if value.interval is not None:
+        text += f" [{', '.join(_number(edge, signed) for edge in value.interval)}]"
+    return text
+
+
+def _number(number: float, signed: bool) -> str:
+    shown = f"{number:+.1f}" if signed else f"{number:.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown
+
+
+def _marked(table: Table, row: Row, place: int, text: str, mark: str) -> str:
+    value = row.values[place]
+    best = value is not None and row.contest and round(value.mean, 1) == table.best(place)
+    return mark.format(text) if best else text

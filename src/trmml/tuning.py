@@ -1,0 +1,256 @@
+"""Settings of a method by search on held-out training images; the test images are never read.
+
+Every method gets the same number of trials, folds and masks. The first trial is the method's own
+defaults, so a search never ends below them on what it searched.
+"""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from trmml.cell_run import Epoch, for_cell, new_trainer
+from trmml.cells import CELL_FORMAT, commit
+from trmml.checkpoint import versions
+from trmml.errors import ConfigError, TrainingError
+from trmml.features import Progress
+from trmml.ground import Ground
+from trmml.method_settings import nested, parse_method_settings, write_settings
+from trmml.methods import Method
+from trmml.metrics import measure
+from trmml.model import predict
+from trmml.protocols import Known, Protocol, share_known, single_positive
+from trmml.trainer import train
+from trmml.tuning_search import ask, distribution, open_study, tell
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The budget of a search, the same for every method.
+
+    Attributes:
+        trials: settings that are tried, the defaults included.
+        folds: random splits of the training images that each of them is scored on; one split of a
+            few thousand images cannot tell settings apart that differ by a point.
+        held_out_share: of the images of a fold, to score on; with all their known labels.
+        shares: of known labels in the rest; single positive is searched apart.
+        seed: of folds, masks, training and search.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    trials: int
+    folds: int = 2
+    held_out_share: float = 0.25
+    shares: tuple[float, ...] = (0.1, 0.5)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.trials < 1 or self.folds < 1:
+            raise ConfigError(
+                f"expected at least 1 trial and 1 fold, got {self.trials} and {self.folds}"
+            )
+        if not 0 < self.held_out_share < 1:
+            raise ConfigError(f"held_out_share must be between 0 and 1, not {self.held_out_share}")
+
+    def rules(self, protocol: Protocol) -> list[Known]:
+        """The masks of a protocol."""
+        if protocol == "single_positive":
+            return [single_positive()]
+        return [share_known(share) for share in self.shares]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `tune` yields.
+
+    Attributes:
+        number: counted from 1; the first is the defaults.
+        trials: how many there will be.
+        value: mean held-out mAP, in [0, 1]; 0 where training diverged.
+        best: of all so far.
+        changes: by dotted setting name.
+    """
+
+    method: str
+    protocol: Protocol
+    number: int
+    trials: int
+    value: float
+    best: float
+    changes: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        changes = ", ".join(
+            f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in self.changes.items()
+        )
+        return (
+            f"tuning {self.method} ({self.protocol.replace('_', ' ')}) {self.number}/{self.trials}:"
+            f" held-out mAP {100 * self.value:.2f}, best {100 * self.best:.2f}  {changes}"
+        )
+
+
+def tune(
+    ground: Ground,
+    method: Method,
+    protocol: Protocol,
+    plan: Plan,
+    *,
+    folder: Path,
+    work: Path,
+    epoch: Epoch = "held-out",
+    progress: Progress | None = None,
+) -> Iterator[Trial]:
+    """Search a method's settings for one protocol; a generator of trials as they are finished.
+
+    After the last, `folder/<key>.toml` holds the best changes and their provenance. A search that
+    was stopped continues from its journal, as if it had not been. A method without a space has
+    nothing to tune.
+
+    Args:
+        ground: its training set is used.
+        method: what to tune.
+        protocol: which kind of masks.
+        plan: the budget.
+        folder: where settings are written.
+        work: where the journal is kept.
+        epoch: the rule by which an epoch is chosen, as in the grid.
+        progress: told (what, done, total) within a trial.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        ConfigError: a default lies outside the method's space.
+    """
+    if not method.space:
+        return
+    defaults = _defaults(method)
+    space = {name: distribution(name, each, defaults[name]) for name, each in method.space.items()}
+    identity = _identity(ground, method, protocol, plan, epoch)
+    study = open_study(work / f"{method.key}-{protocol}-{identity[:12]}.journal")
+    while True:
+        done = [trial for trial in study.trials if trial.value is not None]
+        if done:
+            yield _trial(method, protocol, plan, done)
+        if len(done) >= plan.trials:
+            break
+        changes, trial = defaults, None
+        if done:
+            trial = ask(study, space, plan.seed, len(done))
+            changes = trial.params
+        value = _score(ground, method, protocol, plan, changes, epoch, progress)
+        tell(study, space, trial, changes, value)
+    card = _provenance(ground, method, protocol, plan, done[: plan.trials])
+    best = max(done[: plan.trials], key=lambda each: each.value or 0.0)
+    write_settings(method, folder, protocol, dict(best.params), card)
+
+
+def _score(
+    ground: Ground,
+    method: Method,
+    protocol: Protocol,
+    plan: Plan,
+    changes: Mapping[str, Any],
+    epoch: Epoch,
+    progress: Progress | None,
+) -> float:
+    """Mean held-out mAP over folds and masks; 0 where training diverges."""
+    settings = parse_method_settings(method, nested(changes), f"tuning of {method.key}")
+    labels, found = ground.train.matrix, []
+    source = ground.train_features.of(pooled=method.pooled, views=settings.training.views)
+    rules = plan.rules(protocol)[:1] if method.full_labels else plan.rules(protocol)
+    for fold in range(plan.folds):
+        seed = plan.seed + fold
+        kept, held = split(len(labels), plan.held_out_share, seed)
+        own, truth = labels.rows(kept), labels.rows(held)
+        for rule in rules:
+            mask = own if method.full_labels else rule.of(own, seed)
+            chosen = for_cell(settings, seed=seed, choose_epoch=epoch)
+            part = source.rows(kept.tolist())
+            trainer = new_trainer(ground, method, chosen, part, mask)
+            try:
+                for _ in train(trainer, progress=progress):
+                    pass
+            except TrainingError:
+                return 0.0
+            logits = predict(trainer.model, source, held, device=ground.device).double()
+            names = ground.train.category_names
+            found.append(measure(logits.sigmoid(), truth.labels, truth.known, names).mean_ap)
+    return statistics.fmean(found)
+
+
+def split(
+    count: int, held_out_share: float, seed: int
+) -> tuple[Int[Tensor, " K"], Int[Tensor, " H"]]:
+    """Positions to train on and to score on, both ascending; at least one each."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    held = min(max(1, round(held_out_share * count)), count - 1)
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def _defaults(method: Method) -> dict[str, Any]:
+    """The method's own value of every setting in its space."""
+    found = {}
+    for name in method.space:
+        value: Any = method.settings()
+        for part in name.split("."):
+            value = getattr(value, part)
+        found[name] = value
+    return found
+
+
+def _identity(ground: Ground, method: Method, protocol: Protocol, plan: Plan, epoch: Epoch) -> str:
+    """Hash of all that trials depend on; the number of trials may grow."""
+    budget = {name: value for name, value in asdict(plan).items() if name != "trials"}
+    parts = [CELL_FORMAT, ground.fingerprint["train"], ground.encoder_card, method.key, protocol]
+    parts += [budget, epoch, _space(method), _defaults(method)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _space(method: Method) -> dict[str, Any]:
+    return {name: asdict(part) for name, part in method.space.items()}
+
+
+def _trial(
+    method: Method, protocol: Protocol, plan: Plan, done: "Sequence[optuna.trial.FrozenTrial]"
+) -> Trial:
+    values = [each.value or 0.0 for each in done]
+    last = done[-1].params
+    return Trial(method.key, protocol, len(done), plan.trials, values[-1], max(values), last)
+
+
+def _provenance(
+    ground: Ground,
+    method: Method,
+    protocol: Protocol,
+    plan: Plan,
+    done: "Sequence[optuna.trial.FrozenTrial]",
+) -> dict[str, Any]:
+    """Where the settings come from; written beside them."""
+    values = [each.value or 0.0 for each in done]
+    return {
+        "ground": ground.name,
+        "encoder": ground.identity.name,
+        "known": ["all"] if method.full_labels else [r.name for r in plan.rules(protocol)],
+        **{name: value for name, value in asdict(plan).items() if name != "shares"},
+        "best_held_out_map": round(max(values), 6),
+        "default_held_out_map": round(values[0], 6),
+        "best_trial": 1 + values.index(max(values)),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions(),
+        "space": _space(method),
+    }

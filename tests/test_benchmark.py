@@ -1,0 +1,388 @@
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Pictures
+from tests.toy import ToyEncoder
+from trmml.benchmark import Finished, find_methods, run_benchmark
+from trmml.cells import Cell, CellFolder, CellKey
+from trmml.datasets.base import Dataset
+from trmml.datasets.folder import read_folder
+from trmml.encode import Encoding
+from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
+from trmml.ground import Ground, open_ground
+from trmml.labels import LabelMatrix
+from trmml.method_settings import MethodSettings, parse_method_settings
+from trmml.methods import METHODS, Method
+from trmml.metrics import measure
+from trmml.protocols import PROTOCOLS, fixed, share_known, single_positive
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
+
+KEYS = ("zero-shot", "probe-masked", "trmml", "probe-full")
+QUICK = {"training": {"epochs": 2, "batch_size": 16, "held_out_share": 0.3}}
+THIRTY, SIXTY = share_known(0.3), share_known(0.6)
+
+
+def pair(pictures: Pictures) -> tuple[Dataset, Dataset]:
+    return (
+        read_folder(pictures.train, pictures.train_table),
+        read_folder(pictures.test, pictures.test_table),
+    )
+
+
+@pytest.fixture(scope="module")
+def ground(pictures: Pictures) -> Ground:
+    return open_ground("toys", *pair(pictures), ToyEncoder())
+
+
+def quick(changes: dict[str, Any] | None = None) -> dict[str, MethodSettings]:
+    """Two epochs for every method."""
+    found = {}
+    for key in KEYS:
+        tree = {"training": {**QUICK["training"], **(changes or {})}}
+        values = parse_method_settings(METHODS[key], tree, "test")
+        found[key] = MethodSettings(dict.fromkeys(PROTOCOLS, values), {p: {} for p in PROTOCOLS})
+    return found
+
+
+@dataclass
+class Counted:
+    """Methods that count how often a model is built."""
+
+    built: list[str]
+
+    def methods(self, keys: Sequence[str] = KEYS) -> list[Method]:
+        def counting(key: str, build: Callable[..., Any]) -> Callable[..., Any]:
+            def counted(*arguments: Any) -> Any:
+                self.built.append(key)
+                return build(*arguments)
+
+            return counted
+
+        return [replace(METHODS[k], build=counting(k, METHODS[k].build)) for k in keys]
+
+
+def run(ground: Ground, out: Path, methods: Sequence[Method], **changes: Any) -> list[Finished]:
+    given: dict[str, Any] = {"known": [THIRTY, SIXTY, single_positive()], "seeds": [0, 1]}
+    given |= {"settings": quick()}
+    return list(run_benchmark(ground, out, methods=methods, **{**given, **changes}))
+
+
+# What a cell holds --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counted]:
+    """A finished grid; read it, never write into it."""
+    out, counted = tmp_path_factory.mktemp("grid") / "out", Counted([])
+    finished = run(ground, out, counted.methods(), best_on_test=True)
+    assert [(f.done, f.total) for f in finished] == [(n, 24) for n in range(1, 25)]
+    assert finished[-1].seconds_left == 0 and finished[1].seconds_left > 0
+    assert "24/24  linear probe, all labels, single positive, seed 1: mAP" in str(finished[-1])
+    return out, counted
+
+
+def test_what_needs_no_mask_is_built_once(whole: tuple[Path, Counted]) -> None:
+    built = whole[1].built
+    assert built.count("zero-shot") == 1
+    assert built.count("probe-full") == 2  # a seed each
+    assert built.count("trmml") == built.count("probe-masked") == 6
+
+
+def test_a_cell_says_all_that_its_figures_depend_on(
+    whole: tuple[Path, Counted], ground: Ground
+) -> None:
+    cells = CellFolder(whole[0]).cells()
+    assert len(cells) == 24
+    cell = cells[CellKey("probe-masked", "30 %", 1)]
+    mask = ground.train.matrix.hide(0.3, 1)
+    assert cell.mask["sha256"] == mask.checksum()
+    assert cell.mask["positives"] == int(mask.positives.sum())
+    assert cell.settings["training"]["seed"] == 1 and cell.settings["training"]["epochs"] == 2
+    assert cell.settings["training"]["choose_epoch"] == "held-out"
+    assert cell.encoder["checksum"] == ground.identity.checksum and cell.encoder["form"] == "fp16"
+    assert cell.data == ground.fingerprint and cell.ground == "toys"
+    assert cell.versions["torch"] and cell.device == "cpu" and cell.epoch["of"] == 2
+    full = cells[CellKey("probe-full", "single positive", 0)]
+    assert full.mask["sha256"] == ground.train.matrix.checksum() and full.mask["known_share"] == 1
+
+
+def test_figures_are_those_of_the_ranks(whole: tuple[Path, Counted], ground: Ground) -> None:
+    folder = CellFolder(whole[0])
+    labels = folder.test_labels()
+    assert labels.checksum() == ground.test.matrix.checksum()
+    for cell in folder.cells().values():
+        scores = 1 / (1 + torch.from_numpy(folder.ranks(cell).astype(float)))
+        names = ground.test.category_names
+        metrics = measure(scores, labels.labels, labels.known, names)
+        assert cell.mean_ap == pytest.approx(metrics.mean_ap)
+        assert cell.figures["map_interpolated"] == pytest.approx(metrics.mean_ap_interpolated)
+        assert cell.ap == pytest.approx([row.ap for row in metrics.per_category])
+
+
+def test_best_on_test_stands_apart(whole: tuple[Path, Counted]) -> None:
+    for cell in CellFolder(whole[0]).cells().values():
+        if cell.method == "zero-shot":
+            assert cell.best_on_test is None
+        else:
+            assert cell.best_on_test is not None and cell.best_on_test["epoch"] in (1, 2)
+            if cell.epoch["chosen"] > 0:
+                assert cell.best_on_test["map"] >= cell.mean_ap - 1e-9
+
+
+def test_asking_for_the_test_sets_best_epoch_changes_no_headline(
+    ground: Ground, tmp_path: Path, whole: tuple[Path, Counted]
+) -> None:
+    methods = find_methods(["trmml"])
+    (plain,) = run(ground, tmp_path, methods, known=[THIRTY], seeds=[0])
+    there = CellFolder(whole[0]).cells()[plain.cell.key]
+    assert plain.cell.best_on_test is None and there.fingerprint == plain.cell.fingerprint
+    assert plain.cell.figures == there.figures
+    (again,) = run(ground, tmp_path, methods, known=[THIRTY], seeds=[0], best_on_test=True)
+    assert again.cell.best_on_test == there.best_on_test
+    assert not run(ground, tmp_path, methods, known=[THIRTY], seeds=[0])
+
+
+def test_the_last_epoch_is_reported_where_asked_for(ground: Ground, tmp_path: Path) -> None:
+    methods = find_methods(["probe-masked"])
+    (found,) = run(ground, tmp_path, methods, known=[THIRTY], seeds=[0], epoch="last")
+    assert found.cell.epoch["chosen"] == 2 and found.cell.epoch["by"] == "last"
+
+
+def test_a_fixed_mask_is_the_same_for_every_seed(ground: Ground, tmp_path: Path) -> None:
+    mask = ground.train.matrix.hide(0.4, 7)
+    methods = find_methods(["probe-masked"])
+    found = run(ground, tmp_path, methods, known=[fixed("peer", mask)])
+    assert {f.cell.mask["sha256"] for f in found} == {mask.checksum()}
+    assert [f.cell.known for f in found] == ["peer", "peer"]
+    single = fixed("one", ground.train.matrix.keep_single_positive())
+    assert (fixed("peer", mask).protocol, single.protocol) == ("partial", "single_positive")
+    with pytest.raises(DataError, match="mask 'small' is of 3 images and 4 categories"):
+        run(ground, tmp_path, methods, known=[fixed("small", mask.rows([0, 1, 2]))])
+
+
+# Going on -----------------------------------------------------------------------------------
+
+TWO = ("zero-shot", "probe-masked")
+
+
+def started(ground: Ground, out: Path) -> None:
+    assert len(run(ground, out, find_methods(TWO))) == 12
+
+
+def again(ground: Ground, out: Path, **changes: Any) -> tuple[list[str], list[Cell]]:
+    """Models that a further run builds, and cells that it yields."""
+    counted = Counted([])
+    finished = run(ground, out, counted.methods(TWO), **changes)
+    return counted.built, [each.cell for each in finished]
+
+
+def without_time(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in cell.items() if name not in ("date", "seconds")}
+
+
+def test_a_finished_grid_builds_nothing(ground: Ground, tmp_path: Path) -> None:
+    started(ground, tmp_path)
+    before = (tmp_path / "cells.jsonl").read_bytes()
+    assert again(ground, tmp_path) == ([], [])
+    assert (tmp_path / "cells.jsonl").read_bytes() == before
+
+
+def test_a_line_that_a_kill_cut_off_is_done_again_and_no_other(
+    ground: Ground, tmp_path: Path
+) -> None:
+    started(ground, tmp_path)
+    path = tmp_path / "cells.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:99])
+    built, cells = again(ground, tmp_path)
+    assert built == ["probe-masked"] and len(cells) == 1
+    assert cells[0].key == CellKey("probe-masked", "single positive", 1)
+    parsed = [json.loads(line) for line in path.read_text().splitlines()]
+    first, last = (without_time(tree) for tree in (json.loads(lines[-1]), parsed[-1]))
+    assert len(parsed) == 12 and first == last
+    assert again(ground, tmp_path) == ([], [])
+
+
+def test_a_cell_without_its_scores_is_done_again_and_no_other(
+    ground: Ground, tmp_path: Path
+) -> None:
+    started(ground, tmp_path)
+    folder = CellFolder(tmp_path)
+    lost = folder.cells()[CellKey("probe-masked", "60 %", 0)]
+    (tmp_path / "scores" / f"{lost.fingerprint[:32]}.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="run the benchmark again"):
+        folder.ranks(lost)
+    built, cells = again(ground, tmp_path)
+    assert built == ["probe-masked"] and [cell.key for cell in cells] == [lost.key]
+    assert len(folder.cells()) == 12
+
+
+def test_a_kill_between_cells_loses_none(ground: Ground, tmp_path: Path) -> None:
+    cells = run_benchmark(
+        ground, tmp_path, methods=find_methods(TWO), known=[THIRTY], seeds=[0, 1], settings=quick()
+    )
+    next(cells)
+    second = next(cells).cell
+    cells.close()
+    built, rest = again(ground, tmp_path, known=[THIRTY])
+    assert second.key == CellKey("probe-masked", "30 %", 0)
+    assert built == ["zero-shot", "probe-masked"] and {cell.seed for cell in rest} == {1}
+
+
+def test_changed_settings_are_run_again(ground: Ground, tmp_path: Path) -> None:
+    started(ground, tmp_path)
+    built, cells = again(ground, tmp_path, settings=quick({"weight_decay": 0.2}))
+    assert built.count("probe-masked") == 6 and len(cells) == 12
+    kept = CellFolder(tmp_path).cells()
+    assert len(kept) == 12  # the later line counts
+    assert kept[CellKey("probe-masked", "30 %", 0)].settings["training"]["weight_decay"] == 0.2
+
+
+def test_another_format_is_run_again(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(ground, tmp_path)
+    monkeypatch.setattr("trmml.benchmark.CELL_FORMAT", 99)
+    assert len(again(ground, tmp_path, known=[THIRTY], seeds=[0])[1]) == 2
+
+
+def test_more_seeds_run_only_what_is_new(ground: Ground, tmp_path: Path) -> None:
+    started(ground, tmp_path)
+    _, cells = again(ground, tmp_path, seeds=[0, 1, 2])
+    assert len(cells) == 6 and {cell.seed for cell in cells} == {2}
+
+
+def test_a_damaged_line_is_named(ground: Ground, tmp_path: Path) -> None:
+    started(ground, tmp_path)
+    path = tmp_path / "cells.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"{not json}\n", *lines[2:]]))
+    with pytest.raises(CheckpointError, match=r"cells\.jsonl line 3 is damaged"):
+        again(ground, tmp_path)
+
+
+def test_the_folder_of_another_grid_is_refused(
+    ground: Ground, pictures: Pictures, tmp_path: Path
+) -> None:
+    started(ground, tmp_path)
+    other = open_ground("toys", *pair(pictures), ToyEncoder(seed=1))
+    with pytest.raises(CheckpointError, match="holds the cells of another grid: its encoder is"):
+        run(other, tmp_path, find_methods(TWO))
+    form = open_ground("toys", *pair(pictures), ToyEncoder(), encoding=Encoding(form="int8"))
+    with pytest.raises(CheckpointError, match="its form is fp16, not int8"):
+        run(form, tmp_path, find_methods(TWO))
+    (tmp_path / "grid.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lies without its grid\.json"):
+        run(ground, tmp_path, find_methods(TWO))
+    with pytest.raises(CheckpointError, match="is a file"):
+        run(ground, pictures.train_table, find_methods(TWO))
+
+
+def test_a_cell_that_diverges_stops_no_other(ground: Ground, tmp_path: Path) -> None:
+    def failing(*arguments: Any) -> Any:
+        raise TrainingError("the loss is not finite")
+
+    methods = [replace(METHODS["trmml"], build=failing), *find_methods(["probe-masked"])]
+    found = []
+    with pytest.raises(TrainingError, match="2 of 4 cells failed, first TRM-ML, 30 %, seed 0"):
+        for finished in run_benchmark(
+            ground, tmp_path, methods=methods, known=[THIRTY], seeds=[0, 1], settings=quick()
+        ):
+            found.append(finished.cell.method)
+    assert found == ["probe-masked", "probe-masked"]
+
+
+# The ground ---------------------------------------------------------------------------------
+
+
+def test_pooled_features_are_the_mean_of_the_patches(ground: Ground) -> None:
+    rows = torch.tensor([3, 0, 7])
+    whole = ground.train_features.of(pooled=False).batch(rows)
+    pooled = ground.train_features.of(pooled=True).batch(rows)
+    assert pooled.hidden_patches.shape == (3, 1, 12)
+    mean = whole.hidden_patches.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(pooled.hidden_patches, mean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(pooled.image_feature, whole.image_feature)
+
+
+def test_features_that_do_not_fit_stay_in_the_store(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trmml.ground.MEMORY_SHARE", 0.0)
+    small = open_ground("toys", *pair(pictures), ToyEncoder())
+    source = small.train_features.of(pooled=False)
+    assert type(source).__name__ != "MemoryFeatures"
+    monkeypatch.undo()
+    large = open_ground("toys", *pair(pictures), ToyEncoder()).train_features.of(pooled=False)
+    assert type(large).__name__ == "MemoryFeatures"
+    rows = torch.arange(len(source))
+    for name in ("hidden_patches", "image_feature"):
+        both = (getattr(each.batch(rows), name) for each in (source, large))
+        torch.testing.assert_close(*both, atol=0, rtol=0)
+
+
+def test_a_method_draws_from_as_many_views_as_it_asks_for(pictures: Pictures) -> None:
+    ground = open_ground("toys", *pair(pictures), ToyEncoder(), views=2)
+    for pooled in (False, True):
+        one, two = (ground.train_features.of(pooled=pooled, views=v) for v in (1, 2))
+        assert (one.views, two.views) == (1, 2) and len(one) == 48
+        row = torch.tensor([5])
+        plain = two.batch(row).hidden_patches
+        assert torch.equal(one.rows([5, 6]).batch(torch.tensor([0])).hidden_patches, plain)
+        other = two.batch(row, torch.tensor([1])).hidden_patches
+        assert not torch.equal(plain, other)
+    with pytest.raises(ConfigError, match=r"training\.views = 3, but 2 are encoded"):
+        ground.train_features.of(pooled=True, views=3)
+
+
+def test_categories_must_be_the_same(pictures: Pictures) -> None:
+    train, test = pair(pictures)
+    fewer = replace(
+        test, category_names=test.category_names[:3], matrix=test.matrix.columns([0, 1, 2])
+    )
+    with pytest.raises(DataError, match="got 4 and 3; only in train: yellow; only in test: none"):
+        open_ground("toys", train, fewer, ToyEncoder())
+    with pytest.raises(DataError, match="48 images are in the training and the test set"):
+        open_ground("toys", train, train, ToyEncoder())
+
+
+# Wrong requests -----------------------------------------------------------------------------
+
+
+def test_wrong_requests_are_refused(ground: Ground, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no method 'trm-ml'; did you mean trmml\?"):
+        find_methods(["trm-ml"])
+    with pytest.raises(ConfigError, match="named twice"):
+        find_methods(["trmml", "trmml"])
+    with pytest.raises(ConfigError, match="at least one method"):
+        find_methods([])
+    for share in (0.0, 1.5, -0.1):
+        with pytest.raises(ConfigError, match="above 0 and at most 1"):
+            share_known(share)
+    methods = find_methods(TWO)
+    for changes, said in (
+        ({"seeds": []}, "at least one seed"),
+        ({"seeds": [1, 1]}, "a seed is named twice"),
+        ({"known": []}, "at least one share"),
+        ({"known": [THIRTY, share_known(0.3)]}, "known labels are named twice"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            run(ground, tmp_path, methods, **changes)
+    with pytest.raises(ConfigError, match="at least one method to run"):
+        run(ground, tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mask_of_known_labels_reads_no_label_of_its_own(ground: Ground) -> None:
+    mask = ground.train.matrix.hide(0.5, 1)
+    lying = LabelMatrix(~mask.labels, mask.known)
+    found = fixed("peer", lying).of(ground.train.matrix, seed=0)
+    assert found.checksum() == mask.checksum()

@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tests.conftest import TOY_SPEC
+from tests.toy import COLOURS, write_pictures
+from trmml.cells import CellFolder
+from trmml.cli import app
+from trmml.cli_benchmark import percentages
+from trmml.datasets.folder import read_folder
+from trmml.errors import ConfigError
+from trmml.method_settings import write_settings
+from trmml.methods import METHODS
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
+
+THREE = "zero-shot,probe-masked,trmml"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the form that `--data folder` reads."""
+    root = tmp_path_factory.mktemp("data") / "squares"
+    root.mkdir()
+    (root / "categories.txt").write_text("\n".join(COLOURS))
+    for seed, (split, count) in enumerate((("train", 40), ("test", 16))):
+        shown = write_pictures(root / "images" / split, count, seed)
+        lines = ["image,labels"]
+        for n, row in enumerate(shown):
+            names = [name for name, there in zip(COLOURS, row, strict=True) if there]
+            lines.append(f"{split}/{n:03}.png,{';'.join(names)}")
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs for every method."""
+    folder = tmp_path_factory.mktemp("settings")
+    for key in THREE.split(","):
+        for protocol in ("partial", "single_positive"):
+            changes = {"training.epochs": 2, "training.batch_size": 16}
+            write_settings(METHODS[key], folder, protocol, changes, {"by": "hand"})
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
+
+
+def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> None:
+    common = [
+        "--data",
+        "folder",
+        data,
+        "--data-option",
+        "blank=absent",
+        "--encoder",
+        TOY_SPEC,
+        "--methods",
+        THREE,
+    ]
+    common += ["--known", "30,60", "--single-positive", "--seeds", 2, "--settings", settings]
+    common += ["--out", tmp_path / "out", "--draws", 20, "--device", "cpu"]
+    done = run(*common, "--json")
+    assert done.exit_code == 0, done.output
+    assert "40 pictures to train on, 16 to test on" in done.stderr
+    assert "18/18  TRM-ML, single positive, seed 1: mAP" in done.stderr
+    assert "uncalibrated" not in done.stderr
+    tree = json.loads(done.stdout)
+    assert tree["ground"] == "squares" and tree["cells"] == 18 and tree["remarks"] == []
+    assert list(tree["map"]["trmml"]) == ["30 %", "60 %", "mean", "single positive"]
+    assert tree["map"]["trmml"]["mean"]["seeds"] == 2
+    for name in ("results.md", "summary.json", "categories.csv", "tables/map.tex", "plots/map.svg"):
+        assert (tmp_path / "out" / name).is_file(), name
+    cells = CellFolder(tmp_path / "out").cells().values()
+    assert len(cells) == 18 and {cell.ground for cell in cells} == {"squares"}
+    assert {cell.settings["training"]["epochs"] for cell in cells} == {2}
+    assert {cell.provenance["by"] for cell in cells} == {"hand"}
+
+    again = run(*common)
+    assert again.exit_code == 0 and "seed" not in again.stderr  # no cell is run again
+    assert "squares: mAP" in again.stdout and "mean of 2" in again.stdout
+
+
+def test_tuning_comes_first_and_is_used(data: Path, tmp_path: Path) -> None:
+    done = run(
+        *(
+            "--data",
+            "folder",
+            data,
+            "--data-option",
+            "blank=absent",
+            "--encoder",
+            TOY_SPEC,
+            "--methods",
+            "zero-shot,probe-masked",
+        ),
+        *("--known", "50", "--seeds", 1, "--out", tmp_path, "--tune", 2, "--tune-folds", 1),
+        *("--draws", 0, "--device", "cpu", "--best-on-test", "--epoch", "last"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "tuning probe-masked (partial) 2/2" in done.stderr
+    assert [path.name for path in (tmp_path / "settings").iterdir()] == ["probe-masked.toml"]
+    zero, probe = CellFolder(tmp_path).cells().values()
+    assert zero.provenance == {"from": "defaults"} and probe.provenance["trials"] == 2
+    assert probe.epoch["by"] == "last" and probe.best_on_test is not None
+    assert "best on test" in done.stdout and "difference to" not in done.stdout
+    alone = run("--out", tmp_path, "--report-only", "--draws", 0)
+    assert alone.exit_code == 0 and alone.stdout == done.stdout
+
+
+def test_masks_from_files(data: Path, settings: Path, tmp_path: Path) -> None:
+    full = read_folder(data / "images", data / "train.csv", blank="absent", categories=[*COLOURS])
+    mask = tmp_path / "peer.safetensors"
+    full.matrix.hide(0.5, 3).save(mask)
+    done = run(
+        *(
+            "--data",
+            "folder",
+            data,
+            "--data-option",
+            "blank=absent",
+            "--encoder",
+            TOY_SPEC,
+            "--methods",
+            "probe-masked",
+        ),
+        *("--mask", mask, "--seeds", 1, "--settings", settings, "--out", tmp_path / "out"),
+        *("--draws", 0, "--device", "cpu"),
+    )
+    assert done.exit_code == 0, done.output
+    (cell,) = CellFolder(tmp_path / "out").cells().values()
+    assert cell.known == "peer" and cell.mask["sha256"] == full.matrix.hide(0.5, 3).checksum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--methods", "trm-ml"], "there is no method 'trm-ml'; did you mean trmml?"),
+        (["--known", "0"], "from 1 to 100 percent, got 0 in --known 0; to keep a tenth, write 10"),
+        (["--known", "0.1"], "got 0.1 in --known 0.1"),
+        (["--known", "10..x"], "expected --known 10..90 or a list as 10,50,90"),
+        (["--known", "90..10"], "got 90..10"),
+        (["--seeds", "0"], "expected at least 1 seed, got --seeds 0"),
+        (["--data-option", "crowd"], "expected --data-option NAME=VALUE, got 'crowd'"),
+        (["--settings", "nowhere"], "expected a folder with <method>.toml files, got nowhere"),
+        (["--tune", "0"], "expected at least 1 trial"),
+    ],
+)
+def test_wrong_requests_end_in_one_line(
+    changes: list[str], said: str, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run(
+        "--data",
+        "folder",
+        data,
+        "--data-option",
+        "blank=absent",
+        "--encoder",
+        TOY_SPEC,
+        "--out",
+        out,
+        *changes,
+    )
+    assert done.exit_code == 1, done.output
+    assert said in done.stderr and len(done.stderr.splitlines()[-1]) < 200
+    assert not (out / "cells.jsonl").exists()
+
+
+def test_without_data_there_is_nothing_to_run(tmp_path: Path) -> None:
+    done = run("--out", tmp_path)
+    assert done.exit_code == 2 and "--report-only" in done.stderr
+    done = run("--out", tmp_path, "--report-only")
+    assert done.exit_code == 1 and "holds no benchmark" in done.stderr
+
+
+def test_shares_in_tens_and_as_lists() -> None:
+    assert percentages("10..90") == [10.0 * n for n in range(1, 10)]
+    assert percentages("5, 12.5,100") == [5.0, 12.5, 100.0]
+    with pytest.raises(ConfigError):
+        percentages("")

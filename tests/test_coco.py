@@ -1,0 +1,180 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from trmml.errors import ConfigError, DataError
+
+# Ids of categories are neither in order nor without gaps, as in the original (1 to 90).
+CATEGORIES = [
+    {"id": 18, "name": "dog", "supercategory": "animal"},
+    {"id": 1, "name": "person", "supercategory": "person"},
+    {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
+]
+IMAGES = [
+    {"id": 57870, "file_name": "COCO_train2014_000000057870.jpg", "width": 8, "height": 4},
+    {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "width": 8, "height": 4},
+    {"id": 25, "file_name": "COCO_train2014_000000000025.jpg", "width": 8, "height": 4},
+    {"id": 30, "file_name": "COCO_train2014_000000000030.jpg", "width": 8, "height": 4},
+]
+ANNOTATIONS = [
+    {"id": 4, "image_id": 25, "category_id": 90, "bbox": [2, 1, 4, 2], "iscrowd": 0, "area": 8},
+    {"id": 1, "image_id": 9, "category_id": 18, "bbox": [-1, 0, 3, 4], "iscrowd": 0},
+    {"id": 9, "image_id": 9, "category_id": 18, "bbox": [-1, 0, 3, 4], "iscrowd": 0},
+    {"id": 2, "image_id": 25, "category_id": 1, "bbox": [4, 0, 0, 3], "iscrowd": 0},
+    {"id": 900100, "image_id": 30, "category_id": 1, "bbox": [0, 2, 8, 2], "iscrowd": 1},
+]
+NAMES = ("person", "dog", "toothbrush")
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    parts = {"images": IMAGES, "annotations": ANNOTATIONS, "categories": CATEGORIES}
+    return {"info": {}, "licenses": []} | parts | changes
+
+
+def write_coco(root: Path, content: str | None = None) -> Path:
+    text = json.dumps(tree()) if content is None else content
+    val = text.replace("train2014", "val2014")
+    write(
+        root,
+        {
+            "annotations/instances_train2014.json": text,
+            "annotations/instances_val2014.json": val,
+        },
+    )
+    for part in ("train2014", "val2014"):
+        names = (image["file_name"].replace("train2014", part) for image in IMAGES)
+        pictures(root, [f"{part}/{name}" for name in names])
+    return root
+
+
+def test_all_images_in_the_order_of_the_file(tmp_path):
+    data = read("coco2014", write_coco(tmp_path))
+    assert data.category_names == NAMES
+    assert data.images == tuple(f"train2014/{image['file_name']}" for image in IMAGES)
+    assert data.rows == (1, 2, 3, 4)
+    assert states(data) == [[N, N, N], [N, Y, N], [Y, N, Y], [Y, N, N]]
+    dog, brush, crowd = (data.images[index] for index in (1, 2, 3))
+    assert boxes(data) == [
+        (brush, "toothbrush", (0.25, 0.25, 0.75, 0.75)),
+        (dog, "dog", (0.0, 0.0, 0.25, 1.0)),
+        (crowd, "person", (0.0, 0.5, 1.0, 1.0)),
+    ]
+
+
+def test_the_test_set_is_val2014(tmp_path):
+    data = read("coco2014", write_coco(tmp_path), "test")
+    assert data.images[0] == "val2014/COCO_val2014_000000057870.jpg" and len(data) == 4
+
+
+def test_only_annotated_images_whether_or_not_crowds_count(tmp_path):
+    root = write_coco(tmp_path)
+    kept = read("coco2014", root, images="annotated")
+    assert kept.rows == (2, 3, 4) and states(kept) == [[N, Y, N], [Y, N, Y], [Y, N, N]]
+    dropped = read("coco2014", root, images="annotated", crowd="drop")
+    assert dropped.rows == (2, 3, 4) and states(dropped) == [[N, Y, N], [Y, N, Y], [N, N, N]]
+    assert [box[1] for box in boxes(dropped)] == ["toothbrush", "dog"]
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "\r\n"])
+def test_byte_order_mark_and_line_ends(tmp_path, start):
+    text = start + json.dumps(tree(), indent=1).replace("\n", "\r\n")
+    assert states(read("coco2014", write_coco(tmp_path, text)))[2] == [Y, N, Y]
+
+
+def test_the_rule_of_known_shares_meets_the_pairs_that_the_field_s_does(tmp_path):
+    matrix = read("coco2014", write_coco(tmp_path)).matrix.hide(0.5, seed=0)
+    expected = np.random.RandomState(0).random_sample((4, 3)) < 0.5
+    assert torch.equal(matrix.known, torch.from_numpy(expected))
+
+
+def test_a_listed_image_that_is_not_there(tmp_path):
+    root = write_coco(tmp_path)
+    (root / "train2014" / IMAGES[1]["file_name"]).unlink()
+    with pytest.raises(DataError, match=r"1 of the 4 train images .*0009\.jpg \(entry 2 .*missing"):
+        read("coco2014", root)
+    data = read("coco2014", root, missing="drop")
+    assert data.rows == (1, 3, 4) and states(data) == [[N, N, N], [Y, N, Y], [Y, N, N]]
+    assert [data.images.index(box[0]) for box in boxes(data)] == [1, 2]
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "category": ({"annotations": [{"image_id": 9, "category_id": 2}]},
+                 "annotation 1 is of category 2, which is none of the 3 ids"),
+    "image": ({"annotations": [{"image_id": 8, "category_id": 1}]}, "annotation 1 is of image 8"),
+    "no id": ({"annotations": [{"image_id": 9}]}, "annotation 1 has no 'category_id'"),
+    "twice": ({"images": [IMAGES[0], IMAGES[0]]}, "image 2: the id 57870 is that of image 1 too"),
+    "upwards": ({"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": []}, "no name"),
+    "names": ({"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat "}]}, "'cat' twice"),
+    "ids": ({"categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]}, "category 2"),
+    "none": ({"categories": []}, "lists no category"),
+    "size": ({"images": [{"id": 9, "file_name": "a.jpg"}],
+              "annotations": [{"image_id": 9, "category_id": 1, "bbox": [1, 1, 2, 2]}]},
+             "image 1 has a box but no width"),
+    "box": ({"annotations": [{"id": 5, "image_id": 9, "category_id": 1, "bbox": [1, 2, 3]}]},
+            "annotation 5: bbox"),
+    "part": ({"annotations": None}, "no list of 'annotations'"),
+    "nothing": ({"images": [], "annotations": []}, "no image left"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, said", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_files_that_contradict_themselves(tmp_path, change, said):
+    write_coco(tmp_path, json.dumps(tree(**change)))
+    with pytest.raises(DataError, match=said):
+        read("coco2014", tmp_path)
+
+
+@pytest.mark.parametrize("text, said", [("", "is empty"), ('{"images": [', "line 1 is no JSON")])
+def test_files_that_were_cut_off(tmp_path, text, said):
+    with pytest.raises(DataError, match=said):
+        read("coco2014", write_coco(tmp_path, text))
+
+
+def test_a_wrong_folder_says_what_was_expected_and_what_is_there(tmp_path):
+    write_coco(tmp_path)
+    with pytest.raises(DataError, match=r"json below .*train2014, which holds COCO_train.*"):
+        read("coco2014", tmp_path / "train2014")
+    with pytest.raises(DataError, match="does not exist"):
+        read("coco2014", tmp_path / "nowhere")
+
+
+def test_options_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match=r"no option 'image'; did you mean 'images'\?"):
+        read("coco2014", tmp_path, image="all")
+    with pytest.raises(ConfigError, match=r"option crowd=maybe: .*'keep' or 'drop'"):
+        read("coco2014", tmp_path, crowd="maybe")
+
+
+# Any JSON of this form ------------------------------------------------------------------------
+
+
+def test_an_export_with_its_own_folders(tmp_path):
+    text = json.dumps(tree(images=[i | {"file_name": f"sub\\{i['id']}.jpg"} for i in IMAGES]))
+    write(tmp_path, {"train/_annotations.coco.json": text})
+    pictures(tmp_path, [f"train/sub/{image['id']}.jpg" for image in IMAGES])
+    options = {"train": "train/_annotations.coco.json", "train_images": "train"}
+    data = read("coco", tmp_path, **options)
+    assert data.images[1] == "train/sub/9.jpg"
+    assert states(data) == [[N, N, N], [N, Y, N], [Y, N, Y], [Y, N, N]]
+    open_world = read("coco", tmp_path, blank="unknown", **options)
+    assert states(open_world) == [[U, U, U], [U, Y, U], [Y, U, Y], [Y, U, U]]
+    with pytest.raises(DataError, match=r"test set's COCO JSON .option test=FILE. was expected at"):
+        read("coco", tmp_path, "test", **options)
+
+
+def test_a_federated_set_knows_what_was_looked_for(tmp_path):
+    images = [{"id": 1, "file_name": "a.jpg", "neg_category_ids": [90]},
+              {"id": 2, "file_name": "b.jpg", "neg_category_ids": []}]  # fmt: skip
+    annotations = [{"image_id": 1, "category_id": 18}]
+    write(tmp_path, {"train.json": json.dumps(tree(images=images, annotations=annotations))})
+    pictures(tmp_path, ["images/a.jpg", "images/b.jpg"])
+    assert states(read("coco", tmp_path)) == [[U, Y, N], [U, U, U]]
+    images[1]["neg_category_ids"] = [7]
+    write(tmp_path, {"train.json": json.dumps(tree(images=images, annotations=annotations))})
+    with pytest.raises(DataError, match="image 2: neg_category_ids names 7"):
+        read("coco", tmp_path)

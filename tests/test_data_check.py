@@ -1,0 +1,148 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import sets
+from trmml.datasets import named
+from trmml.datasets.check import Checked, check
+from trmml.datasets.named import Counts
+from trmml.errors import ConfigError
+
+
+def write_folder(root: Path) -> Path:
+    tables = {"train.csv": "image,cat,dog\na.png,1,\nb.png,0,1\nc.png,,\n",
+              "test.csv": "image,cat,dog\nd.png,1,0\n"}  # fmt: skip
+    sets.write(root, tables)
+    sets.pictures(root, [f"images/{name}.png" for name in "abcd"])
+    return root
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch):
+    """Say what was published of the form `folder`."""
+
+    def publish(train: Counts, test: Counts) -> None:
+        reader = replace(named.READERS["folder"], counts={"": (train, test)})
+        monkeypatch.setattr(named, "READERS", {**named.READERS, "folder": reader})
+
+    return publish
+
+
+def said(checked: Checked) -> list[str]:
+    return [problem.what for problem in checked.problems]
+
+
+def test_a_set_that_fits_its_counts(tmp_path, published):
+    published(Counts(3, 2, 2), Counts(2, 2, None, 1))
+    checked = check("folder", write_folder(tmp_path), {}, decode=True)
+    assert checked.ok and not checked.problems
+    train, test = checked.splits
+    assert (train.images, train.categories, train.positives, train.negatives) == (3, 2, 2, 1)
+    assert train.known_share == 0.5 and train.boxes is None and train.expected == Counts(3, 2, 2)
+    assert (test.split, test.images, test.known_share) == ("test", 1, 1.0)
+    assert checked.notes == (
+        "train: of 1 images nothing is known",
+        "test: 1 categories have no positive, first 'dog'",
+    )
+
+
+@pytest.mark.parametrize(
+    "counts, what",
+    [
+        (Counts(4, 2, 2), "3 images, but 4 were published for these options"),
+        (Counts(3, 80, 2), "2 categories, but 80 were published for these options"),
+        (Counts(3, 2, 1_003), "2 positives, but 1,003 were published for these options"),
+        (Counts(5, 2, None, 1), "3 images, but about 5 were published for these options"),
+    ],
+)
+def test_a_wrong_set_is_refused(tmp_path, published, counts, what):
+    published(counts, Counts(1, 2))
+    checked = check("folder", write_folder(tmp_path), {})
+    assert not checked.ok and said(checked) == [what]
+    assert checked.problems[0].split == "train" and "fetch again" in checked.problems[0].advice
+
+
+def test_images_that_are_missing_are_all_listed(tmp_path):
+    write_folder(tmp_path)
+    for name in ("a", "c"):
+        (tmp_path / f"images/{name}.png").unlink()
+    checked = check("folder", tmp_path, {"missing": "drop"})
+    assert said(checked) == ["2 of 3 images are not there"]
+    assert checked.problems[0].files == ("a.png", "c.png")
+    assert checked.splits[0].images == 3
+
+
+def test_images_that_are_broken_are_found_by_decoding(tmp_path):
+    write_folder(tmp_path)
+    whole = (tmp_path / "images/b.png").read_bytes()
+    sets.write(tmp_path, {"images/b.png": whole[:40], "images/d.png": b""})
+    (tmp_path / "images/a.png").unlink()
+    assert said(check("folder", tmp_path, {})) == ["1 of 3 images are not there"]
+    seen: list[tuple[str, int, int]] = []
+    checked = check("folder", tmp_path, {}, decode=True, progress=lambda *step: seen.append(step))
+    assert [(p.split, p.files) for p in checked.problems] == [
+        ("train", ("a.png",)),
+        ("train", ("b.png",)),
+        ("test", ("d.png",)),
+    ]
+    assert "1 images cannot be decoded, first: " in checked.problems[1].what
+    assert seen == [("decode train", 2, 2), ("decode test", 1, 1)]
+
+
+def test_a_split_that_cannot_be_read_does_not_hide_the_other(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "test.csv").unlink()
+    checked = check("folder", tmp_path, {})
+    assert [count.split for count in checked.splits] == ["train"] and not checked.ok
+    assert "the test table was expected at test.csv" in said(checked)[0]
+    assert check("folder", tmp_path, {}, splits=["train"]).ok
+
+
+def test_splits_that_do_not_fit_together(tmp_path):
+    write_folder(tmp_path)
+    sets.write(tmp_path, {"test.csv": "image,cat,owl\na.png,1,0\n"})
+    assert said(check("folder", tmp_path, {})) == [
+        "train and test have different categories: 'dog' is in one only",
+        "1 images are in train and in test",
+    ]
+    sets.write(tmp_path, {"test.csv": "image,dog,cat\nd.png,1,0\n"})
+    assert said(check("folder", tmp_path, {})) == [
+        "train and test have different categories: their order differs"
+    ]
+
+
+def test_two_rows_of_one_image_are_noted(tmp_path, monkeypatch):
+    from tests.test_packed import LISTS, parquet
+
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    parquet(tmp_path, "train.parquet", **LISTS)
+    checked = check("parquet", tmp_path, {"blank": "absent"}, splits=["train"])
+    assert checked.ok and checked.notes == ("train: 1 images are the same as another",)
+
+
+def test_all_of_it_is_json(tmp_path, published):
+    published(Counts(4, 2), Counts(1, 2))
+    tree = check("folder", write_folder(tmp_path), {}).to_dict()
+    assert json.loads(json.dumps(tree)) == tree | {
+        "splits": [dict(s) for s in tree["splits"]],
+        "problems": [p | {"files": list(p["files"])} for p in tree["problems"]],
+        "notes": list(tree["notes"]),
+    }
+    assert tree["ok"] is False and tree["splits"][0]["expected"]["images"] == 4
+
+
+def test_an_unknown_option_is_no_problem_of_the_set(tmp_path):
+    with pytest.raises(ConfigError, match="folder has no option 'blanks'; did you mean 'blank'"):
+        check("folder", write_folder(tmp_path), {"blanks": "absent"})
+
+
+def test_miniatures_are_refused_by_the_published_counts(tmp_path):
+    from tests.test_voc import write_devkit
+
+    checked = check("voc2007", write_devkit(tmp_path), {})
+    assert said(checked) == [
+        "3 images, but 5,011 were published for these options",
+        "1 images, but 4,952 were published for these options",
+    ]

@@ -1,0 +1,69 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from trmml.errors import ConfigError
+from trmml.method_settings import (
+    default_settings,
+    parse_method_settings,
+    read_settings,
+    to_toml,
+    write_settings,
+)
+from trmml.methods import METHODS
+
+PROBE = METHODS["probe-masked"]
+
+
+def test_each_protocol_has_settings_of_its_own(tmp_path: Path) -> None:
+    card = {"ground": "toys", "space": {"training.epochs": {"low": 1}}}
+    write_settings(PROBE, tmp_path, "partial", {"training.learning_rate": 0.004}, card)
+    path = write_settings(PROBE, tmp_path, "single_positive", {"training.epochs": 7}, {})
+    found = read_settings(PROBE, tmp_path)
+    start = default_settings(PROBE).values["partial"].training
+    partial, single = (found.values[p].training for p in ("partial", "single_positive"))
+    assert partial == start.model_copy(update={"learning_rate": 0.004})
+    assert single == start.model_copy(update={"epochs": 7})
+    # Cells repeat where settings come from, but not the whole space.
+    assert found.provenance["partial"] == {"from": "probe-masked.toml", "ground": "toys"}
+    assert tomllib.loads(path.read_text())["provenance"]["partial"] == card
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert read_settings(PROBE, tmp_path) == default_settings(PROBE)
+    (tmp_path / "probe-masked.toml").write_text("[partial.training]\nepochs = 3\n")
+    found = read_settings(PROBE, tmp_path)
+    assert found.values["partial"].training.epochs == 3
+    assert found.provenance["partial"] == {"from": "probe-masked.toml"}
+    assert found.values["single_positive"] == default_settings(PROBE).values["single_positive"]
+
+
+def test_a_section_given_in_part_keeps_the_methods_own_defaults() -> None:
+    own = PROBE.settings().training.epochs  # type: ignore[attr-defined]
+    assert own != METHODS["trmml"].settings().training.epochs  # type: ignore[attr-defined]
+    found = parse_method_settings(PROBE, {"training": {"seed": 3}}, "test")
+    assert (found.training.epochs, found.training.seed) == (own, 3)
+
+
+def test_toml_is_read_as_it_was_written() -> None:
+    tree = {
+        "a-b": {"c": {"x": 1, "y": 0.5, "z": 'say "hi"', "flag": True}, "empty": {}},
+        "with.dot": {"list": ["10 %", "ü"]},
+    }
+    assert tomllib.loads(to_toml(tree)) == tree
+    assert to_toml({"a": {"nothing": None, "one": 1}}) == "[a]\none = 1\n"
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "probe-masked.toml"
+    for text, said in (
+        ("[partial.training]\nlerning_rate = 1\n", "no setting 'training.lerning_rate'; did you"),
+        ("[partial.training]\nepochs = 0\n", r"partial: setting training\.epochs = 0: Input"),
+        ("[partial\n", "is no valid TOML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            read_settings(PROBE, tmp_path)
+    with pytest.raises(ConfigError, match="expected a folder with <method>"):
+        read_settings(PROBE, tmp_path / "none")

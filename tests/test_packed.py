@@ -1,0 +1,373 @@
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.sets import N, State, U, Y, picture, read, states, write
+from trmml.datasets.unpack import unpack
+from trmml.errors import DataError
+
+JPEG, PNG, WEBP = (picture(k, form=form) for k, form in enumerate(("JPEG", "PNG", "WEBP")))
+IMAGES = [PNG, JPEG, PNG, WEBP]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "unpacked"
+
+
+def name_of(data: bytes, suffix: str) -> str:
+    digest = hashlib.sha256(data).hexdigest()
+    return f"{digest[:2]}/{digest}{suffix}"
+
+
+NAMES = tuple(map(name_of, IMAGES, (".png", ".jpg", ".png", ".webp")))
+
+
+# Unpacking ------------------------------------------------------------------------------------
+
+
+def test_images_are_unpacked_once_and_named_by_content(tmp_path):
+    write(tmp_path, {"source.tar": "s"})
+    calls = []
+
+    def images():
+        calls.append(1)
+        yield from IMAGES
+
+    names = unpack(tmp_path / "source.tar", images, tmp_path / "out")
+    assert tuple(names) == NAMES and len(calls) == 1
+    files = sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")
+    )
+    assert [name for name in files if not name.startswith("sources")] == sorted(set(NAMES))
+    assert (tmp_path / "out" / NAMES[1]).read_bytes() == JPEG
+    assert unpack(tmp_path / "source.tar", images, tmp_path / "out") == names and len(calls) == 1
+    (tmp_path / "out" / NAMES[1]).unlink()
+    assert unpack(tmp_path / "source.tar", images, tmp_path / "out") == names and len(calls) == 2
+    assert (tmp_path / "out" / NAMES[1]).read_bytes() == JPEG
+    os.utime(tmp_path / "source.tar", ns=(1, 1))
+    assert unpack(tmp_path / "source.tar", images, tmp_path / "out") == names and len(calls) == 3
+
+
+def test_what_was_cut_off_leaves_no_record_and_no_half_image(tmp_path):
+    write(tmp_path, {"source.tar": "s"})
+
+    def broken():
+        yield PNG
+        raise DataError("cut off")
+
+    with pytest.raises(DataError, match="cut off"):
+        unpack(tmp_path / "source.tar", broken, tmp_path / "out")
+    assert not (tmp_path / "out" / "sources").exists()
+    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in kept] == [PNG]
+    with pytest.raises(DataError, match=r"source\.tar: image 2 is empty"):
+        unpack(tmp_path / "source.tar", lambda: [PNG, b""], tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    write(tmp_path, {"source.tar": "s", "file": "f"})
+    with pytest.raises(DataError, match=r"cannot unpack .* another folder as option unpack=DIR"):
+        unpack(tmp_path / "source.tar", lambda: [PNG], tmp_path / "file")
+
+
+# Parquet --------------------------------------------------------------------------------------
+
+
+def parquet(root: Path, name: str, **columns: Any) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = len(next(iter(columns.values())))
+    images = [{"bytes": data, "path": None} for data in (IMAGES * 2)[:count]]
+    pl.DataFrame({"image": images} | columns).write_parquet(path)
+    return root
+
+
+LISTS = {"tags": [["cat", "dog"], [], ["owl", "cat"], ["dog"]]}
+CLOSED = [[Y, Y, N], [N, N, N], [Y, N, Y], [N, Y, N]]
+
+
+def test_lists_of_names(tmp_path, cache):
+    data = read("parquet", parquet(tmp_path, "train.parquet", **LISTS), blank="absent")
+    assert data.root == cache and data.images == NAMES and data.rows == (1, 2, 3, 4)
+    assert data.category_names == ("cat", "dog", "owl") and states(data) == CLOSED
+    assert data.paths[1].read_bytes() == JPEG and not list(tmp_path.rglob("*.tmp"))
+    opened = [[Y, Y, U], [U, U, U], [Y, U, Y], [U, Y, U]]
+    assert states(read("parquet", tmp_path, blank="unknown")) == opened
+    with pytest.raises(DataError, match="option blank=absent if every image was checked"):
+        read("parquet", tmp_path)
+
+
+def test_a_folder_for_the_images(tmp_path, cache):
+    parquet(tmp_path, "train.parquet", **LISTS)
+    data = read("parquet", tmp_path, blank="absent", unpack=str(tmp_path / "here"))
+    assert data.root == tmp_path / "here" and all(path.is_file() for path in data.paths)
+    assert not cache.exists()
+
+
+def test_columns_of_answers(tmp_path):
+    parquet(tmp_path, "train-0.parquet", cat=[1, 0, None], dog=[None, 1, 0])
+    parquet(tmp_path, "train-1.parquet", cat=[1], dog=[1])
+    data = read("parquet", tmp_path)
+    assert states(data) == [[Y, U], [N, Y], [U, N], [Y, Y]]
+    assert data.images == (*NAMES[:3], NAMES[0])
+    parquet(tmp_path, "train-1.parquet", cat=[1], dog=[1], width=[640])
+    with pytest.raises(DataError, match="have different columns"):
+        read("parquet", tmp_path)
+
+
+def test_present_and_absent(tmp_path):
+    parquet(tmp_path, "train.parquet", present=[["cat"], []], absent=[["dog"], ["cat"]])
+    assert states(read("parquet", tmp_path)) == [[Y, N], [N, U]]
+
+
+def test_names_of_both_splits_count(tmp_path):
+    parquet(tmp_path, "data/train-00000-of-00001.parquet", labels=[["cat"]])
+    parquet(tmp_path, "data/validation-00000-of-00001.parquet", labels=[["owl"], []])
+    assert states(read("parquet", tmp_path, blank="absent")) == [[Y, N]]
+    assert states(read("parquet", tmp_path, "test", blank="absent")) == [[N, Y], [N, N]]
+
+
+NUMBERS = {"objects": [{"category": [1, 0, 1]}, {"category": []}], "id": [7, 8]}
+
+
+def test_numbers_need_names(tmp_path):
+    parquet(tmp_path, "train.parquet", **NUMBERS)
+    options = {"labels": "objects.category", "blank": "absent"}
+    with pytest.raises(DataError, match=r"labels in 'objects\.category' are numbers.* categories="):
+        read("parquet", tmp_path, **options)
+    write(tmp_path, {"names.txt": "zebra\r\ncat\r\nowl\r\n"})
+    data = read("parquet", tmp_path, categories="names.txt", **options)
+    assert data.category_names == ("zebra", "cat", "owl")
+    assert states(data) == [[Y, Y, N], [N, N, N]]
+    write(tmp_path, {"names.txt": "zebra\n"})
+    with pytest.raises(DataError, match=r"label 1 is none of the 1 names"):
+        read("parquet", tmp_path, categories="names.txt", **options)
+    with pytest.raises(DataError, match="column 'objects' has no field 'kind'"):
+        read("parquet", tmp_path, labels="objects.kind")
+    with pytest.raises(DataError, match=r"no column 'kind', but objects, id"):
+        read("parquet", tmp_path, labels="kind")
+
+
+def test_a_number_or_an_answer_for_each(tmp_path):
+    write(tmp_path, {"names.txt": "cat\ndog\n"})
+    named = {"categories": "names.txt", "blank": "absent"}
+    parquet(tmp_path, "train.parquet", label=[1, 0])
+    assert states(read("parquet", tmp_path, **named)) == [[N, Y], [Y, N]]
+    parquet(tmp_path, "train.parquet", labels=[[1, 0], [0, None]])
+    vector = read("parquet", tmp_path, categories="names.txt", numbers="vector")
+    assert states(vector) == [[Y, N], [N, U]]
+    parquet(tmp_path, "train.parquet", labels=[[1, 0], [0]])
+    with pytest.raises(DataError, match="has 1 entries for 2 names"):
+        read("parquet", tmp_path, numbers="vector", **named)
+
+
+def test_parquet_files_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"train set was expected at train\.parquet"):
+        read("parquet", tmp_path)
+    with pytest.raises(DataError, match=r"no file in .* matches 'a\*\.pq'"):
+        read("parquet", tmp_path, train="a*.pq")
+    write(tmp_path, {"train.parquet": "PAR1"})
+    with pytest.raises(DataError, match="is no Parquet file, or damaged"):
+        read("parquet", tmp_path)
+    pl.DataFrame({"image": ["a.jpg"], "cat": [1]}).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="'image' should hold the images' bytes, but holds String"):
+        read("parquet", tmp_path)
+    with pytest.raises(DataError, match=r"'photo' should hold .* does not exist"):
+        read("parquet", tmp_path, image="photo")
+    pl.DataFrame({"image": [PNG]}).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="no column but 'image'"):
+        read("parquet", tmp_path)
+    rows = [{"bytes": None, "path": "/etc/hosts"}]
+    schema = {"image": pl.Struct({"bytes": pl.Binary, "path": pl.String}), "cat": pl.Int8}
+    pl.DataFrame({"image": rows, "cat": [1]}, schema=schema).write_parquet(
+        tmp_path / "train.parquet"
+    )
+    with pytest.raises(DataError, match=r"row 1 holds no image but the path /etc/hosts"):
+        read("parquet", tmp_path)
+
+
+# WebDataset -----------------------------------------------------------------------------------
+
+
+def shard(root: Path, name: str, members: Mapping[str, bytes | str]) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for member, content in members.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            entry = tarfile.TarInfo(member)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return root
+
+
+def test_samples_in_any_order(tmp_path, cache):
+    members = {
+        "b/0001.json": json.dumps({"labels": ["dog"], "caption": "a dog"}),
+        "a/0001.png": PNG,
+        "b/0001.jpg": JPEG,
+        "b/notes.txt": "no image is called so",
+        "a/0001.json": "\ufeff" + json.dumps({"labels": ["cat", "dog"]}),
+        "c.d/0002.seg.png": WEBP,
+        "c.d/0002.webp": WEBP,
+    }
+    shard(tmp_path, "train-000000.tar", members)
+    shard(tmp_path, "train-000001.tar", {"0001.json": '{"labels": []}', "0001.PNG": PNG})
+    data = read("webdataset", tmp_path, blank="absent")
+    assert data.root == cache and data.images == (*(NAMES[i] for i in (0, 1, 3)), NAMES[0])
+    assert data.category_names == ("cat", "dog")
+    assert states(data) == [[Y, Y], [N, Y], [U, U], [N, N]]
+
+
+def test_an_image_with_nothing_beside_it_is_unknown(tmp_path):
+    shard(tmp_path, "train.tar", {"a.png": PNG, "b.png": JPEG, "b.txt": "cat;dog\r\nowl\r\n"})
+    assert states(read("webdataset", tmp_path, blank="absent")) == [[U, U, U], [Y, Y, Y]]
+
+
+FORMS: dict[str, tuple[dict[str, str], dict[str, str], list[list[State]]]] = {
+    "answers": ({"a.json": '{"cat": 1, "dog": 0}', "b.json": '{"cat": null, "dog": true}'}, {},
+                [[Y, N], [U, Y]]),
+    "both": ({"a.json": '{"present": ["cat"], "absent": ["dog"]}', "b.json": '{"present": []}'}, {},
+             [[Y, N], [U, U]]),
+    "list": ({"a.json": '["cat"]', "b.json": '["dog"]'}, {"blank": "absent"}, [[Y, N], [N, Y]]),
+    "key": ({"a.json": '{"tag": ["cat"]}', "b.json": '{"tag": ["dog"], "x": 1}'},
+            {"blank": "unknown", "labels": "tag"}, [[Y, U], [U, Y]]),
+    "number": ({"a.cls": "0", "b.cls": "1\n"}, {"blank": "absent", "categories": "names.txt"},
+               [[Y, N], [N, Y]]),
+    "json first": ({"a.cls": "1", "a.json": '["cat"]', "a.txt": "owl", "b.json": '["dog"]'},
+                   {"blank": "absent"}, [[Y, N], [N, Y]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("members, options, expected", FORMS.values(), ids=FORMS)
+def test_forms_of_labels(tmp_path, members, options, expected):
+    write(tmp_path, {"names.txt": "cat\ndog\n"})
+    shard(tmp_path, "train/0.tar", {"a.png": PNG, "b.png": JPEG} | members)
+    data = read("webdataset", tmp_path, **options)
+    assert data.category_names == ("cat", "dog") and states(data) == expected
+
+
+def test_shards_that_make_no_sense(tmp_path):
+    def fails(said: str, members: Mapping[str, bytes | str], **options: str) -> None:
+        shard(tmp_path, "train.tar", members)
+        with pytest.raises(DataError, match=said):
+            read("webdataset", tmp_path, **options)
+
+    fails(r"holds no image", {"a.json": "[]"})
+    fails(r"a\.png and a\.jpg share a name", {"a.png": PNG, "a.jpg": JPEG})
+    fails(r"a\.json is no JSON", {"a.png": PNG, "a.json": "{"})
+    fails(r"a\.json: expected an object", {"a.png": PNG, "a.json": "7"})
+    fails(r"option blank=absent", {"a.png": PNG, "a.json": '["cat"]'})
+    mixed = {"a.png": PNG, "a.json": '["cat"]', "b.png": PNG, "b.json": "[1]"}
+    fails("'present' holds names and numbers", mixed, blank="absent")
+    mixed["b.json"] = '["cat", 1]'
+    fails("'present' holds mixed lists and names", mixed, blank="absent")
+    fails(r"image 1 is empty", {"a.png": b"", "a.json": '["cat"]'}, blank="absent")
+    data = (tmp_path / "train.tar").read_bytes()
+    write(tmp_path, {"train.tar": b"\1" * 600})
+    with pytest.raises(DataError, match="is no tar file, or cut off"):
+        read("webdataset", tmp_path)
+    shard(tmp_path, "train.tar", {"a.json": '["cat"]', "a.png": PNG * 40})
+    data = (tmp_path / "train.tar").read_bytes()
+    write(tmp_path, {"train.tar": data[:1800]})
+    with pytest.raises(DataError, match=r"is no tar file, or cut off|holds no image"):
+        read("webdataset", tmp_path, blank="absent")
+    with pytest.raises(DataError, match=r"the test shards was expected at test\.tar"):
+        read("webdataset", tmp_path, "test")
+
+
+# Hugging Face ---------------------------------------------------------------------------------
+
+FEATURES = {"image": {"_type": "Image"},
+            "place": {"names": ["sea", "air", "land"], "_type": "ClassLabel"},
+            "labels": {"feature": {"names": ["zebra", "cat"], "_type": "ClassLabel"},
+                       "_type": "Sequence"}}  # fmt: skip
+
+
+def arrow(images: list[bytes], labels: list[list[int]], *, footer: bool = False) -> bytes:
+    frame = pl.DataFrame(
+        {"image": [{"bytes": data, "path": None} for data in images], "labels": labels},
+        schema_overrides={"labels": pl.List(pl.Int64)},
+    )
+    file = io.BytesIO()
+    frame.write_ipc(file) if footer else frame.write_ipc_stream(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("footer", [False, True])
+def test_a_set_that_was_saved_to_disk(tmp_path, cache, footer):
+    files = {"dataset_dict.json": '{"splits": ["train", "test"]}'}
+    for split in ("train", "test"):
+        shards = [{"filename": f"data-0000{k}-of-00002.arrow"} for k in (1, 0)]
+        files[f"{split}/state.json"] = json.dumps({"_data_files": shards})
+        files[f"{split}/dataset_info.json"] = json.dumps({"features": FEATURES})
+    write(tmp_path, files)
+    first = arrow([PNG], [[1, 0]], footer=footer)
+    second = arrow([WEBP, JPEG], [[], [1]], footer=footer)
+    for split in ("train", "test"):
+        write(tmp_path, {f"{split}/data-00000-of-00002.arrow": second,
+                         f"{split}/data-00001-of-00002.arrow": first})  # fmt: skip
+    data = read("huggingface", tmp_path, blank="absent")
+    assert data.category_names == ("zebra", "cat") and data.root == cache
+    assert data.images == (NAMES[0], NAMES[3], NAMES[1])
+    assert states(data) == [[Y, Y], [N, N], [N, Y]]
+    assert states(read("huggingface", tmp_path, "test", blank="absent")) == states(data)
+    write(tmp_path, {"test/data-00000-of-00002.arrow": b"\xff\xff\xff\xff cut"})
+    with pytest.raises(DataError, match="is no Arrow file, or damaged"):
+        read("huggingface", tmp_path, "test", blank="absent")
+
+
+def hub_parquet(path: Path, labels: list[list[int]]) -> None:
+    path.parent.mkdir(parents=True)
+    images = [{"bytes": data, "path": "a.png"} for data in IMAGES[: len(labels)]]
+    pl.DataFrame({"image": images, "labels": labels}).write_parquet(
+        path, metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})}
+    )
+
+
+def test_a_folder_of_the_hub_s_cache(tmp_path):
+    root = tmp_path / "datasets--me--zoo"
+    for revision, labels in (("abc", [[0], [1]]), ("def", [[1], [1]])):
+        hub_parquet(root / "snapshots" / revision / "data/train-00000-of-00001.parquet", labels)
+    with pytest.raises(DataError, match=r"holds 2 revisions and .*main names none"):
+        read("huggingface", root, blank="absent")
+    write(root, {"refs/main": "abc\n"})
+    data = read("huggingface", root, blank="absent")
+    assert data.category_names == ("zebra", "cat") and states(data) == [[Y, N], [N, Y]]
+    with pytest.raises(DataError, match="has no test split; none of test, validation"):
+        read("huggingface", root, "test", blank="absent")
+
+
+METADATA = {
+    "train/metadata.csv": 'file_name,labels\r\na.png,"[""cat"", ""dog""]"\r\nsub/b.png,"[]"\r\n',
+    "validation/metadata.jsonl": '{"file_name": "c.png", "labels": ["owl"]}\r\n\r\n',
+}
+
+
+def test_a_folder_of_images_with_metadata(tmp_path):
+    write(tmp_path, METADATA)
+    write(tmp_path, {"train/a.png": PNG, "train/sub/b.png": JPEG, "validation/c.png": PNG})
+    data = read("huggingface", tmp_path, blank="absent")
+    assert data.images == ("train/a.png", "train/sub/b.png") and data.root == tmp_path
+    assert states(data) == [[Y, Y, N], [N, N, N]]
+    test = read("huggingface", tmp_path, "test", blank="absent")
+    assert test.images == ("validation/c.png",) and states(test) == [[N, N, Y]]
+    write(tmp_path, {"train/metadata.csv": "file_name,cat,dog\na.png,1,\nsub/b.png,0,1\n"})
+    write(tmp_path, {"validation/metadata.jsonl": '{"file_name": "c.png", "cat": 1, "dog": 0}'})
+    assert states(read("huggingface", tmp_path)) == [[Y, U], [N, Y]]
+    write(tmp_path, {"validation/metadata.jsonl": '{"name": "c.png"}'})
+    with pytest.raises(DataError, match="has no column 'file_name', but name"):
+        read("huggingface", tmp_path)
+    (tmp_path / "train/metadata.csv").unlink()
+    with pytest.raises(DataError, match=r"Arrow or Parquet files, or its metadata was expected at"):
+        read("huggingface", tmp_path)

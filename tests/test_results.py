@@ -1,0 +1,235 @@
+import csv
+import io
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.toy_cells import toy_cell, toy_grid
+from trmml.benchmark_report import report_benchmark
+from trmml.cells import CellFolder, ranks_of
+from trmml.errors import CheckpointError, DataError
+from trmml.labels import LabelMatrix
+from trmml.result_plots import write_plots
+from trmml.result_tables import map_table, result_tables
+from trmml.results import MEAN, Comparison, Results
+from trmml.statistics import Difference
+from trmml.table_text import Row, Table, Value, escape_latex, to_csv, to_latex, to_markdown
+
+SHARES = (0.1, 0.5, None)
+# mAP by method, then by share and seed.
+MAPS = {
+    "zero-shot": {0.1: (0.2, 0.2), 0.5: (0.2, 0.2), None: (0.2, 0.2)},
+    "probe-masked": {0.1: (0.3, 0.4), 0.5: (0.5, 0.6), None: (0.1, 0.1)},
+    "trmml": {0.1: (0.4, 0.4), 0.5: (0.5, 0.5), None: (0.3, 0.5)},
+    "probe-full": {0.1: (0.9, 0.9), 0.5: (0.9, 0.9), None: (0.9, 0.9)},
+}
+
+
+def toy_results() -> Results:
+    cells = [
+        toy_cell(method, share, seed, [value, None])
+        for method, maps in MAPS.items()
+        for share, values in maps.items()
+        for seed, value in enumerate(values)
+    ]
+    comparisons = [
+        Comparison(MEAN, "probe-masked", {"trmml": Difference(0.0, -0.021, 0.03)}),
+        Comparison("single positive", "zero-shot", {"trmml": Difference(0.2, 0.1, 0.31)}),
+    ]
+    return Results(toy_grid(2), cells, comparisons, draws=100)
+
+
+# By hand ------------------------------------------------------------------------------------
+
+
+def test_the_map_table_by_hand() -> None:
+    lines = to_markdown(map_table(toy_results())).splitlines()
+    assert lines[2] == "| method | 10 % | 50 % | mean of 2 | single positive |"
+    assert lines[4:8] == [
+        "| zero-shot | 20.0 ± 0.0 | 20.0 ± 0.0 | 20.0 ± 0.0 | 20.0 ± 0.0 |",
+        "| linear probe, masked BCE | 35.0 ± 7.1 | **55.0 ± 7.1** | **45.0 ± 7.1** | 10.0 ± 0.0 |",
+        "| TRM-ML | **40.0 ± 0.0** | 50.0 ± 0.0 | **45.0 ± 0.0** | **40.0 ± 14.1** |",
+        "| linear probe, all labels | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 ± 0.0 |",
+    ]
+    assert "mean ± deviation over seeds 0, 1." in lines[-1]
+
+
+def test_differences_are_against_the_best_baseline_of_each_headline() -> None:
+    results = toy_results()
+    assert results.headlines == [MEAN, "single positive"]
+    rivals = {column: results.rival(column) for column in results.columns}
+    assert {column: line.key for column, line in rivals.items() if line} == {
+        "10 %": "probe-masked",
+        "50 %": "probe-masked",
+        MEAN: "probe-masked",
+        "single positive": "zero-shot",
+    }
+    (table,) = [t for t in result_tables(results) if t.name == "differences"]
+    row = next(row for row in table.rows if row.label == "TRM-ML")
+    text = to_markdown(table)
+    assert row.values[2] == Value(0.0, interval=(-2.1, 3.0))
+    assert "0.0 [-2.1, +3.0] | +20.0 [+10.0, +31.0] |" in text and "**" not in text
+    assert "masked BCE (mean of 2); zero-shot (single positive)" in text
+
+
+def test_one_seed_has_no_deviation_and_gaps_are_named() -> None:
+    cells = [toy_cell("trmml", share, 0, [0.5, 0.25]) for share in (0.1, 0.5)]
+    cells.append(toy_cell("probe-masked", 0.1, 0, [0.5, 0.5]))
+    results = Results(toy_grid(2), cells)
+    text = to_markdown(map_table(results))
+    assert "| **50.0** | - | - |" in text and "| 37.5 | **37.5** | **37.5** |" in text
+    assert "linear probe, masked BCE: cells that are not finished: 1." in text
+    assert "seed 0 alone" in text
+    assert results.best(MEAN, baseline=True) is None and results.rival("10 %") is None
+
+
+def test_mixed_settings_are_told() -> None:
+    other = {"training": {"seed": 1, "epochs": 9}}
+    cells = [toy_cell("trmml", 0.1, 0, [0.5]), toy_cell("trmml", 0.1, 1, [0.5], settings=other)]
+    text = to_markdown(map_table(Results(toy_grid(1), cells)))
+    assert "TRM-ML: its cells do not all have the same settings." in text
+    same = [toy_cell("trmml", 0.1, seed, [0.5]) for seed in (0, 1)]
+    assert Results(toy_grid(1), same).remarks == []
+
+
+def test_best_on_test_is_an_extra_column_that_says_so() -> None:
+    best = {"map": 0.75, "epoch": 2}
+    cells = [
+        toy_cell("trmml", 0.1, 0, [0.5], best_on_test=best),
+        toy_cell("zero-shot", 0.1, 0, [0.1]),
+    ]
+    table = map_table(Results(toy_grid(1), cells))
+    assert table.columns == ("10 %", "mean of 1", "mean of 1, best on test")
+    assert [row.values[2] for row in table.rows][1].mean == 75.0  # type: ignore[union-attr]
+    assert table.rows[0].values[2] is None and table.rows[1].values[1].mean == 50.0  # type: ignore[union-attr]
+    assert "not comparable with the other columns" in table.note
+
+
+def test_category_aps_by_hand() -> None:
+    results = toy_results()
+    found = results.category_aps("probe-masked", MEAN)
+    assert found[0] == pytest.approx(0.45) and np.isnan(found[1])
+
+
+# Writers ------------------------------------------------------------------------------------
+
+TABLE = Table(
+    name="t",
+    title="50 % of a_b & {c}",
+    note="x ± y",
+    columns=("a|b", "c#"),
+    rows=(
+        Row("first | method", (Value(1.25, 0.5), None)),
+        Row("bound~", (Value(-0.04), Value(2.0, interval=(-1.0, 3.0))), contest=False),
+    ),
+    signed=True,
+)
+
+
+def test_latex_is_escaped() -> None:
+    assert escape_latex("50 % a_b & {c} $1 #2 ~ ^ \\ ±") == (
+        r"50 \% a\_b \& \{c\} \$1 \#2 \textasciitilde{} \textasciicircum{} \textbackslash{} $\pm$"
+    )
+    lines = to_latex(TABLE).splitlines()
+    assert lines[1] == r"\caption{50 \% of a\_b \& \{c\}. x $\pm$ y}"
+    assert lines[2] == r"\begin{tabular}{lrr}" and r"method & a|b & c\# \\" in lines
+    assert r"first | method & \textbf{+1.2 $\pm$ 0.5} & - \\" in lines
+    assert lines[-5:-3] == [r"\midrule", r"bound\textasciitilde{} & 0.0 & +2.0 [-1.0, +3.0] \\"]
+
+
+def test_bars_in_markdown_are_escaped() -> None:
+    text = to_markdown(TABLE)
+    assert "| method | a\\|b | c# |" in text and "| first \\| method | **+1.2 ± 0.5** | - |" in text
+
+
+def test_csv_has_a_line_per_value_in_full() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
+    assert rows[0] == dict(
+        method="first | method", column="a|b", mean="1.25", deviation="0.5", low="", high=""
+    )
+    assert [row["low"] for row in rows] == ["", "", "-1.0"]
+
+
+# Plots and pages ----------------------------------------------------------------------------
+
+
+def many(
+    categories: int,
+    sizes: list[float | None] | None = None,
+    shares: tuple[float | None, ...] = SHARES,
+) -> Results:
+    rng = np.random.default_rng(0)
+    cells = [
+        toy_cell(method, share, seed, rng.random(categories).tolist())
+        for method in MAPS
+        for share in shares
+        for seed in range(2)
+    ]
+    return Results(toy_grid(categories, sizes), cells)
+
+
+def test_plots_are_written_twice_and_the_same_again(tmp_path: Path) -> None:
+    sizes = [0.1 * (c % 7) if c % 5 else None for c in range(60)]
+    results = many(60, sizes, (0.1, 0.5))
+    names = write_plots(results, tmp_path)
+    gains = [f"gain-by-{what}" for what in ("category", "frequency", "size")]
+    assert names == ["map", *gains]
+    first = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    for name in names:
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 300 and len(np.unique(np.asarray(picture))) > 20
+        assert ET.fromstring(first[f"{name}.svg"]).tag.endswith("svg")
+    write_plots(results, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")} == first
+
+
+def test_plots_without_boxes_rivals_or_several_shares_are_left_out(tmp_path: Path) -> None:
+    found = write_plots(many(3), tmp_path)
+    assert "gain-by-size" not in found and "gain-by-category-single-positive" in found
+    alone = Results(toy_grid(1), [toy_cell("trmml", 0.1, 0, [0.5])])
+    assert write_plots(alone, tmp_path) == []
+
+
+def grid_folder(root: Path) -> CellFolder:
+    """Two methods on one mask, with ranks that fit their AP."""
+    folder = CellFolder(root)
+    labels = LabelMatrix(torch.tensor([[True], [False]] * 10), torch.ones(20, 1).bool())
+    folder.open(toy_grid(1), labels)
+    good, bad = np.linspace(0, 1, 20)[:, None], np.linspace(1, 0, 20)[:, None]
+    good[::2] += 2
+    folder.add(toy_cell("trmml", 0.1, 0, [1.0]), ranks_of(good))
+    folder.add(toy_cell("probe-masked", 0.1, 0, [0.6]), ranks_of(bad))
+    return folder
+
+
+def test_a_report_from_the_folder_alone(tmp_path: Path) -> None:
+    grid_folder(tmp_path)
+    report = report_benchmark(tmp_path, draws=50)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    mean, low, high = found["comparisons"][1]["differences"]["trmml"]
+    assert found["draws"] == 50 and found["comparisons"][1]["rival"] == "probe-masked"
+    assert mean == pytest.approx(0.4) and 0 < low <= high < 1
+    rows = list(csv.reader((tmp_path / "categories.csv").read_text().splitlines()))
+    assert rows[0][4:] == ["probe-masked, mean", "trmml, mean"] and rows[1][4:] == ["0.6", "1.0"]
+    page = (tmp_path / "results.md").read_text()
+    assert all(f"![{name}](plots/{name}.png)" in page for name in report.plots)
+    for table in report.tables:
+        assert table.title in page
+        for ending in ("md", "tex", "csv"):
+            assert (tmp_path / "tables" / f"{table.name}.{ending}").is_file()
+    assert Comparison.from_dict(found["comparisons"][1]).differences["trmml"].mean == mean
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no benchmark"):
+        report_benchmark(tmp_path / "none")
+    CellFolder(tmp_path).open(
+        toy_grid(1), LabelMatrix(torch.ones(1, 1).bool(), torch.ones(1, 1).bool())
+    )
+    with pytest.raises(DataError, match=r"no cell in .* is finished"):
+        report_benchmark(tmp_path)

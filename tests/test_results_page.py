@@ -1,0 +1,121 @@
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_results import MAPS
+from tests.toy_cells import toy_cell, toy_grid
+from trmml.cells import CellFolder, ranks_of
+from trmml.labels import LabelMatrix
+from trmml.result_tables import map_table
+from trmml.results import MEAN, Results, load_results
+from trmml.table_text import to_markdown
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import published
+import results_page
+
+COMMAND = "trmml benchmark --data folder data/toys --out runs/toys"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished grid of three methods on two shares and single positive."""
+    folder = CellFolder(tmp_path_factory.mktemp("runs") / "toys")
+    rng = np.random.default_rng(0)
+    labels = LabelMatrix(torch.from_numpy(rng.random((20, 3)) < 0.5), torch.ones(20, 3).bool())
+    folder.open(toy_grid(3), labels)
+    for method, maps in MAPS.items():
+        for share, values in maps.items():
+            for seed, value in enumerate(values):
+                aps = [value, value + 0.00012, None]
+                settings = {"training": {"seed": seed, "epochs": 3 if share else 4}}
+                cell = toy_cell(method, share, seed, aps, settings=settings)
+                folder.add(cell, ranks_of(rng.random((20, 3))))
+    return folder.root
+
+
+def run(tmp_path: Path, *arguments: object) -> int:
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    places = ["--results", tmp_path / "results", "--docs", tmp_path / "docs"]
+    return results_page.main([str(each) for each in [*arguments, *places]])
+
+
+def test_what_is_published_reads_as_it_was(out: Path, tmp_path: Path) -> None:
+    published.publish(out, tmp_path, command=COMMAND, draws=20)
+    whole = load_results(CellFolder(out), count=20)
+    found = published.read_published(tmp_path / "toys")
+    assert found.command == COMMAND and found.tried == ""
+    assert to_markdown(map_table(found.results)) == to_markdown(map_table(whole))
+    assert found.results.comparisons == whole.comparisons
+    for small, cell in zip(found.results.cells, whole.cells, strict=True):
+        assert small.key == cell.key and small.settings == cell.settings
+        assert small.ap[1] == round(cell.ap[1] or 0.0, 3) and small.ap[2] is None
+        assert small.encoder == cell.encoder and small.mask == cell.mask
+    grid = json.loads((tmp_path / "toys" / "grid.json").read_text())
+    assert [each["training"]["epochs"] for each in grid["settings"]] == [3, 4]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_page_by_hand(out: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, "--add", out, "--command", COMMAND, "--draws", 20) == 0
+    text = (tmp_path / "docs" / "results.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| toys |")]
+    assert len(rows) == 2
+    assert rows[1].startswith("| toys | single positive | TRM-ML 40.0 | zero-shot 20.0 | +20.0 [")
+    assert COMMAND in text and "at commit abc1234." in text
+    assert "The epoch is chosen on held-out training labels." in text
+    # What lost is told: 50 % is behind, the others are not.
+    lost = text.partition("### What lost")[2].partition("<details>")[0]
+    assert "At 50 %, TRM-ML is behind linear probe, masked BCE by 5.0." in lost
+    assert "At 10 %" not in lost and "all labels" not in lost
+    for name in ("map", "gain-by-category", "gain-by-frequency"):
+        assert f"(images/results/toys-{name}.png)" in text
+        assert (tmp_path / "docs" / "images" / "results" / f"toys-{name}.png").is_file()
+    assert "\\begin{tabular}" in text and "all figures, single positive" in text
+
+
+def test_a_stale_page_is_noticed(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--check") == 1 and "results.md is stale" in capsys.readouterr().err
+    assert run(tmp_path) == 0 and run(tmp_path, "--check") == 0
+    assert "No grid is published yet" in (tmp_path / "docs" / "results.md").read_text()
+    published.publish(out, tmp_path / "results", command=COMMAND, draws=5)
+    assert run(tmp_path, "--check") == 1
+    assert run(tmp_path) == 0 and run(tmp_path, "--check") == 0
+    (tmp_path / "docs" / "images" / "results" / "toys-map.png").unlink()
+    assert run(tmp_path, "--check") == 1
+    assert "a picture is missing: toys-map.png" in capsys.readouterr().err
+
+
+def test_what_was_tried_stands_on_the_page(out: Path, tmp_path: Path) -> None:
+    published.publish(out, tmp_path / "results", command=COMMAND, draws=0)
+    (tmp_path / "results" / "toys" / "tried.md").write_text("- Larger steps: 2 points less.\n")
+    assert run(tmp_path) == 0
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "- Larger steps: 2 points less." in text.partition("### What lost")[2]
+
+
+def test_forms_of_the_method_that_lose_are_told() -> None:
+    cells = [toy_cell("trmml", 0.1, 0, [0.5])]
+    other = toy_cell("trmml", 0.1, 0, [0.4])
+    cells.append(replace(other, method="trmml-x", name="TRM-ML without x"))
+    results = Results(toy_grid(1), cells)
+    said = results_page.what_lost(results, "")
+    assert "- TRM-ML without x: -10.0 against TRM-ML (mean of 1 share)." in said
+    assert "Nothing on this page" in results_page.what_lost(Results(toy_grid(1), cells[:1]), "")
+    assert results.headlines == [MEAN]
+
+
+def test_publishing_needs_the_command(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--add", out)
+
+
+def test_the_committed_page_is_fresh() -> None:
+    assert results_page.main(["--check"]) == 0, "run python benchmarks/results_page.py"

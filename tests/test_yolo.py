@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import pytest
+
+from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from trmml.errors import DataError
+
+YAML = "\ufefftrain: images/train\r\nval: images/val\r\nnc: 3\r\n"
+YAML += "names:\r\n  0: cat\r\n  1: dog\r\n  2: owl\r\n"
+LABELS = {
+    "labels/train/a.txt": "2 0.5 0.5 0.5 1.0\r\n0 0.1 0.1 0.4 0.2 0.93\r\n2 0.5 0.5 0.5 1.0\r\n",
+    "labels/train/b.txt": "",
+    "labels/train/d.txt": "1 0.2 0.2 0.6 0.2 0.6 0.4 0.4 0.8\n",
+    "labels/val/e.txt": "0 0.5 0.5 1 1\n",
+}
+IMAGES = [f"images/train/{name}.png" for name in "abcd"] + ["images/val/e.png"]
+
+
+def write_yolo(root: Path) -> Path:
+    write(root, {"data.yaml": YAML} | LABELS)
+    pictures(root, IMAGES)
+    return root
+
+
+NO_FILE = {"unknown": [U, U, U], "absent": [N, N, N]}
+
+
+@pytest.mark.parametrize("choice, unlabelled", NO_FILE.items())
+def test_an_empty_file_is_an_answer_and_no_file_is_asked_about(tmp_path, choice, unlabelled):
+    data = read("yolo", write_yolo(tmp_path), no_file=choice)
+    assert data.images == tuple(IMAGES[:4]) and data.category_names == ("cat", "dog", "owl")
+    assert states(data) == [[Y, N, Y], [N, N, N], unlabelled, [N, Y, N]]
+    assert boxes(data) == [
+        (IMAGES[0], "owl", (0.25, 0.0, 0.75, 1.0)),
+        (IMAGES[0], "cat", (0.0, 0.0, 0.3, 0.2)),
+        (IMAGES[3], "dog", (0.2, 0.2, 0.6, 0.8)),
+    ]
+
+
+def test_images_without_a_file_may_be_dropped(tmp_path):
+    data = read("yolo", write_yolo(tmp_path), no_file="drop")
+    assert data.images == (IMAGES[0], IMAGES[1], IMAGES[3])
+    assert boxes(data)[-1][0] == IMAGES[3]
+    assert read("yolo", tmp_path, no_file="unknown").matrix.known_share == 0.75
+
+
+def test_without_a_word_nothing_is_made_up(tmp_path):
+    assert states(read("yolo", write_yolo(tmp_path)))[2] == [U, U, U]
+
+
+def test_the_test_set_may_be_called_val(tmp_path):
+    data = read("yolo", write_yolo(tmp_path), "test")
+    assert data.images == ("images/val/e.png",) and states(data) == [[Y, N, N]]
+    with pytest.raises(DataError, match=r"a list, or images in images/test, was expected"):
+        read("yolo", tmp_path, "test", test="test")
+
+
+@pytest.mark.parametrize("form", ["{}/images/{}.png", "{}/images/sub/{}.png"])
+def test_splits_outside_and_names_one_a_line(tmp_path, form):
+    write(tmp_path, {"classes.txt": "cat\r\ndog\r\n"})
+    for part, name, line in (("train", "a", "0 0.5 0.5 1 1"), ("valid", "b", "1 0.5 0.5 1 1")):
+        image = form.format(part, name)
+        pictures(tmp_path, [image])
+        write(tmp_path, {image.replace("images", "labels").replace(".png", ".txt"): line})
+    assert states(read("yolo", tmp_path)) == [[Y, N]]
+    assert states(read("yolo", tmp_path, "test")) == [[N, Y]]
+
+
+def test_lists_and_labels_beside_images(tmp_path):
+    lists = {"train.txt": "./photos/a.png\r\nphotos/gone.png\r\n", "obj.names": "cat\n"}
+    write(tmp_path, lists | {"photos/a.txt": "0 0.5 0.5 1 1\n", "data.yaml": "names: [cat]"})
+    pictures(tmp_path, ["photos/a.png"])
+    with pytest.raises(DataError, match=r"1 of the 2 train images .*gone\.png \(entry 2"):
+        read("yolo", tmp_path)
+    assert states(read("yolo", tmp_path, missing="drop")) == [[Y]]
+
+
+def test_a_plain_folder_is_a_training_set(tmp_path):
+    write(tmp_path, {"classes.txt": "cat", "labels/a.txt": ""})
+    pictures(tmp_path, ["images/a.png"])
+    assert states(read("yolo", tmp_path)) == [[N]]
+    with pytest.raises(DataError, match="a list, or images in images/test"):
+        read("yolo", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("3 0.5 0.5 1 1", r"a\.txt line 1: category 3 is none of the 3 names"),
+        ("-1 0.5 0.5 1 1", "category -1 is none"),
+        ("0.5 0.5 0.5 1 1", r"category 0\.5 is none"),
+        ("0 0.5 0.5 1", "4 numbers .* got 3 numbers"),
+        ("0 .1 .1 .2 .2 .3 .3 .4", "got 7 numbers"),
+        ("cat 0.5 0.5 1 1", "expected numbers, got 'cat"),
+    ],
+)
+def test_lines_that_make_no_sense(tmp_path, line, said):
+    write(write_yolo(tmp_path), {"labels/train/a.txt": line})
+    with pytest.raises(DataError, match=said):
+        read("yolo", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("names: {1: cat, 2: dog}", "a mapping that counts from 0"),
+        ("nc: 3", "needs 'names'"),
+        ("names: [cat, cat]", "'cat' twice"),
+        ("names: [cat", "is no YAML"),
+    ],
+)
+def test_names_that_are_none(tmp_path, text, said):
+    write(write_yolo(tmp_path), {"data.yaml": text})
+    with pytest.raises(DataError, match=said):
+        read("yolo", tmp_path)
+
+
+def test_a_folder_without_labels(tmp_path):
+    write(tmp_path, {"classes.txt": "cat"})
+    pictures(tmp_path, ["images/train/a.png"])
+    with pytest.raises(DataError, match=r"none of the 1 images .* expected at labels/train/a\.txt"):
+        read("yolo", tmp_path, no_file="absent")
