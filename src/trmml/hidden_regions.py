@@ -1,6 +1,7 @@
 """Regions gathered from the hidden patches by a classifier of their own; beyond the paper."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,8 +32,7 @@ class HiddenRegions(nn.Module):
         self.share = settings.share
         self.standard = Standardisation(hidden_size)
         self.mean = zero_linear(hidden_size, categories)
-        self.region = zero_linear(hidden_size, categories)
-        self.region.bias = None
+        self.region = nn.Parameter(torch.zeros(categories, hidden_size))
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, features: Features) -> Float[Tensor, "B C"]:
@@ -40,7 +40,7 @@ class HiddenRegions(nn.Module):
         hidden = self.standard(features.hidden_patches)
         kept = self.dropout(torch.ones_like(hidden[:, :1]))  # one choice of channels per image
         hidden = hidden * kept if self.training else hidden
-        scores = self.region(hidden)  # (B, P, C)
+        scores = F.linear(hidden, self.region)  # (B, P, C)
         gathered = (scores.softmax(dim=1) * scores).sum(dim=1)
         logits: Tensor = self.mean(hidden.mean(dim=1)) + self.share * gathered
         return logits

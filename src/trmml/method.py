@@ -342,7 +342,7 @@ def build_trmml(
     categories = len(category_names)
 
     prompts, negative = build_prompts(encoder, category_names, settings.prompts, generator)
-    with torch.random.fork_rng(devices=[]):  # the MLP's start must not depend on what ran before
+    with torch.random.fork_rng(devices=[]):  # random starts must not depend on what ran before
         torch.manual_seed(settings.training.seed)
         regions = RegionAttention(
             categories=categories,
@@ -350,6 +350,7 @@ def build_trmml(
             hidden_size=identity.hidden_size,
             settings=settings.regions,
         )
+        branches = build_branches(categories, identity.hidden_size, settings)
     return TRMML(
         project=encoder.project,
         prompts=prompts,
@@ -361,7 +362,7 @@ def build_trmml(
             feature_size=identity.feature_size,
             settings=settings.prototypes,
         ),
-        branches=build_branches(categories, identity.hidden_size, settings),
+        branches=branches,
         losses=settings.losses,
     )
 

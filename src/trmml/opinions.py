@@ -110,6 +110,6 @@ class Opinions(nn.Module):
             return cost
 
         with torch.enable_grad():
-            optimizer.step(loss)
+            optimizer.step(loss)  # type: ignore[no-untyped-call]
         found = F.softplus(free.detach())
         self.weights.copy_(found / found.sum() * len(found))
