@@ -35,7 +35,7 @@ from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention
 
 # 2: the encoder's identity says apart what makes image features, and covers its structure.
-FORMAT = 2
+FORMAT = 3
 
 
 def write_text(path: Path, text: str) -> None:
