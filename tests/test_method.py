@@ -44,6 +44,11 @@ def targets(images: int = 5, categories: int = 4, seed: int = 0, nothing: bool =
     return Targets(draws[2] < 0.4, known, draws[0] < 0.2, pseudo)
 
 
+PLAIN = {
+    "image_branch": {"use": False},
+    "hidden_regions": {"use": False},
+    "opinions": {"frozen": False},
+}
 ALL_TERMS = {"losses": {"pseudo": 0.1, "distillation": 0.1, "contrastive": 0.1}}
 
 
@@ -110,7 +115,7 @@ def test_unknown_labels_change_no_loss_no_prototype_no_evidence():
 
 def test_every_term_can_be_switched_off():
     off = {"pseudo": 0.0, "distillation": 0.0, "contrastive": 0.0}
-    model = build(losses=off, image_branch={"use": False}).train()
+    model = build(losses=off, **PLAIN).train()
     output = model(features())
     assert list(model.loss_terms(output, targets())) == ["classification"]
     assert output.teacher is None and model.observe(output, targets(), evidence=True) is None
@@ -133,7 +138,8 @@ def test_one_image_alone_equals_it_in_a_batch():
 def test_the_encoder_is_no_part_of_the_model():
     names = [name for name, _ in build(prompts={"train_context": True}).named_parameters()]
     assert all(
-        name.startswith(("prompts.", "regions.", "matching.", "image_branch.")) for name in names
+        name.startswith(("prompts.", "regions.", "matching.", "image_branch.", "hidden_regions."))
+        for name in names
     )
 
 
@@ -164,7 +170,7 @@ def test_negative_prompt_is_subtracted():
 
 
 def test_categories_without_known_negatives_take_blanks_as_weak_ones():
-    model = build(losses={"clip": 0.0}, image_branch={"use": False}).train()
+    model = build(losses={"clip": 0.0}, **PLAIN).train()
     shown = torch.tensor([[True, False, True, False]] * 3)
     known = torch.tensor([[True, True, True, False]] * 3)  # columns 0, 2, 3 know no negative
     model.start(features(3), LabelMatrix(shown, known))

@@ -29,13 +29,13 @@ from trmml.config import Settings, parse_settings
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.errors import CheckpointError
 from trmml.matching import Matching
-from trmml.method import TRMML, build_image_branch
+from trmml.method import TRMML, build_branches
 from trmml.prompts import BakedPrompts
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention
 
 # 2: the encoder's identity says apart what makes image features, and covers its structure.
-FORMAT = 2
+FORMAT = 3
 
 
 def write_text(path: Path, text: str) -> None:
@@ -223,7 +223,7 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
         prototypes=Prototypes(
             categories=categories, feature_size=size, settings=settings.prototypes
         ),
-        image_branch=build_image_branch(categories, card.encoder.hidden_size, settings),
+        branches=build_branches(categories, card.encoder.hidden_size, settings),
         losses=settings.losses,
     )
     try:

@@ -66,10 +66,28 @@ class MatchingSettings(Section):
 
 
 class ImageBranchSettings(Section):
-    """A linear branch on the whole picture (`image_branch.py`); beyond the paper."""
+    """A second opinion on the whole picture (`image_branch.py`); beyond the paper."""
 
     use: bool = Field(True, description="add the branch; false is the method as published")
-    dropout: float = Field(0.3, ge=0, lt=1, description="share of the pooled map that is dropped")
+    width: int = Field(1024, ge=1, description="of the hidden layer")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share dropped before each layer")
+    rate_factor: float = Field(0.2, gt=0, description="learning-rate factor of the branch")
+
+
+class HiddenRegionSettings(Section):
+    """A third, on regions of the hidden map (`hidden_regions.py`); beyond the paper."""
+
+    use: bool = Field(True, description="add the branch; false is the method as published")
+    share: float = Field(0.5, ge=0, description="weight of the gathered patches beside the mean")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the channels that is dropped")
+    rate_factor: float = Field(0.5, gt=0, description="learning-rate factor of the branch")
+
+
+class OpinionSettings(Section):
+    """How the opinions become one logit (`opinions.py`); beyond the paper."""
+
+    frozen: bool = Field(True, description="the frozen encoder's own dense scores are one, too")
+    weigh: bool = Field(True, description="weigh them by held-out labels; false: all alike")
 
 
 class PrototypeSettings(Section):
@@ -158,6 +176,8 @@ class Settings(Section):
     regions: RegionSettings = RegionSettings()
     matching: MatchingSettings = MatchingSettings()
     image_branch: ImageBranchSettings = ImageBranchSettings()
+    hidden_regions: HiddenRegionSettings = HiddenRegionSettings()
+    opinions: OpinionSettings = OpinionSettings()
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()

@@ -1,15 +1,41 @@
-"""A linear branch on the whole picture, beside the regions; beyond the paper, and an option."""
+"""The whole picture as a second opinion beside the regions; beyond the paper, and an option."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trmml.config import ImageBranchSettings
 from trmml.features import Features
 
-# Momentum of the running spread of both branches' logits.
-SPREAD_MOMENTUM = 0.98
-# A branch whose logits spread less than this has learned nothing yet, and adds nothing.
-LEAST_SPREAD = 1e-3
+# A channel whose spread is a smaller share of the mean spread than this is as good as constant.
+LEAST_CHANNEL = 1e-3
+
+
+class Standardisation(nn.Module):
+    """Channels with mean 0 and spread 1, as measured on training pictures before the first step.
+
+    Shapes: (..., W) -> (..., W).
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+
+    def forward(self, values: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
+        """Standardised values."""
+        return (values - self.mean) / self.spread
+
+    @torch.no_grad()
+    def measure(self, values: Float[Tensor, "N W"]) -> None:
+        """Take mean and spread from these."""
+        self.mean.copy_(values.mean(dim=0))
+        spread = values.std(dim=0) if len(values) > 1 else torch.ones_like(self.spread)
+        self.spread.copy_(spread.clamp(min=LEAST_CHANNEL * float(spread.mean()) + 1e-9))
 
 
 class PooledLinear(nn.Module):
@@ -19,21 +45,16 @@ class PooledLinear(nn.Module):
     Trains: weight (C, W), bias (C); the weight starts at zero.
     """
 
-    mean: Tensor
-    spread: Tensor
-
     def __init__(self, *, categories: int, hidden_size: int, dropout: float) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, categories)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = zero_linear(hidden_size, categories)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("mean", torch.zeros(hidden_size))
-        self.register_buffer("spread", torch.ones(hidden_size))
+        self.standard = Standardisation(hidden_size)
 
     def pooled(self, features: Features) -> Float[Tensor, "B W"]:
         """Standardised mean over the patches."""
-        return (features.hidden_patches.mean(dim=1) - self.mean) / self.spread
+        pooled: Tensor = self.standard(features.hidden_patches.mean(dim=1))
+        return pooled
 
     def forward(self, features: Features) -> Float[Tensor, "B C"]:
         """Unbounded logits."""
@@ -43,60 +64,51 @@ class PooledLinear(nn.Module):
     @torch.no_grad()
     def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
         """Measure the standardisation; start the biases at the known shares of positives."""
-        pooled = features.hidden_patches.mean(dim=1)
-        self.mean.copy_(pooled.mean(dim=0))
-        spread = pooled.std(dim=0) if len(pooled) > 1 else torch.ones_like(self.spread)
-        self.spread.copy_(spread.clamp(min=1e-3 * float(spread.mean()) + 1e-9))
+        self.standard.measure(features.hidden_patches.mean(dim=1))
         self.linear.bias.copy_(positive_share.to(self.linear.bias).logit())
 
 
 class ImageBranch(nn.Module):
-    """The pooled linear map as a second opinion: learned by its own loss, added at the end.
+    """Logits of the whole picture: two layers on the standardised roots of the mean hidden patch.
 
-    combined_c = match_c + spread(match_c) * (image_c - mean(image_c)) / spread(image_c)
+    logits = W2 ReLU(W1 standard(root(mean_p h_p))),  root(x) = sign(x) sqrt(|x|)
 
-    Both opinions then weigh the same in every category. A shared loss would let one starve the
-    other, so each has its own and no gradient crosses the sum. Until the branch has learned
-    something it adds nothing, so step 0 stays frozen CLIP.
+    The root keeps the few strongest channels of a map that is mostly zero from ruling the rest
+    (Perronnin et al. 2010, section 3.1: power normalisation). The hidden layer is shared by all
+    categories: what one of them learns of the pictures serves those with few known labels.
 
-    Shapes: logits (B, C) of both -> (B, C).
-    Trains: the linear map.
+    Shapes: Features of B images -> logits (B, C).
+    Trains: W1 (W -> M), W2 (M -> C) and the biases; W2 starts at zero.
     """
 
-    match_spread: Tensor
-    image_mean: Tensor
-    image_spread: Tensor
-
-    def __init__(self, *, categories: int, hidden_size: int, dropout: float) -> None:
+    def __init__(self, *, categories: int, hidden_size: int, settings: ImageBranchSettings) -> None:
         super().__init__()
-        self.pooled = PooledLinear(categories=categories, hidden_size=hidden_size, dropout=dropout)
-        for name in ("match_spread", "image_mean", "image_spread"):
-            self.register_buffer(name, torch.zeros(categories))
+        self.standard = Standardisation(hidden_size)
+        self.into = nn.Linear(hidden_size, settings.width, bias=False)
+        self.out = zero_linear(settings.width, categories)
+        self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, features: Features) -> Float[Tensor, "B C"]:
-        """The branch's own logits."""
-        logits: Tensor = self.pooled(features)
+        """Unbounded logits."""
+        rooted = self.dropout(self.standard(_root(features.hidden_patches.mean(dim=1))))
+        logits: Tensor = self.out(self.dropout(F.relu(self.into(rooted))))
         return logits
 
-    def combine(
-        self, match_logits: Float[Tensor, "B C"], image_logits: Float[Tensor, "B C"]
-    ) -> Float[Tensor, "B C"]:
-        """Both opinions in one logit, without gradient."""
-        learned = self.image_spread > LEAST_SPREAD
-        scaled = (image_logits - self.image_mean) / self.image_spread.clamp(min=LEAST_SPREAD)
-        return (match_logits + torch.where(learned, self.match_spread * scaled, 0.0)).detach()
-
     @torch.no_grad()
-    def observe(
-        self, match_logits: Float[Tensor, "B C"], image_logits: Float[Tensor, "B C"]
-    ) -> None:
-        """Track mean and spread of both branches over the training batches."""
-        if len(match_logits) < 2:
-            return
-        keep = SPREAD_MOMENTUM if bool(self.match_spread.any()) else 0.0
-        for buffer, value in (
-            (self.match_spread, match_logits.std(dim=0)),
-            (self.image_mean, image_logits.mean(dim=0)),
-            (self.image_spread, image_logits.std(dim=0)),
-        ):
-            buffer.lerp_(value.to(buffer), 1 - keep)
+    def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
+        """Measure the standardisation; start the biases at the known shares of positives."""
+        self.standard.measure(_root(features.hidden_patches.mean(dim=1)))
+        self.out.bias.copy_(positive_share.to(self.out.bias).logit())
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map with bias that starts at zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _root(values: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
+    """Signed square root; without gradient, for the encoder is frozen."""
+    return values.sign() * values.abs().sqrt()

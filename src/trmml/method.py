@@ -1,6 +1,7 @@
 """TRM-ML: the parts of the method joined, in the order of the paper's figure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from trmml.config import LossSettings, Settings
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features import Features
+from trmml.hidden_regions import HiddenRegions
 from trmml.image_branch import ImageBranch
 from trmml.labels import LabelMatrix
 from trmml.losses import (
@@ -28,6 +30,7 @@ from trmml.model import (
     lacking_negatives,
     pair_weights,
 )
+from trmml.opinions import Opinions
 from trmml.prompts import BakedPrompts, PromptLearner, build_prompts
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention, gather_regions
@@ -36,6 +39,16 @@ from trmml.regions import RegionAttention, gather_regions
 MAX_FLOATS = 2**22
 # Pictures looked at together before the first step: with thousands of categories they take room.
 START_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The opinions beside the match, and what joins them; None where one is switched off."""
+
+    image: ImageBranch | None
+    hidden: HiddenRegions | None
+    opinions: Opinions | None
+    settings: Settings
 
 
 class TRMML(MultiLabelModel):
@@ -61,7 +74,7 @@ class TRMML(MultiLabelModel):
         regions: RegionAttention,
         matching: Matching,
         prototypes: Prototypes,
-        image_branch: ImageBranch | None,
+        branches: Branches,
         losses: LossSettings,
     ) -> None:
         super().__init__()
@@ -71,7 +84,14 @@ class TRMML(MultiLabelModel):
         self.regions = regions
         self.matching = matching
         self.prototypes = prototypes
-        self.image_branch = image_branch
+        self.image_branch, self.hidden_regions = branches.image, branches.hidden
+        self.opinions = branches.opinions
+        settings = branches.settings
+        self._frozen, self._weigh = settings.opinions.frozen, settings.opinions.weigh
+        self._rates = {
+            "image_branch.": settings.image_branch.rate_factor,
+            "hidden_regions.": settings.hidden_regions.rate_factor,
+        }
         self.losses = losses
         self._start_scale = float(matching.log_scale.detach().exp())
         self._start_attention = float(regions.log_scale.detach().exp())
@@ -118,19 +138,41 @@ class TRMML(MultiLabelModel):
         teacher = None
         if self.training and self.losses.distillation > 0:
             teacher = self.frozen_logits(patches, features.image_feature)
-        logits, image_logits = match_logits, None
-        if self.image_branch is not None:
-            image_logits = self.image_branch(features)
-            known = self.image_branch.combine(match_logits[:, : len(self.weak)], image_logits)
+        logits, opinions = match_logits, self._opinions(features, patches, match_logits)
+        if self.opinions is not None:
+            known = self.opinions(list(opinions.values()))
             logits = torch.cat([known, match_logits[:, len(self.weak) :]], dim=1)
         return Output(
             logits=logits,
             regions=regions,
             match_logits=match_logits,
-            image_logits=image_logits,
+            opinions=opinions,
             text_features=text,
             teacher=teacher,
         )
+
+    def _opinions(
+        self,
+        features: Features,
+        patches: Float[Tensor, "B P D"],
+        match_logits: Float[Tensor, "B K"],
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        """What each branch says of the trained categories, the match first."""
+        found = {"match": match_logits[:, : len(self.weak)]}
+        if self.image_branch is not None:
+            found["image"] = self.image_branch(features)
+        if self.hidden_regions is not None:
+            found["hidden"] = self.hidden_regions(features)
+        if self.opinions is not None and self._frozen:
+            found["frozen"] = self.dense_logits(patches)
+        return found
+
+    @torch.no_grad()
+    def dense_logits(self, patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B C"]:
+        """The frozen model's dense cosines, scaled."""
+        text = self.prompts.start_features
+        scale = torch.tensor(self._start_attention, device=text.device)
+        return self._start_scale * gather_regions(text, patches, patches, scale).match(text)
 
     @torch.no_grad()
     def frozen_logits(
@@ -138,21 +180,20 @@ class TRMML(MultiLabelModel):
     ) -> Float[Tensor, "B C"]:
         """The frozen model's own logits: mean of image cosine and dense cosine, scaled."""
         text = self.prompts.start_features
-        scale = torch.tensor(self._start_attention, device=text.device)
-        dense = gather_regions(text, patches, patches, scale).match(text)
-        return self._start_scale * (dense + image_feature @ text.T) / 2
+        return (self.dense_logits(patches) + self._start_scale * image_feature @ text.T) / 2
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
-        """`classification` on known pairs, `image`, `pseudo`, `distillation`, `contrastive`."""
+        """`classification`, `image`, `hidden`, `pseudo`, `distillation`, `contrastive`."""
         settings, logits = self.losses, output.match_logits
         assert logits is not None
         labels = targets.labels & targets.known
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
         weights = pair_weights(targets, settings.weak_negative * self.weak)
         terms = {"classification": self._asymmetric(logits, labels, weights)}
-        if output.image_logits is not None:
-            weights = pair_weights(targets, self.weak)
-            terms["image"] = weighted_bce(output.image_logits, labels, weights)
+        for name in ("image", "hidden"):
+            if name in output.opinions:
+                weights = pair_weights(targets, self.weak)
+                terms[name] = weighted_bce(output.opinions[name], labels, weights)
         if settings.pseudo > 0:
             terms["pseudo"] = self._asymmetric(
                 logits, targets.pseudo_labels, targets.pseudo.float()
@@ -195,11 +236,12 @@ class TRMML(MultiLabelModel):
         )
 
     def loss_weights(self) -> dict[str, float]:
-        """Classification and the image branch count 1 each; the others as set."""
+        """Each opinion's own classification counts 1; the others as set."""
         settings = self.losses
         return {
             "classification": 1.0,
             "image": 1.0,
+            "hidden": 1.0,
             "pseudo": settings.pseudo,
             "distillation": settings.distillation,
             "contrastive": settings.contrastive,
@@ -211,15 +253,22 @@ class TRMML(MultiLabelModel):
             "regions.log_scale",
             "matching.log_scale",
             "matching.bias",
-            "image_branch.pooled.linear.bias",
+            "image_branch.out.bias",
+            "hidden_regions.mean.bias",
         ]
+
+    def rate_factors(self) -> dict[str, float]:
+        """Each branch learns at a rate of its own."""
+        return dict(self._rates)
 
     @torch.no_grad()
     def start(self, features: Features, matrix: LabelMatrix) -> None:
         """Set the biases to the known shares of positives, and mark one-sided categories."""
         self.weak.copy_(lacking_negatives(matrix))
-        if self.image_branch is not None:
-            self.image_branch.pooled.start(features, known_positive_share(matrix))
+        share = known_positive_share(matrix)
+        for branch in (self.image_branch, self.hidden_regions):
+            if branch is not None:
+                branch.start(features, share)
         if not self.matching.bias.requires_grad:
             return
         training = self.training
@@ -230,8 +279,7 @@ class TRMML(MultiLabelModel):
             regions = self.regions(hidden, self._project(hidden), anchors)
             total += regions.match(text - negative).sum(dim=0)
         self.train(training)
-        share = known_positive_share(matrix).to(text)
-        self.matching.start_bias(total / len(features), share)
+        self.matching.start_bias(total / len(features), share.to(text))
 
     @torch.no_grad()
     def begin_epoch(self) -> None:
@@ -244,9 +292,8 @@ class TRMML(MultiLabelModel):
         self, output: Output, targets: Targets, *, evidence: bool
     ) -> Float[Tensor, "B C"] | None:
         """Update the prototypes from known pairs; return their evidence for every pair if asked."""
-        if self.image_branch is not None:
-            assert output.match_logits is not None and output.image_logits is not None
-            self.image_branch.observe(output.match_logits, output.image_logits)
+        if self.opinions is not None:
+            self.opinions.observe(list(output.opinions.values()))
         evidence = evidence and self.losses.pseudo > 0
         assert output.regions is not None and output.text_features is not None
         regions, weighed = output.regions, []
@@ -258,6 +305,21 @@ class TRMML(MultiLabelModel):
             if evidence:
                 weighed.append(self.prototypes.evidence(made, output.text_features, part))
         return torch.cat(weighed, dim=1) if weighed else None
+
+    @torch.no_grad()
+    def settle(self, outputs: Iterable[Output], matrix: LabelMatrix) -> None:
+        """Measure the opinions on the held-out images, and weigh them by their labels."""
+        if self.opinions is None:
+            return
+        found = [torch.stack(list(output.opinions.values())).cpu() for output in outputs]
+        opinions = torch.cat(found, dim=1).float()
+        device = self.opinions.mean.device
+        self.opinions.cpu().settle(opinions)
+        if self._weigh:
+            weights = matrix.known + lacking_negatives(matrix) * ~matrix.known
+            share = known_positive_share(matrix)
+            self.opinions.weigh(opinions, matrix.labels.float(), weights, share)
+        self.opinions.to(device)
 
     @torch.no_grad()
     def bake(self) -> None:
@@ -280,7 +342,7 @@ def build_trmml(
     categories = len(category_names)
 
     prompts, negative = build_prompts(encoder, category_names, settings.prompts, generator)
-    with torch.random.fork_rng(devices=[]):  # the MLP's start must not depend on what ran before
+    with torch.random.fork_rng(devices=[]):  # random starts must not depend on what ran before
         torch.manual_seed(settings.training.seed)
         regions = RegionAttention(
             categories=categories,
@@ -288,6 +350,7 @@ def build_trmml(
             hidden_size=identity.hidden_size,
             settings=settings.regions,
         )
+        branches = build_branches(categories, identity.hidden_size, settings)
     return TRMML(
         project=encoder.project,
         prompts=prompts,
@@ -299,14 +362,20 @@ def build_trmml(
             feature_size=identity.feature_size,
             settings=settings.prototypes,
         ),
-        image_branch=build_image_branch(categories, identity.hidden_size, settings),
+        branches=branches,
         losses=settings.losses,
     )
 
 
-def build_image_branch(categories: int, hidden_size: int, settings: Settings) -> ImageBranch | None:
-    """The branch on the whole picture, where it is switched on."""
-    chosen = settings.image_branch
-    if not chosen.use:
-        return None
-    return ImageBranch(categories=categories, hidden_size=hidden_size, dropout=chosen.dropout)
+def build_branches(categories: int, hidden_size: int, settings: Settings) -> Branches:
+    """The opinions beside the match, where they are switched on."""
+    sizes = {"categories": categories, "hidden_size": hidden_size}
+    image, hidden = settings.image_branch, settings.hidden_regions
+    learned = int(image.use) + int(hidden.use)
+    weights = [1.0] * (1 + learned) + [0.0] * settings.opinions.frozen
+    return Branches(
+        image=ImageBranch(**sizes, settings=image) if image.use else None,
+        hidden=HiddenRegions(**sizes, settings=hidden) if hidden.use else None,
+        opinions=Opinions(categories=categories, weights=weights) if len(weights) > 1 else None,
+        settings=settings,
+    )

@@ -32,8 +32,10 @@ from trmml.baselines.zero_shot import (
     build_zero_shot_ensemble,
 )
 from trmml.config import (
+    HiddenRegionSettings,
     ImageBranchSettings,
     LossSettings,
+    OpinionSettings,
     PromptSettings,
     Section,
     Settings,
@@ -90,6 +92,8 @@ class PublishedSettings(Settings):
 
     prompts: PromptSettings = _PUBLISHED.prompts
     image_branch: ImageBranchSettings = _PUBLISHED.image_branch
+    hidden_regions: HiddenRegionSettings = _PUBLISHED.hidden_regions
+    opinions: OpinionSettings = _PUBLISHED.opinions
     losses: LossSettings = _PUBLISHED.losses
     training: TrainingSettings = coop.PROMPT_TRAINING
 
@@ -129,7 +133,10 @@ _TRMML: Space = {
     "training.epochs": Choice((6, 12, 18)),
     "matching.scale": Range(10.0, 50.0, log=True),
     "regions.dropout": Choice((0.0, 0.2, 0.4)),
-    "image_branch.dropout": Choice((0.0, 0.3, 0.6)),
+    "image_branch.dropout": Choice((0.2, 0.5, 0.8)),
+    "image_branch.rate_factor": Range(0.03, 1.0, log=True),
+    "hidden_regions.dropout": Choice((0.2, 0.5, 0.8)),
+    "hidden_regions.rate_factor": Range(0.03, 1.0, log=True),
     "losses.pseudo": Choice((0.0, 0.1, 0.3, 1.0)),
     "losses.distillation": Choice((0.0, 0.01, 0.1)),
     "losses.contrastive": Choice((0.0, 0.02, 0.1)),

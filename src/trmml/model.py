@@ -1,7 +1,8 @@
 """What `trainer.train` trains and `evaluate` scores: the interface of TRM-ML and the baselines."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,7 +78,7 @@ class Output:
             branch takes part, and the two that follow do.
         regions: one per category, with the attention over patches that made it.
         match_logits: of text-region matching alone.
-        image_logits: of the image branch alone, which knows trained categories only.
+        opinions: what is combined into the logits, the match first; of trained categories only.
         text_features: unit length.
         teacher: the frozen model's logits.
         category_features: one vector per image and category, any length.
@@ -87,7 +88,7 @@ class Output:
     logits: Float[Tensor, "B C"]
     regions: Regions | None = None
     match_logits: Float[Tensor, "B C"] | None = None
-    image_logits: Float[Tensor, "B trained"] | None = None
+    opinions: dict[str, Float[Tensor, "B trained"]] = field(default_factory=dict)
     text_features: Float[Tensor, "C D"] | None = None
     teacher: Float[Tensor, "B C"] | None = None
     category_features: Float[Tensor, "B C R"] | None = None
@@ -123,6 +124,10 @@ class MultiLabelModel(nn.Module, ABC):
         """Names of the parameters that learn at the faster rate."""
         return []
 
+    def rate_factors(self) -> dict[str, float]:
+        """Learning-rate factors of parts, by the beginning of their parameters' names."""
+        return {}
+
     def start(self, features: Features, matrix: LabelMatrix) -> None:
         """Look at a few hundred training images and the known labels before the first step."""
 
@@ -134,6 +139,14 @@ class MultiLabelModel(nn.Module, ABC):
     ) -> Float[Tensor, "B C"] | None:
         """After each step: update running state; return the evidence for pseudo-labels if asked."""
         return None
+
+    def settle(self, outputs: Iterable[Output], matrix: LabelMatrix) -> None:
+        """After training: look once at the held-out images, in eval mode.
+
+        Args:
+            outputs: of their batches, in order.
+            matrix: their labels.
+        """
 
     def bake(self) -> None:
         """After training: compute once what inference would compute again and again."""

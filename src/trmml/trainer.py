@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from trmml.checkpoint import load_tensors, save_tensors
 from trmml.config import PrototypeSettings, TrainingSettings
@@ -281,6 +281,14 @@ class Trainer:
         """Logits of the held-out images."""
         return predict(self.model, self.source, self.held, device=self.fabric.device)
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Show the held-out images to the trained model once."""
+        device = self.fabric.device
+        parts = torch.split(self.held, self.training.batch_size)
+        outputs = (self.model(self.source.batch(part).to(device)) for part in parts)
+        self.model.settle(outputs, self.matrix.rows(self.held))
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The model with averaged weights inside the block, with its own ones after it."""
@@ -426,25 +434,23 @@ def train(
     trainer.model.load_state_dict(trainer.best)
     trainer.model.bake()
     trainer.model.eval()
+    trainer.settle()
 
 
 def _parameter_groups(model: MultiLabelModel, settings: TrainingSettings) -> list[dict[str, Any]]:
     """What learns: fast parameters without weight decay, the others with it."""
-    fast = set(model.fast_parameters())
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for n, p in named if n in fast],
-            "factor": settings.fast_factor,
-            "weight_decay": 0.0,
-        },
-        {
-            "params": [p for n, p in named if n not in fast],
-            "factor": 1.0,
-            "weight_decay": settings.weight_decay,
-        },
+    fast, factors = set(model.fast_parameters()), model.rate_factors()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = next((f for part, f in factors.items() if name.startswith(part)), 1.0)
+            decay = 0.0 if name in fast else settings.weight_decay
+            factor *= settings.fast_factor if name in fast else 1.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()

@@ -1,0 +1,52 @@
+"""Regions gathered from the hidden patches by a classifier of their own; beyond the paper."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trmml.config import HiddenRegionSettings
+from trmml.features import Features
+from trmml.image_branch import Standardisation, zero_linear
+
+
+class HiddenRegions(nn.Module):
+    """What the wide map says of each category: of its mean patch, and of the patches that speak.
+
+    logits_c = w_c . mean_p h_p + share * sum_p softmax_P(u_c . h_p) (u_c . h_p)
+
+    Text-region matching sees patches as they are projected into the joint space, which drops what
+    the encoder's texts never needed. Here each category attends with what it classifies by, in the
+    hidden space, and starts from nothing instead of its text.
+
+    Shapes: Features of B images -> logits (B, C).
+    Trains: w, u (C, W) and the bias (C); all start at zero, where attention is the mean.
+    Source: class-specific residual attention (Zhu and Wu 2021, equations 1 to 4); there one
+        classifier serves both terms.
+    """
+
+    def __init__(
+        self, *, categories: int, hidden_size: int, settings: HiddenRegionSettings
+    ) -> None:
+        super().__init__()
+        self.share = settings.share
+        self.standard = Standardisation(hidden_size)
+        self.mean = zero_linear(hidden_size, categories)
+        self.region = nn.Parameter(torch.zeros(categories, hidden_size))
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, features: Features) -> Float[Tensor, "B C"]:
+        """Unbounded logits."""
+        hidden = self.standard(features.hidden_patches)
+        kept = self.dropout(torch.ones_like(hidden[:, :1]))  # one choice of channels per image
+        hidden = hidden * kept if self.training else hidden
+        scores = F.linear(hidden, self.region)  # (B, P, C)
+        gathered = (scores.softmax(dim=1) * scores).sum(dim=1)
+        logits: Tensor = self.mean(hidden.mean(dim=1)) + self.share * gathered
+        return logits
+
+    @torch.no_grad()
+    def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
+        """Measure the standardisation; start the biases at the known shares of positives."""
+        self.standard.measure(features.hidden_patches.mean(dim=1))
+        self.mean.bias.copy_(positive_share.to(self.mean.bias).logit())

@@ -1,0 +1,115 @@
+"""Several opinions on the same pairs in one logit, each counting by what it is worth."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# Momentum of the running mean and spread of each opinion.
+MOMENTUM = 0.98
+# An opinion whose logits spread less than this has learned nothing yet, and adds nothing.
+LEAST_SPREAD = 1e-3
+# How strongly the weights are held to those before any label was seen, in pairs.
+PRIOR_STRENGTH = 1.0
+
+
+class Opinions(nn.Module):
+    """A weighted sum of opinions, standardised in each category.
+
+    combined_c = mean_0c + spread_0c * sum_k weight_k (o_kc - mean_kc) / spread_kc
+
+    The first opinion is the match with the texts: it sets the scale, and before the others have
+    learned anything it is all there is, so that step 0 stays frozen CLIP. Opinions are learned by
+    losses of their own, and no gradient crosses the sum: a shared loss lets one starve the others.
+
+    Shapes: K opinions (B, C) -> (B, C).
+    Trains: nothing; `observe` and `weigh` move the buffers.
+
+    Args:
+        categories: C.
+        weights: of each opinion until `weigh` is called; the first is 1.
+    """
+
+    mean: Tensor  # (K, C)
+    spread: Tensor  # (K, C)
+    weights: Tensor  # (K)
+
+    def __init__(self, *, categories: int, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(weights), categories))
+        self.register_buffer("spread", torch.zeros(len(weights), categories))
+        self.register_buffer("weights", torch.tensor(weights))
+
+    def forward(self, opinions: Sequence[Float[Tensor, "B C"]]) -> Float[Tensor, "B C"]:
+        """All opinions in one logit, without gradient."""
+        first, *others = opinions
+        total = self.weights[0] * first + (1 - self.weights[0]) * self.mean[0]
+        for number, opinion in enumerate(others, start=1):
+            spread = self.spread[number]
+            scaled = (opinion - self.mean[number]) / spread.clamp(min=LEAST_SPREAD)
+            scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
+            total = total + self.weights[number] * self.spread[0] * scaled
+        return total.detach()
+
+    @torch.no_grad()
+    def observe(self, opinions: Sequence[Float[Tensor, "B C"]]) -> None:
+        """Track mean and spread over the training batches."""
+        stack = torch.stack([opinion.to(self.mean) for opinion in opinions])
+        if stack.shape[1] > 1:
+            keep = MOMENTUM if bool(self.spread[0].any()) else 0.0
+            self.mean.lerp_(stack.mean(dim=1), 1 - keep)
+            self.spread.lerp_(stack.std(dim=1), 1 - keep)
+
+    @torch.no_grad()
+    def settle(self, opinions: Float[Tensor, "K N C"]) -> None:
+        """Measure mean and spread anew, on pictures that were not trained on."""
+        if opinions.shape[1] > 1:
+            self.mean.copy_(opinions.mean(dim=1))
+            self.spread.copy_(opinions.std(dim=1))
+
+    def weigh(
+        self,
+        opinions: Float[Tensor, "K N C"],
+        targets: Float[Tensor, "N C"],
+        weights: Float[Tensor, "N C"],
+        positive_share: Float[Tensor, " C"],
+    ) -> None:
+        """Weigh the opinions by how well together they explain labels that were held out.
+
+        One weight per opinion for all categories, at least 0, by logistic regression on the
+        standardised opinions (stacking, Wolpert 1992), with the log-odds of each category's share
+        as offset: few numbers, so that few held-out labels suffice. Without any the weights stay.
+
+        Args:
+            opinions: of the held-out images.
+            targets: 1 where a category is present.
+            weights: of each pair; 0 where nothing is known.
+            positive_share: strictly between 0 and 1.
+        """
+        if float((targets * weights).sum()) == 0:
+            return
+        spread = self.spread[:, None]
+        scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
+        scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
+        start, offset = self.weights, positive_share.logit()
+        free = torch.full_like(start, 0.5).requires_grad_()
+        scale, shift = (torch.zeros((), requires_grad=True) for _ in range(2))
+        optimizer = torch.optim.LBFGS(
+            [free, scale, shift], max_iter=100, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            size = F.softplus(free)
+            logits = torch.einsum("k,knc->nc", size, scaled) + offset + shift
+            cost = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+            cost = cost + PRIOR_STRENGTH * (size - F.softplus(scale) * start).square().sum()
+            cost.backward()  # type: ignore[no-untyped-call]
+            return cost
+
+        with torch.enable_grad():
+            optimizer.step(loss)  # type: ignore[no-untyped-call]
+        found = F.softplus(free.detach())
+        self.weights.copy_(found / found.sum() * len(found))

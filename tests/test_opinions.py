@@ -1,0 +1,156 @@
+"""The branches beside the match, and the sum in which each counts by what it is worth."""
+
+import pytest
+import torch
+
+from trmml.config import HiddenRegionSettings, ImageBranchSettings
+from trmml.features import Features
+from trmml.hidden_regions import HiddenRegions
+from trmml.image_branch import ImageBranch, Standardisation
+from trmml.opinions import Opinions
+
+C, P, W = 3, 4, 6
+
+
+def features(images: int = 5) -> Features:
+    generator = torch.Generator().manual_seed(images)
+    hidden = torch.randn(images, P, W, generator=generator)
+    return Features(hidden, torch.ones(images, 2))
+
+
+def moved(module: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+def test_standardisation_by_hand() -> None:
+    standard = Standardisation(2)
+    standard.measure(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    found = standard(torch.tensor([[2.0 + 2**0.5, 5.0]]))
+    assert torch.allclose(found, torch.tensor([[1.0, 0.0]]))  # a constant channel stays finite
+
+
+@torch.no_grad()
+def test_hidden_regions_equal_a_loop() -> None:
+    module = HiddenRegions(categories=C, hidden_size=W, settings=HiddenRegionSettings(share=0.7))
+    batch = features()
+    module.start(batch, torch.tensor([0.1, 0.2, 0.3]))
+    moved(module).eval()
+    found = module(batch)
+    hidden = module.standard(batch.hidden_patches)
+    for b in range(len(batch)):
+        for c in range(C):
+            scores = [float(hidden[b, p] @ module.region[c]) for p in range(P)]
+            attention = torch.tensor(scores, dtype=torch.double).softmax(dim=0)
+            gathered = sum(float(a) * s for a, s in zip(attention, scores, strict=True))
+            mean = float(hidden[b].mean(dim=0) @ module.mean.weight[c] + module.mean.bias[c])
+            assert float(found[b, c]) == pytest.approx(mean + 0.7 * gathered, abs=1e-4)
+
+
+def test_image_branch_equals_its_formula() -> None:
+    module = ImageBranch(categories=C, hidden_size=W, settings=ImageBranchSettings(width=7))
+    batch = features()
+    module.start(batch, torch.full((C,), 0.5))
+    moved(module).eval()
+    mean = batch.hidden_patches.mean(dim=1)
+    rooted = mean.sign() * mean.abs() ** 0.5
+    standard = (rooted - rooted.mean(dim=0)) / rooted.std(dim=0)
+    hidden = (standard @ module.into.weight.T).clamp(min=0)
+    expected = hidden @ module.out.weight.T + module.out.bias
+    assert torch.allclose(module(batch), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["image", "hidden"])
+def test_branches_start_at_the_known_shares(kind: str) -> None:
+    share = torch.tensor([0.1, 0.5, 0.9])
+    module: ImageBranch | HiddenRegions = (
+        ImageBranch(categories=C, hidden_size=W, settings=ImageBranchSettings())
+        if kind == "image"
+        else HiddenRegions(categories=C, hidden_size=W, settings=HiddenRegionSettings())
+    )
+    module.start(features(), share)
+    assert torch.allclose(module(features(2)).sigmoid(), share.expand(2, C), atol=1e-6)
+    module.start(features(1), share)  # one image has no spread
+    assert module(features(1)).isfinite().all()
+
+
+def test_before_anything_is_learned_the_match_is_all_there_is() -> None:
+    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    match = torch.randn(4, C)
+    assert torch.equal(opinions([match, torch.zeros(4, C)]), match)
+    opinions.observe([match, torch.full((4, C), 2.0)])  # a constant opinion spreads nothing
+    assert torch.allclose(opinions([match, torch.full((4, C), 2.0)]), match, atol=1e-6)
+
+
+def test_the_sum_by_hand() -> None:
+    opinions = Opinions(categories=1, weights=[1.0, 2.0])
+    match, other = torch.tensor([[1.0], [3.0]]), torch.tensor([[10.0], [30.0]])
+    opinions.settle(torch.stack([match, other]))
+    # The spread of the match is 2 ** 0.5, and the other lies 2 ** -0.5 spreads from its mean.
+    assert torch.allclose(opinions([match, other]), torch.tensor([[-1.0], [5.0]]))
+
+
+def separable(images: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """Opinions of which the first is right, the second noise; and the labels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(images, C, generator=generator) < 0.3).float()
+    right = 3 * labels + torch.randn(images, C, generator=generator)
+    return torch.stack([right, torch.randn(images, C, generator=generator)]), labels
+
+
+def test_an_opinion_counts_by_what_it_is_worth() -> None:
+    found, labels = separable()
+    for order in ([0, 1], [1, 0]):
+        opinions = Opinions(categories=C, weights=[1.0, 1.0])
+        opinions.settle(found[order])
+        opinions.weigh(found[order], labels, torch.ones_like(labels), torch.full((C,), 0.3))
+        good, noise = opinions.weights[order.index(0)], opinions.weights[order.index(1)]
+        assert good > 8 * noise and float(opinions.weights.sum()) == pytest.approx(2)
+
+
+def test_unknown_labels_weigh_nothing() -> None:
+    found, labels = separable()
+    known = (torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < 0.5).float()
+    weights = []
+    for shown in (labels, torch.where(known > 0, labels, 1 - labels)):
+        opinions = Opinions(categories=C, weights=[1.0, 1.0])
+        opinions.settle(found)
+        opinions.weigh(found, shown * known, known, torch.full((C,), 0.3))
+        weights.append(opinions.weights)
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_nothing_to_weigh_by_leaves_the_weights(images: int) -> None:
+    opinions = Opinions(categories=C, weights=[1.0, 0.5])
+    nothing = torch.zeros(images, C)
+    opinions.settle(torch.randn(2, images, C))
+    opinions.weigh(torch.randn(2, images, C), nothing, nothing, torch.full((C,), 0.5))
+    assert opinions.weights.tolist() == [1.0, 0.5]
+    assert opinions([torch.ones(2, C), torch.ones(2, C)]).isfinite().all()
+
+
+def test_few_labels_change_little() -> None:
+    found, _ = separable(2)
+    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    opinions.settle(found)
+    opinions.weigh(found, torch.eye(2, C), torch.ones(2, C), torch.full((C,), 0.3))
+    assert 0.3 < float(opinions.weights[0]) < 1.7
+
+
+def test_permuting_categories_permutes_the_sum() -> None:
+    found, _ = separable(20)
+    order = [2, 0, 1]
+    one, two = (Opinions(categories=C, weights=[1.0, 1.0]) for _ in range(2))
+    one.settle(found)
+    two.settle(found[:, :, order])
+    assert torch.allclose(two(list(found[:, :, order])), one(list(found))[:, order], atol=1e-6)
+
+
+def test_no_gradient_crosses_the_sum() -> None:
+    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    match = torch.randn(4, C, requires_grad=True)
+    assert not opinions([match, match]).requires_grad
