@@ -37,12 +37,14 @@ class HiddenRegions(nn.Module):
 
     def forward(self, features: Features) -> Float[Tensor, "B C"]:
         """Unbounded logits."""
-        hidden = self.standard(features.hidden_patches)
-        kept = self.dropout(torch.ones_like(hidden[:, :1]))  # one choice of channels per image
-        hidden = hidden * kept if self.training else hidden
-        scores = F.linear(hidden, self.region)  # (B, P, C)
+        hidden = features.hidden_patches
+        # Standardised and dropped in the weights: the map itself is by far the largest thing here.
+        kept = self.dropout(torch.ones_like(self.standard.mean))  # one choice for the batch
+        region = self.region * (kept / self.standard.spread)
+        scores = F.linear(hidden, region, -region @ self.standard.mean)  # (B, P, C)
         gathered = (scores.softmax(dim=1) * scores).sum(dim=1)
-        logits: Tensor = self.mean(hidden.mean(dim=1)) + self.share * gathered
+        pooled = self.dropout(self.standard(hidden.mean(dim=1)))
+        logits: Tensor = self.mean(pooled) + self.share * gathered
         return logits
 
     @torch.no_grad()
