@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from trmml.config import TrainingSettings
 from trmml.errors import ConfigError
 from trmml.method_settings import (
     default_settings,
@@ -40,10 +41,11 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
 
 
 def test_a_section_given_in_part_keeps_the_methods_own_defaults() -> None:
-    own = PROBE.settings().training.epochs  # type: ignore[attr-defined]
-    assert own != METHODS["trmml"].settings().training.epochs  # type: ignore[attr-defined]
-    found = parse_method_settings(PROBE, {"training": {"seed": 3}}, "test")
-    assert (found.training.epochs, found.training.seed) == (own, 3)
+    method = METHODS["coop"]
+    own = method.settings().training.batch_size  # type: ignore[attr-defined]
+    assert own != TrainingSettings().batch_size
+    found = parse_method_settings(method, {"training": {"seed": 3}}, "test")
+    assert (found.training.batch_size, found.training.seed) == (own, 3)
 
 
 def test_toml_is_read_as_it_was_written() -> None:
