@@ -39,9 +39,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, tree: dict[str, Any]) -> Path:
-    """Write results with their provenance to benchmarks/results/<name>.json."""
+def write_results(name: str, tree: dict[str, Any], *, quick: bool = False) -> Path:
+    """Write results with their provenance to benchmarks/results/<name>.json.
+
+    Those of a quick round go to <name>_quick.json, which is not kept: they are no figures to quote.
+    """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
     path.write_text(json.dumps({**tree, **provenance()}, indent=1) + "\n", encoding="utf-8")
     return path

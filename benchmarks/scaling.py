@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ GROWING: dict[str, tuple[int, ...]] = {
     "batch": (16, 32, 64),
 }
 # What a quick round looks at: what has to be linear.
-QUICK = ("categories", "images")
+QUICK: dict[str, tuple[int, ...]] = {"categories": (80, 800), "images": (256, 512)}
 # Many categories, many patches: has to stay below 6 GB.
 # As many images as the model looks at before the first step.
 LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048, "images": 256, "steps": 3}
+QUICK_STEPS = 1
 LARGE_LIMIT_GB = 6.0
 TEXT_ARCHITECTURE = "ViT-B-32"
 TEXT_CATEGORIES = (80, 800, 5000)
@@ -122,11 +123,12 @@ def truncation(rounds: int) -> dict[str, Any]:
     }
 
 
-def head_rows(rounds: int, axes: Sequence[str]) -> list[dict[str, Any]]:
+def head_rows(
+    rounds: int, growing: Mapping[str, Sequence[int]], largest: dict[str, int]
+) -> list[dict[str, Any]]:
     """Each axis from its smallest size to its largest, with slopes; then the large case."""
     rows = []
-    for axis in axes:
-        sizes = GROWING[axis]
+    for axis, sizes in growing.items():
         found = []
         for size in sizes:
             cell = {**BASE, axis: size}
@@ -139,7 +141,7 @@ def head_rows(rounds: int, axes: Sequence[str]) -> list[dict[str, Any]]:
         for row, rise, more in zip(found, rises, memory, strict=True):
             rows.append({**row, "slope": rise, "memory_slope": more})
         print(table(rows[-len(sizes) :]), flush=True)
-    large = {"axis": "all", **LARGE} | in_process(__file__, {**LARGE, "rounds": rounds})
+    large = {"axis": "all", **largest} | in_process(__file__, {**largest, "rounds": rounds})
     rows.append({**large, "slope": None, "memory_slope": None})
     print(table(rows[-1:]), flush=True)
     print(f"peak {large['peak_gib'] * 1.0737:.2f} GB of {LARGE_LIMIT_GB:.0f} GB allowed")
@@ -169,7 +171,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="1 round, C and N only")
+    parser.add_argument("--quick", action="store_true", help="1 round, small C and N only")
     parser.add_argument("--full", action="store_true", help="5,000 learned prompts too")
     parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -178,8 +180,11 @@ def main() -> None:
         print(json.dumps(measure(arguments.cell)))
         return
     rounds = 1 if arguments.quick else arguments.rounds
-    rows = head_rows(rounds, QUICK if arguments.quick else tuple(GROWING))
-    cut = truncation(max(2, rounds))
+    growing, largest = GROWING, LARGE
+    if arguments.quick:
+        growing, largest = QUICK, {**LARGE, "steps": QUICK_STEPS}
+    rows = head_rows(rounds, growing, largest)
+    cut = truncation(rounds)
     print(
         f"text side, 80 prompts: {cut['full_length_seconds']:.2f} s at {cut['full_length_tokens']}"
         f" tokens, {cut['cut_seconds']:.2f} s at {cut['cut_tokens']}: {cut['ratio']:.2f}x"
@@ -193,8 +198,8 @@ def main() -> None:
         print(
             "{categories} prompts: {seconds:.1f} s, peak {peak_gib:.2f} GiB".format(**prompts[-1])
         )
-    tree = {"seed": 0, "rounds": rounds, "rows": rows}
-    path = write_results("scaling", {**tree, "truncation": cut, "prompts": prompts})
+    tree = {"seed": 0, "rounds": rounds, "rows": rows, "truncation": cut, "prompts": prompts}
+    path = write_results("scaling", tree, quick=arguments.quick)
     print(f"written: {path}")
 
 

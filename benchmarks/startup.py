@@ -105,7 +105,8 @@ def main() -> None:
             {n: words for n, words in verbs.items() if not n.startswith(left_out)}, rounds
         )
     print(table(rows))
-    print(f"written: {write_results('startup', {'seed': 0, 'rounds': rounds, 'rows': rows})}")
+    tree = {"seed": 0, "rounds": rounds, "rows": rows}
+    print(f"written: {write_results('startup', tree, quick=arguments.quick)}")
 
 
 if __name__ == "__main__":

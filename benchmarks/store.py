@@ -194,9 +194,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=192, help="of random features")
-    parser.add_argument("--quick", action="store_true", help="96 images, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="48 images, 2 rounds")
     arguments = parser.parse_args()
-    images, rounds = (96, 2) if arguments.quick else (arguments.images, arguments.rounds)
+    images, rounds = (48, 2) if arguments.quick else (arguments.images, arguments.rounds)
     rows = []
     for shape, sizes in SHAPES.items():
         encoder = SyntheticEncoder(*sizes)
@@ -205,7 +205,7 @@ def main() -> None:
     forms = form_rows(3 * images)
     print(form_table(forms))
     tree = {"seed": 0, "rounds": rounds, "images": images, "rows": rows, "forms": forms}
-    print(f"written: {write_results('store', tree)}")
+    print(f"written: {write_results('store', tree, quick=arguments.quick)}")
 
 
 if __name__ == "__main__":

@@ -255,18 +255,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--photos", type=int, default=48, help="of 12 megapixels; 448 pixels: x 4")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quick", action="store_true", help="1 round, 32 photos")
+    parser.add_argument("--quick", action="store_true", help="1 round, 16 photos")
     arguments = parser.parse_args()
     device = arguments.device
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA card")
-    photos, rounds = (32, 1) if arguments.quick else (arguments.photos, arguments.rounds)
+    photos, rounds = (16, 1) if arguments.quick else (arguments.photos, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRMML_CACHE"] = folder  # what was measured here before shall not decide
         found = measure(Path(folder), photos, rounds, device)
     tree = {"architecture": ARCHITECTURE, "seed": 0, "rounds": rounds, "photos": photos}
     suffix = "" if device == "cpu" else f"_{device}"
-    path = write_results(f"tagging{suffix}", {**tree, "device": device, **found})
+    tree |= {"device": device, **found}
+    path = write_results(f"tagging{suffix}", tree, quick=arguments.quick)
     print(f"written: {path}")
 
 

@@ -214,10 +214,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500, help="of scenes")
     parser.add_argument("--test-images", type=int, default=600, help="of scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="600 pictures, 30 s at most")
+    parser.add_argument("--quick", action="store_true", help="600 pictures, 20 s at most")
     options = parser.parse_args()
     if options.quick:
-        options.seconds, options.images, options.test_images = 30.0, 600, 200
+        options.seconds, options.images, options.test_images = 20.0, 600, 200
     with TemporaryDirectory() as place:
         folder = Path(place)
         if options.realbench is None:
@@ -230,7 +230,8 @@ def main() -> None:
     print(table(rows, options.target))
     name = "time_to_map" if options.realbench is None else "time_to_map_corel5k"
     tree = {key: str(value) for key, value in vars(options).items()}
-    print(f"written: {write_results(name, {'options': tree, 'rows': rows})}")
+    path = write_results(name, {"options": tree, "rows": rows}, quick=options.quick)
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":
