@@ -130,6 +130,8 @@ def test_pseudo_labels_are_counted_and_checked(pictures, tmp_path):
         {"regions": {"learn": False}},
         {"regions": {"mlp_size": 0, "hidden_rank": 0}},
         {"image_branch": {"use": False}},
+        {"image_branch": {"replay": 0}},
+        {"image_branch": {"linear": False}},
         {"prompts": {"text_residual": False, "train_context": True, "shared_context": True}},
         {"prompts": {"negative_template": "no {}"}},
         {"losses": {"pseudo": 0, "distillation": 0, "contrastive": 0}},

@@ -83,6 +83,7 @@ ORDER = (
     "opinions",
     "image_branch",
     "hidden_regions",
+    "replay",
     "model",
     "method",
     "baselines",

@@ -75,7 +75,9 @@ def test_training_switches_the_start_bias_only():
 def test_losses_and_gradients_are_finite(nothing: bool, train_context: bool):
     model = moved(build(prompts={"train_context": train_context}, **ALL_TERMS)).train()
     output = model(features())
-    terms = model.loss_terms(output, targets(nothing=nothing))
+    batch = targets(nothing=nothing)
+    terms = model.loss_terms(output, batch)
+    terms |= model.replay_terms(features().hidden_patches.mean(dim=1), batch)
     assert set(terms) == set(model.loss_weights())
     assert all(name in model.state_dict() for name in model.fast_parameters())
     sum(terms.values()).backward()
@@ -199,7 +201,7 @@ def test_linear_probe_trains_on_known_pairs_only():
     other = torch.where(seen.known, seen.labels, ~seen.labels)
     flipped = Targets(other, seen.known, seen.pseudo_labels, seen.pseudo)
     assert torch.equal(loss, probe.loss_terms(probe(features()), flipped)["classification"])
-    pooled = probe.pooled.pooled(features(40))
+    pooled = probe.pooled.standard(features(40).hidden_patches.mean(dim=1))
     assert torch.allclose(pooled.mean(0), torch.zeros(12), atol=1e-5)
     assert torch.allclose(pooled.std(0), torch.ones(12), atol=1e-4)
 

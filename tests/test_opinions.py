@@ -8,6 +8,7 @@ from trmml.features import Features
 from trmml.hidden_regions import HiddenRegions
 from trmml.image_branch import ImageBranch, Standardisation
 from trmml.opinions import Opinions
+from trmml.replay import Replay
 
 C, P, W = 3, 4, 6
 
@@ -16,6 +17,10 @@ def features(images: int = 5) -> Features:
     generator = torch.Generator().manual_seed(images)
     hidden = torch.randn(images, P, W, generator=generator)
     return Features(hidden, torch.ones(images, 2))
+
+
+def pooled(batch: Features) -> torch.Tensor:
+    return batch.hidden_patches.mean(dim=1)
 
 
 def moved(module: torch.nn.Module) -> torch.nn.Module:
@@ -55,12 +60,16 @@ def test_image_branch_equals_its_formula() -> None:
     batch = features()
     module.start(batch, torch.full((C,), 0.5))
     moved(module).eval()
-    mean = batch.hidden_patches.mean(dim=1)
+    mean = pooled(batch)
     rooted = mean.sign() * mean.abs() ** 0.5
     standard = (rooted - rooted.mean(dim=0)) / rooted.std(dim=0)
     hidden = (standard @ module.into.weight.T).clamp(min=0)
     expected = hidden @ module.out.weight.T + module.out.bias
-    assert torch.allclose(module(batch), expected, atol=1e-5)
+    found = module(mean)
+    assert torch.allclose(found["image"], expected, atol=1e-5)
+    plain = (mean - mean.mean(dim=0)) / mean.std(dim=0)
+    expected = plain @ module.linear.linear.weight.T + module.linear.linear.bias
+    assert torch.allclose(found["linear"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["image", "hidden"])
@@ -71,10 +80,29 @@ def test_branches_start_at_the_known_shares(kind: str) -> None:
         if kind == "image"
         else HiddenRegions(categories=C, hidden_size=W, settings=HiddenRegionSettings())
     )
+
+    def logits(batch: Features) -> torch.Tensor:
+        if isinstance(module, HiddenRegions):
+            return module(batch)
+        return torch.cat(list(module(pooled(batch)).values()), dim=1)
+
     module.start(features(), share)
-    assert torch.allclose(module(features(2)).sigmoid(), share.expand(2, C), atol=1e-6)
+    found = logits(features(2)).sigmoid().view(2, -1, C)
+    assert torch.allclose(found, share.expand_as(found), atol=1e-6)
     module.start(features(1), share)  # one image has no spread
-    assert module(features(1)).isfinite().all()
+    assert logits(features(1)).isfinite().all()
+
+
+def test_replay_gives_back_the_last_means_of_what_was_seen() -> None:
+    replay, first, second = Replay(9), features(3), features(2)
+    assert not len(replay.draw(4, torch.Generator()))
+    replay.add(torch.tensor([7, 1, 4]), first)
+    replay.add(torch.tensor([1, 2]), second)
+    drawn = replay.draw(100, torch.Generator().manual_seed(0))
+    assert sorted(drawn.tolist()) == [1, 2, 4, 7]
+    expected = torch.stack([pooled(first)[0], pooled(second)[0], pooled(first)[2]])
+    assert torch.allclose(replay.batch(torch.tensor([7, 1, 4])), expected, atol=2e-3)  # fp16
+    assert len(replay.draw(3, torch.Generator())) == 3
 
 
 def test_before_anything_is_learned_the_match_is_all_there_is() -> None:

@@ -7,11 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conftest import TOY_SPEC
 from tests.toy import ToyEncoder
+from trmml.config import Settings
 from trmml.datasets.folder import read_folder
+from trmml.encode import Encoding, encode_images
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.evaluate import evaluate
 from trmml.explain import overlay, region_map, shrink
+from trmml.features import JoinedViews, MemoryFeatures
+from trmml.fit import fit
 from trmml.tag import REPAID_FROM, Tagger
 
 
@@ -209,3 +214,51 @@ def test_the_text_tower_is_loaded_for_new_names_only(finished_run, monkeypatch, 
     monkeypatch.setattr(sys.modules[Tagger.__module__], "load_encoder", load)
     Tagger.load(finished_run, also=also)
     assert asked == [wanted]
+
+
+@pytest.fixture(scope="module")
+def looking_twice(pictures, tmp_path_factory) -> Path:
+    """A run whose pictures are scored by three views."""
+    run = tmp_path_factory.mktemp("runs") / "views"
+    training = {"epochs": 1, "batch_size": 16, "held_out_share": 0.3, "scored_views": 3}
+    data = read_folder(pictures.train, pictures.train_table)
+    settings = Settings(training=training)
+    for _ in fit(data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"):
+        pass
+    return run
+
+
+def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, pictures, tmp_path):
+    tagger = Tagger.load(looking_twice)
+    data = read_folder(pictures.test, pictures.test_table)
+    evaluation = evaluate(tagger, data, encoding=Encoding(tmp_path / "store", form="fp32"))
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    paths = [data.paths[0], bad, *data.paths[1:]]
+    # Batches of the encoder are no multiple of three, so views of a picture fall into two of them.
+    tagged = list(tagger.tag(paths, threshold=0.0, on_bad_image="skip"))
+    assert tagged.pop(1).error is not None and [t.path for t in tagged] == data.paths
+    for found, row in zip(tagged, evaluation.probabilities, strict=True):
+        for tag in found.tags:
+            place = tagger.category_names.index(tag.category)
+            assert tag.probability == pytest.approx(float(row[place]), abs=1e-5)
+    maps = evaluation.attention([0, 1])
+    assert maps.shape[2] == tagger.card.encoder.patches
+    assert torch.allclose(maps.sum(dim=2), torch.ones(maps.shape[:2]), atol=1e-5)
+
+
+def test_more_views_than_are_encoded(looking_twice, pictures, tmp_path):
+    tagger = Tagger.load(looking_twice)
+    data = read_folder(pictures.test, pictures.test_table)
+    encoded = encode_images(data.paths, tagger.encoder, encoding=Encoding(tmp_path / "s"), views=2)
+    with pytest.raises(ConfigError, match=r"training\.scored_views = 3, but 2 are encoded"):
+        evaluate(tagger, data, encoded=encoded)
+
+
+def test_views_are_joined_patch_after_patch():
+    hidden, image = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 3)
+    joined = JoinedViews(MemoryFeatures(hidden, image), 2).rows([3, 1])
+    batch = joined.batch(torch.tensor([1]))
+    assert torch.equal(batch.hidden_patches[0], torch.cat([hidden[0, 1], hidden[1, 1]]))
+    mean = image[:, 1].mean(dim=0)
+    assert torch.allclose(batch.image_feature[0], mean / mean.norm())

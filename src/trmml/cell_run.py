@@ -14,7 +14,7 @@ from torch import Tensor
 from trmml.calibration import Calibration, fit_calibration
 from trmml.cells import Cell, CellKey, Ranks, commit, ranks_of
 from trmml.checkpoint import versions
-from trmml.features import FeatureSource, Progress
+from trmml.features import FeatureSource, Progress, joined
 from trmml.fit import make_fabric
 from trmml.ground import Ground
 from trmml.labels import LabelMatrix
@@ -101,8 +101,9 @@ class CellRunner:
         ground, settings = self.ground, job.settings
         training, started, apart = settings.training, time.monotonic(), 0.0
         pooled = job.method.pooled
-        source = ground.train_features.of(pooled=pooled, views=training.views)
-        test = ground.test_features.of(pooled=pooled)
+        source = ground.train_features.of(pooled=pooled, views=training.encoded_views)
+        test = ground.test_features.of(pooled=pooled, views=training.scored_views)
+        test = joined(test, training.scored_views)
         trainer = new_trainer(ground, job.method, settings, source, mask)
         model = trainer.model
         best: dict[str, Any] | None = None
@@ -133,13 +134,15 @@ class CellRunner:
         """A method that trains nothing looks at all images once; masks only calibrate it."""
         ground, training = self.ground, job.settings.training
         plain = job.settings.model_dump(mode="json", exclude={"training"})
-        name, began = json.dumps([job.method.key, plain]), time.monotonic()
+        name = json.dumps([job.method.key, plain, training.scored_views])
+        began = time.monotonic()
         if name not in self._untrained:
             build, names = job.method.build, ground.train.category_names
             model: MultiLabelModel = build(ground.encoder, ground.identity, names, job.settings)
             model.to(ground.device)
             pooled = job.method.pooled
-            sources = (f.of(pooled=pooled) for f in (ground.train_features, ground.test_features))
+            views, both = training.scored_views, (ground.train_features, ground.test_features)
+            sources = (joined(f.of(pooled=pooled, views=views), views) for f in both)
             parts = [predict(model, source, device=ground.device) for source in sources]
             self._untrained[name] = parts[0], parts[1]
         train_logits, logits = self._untrained[name]

@@ -70,6 +70,7 @@ def benchmark(
     say(f"{len(train)} pictures to train on, {len(test)} to test on")
     rules += _masks(masks or (), train)
     start = _settings(chosen, settings if tune is None else None)
+    schedules = [v.training for s in start.values() for v in s.values.values()]
     loaded = load_encoder(encoder, image_size=image_size)
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
     with silenced("trmml.calibration"), shown_progress() as progress:
@@ -82,7 +83,8 @@ def benchmark(
             loaded,
             device=pick_device(device),
             encoding=options.encoding(store, store_form, live, encoder_precision),
-            views=max(v.training.views for s in start.values() for v in s.values.values()),
+            views=max(each.encoded_views for each in schedules),
+            scored_views=max(each.scored_views for each in schedules),
             encoder_spec=encoder,
             on_bad_image=on_bad_image,
             progress=progress,

@@ -221,6 +221,8 @@ def _conclude(
             encoder,
             identity=tagger.card.encoder,
             encoding=encoding,
+            views=tagger.views,
+            seed=tagger.seed,
             device=device,
             on_bad_image=on_bad_image,
             progress=progress,

@@ -72,6 +72,13 @@ class ImageBranchSettings(Section):
     width: int = Field(1024, ge=1, description="of the hidden layer")
     dropout: float = Field(0.5, ge=0, lt=1, description="share dropped before each layer")
     rate_factor: float = Field(0.2, gt=0, description="learning-rate factor of the branch")
+    linear: bool = Field(True, description="an opinion more: a linear map of the whole picture")
+    linear_factor: float = Field(0.1, gt=0, description="learning-rate factor of that map")
+    replay: float = Field(
+        4.0,
+        ge=0,
+        description="images seen before that it learns from, for each of a batch; 0 = off",
+    )
 
 
 class HiddenRegionSettings(Section):
@@ -155,12 +162,20 @@ class TrainingSettings(Section):
         description="the latest that the best does not beat by more than chance, or the last",
     )
     views: int = Field(1, ge=1, le=16, description="seeded augmented views per training image")
+    scored_views: int = Field(
+        1, ge=1, le=16, description="views whose patches are joined in each picture that is scored"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="as Lightning Fabric names it"
     )
     seed: int = Field(
         0, ge=0, description="of start, order, views, what is held out and what --known hides"
     )
+
+    @property
+    def encoded_views(self) -> int:
+        """Views of each training image that must be encoded."""
+        return max(self.views, self.scored_views)
 
 
 class Settings(Section):

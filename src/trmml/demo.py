@@ -113,7 +113,11 @@ def demo(
     data = replace(full, matrix=full.matrix.hide(known_share, seed))
     encoder = encoder or load_encoder("bundled")
 
-    encoded, asked = (encode_images(d.paths, encoder, progress=progress) for d in (data, test))
+    training = settings.training
+    encoded, asked = (
+        encode_images(d.paths, encoder, views=views, seed=seed, progress=progress)
+        for d, views in ((data, training.encoded_views), (test, training.scored_views))
+    )
     baselines = _baselines(encoder, data, encoded.source, test, asked.source, settings)
     for name, found in baselines.items():
         say(f"{name}: mAP {100 * found.mean_ap:.1f}")

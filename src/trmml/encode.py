@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import torch
 from PIL import Image
 
 from trmml.contents import ContentHashes
@@ -219,8 +218,7 @@ class _Run:
             unread |= {names[n]: reason for n, reason in batch.bad.items()}
             done += len(batch.numbers) + len(batch.bad)
             if len(waiting) >= store.shard_rows or (waiting and done == len(names)):
-                hidden = torch.cat([part.hidden_patches for part in parts])
-                store.add(waiting, Features(hidden, torch.cat([p.image_feature for p in parts])))
+                store.add(waiting, Features.cat(parts))
                 waiting, parts = [], []
             self._tell("encode", done, len(names))
         return unread

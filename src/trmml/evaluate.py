@@ -11,7 +11,7 @@ from torch import Tensor
 from trmml.datasets.base import Dataset
 from trmml.encode import Encoded, Encoding, encode_images
 from trmml.errors import DataError
-from trmml.features import FeatureSource, Progress
+from trmml.features import FeatureSource, Progress, joined
 from trmml.images import BadImage
 from trmml.inputs import OnBadImage
 from trmml.metrics import Metrics, measure
@@ -81,13 +81,15 @@ def evaluate(
         tagger.encoder,
         identity=tagger.card.encoder,
         encoding=encoding,
+        views=tagger.views,
+        seed=tagger.seed,
         device=tagger.device,
         on_bad_image=on_bad_image,
         progress=progress,
     )
     data = data.subset(encoded.kept)
-    parts = torch.split(torch.arange(len(data)), 64)
-    probabilities = torch.cat([tagger.score(encoded.source.batch(p)).probabilities for p in parts])
+    source, parts = joined(encoded.source, tagger.views), torch.split(torch.arange(len(data)), 64)
+    probabilities = torch.cat([tagger.score(source.batch(p)).probabilities for p in parts])
     metrics = measure(
         probabilities,
         data.matrix.labels,
@@ -96,7 +98,7 @@ def evaluate(
         threshold=tagger.thresholds(threshold),
         top_k=top_k,
     )
-    return Evaluation(metrics, probabilities, data, encoded.bad, tagger, encoded.source)
+    return Evaluation(metrics, probabilities, data, encoded.bad, tagger, source)
 
 
 def in_order(data: Dataset, category_names: tuple[str, ...]) -> Dataset:

@@ -91,7 +91,7 @@ def fit(
         encoder,
         identity=identity,
         encoding=encoding,
-        views=training.views,
+        views=training.encoded_views,
         seed=training.seed,
         device=str(fabric.device),
         on_bad_image=on_bad_image,
@@ -247,7 +247,7 @@ def _calibrate_new_names(model: TRMML, trainer: Trainer, held: LabelMatrix) -> C
     logits = []
     with torch.no_grad():
         for part in torch.split(trainer.held, 64):
-            features = trainer.source.batch(part).to(trainer.fabric.device)
+            features = trainer.scored.batch(part).to(trainer.fabric.device)
             logits.append(model(features, text, negative).logits[:, len(text) :].float().cpu())
     one = (-1, 1)  # all pairs as one category
     both = torch.cat(logits).reshape(one), held.labels.reshape(one), held.known.reshape(one)

@@ -120,7 +120,7 @@ class Ground:
         device: where models are trained.
         form: in which features are kept.
         train_features: of `train`.
-        test_features: of `test`; plain views only.
+        test_features: of `test`.
     """
 
     name: str
@@ -169,6 +169,7 @@ def open_ground(
     device: str = "cpu",
     encoding: Encoding | None = None,
     views: int = 1,
+    scored_views: int = 1,
     encoder_spec: str | None = None,
     on_bad_image: OnBadImage = "error",
     progress: Progress | None = None,
@@ -183,6 +184,7 @@ def open_ground(
         device: "cpu", "cuda" or "cuda:1".
         encoding: how features are made and kept; by default in the user's store, in fp16.
         views: of each training image: 1 is the plain picture.
+        scored_views: of each test image; no more than of a training image.
         encoder_spec: what `load_encoder` took.
         on_bad_image: stop at an unreadable file, or leave it out.
         progress: told (what, done, total).
@@ -197,7 +199,7 @@ def open_ground(
     identity = identify(encoder, encoder_spec or getattr(encoder, "spec", None))
     encoding = encoding or Encoding()
     parts = []
-    for data, count in ((train, views), (test, 1)):
+    for data, count in ((train, views), (test, scored_views)):
         encoded = encode_images(
             data.paths,
             encoder,

@@ -41,7 +41,7 @@ class Standardisation(nn.Module):
 class PooledLinear(nn.Module):
     """One linear map from the standardised mean of the hidden patches to the logits.
 
-    Shapes: Features of B images -> logits (B, C).
+    Shapes: mean hidden patches (B, W) -> logits (B, C).
     Trains: weight (C, W), bias (C); the weight starts at zero.
     """
 
@@ -51,14 +51,9 @@ class PooledLinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.standard = Standardisation(hidden_size)
 
-    def pooled(self, features: Features) -> Float[Tensor, "B W"]:
-        """Standardised mean over the patches."""
-        pooled: Tensor = self.standard(features.hidden_patches.mean(dim=1))
-        return pooled
-
-    def forward(self, features: Features) -> Float[Tensor, "B C"]:
+    def forward(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
         """Unbounded logits."""
-        logits: Tensor = self.linear(self.dropout(self.pooled(features)))
+        logits: Tensor = self.linear(self.dropout(self.standard(pooled)))
         return logits
 
     @torch.no_grad()
@@ -69,16 +64,18 @@ class PooledLinear(nn.Module):
 
 
 class ImageBranch(nn.Module):
-    """Logits of the whole picture: two layers on the standardised roots of the mean hidden patch.
+    """Opinions on the whole picture, of the mean hidden patch: two layers, and one linear map.
 
-    logits = W2 ReLU(W1 standard(root(mean_p h_p))),  root(x) = sign(x) sqrt(|x|)
+    image = W2 ReLU(W1 standard(root(mean_p h_p))),  root(x) = sign(x) sqrt(|x|)
+    linear = W standard(mean_p h_p)
 
     The root keeps the few strongest channels of a map that is mostly zero from ruling the rest
     (Perronnin et al. 2010, section 3.1: power normalisation). The hidden layer is shared by all
-    categories: what one of them learns of the pictures serves those with few known labels.
+    categories: what one of them learns of the pictures serves those with few known labels. The
+    linear map errs elsewhere, so that both together beat either.
 
-    Shapes: Features of B images -> logits (B, C).
-    Trains: W1 (W -> M), W2 (M -> C) and the biases; W2 starts at zero.
+    Shapes: mean hidden patches (B, W) -> logits (B, C) by name of the opinion.
+    Trains: W1 (W -> M), W2 (M -> C), W (W -> C) and the biases; W2 and W start at zero.
     """
 
     def __init__(self, *, categories: int, hidden_size: int, settings: ImageBranchSettings) -> None:
@@ -87,18 +84,27 @@ class ImageBranch(nn.Module):
         self.into = nn.Linear(hidden_size, settings.width, bias=False)
         self.out = zero_linear(settings.width, categories)
         self.dropout = nn.Dropout(settings.dropout)
+        self.linear = None
+        if settings.linear:
+            self.linear = PooledLinear(
+                categories=categories, hidden_size=hidden_size, dropout=settings.dropout
+            )
 
-    def forward(self, features: Features) -> Float[Tensor, "B C"]:
+    def forward(self, pooled: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         """Unbounded logits."""
-        rooted = self.dropout(self.standard(_root(features.hidden_patches.mean(dim=1))))
-        logits: Tensor = self.out(self.dropout(F.relu(self.into(rooted))))
-        return logits
+        rooted = self.dropout(self.standard(_root(pooled)))
+        found = {"image": self.out(self.dropout(F.relu(self.into(rooted))))}
+        if self.linear is not None:
+            found["linear"] = self.linear(pooled)
+        return found
 
     @torch.no_grad()
     def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
         """Measure the standardisation; start the biases at the known shares of positives."""
         self.standard.measure(_root(features.hidden_patches.mean(dim=1)))
         self.out.bias.copy_(positive_share.to(self.out.bias).logit())
+        if self.linear is not None:
+            self.linear.start(features, positive_share)
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -88,7 +88,9 @@ class TRMML(MultiLabelModel):
         self.opinions = branches.opinions
         settings = branches.settings
         self._frozen, self._weigh = settings.opinions.frozen, settings.opinions.weigh
+        self._replays = settings.image_branch.replay if branches.image is not None else 0.0
         self._rates = {
+            "image_branch.linear.": settings.image_branch.linear_factor,
             "image_branch.": settings.image_branch.rate_factor,
             "hidden_regions.": settings.hidden_regions.rate_factor,
         }
@@ -160,7 +162,7 @@ class TRMML(MultiLabelModel):
         """What each branch says of the trained categories, the match first."""
         found = {"match": match_logits[:, : len(self.weak)]}
         if self.image_branch is not None:
-            found["image"] = self.image_branch(features)
+            found |= self.image_branch(features.hidden_patches.mean(dim=1))
         if self.hidden_regions is not None:
             found["hidden"] = self.hidden_regions(features)
         if self.opinions is not None and self._frozen:
@@ -183,17 +185,17 @@ class TRMML(MultiLabelModel):
         return (self.dense_logits(patches) + self._start_scale * image_feature @ text.T) / 2
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
-        """`classification`, `image`, `hidden`, `pseudo`, `distillation`, `contrastive`."""
+        """`classification`, `pseudo`, `distillation`, `contrastive`, and those of the opinions."""
         settings, logits = self.losses, output.match_logits
         assert logits is not None
         labels = targets.labels & targets.known
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
         weights = pair_weights(targets, settings.weak_negative * self.weak)
         terms = {"classification": self._asymmetric(logits, labels, weights)}
-        for name in ("image", "hidden"):
+        learned = ("hidden",) if self._replays else ("image", "linear", "hidden")
+        for name in learned:
             if name in output.opinions:
-                weights = pair_weights(targets, self.weak)
-                terms[name] = weighted_bce(output.opinions[name], labels, weights)
+                terms[name] = self._entropy(output.opinions[name], targets)
         if settings.pseudo > 0:
             terms["pseudo"] = self._asymmetric(
                 logits, targets.pseudo_labels, targets.pseudo.float()
@@ -207,6 +209,19 @@ class TRMML(MultiLabelModel):
         if settings.contrastive > 0:
             terms["contrastive"] = self._contrast(output, targets)
         return terms
+
+    def replays(self) -> float:
+        """See `MultiLabelModel.replays`; the image branch learns from nothing else."""
+        return self._replays
+
+    def replay_terms(self, pooled: Float[Tensor, "R W"], targets: Targets) -> dict[str, Tensor]:
+        """`image` and `linear`, on many more images than the batch has."""
+        found = {} if self.image_branch is None else self.image_branch(pooled)
+        return {name: self._entropy(logits, targets) for name, logits in found.items()}
+
+    def _entropy(self, logits: Float[Tensor, "B C"], targets: Targets) -> Tensor:
+        labels = targets.labels & targets.known
+        return weighted_bce(logits, labels, pair_weights(targets, self.weak))
 
     def _contrast(self, output: Output, targets: Targets) -> Tensor:
         """The contrastive term; regions are made of the categories that have an anchor."""
@@ -241,6 +256,7 @@ class TRMML(MultiLabelModel):
         return {
             "classification": 1.0,
             "image": 1.0,
+            "linear": 1.0,
             "hidden": 1.0,
             "pseudo": settings.pseudo,
             "distillation": settings.distillation,
@@ -254,6 +270,7 @@ class TRMML(MultiLabelModel):
             "matching.log_scale",
             "matching.bias",
             "image_branch.out.bias",
+            "image_branch.linear.linear.bias",
             "hidden_regions.mean.bias",
         ]
 
@@ -371,7 +388,7 @@ def build_branches(categories: int, hidden_size: int, settings: Settings) -> Bra
     """The opinions beside the match, where they are switched on."""
     sizes = {"categories": categories, "hidden_size": hidden_size}
     image, hidden = settings.image_branch, settings.hidden_regions
-    learned = int(image.use) + int(hidden.use)
+    learned = image.use * (1 + image.linear) + hidden.use
     weights = [1.0] * (1 + learned) + [0.0] * settings.opinions.frozen
     return Branches(
         image=ImageBranch(**sizes, settings=image) if image.use else None,

@@ -120,6 +120,14 @@ class MultiLabelModel(nn.Module, ABC):
     def loss_weights(self) -> dict[str, float]:
         """The weight of every term."""
 
+    def replays(self) -> float:
+        """Images seen before that `replay_terms` is shown again, for each image of a batch."""
+        return 0.0
+
+    def replay_terms(self, pooled: Float[Tensor, "R W"], targets: Targets) -> dict[str, Tensor]:
+        """Terms on the mean hidden patches of images seen before; see `replay.Replay`."""
+        return {}
+
     def fast_parameters(self) -> list[str]:
         """Names of the parameters that learn at the faster rate."""
         return []

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from trmml.calibration import Calibration
 from trmml.checkpoint import RunCard, load_card, load_model
+from trmml.contents import ContentHashes
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, freeze
 from trmml.encoders.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
 from trmml.errors import ConfigError
 from trmml.explain import write_maps
-from trmml.features import Features, encode_batch
+from trmml.features import Features, encode_looks
 from trmml.images import find_images
 from trmml.inputs import (
     LOOKED_AT,
@@ -27,6 +28,7 @@ from trmml.inputs import (
     prepared,
     sample_pixels,
     shortcut_holds,
+    view_of,
 )
 from trmml.method import TRMML
 from trmml.model import Output
@@ -117,6 +119,8 @@ class Tagger:
         also: Sequence[str] = (),
     ) -> None:
         self.model, self.encoder, self.card, self.device = model, encoder, card, device
+        training = card.settings.training
+        self.views, self.seed = training.scored_views, training.seed
         self._ways = dict[str, EncodeImage]()  # of the encoder, by precision
         self.category_names = (*card.category_names, *also)
         if len(set(self.category_names)) < len(self.category_names):
@@ -178,7 +182,11 @@ class Tagger:
         output = self.output(features.to(self.device))
         assert output.attention is not None
         probabilities = self.calibration.probabilities(output.logits.double().cpu())
-        return Scores(probabilities, output.attention.float().cpu())
+        attention = output.attention.float().cpu()
+        if self.views > 1:  # the plain picture's patches come first; only they have a place in it
+            plain = attention[:, :, : self.card.encoder.patches]
+            attention = plain / plain.sum(dim=2, keepdim=True)
+        return Scores(probabilities, attention)
 
     def tag(
         self,
@@ -227,7 +235,7 @@ class Tagger:
         reduced = shortcut_holds(first, self.encoder, encode, self.device)
         on_card = card_decoding_holds(first, self.encoder, encode, self.device)
         batches = prepared(
-            [Picture(path) for path in paths],
+            self._pictures(paths),
             self.encoder,
             device=self.device,
             reduced=bool(reduced),
@@ -235,11 +243,22 @@ class Tagger:
             on_bad_image=on_bad_image,
             keep_images=folder is not None,
         )
-        for batch in batches:
-            scores = None
-            if batch.numbers:
-                scores = self.score(encode_batch(encode, batch.pixels, self.device))
+        for batch, features in encode_looks(batches, encode, self.views, self.device):
+            scores = None if features is None else self.score(features)
             yield from self._tagged(batch, scores, paths, stems, top, threshold, folder)
+
+    def _pictures(self, paths: Sequence[Path]) -> list[Picture]:
+        """All views of each picture; crops are seeded by its content, as when training."""
+        if self.views == 1:
+            return [Picture(path) for path in paths]
+        hashes, pictures = ContentHashes(None), list[Picture]()
+        for path in paths:
+            try:
+                content = hashes.of(path)
+            except OSError:  # decoding it will tell
+                content = ""
+            pictures += [view_of(path, content, self.seed, view) for view in range(self.views)]
+        return pictures
 
     def _way(self, precision: str) -> EncodeImage:
         """The encoder in a precision; made once, for int8 reads a file as large as the encoder."""

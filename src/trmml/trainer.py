@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from trmml.checkpoint import load_tensors, save_tensors
 from trmml.config import PrototypeSettings, TrainingSettings
 from trmml.errors import CheckpointError, TrainingError
-from trmml.features import Features, FeatureSource, Progress
+from trmml.features import Features, FeatureSource, Progress, joined
 from trmml.labels import LabelMatrix
 from trmml.metrics import measure
 from trmml.model import MultiLabelModel, Targets, predict
 from trmml.prototypes import PseudoLabels, pseudo_labels
+from trmml.replay import Replay
 from trmml.schedule import hold_out, learning_rate
 
 # Images that `MultiLabelModel.start` looks at.
@@ -81,7 +82,7 @@ class Trainer:
 
     Args:
         model: on the CPU; moved to the device of `fabric`.
-        source: features of all N images.
+        source: features of all N images, with as many views as are trained on or scored.
         matrix: labels of all N images.
         truth: complete labels, only to report how right pseudo-labels are; never trained on.
         training: of the run.
@@ -102,6 +103,7 @@ class Trainer:
     ) -> None:
         self.model, self.source, self.matrix, self.truth = model, source, matrix, truth
         self.training, self.prototypes, self.fabric = training, prototypes, fabric
+        self.scored = joined(source, training.scored_views)
         self.kept, self.held = hold_out(matrix, training.held_out_share, training.seed)
         self.batches = math.ceil(len(self.kept) / training.batch_size)
         self.steps = math.ceil(self.batches / training.accumulate) * training.epochs
@@ -121,6 +123,7 @@ class Trainer:
         self.evidence = torch.full(matrix.labels.shape, torch.nan, dtype=torch.float16)
         blank = torch.zeros_like(matrix.known)
         self.pseudo = PseudoLabels(labels=blank, chosen=blank)
+        self.replay = Replay(len(matrix))
         self.best: dict[str, Tensor] = {}
         self.best_record: dict[str, Any] = {}
         self.best_aps: list[float] = [math.nan] * matrix.labels.shape[1]
@@ -132,7 +135,7 @@ class Trainer:
         training = self.training
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.epoch)
         order = self.kept[torch.randperm(len(self.kept), generator=generator)]
-        views = torch.randint(self.source.views, (len(order),), generator=generator)
+        views = torch.randint(training.views, (len(order),), generator=generator)
         if self.batch == 0:
             self.model.begin_epoch()
         parts = list(
@@ -166,12 +169,14 @@ class Trainer:
             rate = learning_rate(self.step, self.steps, training)
             group["lr"] = rate * group["factor"]
         features = features.to(self.fabric.device)
-        targets = self._targets(indices)
+        targets, again = self._targets(indices), self._replayed(indices, features)
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(training.seed * 1_000_003 + self.epoch * self.batches + self.batch)
             output = self.wrapped(features)
             terms = self.model.loss_terms(output, targets)
+            if again is not None:
+                terms |= self.model.replay_terms(*again)
         weights = self.model.loss_weights()
         loss = sum((weights[name] * value for name, value in terms.items()), torch.tensor(0.0))
         self._count(terms, weights, len(indices), loss)
@@ -182,6 +187,18 @@ class Trainer:
             self.evidence[indices] = evidence.to("cpu", torch.float16)
         if (self.batch + 1) % training.accumulate == 0 or self.batch + 1 == self.batches:
             self._optimizer_step()
+
+    def _replayed(
+        self, indices: Int[Tensor, " B"], features: Features
+    ) -> tuple[Float[Tensor, "R W"], Targets] | None:
+        """Mean patches of images seen before, with their targets; None if the model wants none."""
+        count = round(self.model.replays() * len(indices))
+        if not count:
+            return None
+        self.replay.add(indices, features)
+        seed = self.training.seed * 1_000_003 + self.epoch * self.batches + self.batch
+        drawn = self.replay.draw(count, torch.Generator().manual_seed(seed))
+        return self.replay.batch(drawn).to(self.fabric.device), self._targets(drawn)
 
     def _optimizer_step(self) -> None:
         training = self.training
@@ -279,14 +296,14 @@ class Trainer:
 
     def predict_held_out(self) -> Float[Tensor, "H C"]:
         """Logits of the held-out images."""
-        return predict(self.model, self.source, self.held, device=self.fabric.device)
+        return predict(self.model, self.scored, self.held, device=self.fabric.device)
 
     @torch.no_grad()
     def settle(self) -> None:
         """Show the held-out images to the trained model once."""
         device = self.fabric.device
         parts = torch.split(self.held, self.training.batch_size)
-        outputs = (self.model(self.source.batch(part).to(device)) for part in parts)
+        outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.settle(outputs, self.matrix.rows(self.held))
 
     @contextlib.contextmanager
@@ -352,6 +369,7 @@ class Trainer:
         tensors |= {f"best.{n}": v for n, v in self.best.items()}
         tensors |= {"evidence": self.evidence, "pseudo.labels": self.pseudo.labels}
         tensors |= {"pseudo.chosen": self.pseudo.chosen}
+        tensors |= {"replay.pooled": self.replay.pooled, "replay.seen": self.replay.seen}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{n}": v for n, v in moments.items()}
         names = ("epoch", "batch", "step", "totals", "records", "best_record", "best_aps")
@@ -382,6 +400,7 @@ class Trainer:
         self.pseudo = PseudoLabels(
             labels=groups["pseudo"]["labels"], chosen=groups["pseudo"]["chosen"]
         )
+        self.replay.pooled, self.replay.seen = groups["replay"]["pooled"], groups["replay"]["seen"]
         self._load_optimizer(groups.get("optimizer", {}))
         place = json.loads(metadata["place"])
         self.fabric.strategy.precision.load_state_dict(place.pop("precision"))

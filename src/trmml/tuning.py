@@ -21,7 +21,7 @@ from trmml.cell_run import Epoch, for_cell, new_trainer
 from trmml.cells import CELL_FORMAT, commit
 from trmml.checkpoint import versions
 from trmml.errors import ConfigError, TrainingError
-from trmml.features import Progress
+from trmml.features import Progress, joined
 from trmml.ground import Ground
 from trmml.method_settings import nested, parse_method_settings, write_settings
 from trmml.methods import Method
@@ -169,7 +169,7 @@ def _score(
     """Mean held-out mAP over folds and masks; 0 where training diverges."""
     settings = parse_method_settings(method, nested(changes), f"tuning of {method.key}")
     labels, found = ground.train.matrix, []
-    source = ground.train_features.of(pooled=method.pooled, views=settings.training.views)
+    source = ground.train_features.of(pooled=method.pooled, views=settings.training.encoded_views)
     rules = plan.rules(protocol)[:1] if method.full_labels else plan.rules(protocol)
     for fold in range(plan.folds):
         seed = plan.seed + fold
@@ -185,7 +185,8 @@ def _score(
                     pass
             except TrainingError:
                 return 0.0
-            logits = predict(trainer.model, source, held, device=ground.device).double()
+            looked = joined(source, settings.training.scored_views)
+            logits = predict(trainer.model, looked, held, device=ground.device).double()
             names = ground.train.category_names
             found.append(measure(logits.sigmoid(), truth.labels, truth.known, names).mean_ap)
     return statistics.fmean(found)

@@ -105,7 +105,7 @@ class LinearProbe(SingleTermModel):
 
     def forward(self, features: Features) -> Output:
         """See `MultiLabelModel.forward`."""
-        return Output(self.pooled(features))
+        return Output(self.pooled(features.hidden_patches.mean(dim=1)))
 
     def fast_parameters(self) -> list[str]:
         """The bias, which must reach the log-odds of rare categories."""
