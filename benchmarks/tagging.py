@@ -148,13 +148,20 @@ def finished_run(folder: Path, spec: str, names: Sequence[str], device: str = "c
     return out
 
 
-def pick_precisions(tagger: Tagger, paths: Sequence[Path]) -> tuple[list[str], Choice]:
-    """fp32, int8 where it can be had, and what "auto" stands for here, with what was measured."""
-    samples = sample_pixels(paths, tagger.encoder, SAMPLES)
-    choice = choose_precision(tagger.encoder, tagger.card.encoder, tagger.device, samples)
+def pick_precisions(
+    tagger: Tagger, paths: Sequence[Path], *, quick: bool
+) -> tuple[list[str], Choice | None]:
+    """fp32, int8 where it can be had, and what "auto" stands for here, with what was measured.
+
+    Measuring all that "auto" chooses from takes minutes, so a quick round leaves it out.
+    """
     names = ["fp32"]
     if tagger.device == "cpu" and find_spec("onnxruntime"):
         names.append("int8")
+    if quick:
+        return names, None
+    samples = sample_pixels(paths, tagger.encoder, SAMPLES)
+    choice = choose_precision(tagger.encoder, tagger.card.encoder, tagger.device, samples)
     return [*names, *({choice.precision} - set(names))], choice
 
 
@@ -200,7 +207,7 @@ def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str
     }
 
 
-def measure(folder: Path, photos: int, rounds: int, device: str) -> dict[str, Any]:
+def measure(folder: Path, photos: int, rounds: int, device: str, *, quick: bool) -> dict[str, Any]:
     """Everything, in one run."""
     spec = write_weights(folder / "weights.safetensors")
     tagger = Tagger.load(finished_run(folder / "few", spec, COCO, device), device=device)
@@ -210,18 +217,21 @@ def measure(folder: Path, photos: int, rounds: int, device: str) -> dict[str, An
         for name, (width, height, times) in CASES.items()
     }
     small = files["448 pixels"]
-    kinds, choice = pick_precisions(tagger, small)
+    kinds, choice = pick_precisions(tagger, small, quick=quick)
     rows: list[dict[str, Any]] = []
     for name, paths in files.items():
         rows += tagging_rows(name, paths, plain, tagger, kinds, rounds)
     print(table(rows), flush=True)
     pixels = sample_pixels(small, tagger.encoder, BATCH)
     over = [overhead(tagger, pixels, kind, rounds) for kind in kinds]
-    names = [f"thing {number}" for number in range(MANY)]
-    tagger = Tagger.load(finished_run(folder / "many", spec, names, device), device=device)
-    over += [overhead(tagger, pixels, kind, rounds) for kind in kinds]
-    print(overhead_table(over), f"auto: {choice}", sep="\n", flush=True)
-    return {"rows": rows, "overhead": over, "auto": vars(choice)}
+    if not quick:
+        names = [f"thing {number}" for number in range(MANY)]
+        tagger = Tagger.load(finished_run(folder / "many", spec, names, device), device=device)
+        over += [overhead(tagger, pixels, kind, rounds) for kind in kinds]
+    print(overhead_table(over), flush=True)
+    if choice is not None:
+        print(f"auto: {choice}", flush=True)
+    return {"rows": rows, "overhead": over, "auto": None if choice is None else vars(choice)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -255,7 +265,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--photos", type=int, default=48, help="of 12 megapixels; 448 pixels: x 4")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quick", action="store_true", help="1 round, 16 photos")
+    parser.add_argument("--quick", action="store_true", help="1 round, 16 photos, 80 categories")
     arguments = parser.parse_args()
     device = arguments.device
     if device == "cuda" and not torch.cuda.is_available():
@@ -263,7 +273,7 @@ def main() -> None:
     photos, rounds = (16, 1) if arguments.quick else (arguments.photos, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRMML_CACHE"] = folder  # what was measured here before shall not decide
-        found = measure(Path(folder), photos, rounds, device)
+        found = measure(Path(folder), photos, rounds, device, quick=arguments.quick)
     tree = {"architecture": ARCHITECTURE, "seed": 0, "rounds": rounds, "photos": photos}
     suffix = "" if device == "cpu" else f"_{device}"
     tree |= {"device": device, **found}

@@ -137,10 +137,13 @@ class TRMML(MultiLabelModel):
             biases = torch.cat([biases, biases.mean().expand(extra)])
         regions = self.regions(hidden, patches, anchors, extra)
         match_logits = self.matching(regions.match(text - negative), biases)
-        teacher = None
-        if self.training and self.losses.distillation > 0:
-            teacher = self.frozen_logits(patches, features.image_feature)
-        logits, opinions = match_logits, self._opinions(features, patches, match_logits)
+        teaches = self.training and self.losses.distillation > 0
+        dense, teacher = None, None
+        if teaches or (self.opinions is not None and self._frozen):
+            dense = self.dense_logits(patches)
+        if teaches and dense is not None:
+            teacher = self.frozen_logits(dense, features.image_feature)
+        logits, opinions = match_logits, self._opinions(features, match_logits, dense)
         if self.opinions is not None:
             known = self.opinions(list(opinions.values()))
             logits = torch.cat([known, match_logits[:, len(self.weak) :]], dim=1)
@@ -156,8 +159,8 @@ class TRMML(MultiLabelModel):
     def _opinions(
         self,
         features: Features,
-        patches: Float[Tensor, "B P D"],
         match_logits: Float[Tensor, "B K"],
+        dense: Float[Tensor, "B C"] | None,
     ) -> dict[str, Float[Tensor, "B C"]]:
         """What each branch says of the trained categories, the match first."""
         found = {"match": match_logits[:, : len(self.weak)]}
@@ -165,8 +168,8 @@ class TRMML(MultiLabelModel):
             found |= self.image_branch(features.hidden_patches.mean(dim=1))
         if self.hidden_regions is not None:
             found["hidden"] = self.hidden_regions(features)
-        if self.opinions is not None and self._frozen:
-            found["frozen"] = self.dense_logits(patches)
+        if self._frozen and dense is not None:
+            found["frozen"] = dense
         return found
 
     @torch.no_grad()
@@ -178,11 +181,11 @@ class TRMML(MultiLabelModel):
 
     @torch.no_grad()
     def frozen_logits(
-        self, patches: Float[Tensor, "B P D"], image_feature: Float[Tensor, "B D"]
+        self, dense: Float[Tensor, "B C"], image_feature: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B C"]:
         """The frozen model's own logits: mean of image cosine and dense cosine, scaled."""
         text = self.prompts.start_features
-        return (self.dense_logits(patches) + self._start_scale * image_feature @ text.T) / 2
+        return (dense + self._start_scale * image_feature @ text.T) / 2
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """`classification`, `pseudo`, `distillation`, `contrastive`, and those of the opinions."""
