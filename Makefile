@@ -33,8 +33,9 @@ install: $(VENV)/.installed ## Make .venv and install trmml with its development
 demo: $(VENV)/.installed ## Run the main job on generated scenes: runs/demo/report.html
 	$(BIN)/trmml demo --out runs/demo
 
+# A process per core, of one thread each: the models of the tests are too small to be shared.
 test: $(VENV)/.installed ## Run the tests and the examples in docstrings and README
-	$(RUN) pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 format: $(VENV)/.installed ## Format the code
 	$(RUN) ruff format . && $(RUN) ruff check --fix .

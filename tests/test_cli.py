@@ -46,7 +46,8 @@ def test_help_answers_fast() -> None:
         assert done.returncode == 0 and done.stdout.startswith("Usage: trmml [OPTIONS]")
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.4
+    # 0.2 alone, twice that beside other work; torch alone would take 3 or more.
+    assert min(seconds() for _ in range(5)) < 0.8
 
 
 def test_version() -> None:

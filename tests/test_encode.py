@@ -272,7 +272,9 @@ def test_a_second_process_waits_and_finds_everything(paths, root, caplog):
     with FileLock(folder / ".lock"):
         waits = threading.Thread(target=lambda: done.append(encode(paths, root, encoder)))
         waits.start()
-        time.sleep(0.5)
+        latest = time.monotonic() + 20
+        while "another process" not in caplog.text and time.monotonic() < latest:
+            time.sleep(0.02)
         assert not done and encoder.seen == 1
     waits.join(20)
     assert done and encoder.seen == 5
