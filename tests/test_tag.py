@@ -12,6 +12,7 @@ from tests.toy import ToyEncoder
 from trmml.config import Settings
 from trmml.datasets.folder import read_folder
 from trmml.encode import Encoding, encode_images
+from trmml.encoders.precision import batch_size
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.evaluate import evaluate
 from trmml.explain import overlay, region_map, shrink
@@ -234,10 +235,12 @@ def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, pictures,
     evaluation = evaluate(tagger, data, encoding=Encoding(tmp_path / "store", form="fp32"))
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
-    paths = [data.paths[0], bad, *data.paths[1:]]
-    # Batches of the encoder are no multiple of three, so views of a picture fall into two of them.
+    # Batches of the encoder are no multiple of three, so views of a picture fall into two of them,
+    # of the unreadable one as well.
+    place = batch_size("cpu") // 3
+    paths = [*data.paths[:place], bad, *data.paths[place:]]
     tagged = list(tagger.tag(paths, threshold=0.0, on_bad_image="skip"))
-    assert tagged.pop(1).error is not None and [t.path for t in tagged] == data.paths
+    assert tagged.pop(place).error is not None and [t.path for t in tagged] == data.paths
     for found, row in zip(tagged, evaluation.probabilities, strict=True):
         for tag in found.tags:
             place = tagger.category_names.index(tag.category)

@@ -150,8 +150,6 @@ class JoinedViews:
 
 def join_views(features: Features, views: int) -> Features:
     """Make one of every V rows that follow each other; see `JoinedViews`."""
-    if views == 1:
-        return features
     hidden, image = features.hidden_patches, features.image_feature
     count = len(features) // views
     mean = image.view(count, views, -1).mean(dim=1)
@@ -256,6 +254,7 @@ def encode_looks(
     """
     waiting: list[tuple[int, Features]] = []
     images: dict[int, Image.Image] = {}
+    told: set[int] = set()  # unreadable pictures; their views may fall into two batches
     for batch in batches:
         if batch.numbers:
             made = encode_batch(encode, batch.pixels, device)
@@ -269,11 +268,12 @@ def encode_looks(
                 for n, i in zip(batch.numbers, batch.images, strict=False)
                 if n % views == 0
             }
-        bad = {n // views: reason for n, reason in batch.bad.items()}
+        bad = {n // views: why for n, why in batch.bad.items() if n // views not in told}
+        told |= bad.keys()
         found = Counter(n // views for n, _ in waiting)
         whole = [number for number, count in found.items() if count == views]
         parts = [features for n, features in waiting if n // views in whole]
-        waiting = [(n, f) for n, f in waiting if n // views not in whole and n // views not in bad]
+        waiting = [(n, f) for n, f in waiting if n // views not in whole and n // views not in told]
         shown = [images.pop(number) for number in whole if number in images]
         done = Batch(whole, batch.pixels[:0], bad, shown)
         yield done, join_views(Features.cat(parts), views) if whole else None

@@ -172,7 +172,7 @@ class Trainer:
         targets, again = self._targets(indices), self._replayed(indices, features)
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(training.seed * 1_000_003 + self.epoch * self.batches + self.batch)
+            torch.manual_seed(self._step_seed())
             output = self.wrapped(features)
             terms = self.model.loss_terms(output, targets)
             if again is not None:
@@ -188,6 +188,10 @@ class Trainer:
         if (self.batch + 1) % training.accumulate == 0 or self.batch + 1 == self.batches:
             self._optimizer_step()
 
+    def _step_seed(self) -> int:
+        """Of everything random in this step."""
+        return self.training.seed * 1_000_003 + self.epoch * self.batches + self.batch
+
     def _replayed(
         self, indices: Int[Tensor, " B"], features: Features
     ) -> tuple[Float[Tensor, "R W"], Targets] | None:
@@ -196,8 +200,7 @@ class Trainer:
         if not count:
             return None
         self.replay.add(indices, features)
-        seed = self.training.seed * 1_000_003 + self.epoch * self.batches + self.batch
-        drawn = self.replay.draw(count, torch.Generator().manual_seed(seed))
+        drawn = self.replay.draw(count, torch.Generator().manual_seed(self._step_seed()))
         return self.replay.batch(drawn).to(self.fabric.device), self._targets(drawn)
 
     def _optimizer_step(self) -> None:
