@@ -115,7 +115,7 @@ def trmml_way(
             fabric=Fabric(accelerator="cpu", devices=1),
         )
         trainers.append(trainer)
-        trainer.keep_start()
+        trainer.begin()
         for _ in range(settings.training.epochs):
             started = time.monotonic()
             trainer.model.train()

@@ -77,7 +77,6 @@ def test_losses_and_gradients_are_finite(nothing: bool, train_context: bool):
     output = model(features())
     batch = targets(nothing=nothing)
     terms = model.loss_terms(output, batch)
-    terms |= model.replay_terms(features().hidden_patches.mean(dim=1), batch)
     assert set(terms) == set(model.loss_weights())
     assert all(name in model.state_dict() for name in model.fast_parameters())
     sum(terms.values()).backward()

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from trmml.config import HiddenRegionSettings, ImageBranchSettings
+from trmml.config import HiddenRegionSettings, ImageBranchSettings, TrainingSettings
 from trmml.features import Features
 from trmml.hidden_regions import HiddenRegions
 from trmml.image_branch import ImageBranch, Standardisation
+from trmml.labels import LabelMatrix
 from trmml.opinions import Opinions
-from trmml.replay import Replay
 
 C, P, W = 3, 4, 6
 
@@ -57,18 +57,16 @@ def test_hidden_regions_equal_a_loop() -> None:
 
 def test_image_branch_equals_its_formula() -> None:
     module = ImageBranch(categories=C, hidden_size=W, settings=ImageBranchSettings(width=7))
-    batch = features()
-    module.start(batch, torch.full((C,), 0.5))
+    mean = pooled(features())
+    module.start(mean, torch.full((C,), 0.5))
     moved(module).eval()
-    mean = pooled(batch)
     rooted = mean.sign() * mean.abs() ** 0.5
     standard = (rooted - rooted.mean(dim=0)) / rooted.std(dim=0)
     hidden = (standard @ module.into.weight.T).clamp(min=0)
     expected = hidden @ module.out.weight.T + module.out.bias
     found = module(mean)
     assert torch.allclose(found["image"], expected, atol=1e-5)
-    plain = (mean - mean.mean(dim=0)) / mean.std(dim=0)
-    expected = plain @ module.linear.linear.weight.T + module.linear.linear.bias
+    expected = standard @ module.linear.weight.T + module.linear.bias
     assert torch.allclose(found["linear"], expected, atol=1e-5)
 
 
@@ -86,23 +84,49 @@ def test_branches_start_at_the_known_shares(kind: str) -> None:
             return module(batch)
         return torch.cat(list(module(pooled(batch)).values()), dim=1)
 
-    module.start(features(), share)
+    def start(batch: Features) -> None:
+        if isinstance(module, HiddenRegions):
+            module.start(batch, share)
+        else:
+            module.start(pooled(batch), share)
+
+    start(features())
     found = logits(features(2)).sigmoid().view(2, -1, C)
     assert torch.allclose(found, share.expand_as(found), atol=1e-6)
-    module.start(features(1), share)  # one image has no spread
+    start(features(1))  # one image has no spread
     assert logits(features(1)).isfinite().all()
 
 
-def test_replay_gives_back_the_last_means_of_what_was_seen() -> None:
-    replay, first, second = Replay(9), features(3), features(2)
-    assert not len(replay.draw(4, torch.Generator()))
-    replay.add(torch.tensor([7, 1, 4]), first)
-    replay.add(torch.tensor([1, 2]), second)
-    drawn = replay.draw(100, torch.Generator().manual_seed(0))
-    assert sorted(drawn.tolist()) == [1, 2, 4, 7]
-    expected = torch.stack([pooled(first)[0], pooled(second)[0], pooled(first)[2]])
-    assert torch.allclose(replay.batch(torch.tensor([7, 1, 4])), expected, atol=2e-3)  # fp16
-    assert len(replay.draw(3, torch.Generator())) == 3
+def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(200, C, generator=generator) < 0.5
+    direction = torch.randn(C, W, generator=generator)
+    views = torch.stack([truth.float() @ direction + 0.1 * i for i in range(2)])
+    known = torch.rand(truth.shape, generator=generator) < 0.7
+    settings = ImageBranchSettings(
+        width=16, dropout=0, batch_size=32, learning_rate=3e-2, linear_rate=3e-2
+    )
+    told: list[tuple[str, int, int]] = []
+
+    def learned(labels: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = ImageBranch(categories=C, hidden_size=W, settings=settings)
+        training = TrainingSettings(seed=seed)
+        module.learn(
+            views.half(), LabelMatrix(labels, known), training, lambda *step: told.append(step)
+        )
+        assert not any(p.requires_grad for p in module.parameters())
+        return module.eval()(views[0])
+
+    found = learned(truth)
+    assert told[-1] == ("whole picture", settings.epochs, settings.epochs)
+    for name, logits in found.items():
+        hidden = ~known  # what was never shown
+        assert ((logits > 0) == truth)[hidden].float().mean() > 0.9, name
+        # What is unknown says nothing; another seed is another run.
+        assert torch.equal(logits, learned(torch.where(known, truth, ~truth))[name])
+        assert not torch.equal(logits, learned(truth, seed=1)[name])
 
 
 def test_before_anything_is_learned_the_match_is_all_there_is() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trmml.methods import Method
     from trmml.protocols import Known, Protocol
     from trmml.table_text import Table
+    from trmml.tuning import Plan
 
 # `--known 10..90` goes in steps of so many percent, as the field does.
 STEP = 10
@@ -38,6 +39,7 @@ def benchmark(
     masks: options.Masks = None,
     seeds: options.Seeds = 3,
     settings: options.SettingsFolder = None,
+    views: options.Views = None,
     tune: options.Tune = None,
     tune_folds: options.Folds = 2,
     epoch: options.EpochOption = "held-out",
@@ -69,7 +71,7 @@ def benchmark(
     train, test = (_read(data, split, data_option or ()) for split in ("train", "test"))
     say(f"{len(train)} pictures to train on, {len(test)} to test on")
     rules += _masks(masks or (), train)
-    start = _settings(chosen, settings if tune is None else None)
+    start = _settings(chosen, settings if tune is None else None, views)
     schedules = [v.training for s in start.values() for v in s.values.values()]
     loaded = load_encoder(encoder, image_size=image_size)
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
@@ -90,10 +92,13 @@ def benchmark(
             progress=progress,
         )
         if tune is not None:
+            from trmml.tuning import Plan
+
             folder = settings or out / "settings"
             protocols = list(dict.fromkeys(rule.protocol for rule in rules))
-            _tune(ground, chosen, protocols, tune, tune_folds, folder, out, epoch, progress)
-            start = _settings(chosen, folder)
+            plan = Plan(trials=tune, folds=tune_folds, views=views or 1)
+            _tune(ground, chosen, protocols, plan, folder, out, epoch, progress)
+            start = _settings(chosen, folder, views)
         failure = _run(ground, out, chosen, rules, count, start, epoch, best_on_test, progress)
     _show(_report(out, draws), out, json)
     if failure is not None:
@@ -217,29 +222,32 @@ def _read(data: tuple[str, Path], split: Any, given: Sequence[str]) -> Any:
     return read_named(*data, split, {name: value for name, _, value in pairs})
 
 
-def _settings(methods: "Sequence[Method]", folder: Path | None) -> "dict[str, MethodSettings]":
-    from trmml.method_settings import default_settings, read_settings
+def _settings(
+    methods: "Sequence[Method]", folder: Path | None, views: int | None
+) -> "dict[str, MethodSettings]":
+    """Of each method, those of the folder or its defaults; `--views` is the same for all."""
+    from trmml.method_settings import default_settings, read_settings, with_views
 
-    if folder is None:
-        return {method.key: default_settings(method) for method in methods}
-    return {method.key: read_settings(method, folder) for method in methods}
+    found = {}
+    for method in methods:
+        own = default_settings(method) if folder is None else read_settings(method, folder)
+        found[method.key] = own if views is None else with_views(own, views)
+    return found
 
 
 def _tune(
     ground: "Ground",
     methods: "Sequence[Method]",
     protocols: "Sequence[Protocol]",
-    trials: int,
-    folds: int,
+    plan: "Plan",
     folder: Path,
     out: Path,
     epoch: options.EpochRule,
     progress: Show,
 ) -> None:
     """Search every method's settings; an upper bound's once, for its labels are always the same."""
-    from trmml.tuning import Plan, tune
+    from trmml.tuning import tune
 
-    plan = Plan(trials=trials, folds=folds)
     folder.mkdir(parents=True, exist_ok=True)
     for method in methods:
         for protocol in ("partial",) if method.full_labels else protocols:

@@ -212,6 +212,14 @@ Tune = Annotated[
     ),
 ]
 Folds = Annotated[int, typer.Option(help="Random splits that --tune scores each trial on.")]
+Views = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=16,
+        help="Views of each picture that every method trains on, and is scored by at once.",
+    ),
+]
 ReportOnly = Annotated[
     bool, typer.Option("--report-only", help="Run nothing: write tables and plots anew.")
 ]

@@ -71,14 +71,13 @@ class ImageBranchSettings(Section):
     use: bool = Field(True, description="add the branch; false is the method as published")
     width: int = Field(1024, ge=1, description="of the hidden layer")
     dropout: float = Field(0.5, ge=0, lt=1, description="share dropped before each layer")
-    rate_factor: float = Field(0.2, gt=0, description="learning-rate factor of the branch")
     linear: bool = Field(True, description="an opinion more: a linear map of the whole picture")
-    linear_factor: float = Field(0.1, gt=0, description="learning-rate factor of that map")
-    replay: float = Field(
-        4.0,
-        ge=0,
-        description="images seen before that it learns from, for each of a batch; 0 = off",
+    epochs: int = Field(
+        20, ge=1, description="passes over the mean patches, before the first epoch"
     )
+    batch_size: int = Field(256, ge=1, description="images a batch of those passes")
+    learning_rate: float = Field(6e-4, gt=0, description="highest, of the two layers")
+    linear_rate: float = Field(3e-4, gt=0, description="highest, of the linear map")
 
 
 class HiddenRegionSettings(Section):

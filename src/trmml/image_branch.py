@@ -1,12 +1,18 @@
 """The whole picture as a second opinion beside the regions; beyond the paper, and an option."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.config import ImageBranchSettings
-from trmml.features import Features
+from trmml.config import ImageBranchSettings, TrainingSettings
+from trmml.features import Progress
+from trmml.labels import LabelMatrix
+from trmml.losses import weighted_bce
+from trmml.model import known_positive_share, lacking_negatives
+from trmml.schedule import learning_rate
 
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
 LEAST_CHANNEL = 1e-3
@@ -38,73 +44,110 @@ class Standardisation(nn.Module):
         self.spread.copy_(spread.clamp(min=LEAST_CHANNEL * float(spread.mean()) + 1e-9))
 
 
-class PooledLinear(nn.Module):
-    """One linear map from the standardised mean of the hidden patches to the logits.
-
-    Shapes: mean hidden patches (B, W) -> logits (B, C).
-    Trains: weight (C, W), bias (C); the weight starts at zero.
-    """
-
-    def __init__(self, *, categories: int, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-        self.linear = zero_linear(hidden_size, categories)
-        self.dropout = nn.Dropout(dropout)
-        self.standard = Standardisation(hidden_size)
-
-    def forward(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
-        """Unbounded logits."""
-        logits: Tensor = self.linear(self.dropout(self.standard(pooled)))
-        return logits
-
-    @torch.no_grad()
-    def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
-        """Measure the standardisation; start the biases at the known shares of positives."""
-        self.standard.measure(features.hidden_patches.mean(dim=1))
-        self.linear.bias.copy_(positive_share.to(self.linear.bias).logit())
-
-
 class ImageBranch(nn.Module):
     """Opinions on the whole picture, of the mean hidden patch: two layers, and one linear map.
 
-    image = W2 ReLU(W1 standard(root(mean_p h_p))),  root(x) = sign(x) sqrt(|x|)
-    linear = W standard(mean_p h_p)
+    h = standard(root(mean_p h_p)),  root(x) = sign(x) sqrt(|x|)
+    image = W2 ReLU(W1 h) + b2,  linear = W h + b
 
     The root keeps the few strongest channels of a map that is mostly zero from ruling the rest
     (Perronnin et al. 2010, section 3.1: power normalisation). The hidden layer is shared by all
     categories: what one of them learns of the pictures serves those with few known labels. The
     linear map errs elsewhere, so that both together beat either.
 
+    A mean is far cheaper than the map it was taken of, so the branch learns apart from the rest:
+    before the first epoch, from many passes over the means of all pictures. Then it stays.
+
     Shapes: mean hidden patches (B, W) -> logits (B, C) by name of the opinion.
-    Trains: W1 (W -> M), W2 (M -> C), W (W -> C) and the biases; W2 and W start at zero.
+    Trains, in `learn` alone: W1 (W -> M), W2 (M -> C), W (W -> C), b, b2; W2 and W start at zero.
     """
 
     def __init__(self, *, categories: int, hidden_size: int, settings: ImageBranchSettings) -> None:
         super().__init__()
+        self.settings = settings
         self.standard = Standardisation(hidden_size)
         self.into = nn.Linear(hidden_size, settings.width, bias=False)
         self.out = zero_linear(settings.width, categories)
         self.dropout = nn.Dropout(settings.dropout)
-        self.linear = None
-        if settings.linear:
-            self.linear = PooledLinear(
-                categories=categories, hidden_size=hidden_size, dropout=settings.dropout
-            )
+        self.linear = zero_linear(hidden_size, categories) if settings.linear else None
+        self.requires_grad_(False)  # nothing for the loop to train
 
     def forward(self, pooled: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         """Unbounded logits."""
-        rooted = self.dropout(self.standard(_root(pooled)))
-        found = {"image": self.out(self.dropout(F.relu(self.into(rooted))))}
+        rooted = self.standard(_root(pooled))
+        hidden = F.relu(self.into(self.dropout(rooted)))
+        found = {"image": self.out(self.dropout(hidden))}
         if self.linear is not None:
-            found["linear"] = self.linear(pooled)
+            found["linear"] = self.linear(self.dropout(rooted))
         return found
 
-    @torch.no_grad()
-    def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
-        """Measure the standardisation; start the biases at the known shares of positives."""
-        self.standard.measure(_root(features.hidden_patches.mean(dim=1)))
-        self.out.bias.copy_(positive_share.to(self.out.bias).logit())
+    def learn(
+        self,
+        pooled: Float[Tensor, "V N W"],
+        matrix: LabelMatrix,
+        training: TrainingSettings,
+        progress: Progress | None = None,
+    ) -> None:
+        """Learn by binary cross-entropy over known pairs, from a random view of each picture.
+
+        Blanks count as negatives where a category lacks known ones. Two parts that share nothing
+        but the data, each with a rate of its own.
+
+        Args:
+            pooled: mean hidden patches of V views of N images.
+            matrix: their labels.
+            training: seed, weight decay, and the shape of the schedule.
+            progress: told ("whole picture", done, total) after each pass.
+        """
+        device = self.standard.mean.device
+        views, images = pooled.shape[:2]
+        self.start(pooled.flatten(0, 1).to(device), known_positive_share(matrix))
+        blank = lacking_negatives(matrix)
+        weights = (matrix.known + blank * ~matrix.known).to(device)
+        labels = (matrix.labels & matrix.known).to(device)
+        optimizer, rates = self._optimizer(training)
+        steps, step = self.settings.epochs * -(-images // self.settings.batch_size), 0
+        generator = torch.Generator().manual_seed(training.seed)
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.manual_seed(training.seed)
+            self.requires_grad_(True).train()
+            for epoch in range(self.settings.epochs):
+                order = torch.randperm(images, generator=generator)
+                for part in torch.split(order, self.settings.batch_size):
+                    share = learning_rate(step, steps, training) / training.learning_rate
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = share * rate
+                    view = torch.randint(views, (len(part),), generator=generator)
+                    found = self(pooled[view, part].to(device, torch.float32))
+                    terms = [weighted_bce(o, labels[part], weights[part]) for o in found.values()]
+                    torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    step += 1
+                if progress is not None:
+                    progress("whole picture", epoch + 1, self.settings.epochs)
+            self.requires_grad_(False)
+
+    def _optimizer(self, training: TrainingSettings) -> tuple[torch.optim.AdamW, list[float]]:
+        """Weights, with decay, and biases, without and faster; the highest rate of each group."""
+        layers = [(self.settings.learning_rate, self.out, [self.into.weight, self.out.weight])]
         if self.linear is not None:
-            self.linear.start(features, positive_share)
+            layers.append((self.settings.linear_rate, self.linear, [self.linear.weight]))
+        groups, rates = list[dict[str, Any]](), list[float]()
+        for rate, last, weights in layers:
+            groups.append({"params": weights, "weight_decay": training.weight_decay})
+            groups.append({"params": [last.bias], "weight_decay": 0.0})
+            rates += [rate, training.fast_factor * rate]
+        return torch.optim.AdamW(groups), rates
+
+    @torch.no_grad()
+    def start(self, pooled: Float[Tensor, "N W"], positive_share: Float[Tensor, " C"]) -> None:
+        """Measure the standardisation; start the biases at the known shares of positives."""
+        self.standard.measure(_root(pooled.float()))
+        for layer in (self.out, self.linear):
+            if layer is not None:
+                layer.bias.copy_(positive_share.to(layer.bias).logit())
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trmml.config import LossSettings, Settings
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features
+from trmml.features import Features, Progress
 from trmml.hidden_regions import HiddenRegions
 from trmml.image_branch import ImageBranch
 from trmml.labels import LabelMatrix
@@ -88,12 +88,8 @@ class TRMML(MultiLabelModel):
         self.opinions = branches.opinions
         settings = branches.settings
         self._frozen, self._weigh = settings.opinions.frozen, settings.opinions.weigh
-        self._replays = settings.image_branch.replay if branches.image is not None else 0.0
-        self._rates = {
-            "image_branch.linear.": settings.image_branch.linear_factor,
-            "image_branch.": settings.image_branch.rate_factor,
-            "hidden_regions.": settings.hidden_regions.rate_factor,
-        }
+        self._rates = {"hidden_regions.": settings.hidden_regions.rate_factor}
+        self._training = settings.training
         self.losses = losses
         self._start_scale = float(matching.log_scale.detach().exp())
         self._start_attention = float(regions.log_scale.detach().exp())
@@ -195,10 +191,9 @@ class TRMML(MultiLabelModel):
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
         weights = pair_weights(targets, settings.weak_negative * self.weak)
         terms = {"classification": self._asymmetric(logits, labels, weights)}
-        learned = ("hidden",) if self._replays else ("image", "linear", "hidden")
-        for name in learned:
-            if name in output.opinions:
-                terms[name] = self._entropy(output.opinions[name], targets)
+        if "hidden" in output.opinions:
+            known = pair_weights(targets, self.weak)
+            terms["hidden"] = weighted_bce(output.opinions["hidden"], labels, known)
         if settings.pseudo > 0:
             terms["pseudo"] = self._asymmetric(
                 logits, targets.pseudo_labels, targets.pseudo.float()
@@ -213,18 +208,19 @@ class TRMML(MultiLabelModel):
             terms["contrastive"] = self._contrast(output, targets)
         return terms
 
-    def replays(self) -> float:
-        """See `MultiLabelModel.replays`; the image branch learns from nothing else."""
-        return self._replays
+    def learns_first(self) -> bool:
+        """See `MultiLabelModel.learns_first`."""
+        return self.image_branch is not None
 
-    def replay_terms(self, pooled: Float[Tensor, "R W"], targets: Targets) -> dict[str, Tensor]:
-        """`image` and `linear`, on many more images than the batch has."""
-        found = {} if self.image_branch is None else self.image_branch(pooled)
-        return {name: self._entropy(logits, targets) for name, logits in found.items()}
-
-    def _entropy(self, logits: Float[Tensor, "B C"], targets: Targets) -> Tensor:
-        labels = targets.labels & targets.known
-        return weighted_bce(logits, labels, pair_weights(targets, self.weak))
+    def learn_first(
+        self,
+        pooled: Float[Tensor, "V N W"],
+        matrix: LabelMatrix,
+        progress: Progress | None = None,
+    ) -> None:
+        """Train the image branch; it does not change afterwards."""
+        if self.image_branch is not None:
+            self.image_branch.learn(pooled, matrix, self._training, progress)
 
     def _contrast(self, output: Output, targets: Targets) -> Tensor:
         """The contrastive term; regions are made of the categories that have an anchor."""
@@ -258,8 +254,6 @@ class TRMML(MultiLabelModel):
         settings = self.losses
         return {
             "classification": 1.0,
-            "image": 1.0,
-            "linear": 1.0,
             "hidden": 1.0,
             "pseudo": settings.pseudo,
             "distillation": settings.distillation,
@@ -272,8 +266,6 @@ class TRMML(MultiLabelModel):
             "regions.log_scale",
             "matching.log_scale",
             "matching.bias",
-            "image_branch.out.bias",
-            "image_branch.linear.linear.bias",
             "hidden_regions.mean.bias",
         ]
 
@@ -286,9 +278,8 @@ class TRMML(MultiLabelModel):
         """Set the biases to the known shares of positives, and mark one-sided categories."""
         self.weak.copy_(lacking_negatives(matrix))
         share = known_positive_share(matrix)
-        for branch in (self.image_branch, self.hidden_regions):
-            if branch is not None:
-                branch.start(features, share)
+        if self.hidden_regions is not None:
+            self.hidden_regions.start(features, share)
         if not self.matching.bias.requires_grad:
             return
         training = self.training

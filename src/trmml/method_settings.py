@@ -14,13 +14,14 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from trmml.checkpoint import write_text
+from trmml.config import changed
 from trmml.errors import ConfigError
 from trmml.methods import Method
 from trmml.protocols import PROTOCOLS, Protocol
@@ -128,6 +129,17 @@ def write_settings(
     parts[protocol] = nested(changes)
     write_text(path, to_toml({**parts, "provenance": said}))
     return path
+
+
+def with_views(settings: MethodSettings, views: int) -> MethodSettings:
+    """The same settings, with so many views of each picture to train on and to be scored by."""
+    found = {name: changed(each, view_changes(views)) for name, each in settings.values.items()}
+    return replace(settings, values=found)
+
+
+def view_changes(views: int) -> dict[str, int]:
+    """The changes by dotted setting name that make a method see so many views."""
+    return {"training.views": views, "training.scored_views": views}
 
 
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:

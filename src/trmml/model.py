@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from trmml.features import Features, FeatureSource
+from trmml.features import Features, FeatureSource, Progress
 from trmml.labels import LabelMatrix
 from trmml.regions import Regions
 
@@ -120,13 +120,23 @@ class MultiLabelModel(nn.Module, ABC):
     def loss_weights(self) -> dict[str, float]:
         """The weight of every term."""
 
-    def replays(self) -> float:
-        """Images seen before that `replay_terms` is shown again, for each image of a batch."""
-        return 0.0
+    def learns_first(self) -> bool:
+        """Whether `learn_first` wants to be called."""
+        return False
 
-    def replay_terms(self, pooled: Float[Tensor, "R W"], targets: Targets) -> dict[str, Tensor]:
-        """Terms on the mean hidden patches of images seen before; see `replay.Replay`."""
-        return {}
+    def learn_first(
+        self,
+        pooled: Float[Tensor, "V N W"],
+        matrix: LabelMatrix,
+        progress: Progress | None = None,
+    ) -> None:
+        """Before the first epoch: train what needs no more than the mean patch of each picture.
+
+        Args:
+            pooled: mean hidden patches of all views of the images to train on, on any device.
+            matrix: their labels, on the CPU.
+            progress: told (what, done, total).
+        """
 
     def fast_parameters(self) -> list[str]:
         """Names of the parameters that learn at the faster rate."""

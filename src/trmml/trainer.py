@@ -27,7 +27,6 @@ from trmml.labels import LabelMatrix
 from trmml.metrics import measure
 from trmml.model import MultiLabelModel, Targets, predict
 from trmml.prototypes import PseudoLabels, pseudo_labels
-from trmml.replay import Replay
 from trmml.schedule import hold_out, learning_rate
 
 # Images that `MultiLabelModel.start` looks at.
@@ -123,7 +122,6 @@ class Trainer:
         self.evidence = torch.full(matrix.labels.shape, torch.nan, dtype=torch.float16)
         blank = torch.zeros_like(matrix.known)
         self.pseudo = PseudoLabels(labels=blank, chosen=blank)
-        self.replay = Replay(len(matrix))
         self.best: dict[str, Tensor] = {}
         self.best_record: dict[str, Any] = {}
         self.best_aps: list[float] = [math.nan] * matrix.labels.shape[1]
@@ -169,14 +167,12 @@ class Trainer:
             rate = learning_rate(self.step, self.steps, training)
             group["lr"] = rate * group["factor"]
         features = features.to(self.fabric.device)
-        targets, again = self._targets(indices), self._replayed(indices, features)
+        targets = self._targets(indices)
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self._step_seed())
             output = self.wrapped(features)
             terms = self.model.loss_terms(output, targets)
-            if again is not None:
-                terms |= self.model.replay_terms(*again)
         weights = self.model.loss_weights()
         loss = sum((weights[name] * value for name, value in terms.items()), torch.tensor(0.0))
         self._count(terms, weights, len(indices), loss)
@@ -191,17 +187,6 @@ class Trainer:
     def _step_seed(self) -> int:
         """Of everything random in this step."""
         return self.training.seed * 1_000_003 + self.epoch * self.batches + self.batch
-
-    def _replayed(
-        self, indices: Int[Tensor, " B"], features: Features
-    ) -> tuple[Float[Tensor, "R W"], Targets] | None:
-        """Mean patches of images seen before, with their targets; None if the model wants none."""
-        count = round(self.model.replays() * len(indices))
-        if not count:
-            return None
-        self.replay.add(indices, features)
-        drawn = self.replay.draw(count, torch.Generator().manual_seed(self._step_seed()))
-        return self.replay.batch(drawn).to(self.fabric.device), self._targets(drawn)
 
     def _optimizer_step(self) -> None:
         training = self.training
@@ -319,9 +304,24 @@ class Trainer:
         finally:
             _copy_parameters(self.model, own)
 
-    def keep_start(self) -> None:
-        """Make the untrained model, which is the frozen one, the epoch to beat."""
+    def begin(self, progress: Progress | None = None) -> None:
+        """Before the first epoch: what the model learns first, then the start as epoch to beat."""
+        if self.model.learns_first():
+            matrix = self.matrix.rows(self.kept)
+            self.model.learn_first(self._pooled(progress), matrix, progress)
         self._keep_best(0, self.held_out_aps())
+
+    def _pooled(self, progress: Progress | None) -> Float[Tensor, "V K W"]:
+        """Mean patches of all views of the images to train on, in fp16: 2 W bytes each."""
+        found, views = list[Tensor](), self.training.views
+        for view in range(views):
+            for part in torch.split(self.kept, self.training.batch_size):
+                if progress is not None:
+                    progress("means", len(found), views * self.batches)
+                batch = self.source.batch(part, torch.full_like(part, view))
+                mean = batch.hidden_patches.to(self.fabric.device).mean(dim=1)
+                found.append(mean.to(torch.float16))
+        return torch.cat(found).view(views, len(self.kept), -1)
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:
         """Keep these weights unless the best epoch so far is better by more than chance.
@@ -372,7 +372,6 @@ class Trainer:
         tensors |= {f"best.{n}": v for n, v in self.best.items()}
         tensors |= {"evidence": self.evidence, "pseudo.labels": self.pseudo.labels}
         tensors |= {"pseudo.chosen": self.pseudo.chosen}
-        tensors |= {"replay.pooled": self.replay.pooled, "replay.seen": self.replay.seen}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{n}": v for n, v in moments.items()}
         names = ("epoch", "batch", "step", "totals", "records", "best_record", "best_aps")
@@ -403,7 +402,6 @@ class Trainer:
         self.pseudo = PseudoLabels(
             labels=groups["pseudo"]["labels"], chosen=groups["pseudo"]["chosen"]
         )
-        self.replay.pooled, self.replay.seen = groups["replay"]["pooled"], groups["replay"]["seen"]
         self._load_optimizer(groups.get("optimizer", {}))
         place = json.loads(metadata["place"])
         self.fabric.strategy.precision.load_state_dict(place.pop("precision"))
@@ -437,7 +435,7 @@ def train(
     epochs = trainer.training.epochs
     written = time.monotonic()
     if not trainer.best:
-        trainer.keep_start()
+        trainer.begin(progress)
     while trainer.epoch < epochs:
         started = time.monotonic()
         trainer.model.train()

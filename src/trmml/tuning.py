@@ -23,7 +23,12 @@ from trmml.checkpoint import versions
 from trmml.errors import ConfigError, TrainingError
 from trmml.features import Progress, joined
 from trmml.ground import Ground
-from trmml.method_settings import nested, parse_method_settings, write_settings
+from trmml.method_settings import (
+    nested,
+    parse_method_settings,
+    view_changes,
+    write_settings,
+)
 from trmml.methods import Method
 from trmml.metrics import measure
 from trmml.model import predict
@@ -45,6 +50,7 @@ class Plan:
             few thousand images cannot tell settings apart that differ by a point.
         held_out_share: of the images of a fold, to score on; with all their known labels.
         shares: of known labels in the rest; single positive is searched apart.
+        views: of each picture, to train on and to be scored by.
         seed: of folds, masks, training and search.
 
     Raises:
@@ -55,13 +61,15 @@ class Plan:
     folds: int = 2
     held_out_share: float = 0.25
     shares: tuple[float, ...] = (0.1, 0.5)
+    views: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.trials < 1 or self.folds < 1:
+        if min(self.trials, self.folds, self.views) < 1:
             raise ConfigError(
-                f"expected at least 1 trial and 1 fold, got {self.trials} and {self.folds}"
+                "expected at least 1 trial, 1 fold and 1 view, got"
+                f" {self.trials}, {self.folds} and {self.views}"
             )
         if not 0 < self.held_out_share < 1:
             raise ConfigError(f"held_out_share must be between 0 and 1, not {self.held_out_share}")
@@ -150,11 +158,13 @@ def tune(
         if done:
             trial = ask(study, space, plan.seed, len(done))
             changes = trial.params
-        value = _score(ground, method, protocol, plan, changes, epoch, progress)
+        seen = {**changes, **view_changes(plan.views)}
+        value = _score(ground, method, protocol, plan, seen, epoch, progress)
         tell(study, space, trial, changes, value)
     card = _provenance(ground, method, protocol, plan, done[: plan.trials])
     best = max(done[: plan.trials], key=lambda each: each.value or 0.0)
-    write_settings(method, folder, protocol, dict(best.params), card)
+    found = {**best.params, **(view_changes(plan.views) if plan.views > 1 else {})}
+    write_settings(method, folder, protocol, found, card)
 
 
 def _score(

@@ -7,9 +7,10 @@ biases at the share of positives.
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from trmml.baselines.supervision import (
     Blanks,
@@ -24,7 +25,7 @@ from trmml.baselines.supervision import (
 from trmml.config import FocusSettings, Section, Settings, TrainingSettings
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features import Features
-from trmml.image_branch import PooledLinear
+from trmml.image_branch import Standardisation, zero_linear
 from trmml.model import Output, lacking_negatives
 from trmml.search_space import RATES, Choice, Range, Space
 
@@ -78,6 +79,31 @@ def probe_settings(settings: Settings) -> ProbeSettings:
     """The schedule of a run of TRM-ML, longer: what a linear probe needs to be a fair rival."""
     epochs = PROBE_EPOCHS * settings.training.epochs
     return ProbeSettings(training=settings.training.model_copy(update={"epochs": epochs}))
+
+
+class PooledLinear(nn.Module):
+    """One linear map from the standardised mean of the hidden patches to the logits.
+
+    Shapes: mean hidden patches (B, W) -> logits (B, C).
+    Trains: weight (C, W), bias (C); the weight starts at zero.
+    """
+
+    def __init__(self, *, categories: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = zero_linear(hidden_size, categories)
+        self.dropout = nn.Dropout(dropout)
+        self.standard = Standardisation(hidden_size)
+
+    def forward(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
+        """Unbounded logits."""
+        logits: Tensor = self.linear(self.dropout(self.standard(pooled)))
+        return logits
+
+    @torch.no_grad()
+    def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
+        """Measure the standardisation; start the biases at the known shares of positives."""
+        self.standard.measure(features.hidden_patches.mean(dim=1))
+        self.linear.bias.copy_(positive_share.to(self.linear.bias).logit())
 
 
 class LinearProbe(SingleTermModel):
