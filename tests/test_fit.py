@@ -94,7 +94,8 @@ def test_one_seed_gives_one_result_and_another_another(pictures, tmp_path):
 
 def test_saved_and_loaded_give_the_same_logits(pictures, tmp_path):
     encoder = ToyEncoder()
-    run_fit(pictures, tmp_path / "run", sections={"prompts": {"train_context": True}})
+    sections = {"prompts": {"train_context": True}, "image_branch": {"learn_again": False}}
+    run_fit(pictures, tmp_path / "run", sections=sections)
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
     model = load_model(tmp_path / "run", encoder, load_card(tmp_path / "run"))
     from trmml.encode import encode_images
@@ -149,6 +150,18 @@ def test_single_positive_and_views_and_accumulation(pictures, tmp_path):
     settings = Settings(training={**QUICK, "views": 2, "accumulate": 2})
     records = list(fit(changed, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
     assert all(math.isfinite(value) for value in records[-1].losses.values())
+
+
+def test_only_the_image_branch_learns_from_what_was_held_out(pictures, tmp_path):
+    for again in (False, True):
+        sections = {"image_branch": {"learn_again": again, "epochs": 2}}
+        run_fit(pictures, tmp_path / str(again), sections=sections)
+    kept, learned = weights(tmp_path / "False"), weights(tmp_path / "True")
+    moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
+    assert moved and all(name.startswith("image_branch.") for name in moved)
+    # What calibrates was said before.
+    said = [load_tensors(tmp_path / n / "held_out.safetensors")[0] for n in ("False", "True")]
+    assert torch.equal(said[0]["logits"], said[1]["logits"])
 
 
 # Stopping and going on ----------------------------------------------------------------------

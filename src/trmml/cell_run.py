@@ -19,7 +19,7 @@ from trmml.fit import make_fabric
 from trmml.ground import Ground
 from trmml.labels import LabelMatrix
 from trmml.methods import Method, make_trainer
-from trmml.metrics import Metrics, PrecisionRecall, measure
+from trmml.metrics import Metrics, PrecisionRecall, measure, scores_of
 from trmml.model import MultiLabelModel, predict
 from trmml.protocols import Known
 from trmml.schedule import hold_out
@@ -116,14 +116,14 @@ class CellRunner:
                     best = {"map": found, "epoch": record.epoch}
                 apart += time.monotonic() - began
         seconds = time.monotonic() - started - apart
-        held, began = trainer.predict_held_out(), time.monotonic()
+        began = time.monotonic()
         logits = predict(model, test, device=ground.device)
         if best is not None and self._map(logits) > best["map"]:
             # What a method settles after its last epoch counts as well.
             best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
         return _Scored(
             test=logits,
-            held=held,
+            held=trainer.held_logits,
             held_labels=mask.rows(trainer.held),
             epoch=_epoch(trainer, training.epochs, self.epoch),
             seconds={"train": seconds, "predict": time.monotonic() - began},
@@ -158,9 +158,8 @@ class CellRunner:
 
     def _map(self, logits: Float[Tensor, "N C"]) -> float:
         test = self.ground.test
-        scores = logits.double().sigmoid()
         names = test.category_names
-        return measure(scores, test.matrix.labels, test.matrix.known, names).mean_ap
+        return measure(scores_of(logits), test.matrix.labels, test.matrix.known, names).mean_ap
 
     def _cell(
         self, job: Job, scored: _Scored, metrics: Metrics, half: Metrics, calibrated: bool

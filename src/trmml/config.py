@@ -78,6 +78,9 @@ class ImageBranchSettings(Section):
     batch_size: int = Field(256, ge=1, description="images a batch of those passes")
     learning_rate: float = Field(6e-4, gt=0, description="highest, of the two layers")
     linear_rate: float = Field(3e-4, gt=0, description="highest, of the linear map")
+    learn_again: bool = Field(
+        True, description="at the end anew, from the held-out images too, once they have weighed"
+    )
 
 
 class HiddenRegionSettings(Section):

@@ -202,7 +202,7 @@ def _finish(
 ) -> None:
     """Calibrate on the held-out known labels and write the model."""
     held = trainer.matrix.rows(trainer.held)
-    logits = trainer.predict_held_out()
+    logits = trainer.held_logits
     save_tensors(
         out / "held_out.safetensors",
         {"logits": logits, "labels": held.labels, "known": held.known, "images": trainer.held},

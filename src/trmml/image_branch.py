@@ -56,7 +56,9 @@ class ImageBranch(nn.Module):
     linear map errs elsewhere, so that both together beat either.
 
     A mean is far cheaper than the map it was taken of, so the branch learns apart from the rest:
-    before the first epoch, from many passes over the means of all pictures. Then it stays.
+    before the first epoch, from many passes over the means of all pictures. Then it stays until
+    the held-out pictures have chosen the epoch and weighed the opinions, and learns anew from these
+    as well.
 
     Shapes: mean hidden patches (B, W) -> logits (B, C) by name of the opinion.
     Trains, in `learn` alone: W1 (W -> M), W2 (M -> C), W (W -> C), b, b2; W2 and W start at zero.
@@ -101,7 +103,6 @@ class ImageBranch(nn.Module):
         """
         device = self.standard.mean.device
         views, images = pooled.shape[:2]
-        self.start(pooled.flatten(0, 1).to(device), known_positive_share(matrix))
         blank = lacking_negatives(matrix)
         weights = (matrix.known + blank * ~matrix.known).to(device)
         labels = (matrix.labels & matrix.known).to(device)
@@ -111,6 +112,7 @@ class ImageBranch(nn.Module):
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(training.seed)
+            self.start(pooled.flatten(0, 1).to(device), known_positive_share(matrix))
             self.requires_grad_(True).train()
             for epoch in range(self.settings.epochs):
                 order = torch.randperm(images, generator=generator)
@@ -143,10 +145,12 @@ class ImageBranch(nn.Module):
 
     @torch.no_grad()
     def start(self, pooled: Float[Tensor, "N W"], positive_share: Float[Tensor, " C"]) -> None:
-        """Measure the standardisation; start the biases at the known shares of positives."""
+        """Measure the standardisation, and start anew: biases at the known shares of positives."""
         self.standard.measure(_root(pooled.float()))
+        self.into.reset_parameters()
         for layer in (self.out, self.linear):
             if layer is not None:
+                nn.init.zeros_(layer.weight)
                 layer.bias.copy_(positive_share.to(layer.bias).logit())
 
 

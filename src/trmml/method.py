@@ -212,13 +212,17 @@ class TRMML(MultiLabelModel):
         """See `MultiLabelModel.learns_first`."""
         return self.image_branch is not None
 
+    def learns_again(self) -> bool:
+        """See `MultiLabelModel.learns_again`."""
+        return self.image_branch is not None and self.image_branch.settings.learn_again
+
     def learn_first(
         self,
         pooled: Float[Tensor, "V N W"],
         matrix: LabelMatrix,
         progress: Progress | None = None,
     ) -> None:
-        """Train the image branch; it does not change afterwards."""
+        """Train the image branch, from nothing; no step of the loop changes it."""
         if self.image_branch is not None:
             self.image_branch.learn(pooled, matrix, self._training, progress)
 

@@ -128,19 +128,14 @@ def _zero_shot_ensemble(
 
 
 _TRMML: Space = {
-    **RATES,
-    **FOCUS,
-    "training.epochs": Choice((6, 12, 18)),
-    "matching.scale": Range(10.0, 50.0, log=True),
+    "training.learning_rate": Range(3e-4, 6e-3, log=True),
+    "training.epochs": Choice((4, 8, 12)),
     "regions.dropout": Choice((0.0, 0.2, 0.4)),
     "image_branch.dropout": Choice((0.2, 0.5, 0.8)),
     "image_branch.learning_rate": Range(1e-4, 3e-3, log=True),
     "image_branch.linear_rate": Range(1e-4, 3e-3, log=True),
-    "hidden_regions.dropout": Choice((0.2, 0.5, 0.8)),
-    "hidden_regions.rate_factor": Range(0.03, 1.0, log=True),
-    "losses.pseudo": Choice((0.0, 0.1, 0.3, 1.0)),
-    "losses.distillation": Choice((0.0, 0.01, 0.1)),
-    "losses.contrastive": Choice((0.0, 0.02, 0.1)),
+    "image_branch.epochs": Choice((10, 20, 40)),
+    "hidden_regions.rate_factor": Range(0.1, 1.0, log=True),
 }
 
 _MASKED = Method(

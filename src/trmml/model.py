@@ -124,6 +124,10 @@ class MultiLabelModel(nn.Module, ABC):
         """Whether `learn_first` wants to be called."""
         return False
 
+    def learns_again(self) -> bool:
+        """Whether `learn_first` is called anew at the end, with the held-out images too."""
+        return False
+
     def learn_first(
         self,
         pooled: Float[Tensor, "V N W"],
@@ -133,7 +137,7 @@ class MultiLabelModel(nn.Module, ABC):
         """Before the first epoch: train what needs no more than the mean patch of each picture.
 
         Args:
-            pooled: mean hidden patches of all views of the images to train on, on any device.
+            pooled: mean hidden patches of all views of the images to learn from, on any device.
             matrix: their labels, on the CPU.
             progress: told (what, done, total).
         """

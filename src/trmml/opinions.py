@@ -1,6 +1,6 @@
 """Several opinions on the same pairs in one logit, each counting by what it is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,12 @@ from torch import Tensor, nn
 MOMENTUM = 0.98
 # An opinion whose logits spread less than this has learned nothing yet, and adds nothing.
 LEAST_SPREAD = 1e-3
-# How strongly the weights are held to those before any label was seen, in pairs.
-PRIOR_STRENGTH = 1.0
+# How strongly each opinion's own slope is held to its weight before any label was seen, in pairs.
+SLOPE_STRENGTH = 1.0
+# What an opinion is worth alone: its slope to this power, so that a weak one counts for little.
+SLOPE_POWER = 3.0
+# How strongly the weights of all together are held to what each is worth alone, in pairs.
+JOINT_STRENGTH = 30.0
 
 
 class Opinions(nn.Module):
@@ -80,7 +84,10 @@ class Opinions(nn.Module):
 
         One weight per opinion for all categories, at least 0, by logistic regression on the
         standardised opinions (stacking, Wolpert 1992), with the log-odds of each category's share
-        as offset: few numbers, so that few held-out labels suffice. Without any the weights stay.
+        as offset. Opinions that mostly agree can trade their weights at almost no cost, so that
+        chance would decide: the weights are held to what each opinion is worth alone.
+
+        Without a held-out positive the weights stay.
 
         Args:
             opinions: of the held-out images.
@@ -94,22 +101,46 @@ class Opinions(nn.Module):
         scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
         scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
         start, offset = self.weights, positive_share.logit()
+
+        def entropy(logits: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(
+                logits, targets.expand_as(logits), weights, reduction="sum"
+            )
+
+        slope = start.clone().requires_grad_()
+        shifts = torch.zeros(len(start), 1, 1, requires_grad=True)
+
+        def alone() -> Tensor:
+            cost = entropy(slope[:, None, None] * scaled + offset + shifts)
+            return cost + SLOPE_STRENGTH * (slope - start).square().sum()
+
+        _minimise(alone, [slope, shifts])
+        worth = slope.detach().clamp(min=0) ** SLOPE_POWER
+        if not worth.any():
+            return
+        worth = worth / worth.max()
         free = torch.full_like(start, 0.5).requires_grad_()
         scale, shift = (torch.zeros((), requires_grad=True) for _ in range(2))
-        optimizer = torch.optim.LBFGS(
-            [free, scale, shift], max_iter=100, line_search_fn="strong_wolfe"
-        )
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
+        def together() -> Tensor:
             size = F.softplus(free)
-            logits = torch.einsum("k,knc->nc", size, scaled) + offset + shift
-            cost = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
-            cost = cost + PRIOR_STRENGTH * (size - F.softplus(scale) * start).square().sum()
-            cost.backward()  # type: ignore[no-untyped-call]
-            return cost
+            cost = entropy(torch.einsum("k,knc->nc", size, scaled) + offset + shift)
+            return cost + JOINT_STRENGTH * (size - F.softplus(scale) * worth).square().sum()
 
-        with torch.enable_grad():
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+        _minimise(together, [free, scale, shift])
         found = F.softplus(free.detach())
         self.weights.copy_(found / found.sum() * len(found))
+
+
+def _minimise(cost: Callable[[], Tensor], parameters: list[Tensor]) -> None:
+    """Bring a smooth cost to its minimum, in place."""
+    optimizer = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        value = cost()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(step)  # type: ignore[no-untyped-call]

@@ -55,13 +55,12 @@ class Regions:
             return part if categories is None else part.index_select(1, categories)
 
         length = chosen(self.length)[..., None]
-        parts = [chosen(self.attention) / (length * chosen(self.gathered_length)[..., None])]
-        sources = [self.value]
-        if self.hidden is not None and self.out is not None:
-            parts.append(chosen(self.hidden) / length)
-            sources.append(self.out.T.expand(len(self.value), -1, -1))
-        # Lengths were divided out before, so the large product is written once and not read again.
-        return torch.matmul(torch.cat(parts, dim=-1), torch.cat(sources, dim=1))
+        # Lengths are divided out before, so the large product is not read again for it.
+        share = chosen(self.attention) / (length * chosen(self.gathered_length)[..., None])
+        if self.hidden is None or self.out is None:
+            return torch.matmul(share, self.value)
+        residual = F.linear(chosen(self.hidden) / length, self.out)
+        return torch.baddbmm(residual, share, self.value)
 
 
 def gather_regions(

@@ -24,7 +24,7 @@ from trmml.config import PrototypeSettings, TrainingSettings
 from trmml.errors import CheckpointError, TrainingError
 from trmml.features import Features, FeatureSource, Progress, joined
 from trmml.labels import LabelMatrix
-from trmml.metrics import measure
+from trmml.metrics import measure, scores_of
 from trmml.model import MultiLabelModel, Targets, predict
 from trmml.prototypes import PseudoLabels, pseudo_labels
 from trmml.schedule import hold_out, learning_rate
@@ -122,6 +122,7 @@ class Trainer:
         self.evidence = torch.full(matrix.labels.shape, torch.nan, dtype=torch.float16)
         blank = torch.zeros_like(matrix.known)
         self.pseudo = PseudoLabels(labels=blank, chosen=blank)
+        self.means: Tensor | None = None
         self.best: dict[str, Tensor] = {}
         self.best_record: dict[str, Any] = {}
         self.best_aps: list[float] = [math.nan] * matrix.labels.shape[1]
@@ -278,7 +279,7 @@ class Trainer:
             logits = self.predict_held_out()
         held = self.matrix.rows(self.held)
         names = [str(c) for c in range(logits.shape[1])]
-        metrics = measure(logits.double().sigmoid(), held.labels, held.known, names)
+        metrics = measure(scores_of(logits), held.labels, held.known, names)
         aps = torch.tensor([row.ap for row in metrics.per_category], dtype=torch.float64)
         return torch.where(held.negatives > 0, aps, torch.nan)
 
@@ -287,12 +288,19 @@ class Trainer:
         return predict(self.model, self.scored, self.held, device=self.fabric.device)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Show the held-out images to the trained model once."""
+    def settle(self, progress: Progress | None = None) -> None:
+        """Show the held-out images to the trained model once; then it may learn from them.
+
+        `held_logits` are what it said of them before, which is what calibrates.
+        """
         device = self.fabric.device
         parts = torch.split(self.held, self.training.batch_size)
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.settle(outputs, self.matrix.rows(self.held))
+        self.held_logits = self.predict_held_out()
+        if self.model.learns_again():
+            self.model.learn_first(self._pooled(progress), self.matrix, progress)
+            self.model.eval()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -308,20 +316,23 @@ class Trainer:
         """Before the first epoch: what the model learns first, then the start as epoch to beat."""
         if self.model.learns_first():
             matrix = self.matrix.rows(self.kept)
-            self.model.learn_first(self._pooled(progress), matrix, progress)
+            self.model.learn_first(self._pooled(progress)[:, self.kept], matrix, progress)
         self._keep_best(0, self.held_out_aps())
 
-    def _pooled(self, progress: Progress | None) -> Float[Tensor, "V K W"]:
-        """Mean patches of all views of the images to train on, in fp16: 2 W bytes each."""
-        found, views = list[Tensor](), self.training.views
-        for view in range(views):
-            for part in torch.split(self.kept, self.training.batch_size):
-                if progress is not None:
-                    progress("means", len(found), views * self.batches)
-                batch = self.source.batch(part, torch.full_like(part, view))
+    def _pooled(self, progress: Progress | None) -> Float[Tensor, "V N W"]:
+        """Mean patches of all views of all images, in fp16: 2 W bytes each. Read once."""
+        if self.means is None:
+            found, views = list[Tensor](), self.training.views
+            parts = torch.split(torch.arange(len(self.matrix)), self.training.batch_size)
+            for number in range(views * len(parts)):
+                view, part = divmod(number, len(parts))
+                batch = self.source.batch(parts[part], torch.full_like(parts[part], view))
                 mean = batch.hidden_patches.to(self.fabric.device).mean(dim=1)
-                found.append(mean.to(torch.float16))
-        return torch.cat(found).view(views, len(self.kept), -1)
+                found.append(mean.to("cpu", torch.float16))
+                if progress is not None:
+                    progress("means", number + 1, views * len(parts))
+            self.means = torch.cat(found).view(views, len(self.matrix), -1)
+        return self.means
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:
         """Keep these weights unless the best epoch so far is better by more than chance.
@@ -454,7 +465,7 @@ def train(
     trainer.model.load_state_dict(trainer.best)
     trainer.model.bake()
     trainer.model.eval()
-    trainer.settle()
+    trainer.settle(progress)
 
 
 def _parameter_groups(model: MultiLabelModel, settings: TrainingSettings) -> list[dict[str, Any]]:

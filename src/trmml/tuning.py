@@ -30,7 +30,7 @@ from trmml.method_settings import (
     write_settings,
 )
 from trmml.methods import Method
-from trmml.metrics import measure
+from trmml.metrics import measure, scores_of
 from trmml.model import predict
 from trmml.protocols import Known, Protocol, share_known, single_positive
 from trmml.trainer import train
@@ -198,7 +198,7 @@ def _score(
             looked = joined(source, settings.training.scored_views)
             logits = predict(trainer.model, looked, held, device=ground.device).double()
             names = ground.train.category_names
-            found.append(measure(logits.sigmoid(), truth.labels, truth.known, names).mean_ap)
+            found.append(measure(scores_of(logits), truth.labels, truth.known, names).mean_ap)
     return statistics.fmean(found)
 
 
