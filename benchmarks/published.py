@@ -5,6 +5,7 @@ cells.jsonl     a line per cell; APs in three digits, no scores
 summary.json    the intervals of the paired bootstrap, which need the scores
 about.json      the command
 tried.md        by hand: what was tried on this ground and did not help; may be missing
+ablation.json   of ablation.py: the method without each of its parts; may be missing
 """
 
 import json
@@ -31,12 +32,14 @@ class Published:
         results: without scores; the comparisons are those of the full grid.
         command: that ran it.
         tried: by hand, in Markdown; "" without any.
+        ablation: what `ablation.py` wrote; None without any.
         folder: where it lies.
     """
 
     results: Results
     command: str
     tried: str
+    ablation: Mapping[str, Any] | None
     folder: Path
 
 
@@ -69,11 +72,12 @@ def read_published(folder: Path) -> Published:
     cells = [_whole(json.loads(line), grid) for line in lines]
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     comparisons = [Comparison.from_dict(each) for each in summary["comparisons"]]
-    tried = folder / "tried.md"
+    tried, ablation = folder / "tried.md", folder / "ablation.json"
     return Published(
         results=Results(grid, cells, comparisons, summary["draws"]),
         command=json.loads((folder / "about.json").read_text("utf-8"))["command"],
         tried=tried.read_text("utf-8").strip() if tried.is_file() else "",
+        ablation=json.loads(ablation.read_text("utf-8")) if ablation.is_file() else None,
         folder=folder,
     )
 

@@ -8,11 +8,14 @@ The page is made of benchmarks/results/<ground>/ alone; see published.py.
 """
 
 import argparse
+import json
 import shutil
+import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from published import Published, publish, read_published
 from trmml.cells import Cell
@@ -106,10 +109,64 @@ def section(ground: Published) -> str:
         *(to_markdown(table) for table in main),
         *(f"![{name}](images/results/{results.ground}-{name}.png)" for name in plots(results)),
         what_lost(results, ground.tried),
+        "" if ground.ablation is None else parts_worth(ground.ablation),
         *(_folded(table.title, to_markdown(table)) for table in tables.values()),
         _folded("The table of mAP for LaTeX", _code(main[0])),
     ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def parts_worth(tree: Mapping[str, Any]) -> str:
+    """The method without each part, how right pseudo-labels are, and where regions point."""
+    columns, rows = list(tree["runs"]), tree["rows"]
+    count = len(tree["seeds"])
+    lines = [
+        "### What each part is worth",
+        "",
+        f"Test mAP in percent, mean ± deviation over {count} seed{'s' * (count > 1)}; behind it the"
+        f" mean difference to the first row on the same masks. Commit {tree['commit']}.",
+        "",
+        "| variant | change | " + " | ".join(columns) + " |",
+        "| --- | --- |" + " ---: |" * len(columns),
+    ]
+    for row in rows:
+        change = ", ".join(f"`{n}={json.dumps(v)}`" for n, v in row["change"].items())
+        figures = (_against(row["map"][c], rows[0]["map"][c]) for c in columns)
+        lines.append(f"| {row['name']} | {change} | " + " | ".join(figures) + " |")
+    for column, run in tree["runs"].items():
+        if "pointing" in run:
+            before, after = (100 * run["pointing"][name] for name in ("before", "after"))
+            lines += [
+                "",
+                f"Pointing, {column} known: the most attended patch of a present category lies in"
+                f" one of its boxes in {before:.1f} % before training, {after:.1f} % after.",
+            ]
+    pseudo = [_pseudo_table(column, run["pseudo"]) for column, run in tree["runs"].items()]
+    return "\n".join(lines) + "\n\n" + "\n\n".join(pseudo)
+
+
+def _against(own: Sequence[float], full: Sequence[float]) -> str:
+    """Mean, deviation and mean paired difference."""
+    spread = f" ± {statistics.stdev(own):.1f}" if len(own) > 1 else ""
+    both = statistics.mean(a - b for a, b in zip(own, full, strict=True))
+    return f"{statistics.mean(own):.1f}{spread} ({both:+.1f})"
+
+
+def _pseudo_table(column: str, epochs: Sequence[Mapping[str, Any]]) -> str:
+    """Pseudo-labels by epoch, folded."""
+    lines = [
+        "| epoch | positives | right | of all found | negatives | right | of all found |",
+        "| ---: |" + " ---: |" * 6,
+    ]
+    for row in epochs:
+        parts = [str(row["epoch"])]
+        for name in ("positive", "negative"):
+            parts.append(str(row[f"{name}_count"]))
+            for what in ("precision", "recall"):
+                value = row[f"{name}_{what}"]
+                parts.append("" if value is None else f"{100 * value:.1f} %")
+        lines.append("| " + " | ".join(parts) + " |")
+    return _folded(f"Pseudo-labels by epoch, {column} known, seed 0", "\n".join(lines))
 
 
 def what_lost(results: Results, tried: str) -> str:

@@ -1,3 +1,4 @@
+import json
 import sys
 from itertools import count
 from pathlib import Path
@@ -10,11 +11,15 @@ from tests.conftest import TOY_SPEC
 from tests.toy import COLOURS, ToyEncoder, write_pictures
 from trmml.config import Settings
 from trmml.datasets import Dataset
+from trmml.datasets.base import Boxes
 from trmml.encoders.base import identify
+from trmml.features import MemoryFeatures
 from trmml.labels import LabelMatrix
+from trmml.methods import METHODS
 from trmml.tag import Tagger
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import ablation
 import scaling
 import startup
 import store
@@ -174,3 +179,73 @@ def test_an_exported_toy_says_what_torch_says(tmp_path: Path) -> None:
     assert [row["part"] for row in files] == ["all", "head"]
     assert all(row["deviation_here"] < export.TOLERANCE for row in files)
     assert "toy" in export.table(rows)
+
+
+# What parts are worth -------------------------------------------------------------------------
+
+
+def test_pointing_by_hand() -> None:
+    peaks = torch.tensor([[0, 8], [4, 2]])  # of 2 images and 2 categories, in 3 x 3 patches
+    attention = torch.nn.functional.one_hot(peaks, 9).float()
+    boxes = Boxes(
+        image=torch.tensor([0, 0, 1, 1, 1]),
+        category=torch.tensor([0, 0, 0, 1, 1]),
+        edges=torch.tensor(
+            [
+                [0.5, 0.5, 1.0, 1.0],  # missed by the patch at (1/6, 1/6) ...
+                [0.0, 0.0, 0.2, 0.2],  # ... which is in the other box of this pair
+                [0.0, 0.0, 0.4, 0.4],  # (1/2, 1/2) is outside
+                [0.6, 0.0, 1.0, 0.3],  # (5/6, 1/6) is inside, and in the next one not
+                [0.6, 0.3, 1.0, 0.5],
+            ]
+        ),
+    )
+    source = MemoryFeatures(torch.zeros(1, 2, 9, 4), torch.zeros(1, 2, 4))
+
+    class Looking(torch.nn.Module):
+        def forward(self, features: object) -> SimpleNamespace:
+            return SimpleNamespace(attention=attention)
+
+    ground = SimpleNamespace(
+        test=SimpleNamespace(boxes=boxes),
+        test_features=SimpleNamespace(of=lambda pooled: source),
+        device="cpu",
+    )
+    assert ablation.pointing(ground, Looking()) == pytest.approx(2 / 3)
+
+
+def test_every_row_of_the_ablation_changes_a_setting() -> None:
+    methods, settings = ablation.variants(None, 2)
+    full = settings["trmml"].values["partial"]
+    assert full.training.views == full.training.scored_views == 2
+    values = [settings[method.key].values["partial"].model_dump() for method in methods]
+    assert len({json.dumps(each, sort_keys=True) for each in values}) == len(ablation.ROWS)
+    assert METHODS["trmml"].settings().training.views == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
+def test_an_ablation_on_a_toy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    for seed, split in enumerate(("train", "test")):
+        shown = write_pictures(root / "images" / split, 40, seed)
+        lines = ["image,labels"]
+        for number, row in enumerate(shown):
+            names = [name for name, there in zip(COLOURS, row, strict=True) if there]
+            lines.append(f"{split}/{number:03}.png,{';'.join(names)}")
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    (root / "categories.txt").write_text("\n".join(COLOURS))
+    rows = {name: ablation.ROWS[name] for name in ("TRM-ML", "no whole picture")}
+    monkeypatch.setattr(ablation, "ROWS", rows)
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "results")
+    given = ["--data", "corel5k", root, "--encoder", TOY_SPEC, "--known", 50, "--seeds", 1]
+    given += ["--out", out]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, given)])
+    ablation.main()
+    tree = json.loads((tmp_path / "results" / "corel5k" / "ablation.json").read_text())
+    assert [row["change"] for row in tree["rows"]] == list(rows.values())
+    epochs = tree["runs"]["50 %"]["pseudo"]
+    assert len(epochs) == 12 and "pointing" not in tree["runs"]["50 %"]
+    assert all(0 <= (row["negative_recall"] or 0) <= 1 for row in epochs)
+    assert "no whole picture" in capsys.readouterr().out

@@ -101,6 +101,24 @@ def test_what_was_tried_stands_on_the_page(out: Path, tmp_path: Path) -> None:
     assert "- Larger steps: 2 points less." in text.partition("### What lost")[2]
 
 
+def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> None:
+    published.publish(out, tmp_path / "results", command=COMMAND, draws=0)
+    rows = [
+        {"name": "TRM-ML", "change": {}, "map": {"10 %": [50.0, 52.0]}},
+        {"name": "no x", "change": {"x.use": False}, "map": {"10 %": [49.0, 50.0]}},
+    ]
+    epoch = {"epoch": 3, "positive_count": 0, "positive_precision": None, "positive_recall": None}
+    epoch |= {"negative_count": 40, "negative_precision": 0.975, "negative_recall": 0.25}
+    run_ = {"pseudo": [epoch], "pointing": {"before": 0.25, "after": 0.5}}
+    tree = {"commit": "abc", "seeds": [0, 1], "rows": rows, "runs": {"10 %": run_}}
+    (tmp_path / "results" / "toys" / "ablation.json").write_text(json.dumps(tree))
+    assert run(tmp_path) == 0
+    text = (tmp_path / "docs" / "results.md").read_text().partition("### What each part")[2]
+    assert "| no x | `x.use=false` | 49.5 ± 0.7 (-1.5) |" in text
+    assert "25.0 % before training, 50.0 % after" in text
+    assert "| 3 | 0 |  |  | 40 | 97.5 % | 25.0 % |" in text
+
+
 def test_forms_of_the_method_that_lose_are_told() -> None:
     cells = [toy_cell("trmml", 0.1, 0, [0.5])]
     other = toy_cell("trmml", 0.1, 0, [0.4])

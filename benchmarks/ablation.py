@@ -1,0 +1,214 @@
+"""What each part of TRM-ML is worth: the method without it, on one ground of the results page.
+
+    python benchmarks/ablation.py --data scenes DIR --settings benchmarks/settings/scenes --out OUT
+    python benchmarks/ablation.py --data corel5k DIR --encoder SPEC --known 10 --seeds 1 --out OUT
+
+Each row changes one setting of the preset and trains anew on the same features, masks and seeds;
+the epoch is chosen on held-out training labels, mAP is that of the test pictures. One more run per
+share is told the hidden labels, only to say how many pseudo-labels are right, epoch by epoch. Where
+boxes are known, the most attended patch of each present category is looked for in its boxes, before
+training and after (the pointing game, Zhang et al. 2016). Finished cells are kept in OUT; the same
+command goes on. Writes benchmarks/results/<ground>/ablation.json.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from record import RESULTS, provenance
+from trmml.benchmark import run_benchmark
+from trmml.cell_run import for_cell, new_trainer
+from trmml.cells import CellFolder
+from trmml.config import changed
+from trmml.datasets.named import read_named
+from trmml.encoders import load_encoder
+from trmml.ground import Ground, open_ground
+from trmml.method_settings import MethodSettings, read_settings, with_views
+from trmml.methods import METHODS, Method
+from trmml.model import MultiLabelModel
+from trmml.protocols import Known, share_known
+from trmml.trainer import train
+
+PLAIN = {"image_branch.use": False, "hidden_regions.use": False, "opinions.frozen": False}
+# What is changed in each row, by section and name; a part of the paper first, then what is ours.
+ROWS: dict[str, dict[str, Any]] = {
+    "TRM-ML": {},
+    "no learned regions": {"regions.learn": False},
+    "no learned text": {"prompts.text_residual": False},
+    "context tokens learned, no residual": {
+        "prompts.text_residual": False,
+        "prompts.train_context": True,
+    },
+    "no pseudo-labels": {"losses.pseudo": 0.0},
+    "no contrastive term": {"losses.contrastive": 0.0},
+    "no distillation": {"losses.distillation": 0.0},
+    "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
+    "regions: no MLP": {"regions.mlp_size": 0},
+    "no hidden regions": {"hidden_regions.use": False},
+    "no whole picture": {"image_branch.use": False},
+    "whole picture: no linear map": {"image_branch.linear": False},
+    "whole picture: not learned again": {"image_branch.learn_again": False},
+    "no frozen opinion": {"opinions.frozen": False},
+    "opinions not weighed": {"opinions.weigh": False},
+    "the match alone": PLAIN,
+}
+
+
+def variants(folder: Path | None, views: int) -> tuple[list[Method], dict[str, MethodSettings]]:
+    """A method for each row, with the preset's settings but for the change."""
+    base = METHODS["trmml"]
+    start = read_settings(base, folder) if folder is not None else None
+    methods, settings = [], {}
+    for name, changes in ROWS.items():
+        key = "trmml" if not changes else f"trmml-{name.replace(':', '').replace(' ', '-')}"
+        own = start or MethodSettings({p: base.settings() for p in ("partial", "single_positive")})
+        values = {p: changed(each, changes) for p, each in own.values.items()}
+        methods.append(replace(base, key=key, name=name))
+        cards = {p: {"changes": changes} for p in values}
+        settings[key] = with_views(MethodSettings(values, cards), views)
+    return methods, settings
+
+
+@torch.no_grad()
+def pointing(ground: Ground, model: MultiLabelModel) -> float:
+    """Share of present categories whose most attended patch has its centre in one of their boxes.
+
+    The maps of the plain pictures of the test set, split into a square of patches.
+    """
+    boxes = ground.test.boxes
+    assert boxes is not None
+    source = ground.test_features.of(pooled=False)
+    model.eval()
+    peaks = []
+    for part in torch.split(torch.arange(len(source)), 64):
+        attention = model(source.batch(part).to(ground.device)).attention
+        peaks.append(attention.argmax(dim=-1).cpu())
+    peak = torch.cat(peaks)  # (N, C)
+    side = math.isqrt(attention.shape[-1])
+    x, y = (peak % side + 0.5) / side, (peak // side + 0.5) / side
+    hit: dict[tuple[int, int], bool] = {}
+    for image, category, edges in zip(
+        boxes.image.tolist(), boxes.category.tolist(), boxes.edges.tolist(), strict=True
+    ):
+        pair = image, category
+        left, top, right, bottom = edges
+        inside = left <= x[pair] <= right and top <= y[pair] <= bottom
+        hit[pair] = hit.get(pair, False) or bool(inside)
+    return sum(hit.values()) / len(hit)
+
+
+def looked_into(ground: Ground, known: Known, settings: Any) -> dict[str, Any]:
+    """One run with seed 0: pseudo-labels by epoch, and where boxes are known, pointing.
+
+    Of the pseudo-labels of each epoch: how many, which share is right, and of all which found.
+    """
+    chosen = for_cell(settings, seed=0, choose_epoch="held-out")
+    truth, mask = ground.train.matrix, known.of(ground.train.matrix, 0)
+    source = ground.train_features.of(pooled=False, views=chosen.training.encoded_views)
+    trainer = new_trainer(ground, METHODS["trmml"], chosen, source, mask)
+    trainer.truth = truth  # never trained on: it only says what is right
+    hidden = {
+        "positive": int((truth.known & ~mask.known & truth.labels).sum()),
+        "negative": int((truth.known & ~mask.known & ~truth.labels).sum()),
+    }
+    before = None if ground.test.boxes is None else pointing(ground, trainer.model)
+    epochs = []
+    for record in train(trainer):
+        row: dict[str, float | None] = {"epoch": record.epoch}
+        for name, there in hidden.items():
+            count = record.pseudo.get(f"pseudo_{name}", 0)
+            right = record.pseudo.get(f"pseudo_{name}_right", math.nan)
+            row |= {f"{name}_count": count, f"{name}_precision": None, f"{name}_recall": None}
+            if count:
+                row |= {f"{name}_precision": right, f"{name}_recall": right * count / there}
+        epochs.append(row)
+    found: dict[str, Any] = {"pseudo": epochs}
+    if before is not None:
+        found["pointing"] = {"before": before, "after": pointing(ground, trainer.model)}
+    return found
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Mean and deviation, and the mean paired difference to the first row."""
+    lines = [f"{'':38}" + "".join(f"{c:>16}{'':9}" for c in columns)]
+    for row in rows:
+        parts = []
+        for column in columns:
+            own, full = row["map"][column], rows[0]["map"][column]
+            both = [a - b for a, b in zip(own, full, strict=True)]
+            spread = statistics.stdev(own) if len(own) > 1 else 0.0
+            parts.append(
+                f"{statistics.mean(own):9.2f} ± {spread:4.2f} {statistics.mean(both):+8.2f}"
+            )
+        lines.append(f"{row['name']:38}" + " ".join(parts))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", nargs=2, required=True, metavar=("NAME", "ROOT"))
+    parser.add_argument("--encoder", default="bundled")
+    parser.add_argument("--settings", type=Path, help="a folder with trmml.toml")
+    parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--known", type=int, nargs="+", default=[10, 50], help="percent")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True, help="where finished cells are kept")
+    options = parser.parse_args()
+    name, root = options.data
+    sets = [read_named(name, Path(root), split, {}) for split in ("train", "test")]
+    ground = open_ground(
+        name,
+        *sets,
+        load_encoder(options.encoder),
+        encoder_spec=options.encoder,
+        views=options.views,
+        scored_views=options.views,
+    )
+    known = [share_known(percent / 100) for percent in options.known]
+    methods, settings = variants(options.settings, options.views)
+    seeds = range(options.seeds)
+    for finished in run_benchmark(
+        ground, options.out, methods=methods, known=known, seeds=seeds, settings=settings
+    ):
+        print(finished, flush=True)
+    cells = CellFolder(options.out).cells()
+    columns = [each.name for each in known]
+    figures = {(c.method, c.known, c.seed): 100 * c.figures["map"] for c in cells.values()}
+    rows = [
+        {
+            "name": method.name,
+            "change": ROWS[method.name],
+            "map": {c: [round(figures[method.key, c, s], 3) for s in seeds] for c in columns},
+        }
+        for method in methods
+    ]
+    print(table(rows, columns))
+    full = settings["trmml"].values["partial"]
+    tree: dict[str, Any] = {"ground": name, "seeds": list(seeds), "rows": rows}
+    tree["runs"] = {each.name: looked_into(ground, each, full) for each in known}
+    print(
+        json.dumps(
+            {
+                column: [run["pseudo"][-1], run.get("pointing")]
+                for column, run in tree["runs"].items()
+            }
+        )
+    )
+    path = RESULTS / name / "ablation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**tree, **provenance()}, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
