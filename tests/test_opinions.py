@@ -120,7 +120,7 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
         return module.eval()(views[0])
 
     found = learned(truth)
-    assert told[-1] == ("whole picture", settings.epochs, settings.epochs)
+    assert told[-1] == ("whole picture", settings.epochs * 200, settings.epochs * 200)
     for name, logits in found.items():
         hidden = ~known  # what was never shown
         assert ((logits > 0) == truth)[hidden].float().mean() > 0.9, name

@@ -99,7 +99,7 @@ class ImageBranch(nn.Module):
             pooled: mean hidden patches of V views of N images.
             matrix: their labels.
             training: seed, weight decay, and the shape of the schedule.
-            progress: told ("whole picture", done, total) after each pass.
+            progress: told ("whole picture", done, total) after each pass, in images.
         """
         device = self.standard.mean.device
         views, images = pooled.shape[:2]
@@ -128,7 +128,7 @@ class ImageBranch(nn.Module):
                     optimizer.zero_grad()
                     step += 1
                 if progress is not None:
-                    progress("whole picture", epoch + 1, self.settings.epochs)
+                    progress("whole picture", (epoch + 1) * images, self.settings.epochs * images)
             self.requires_grad_(False)
 
     def _optimizer(self, training: TrainingSettings) -> tuple[torch.optim.AdamW, list[float]]:

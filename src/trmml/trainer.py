@@ -330,7 +330,8 @@ class Trainer:
                 mean = batch.hidden_patches.to(self.fabric.device).mean(dim=1)
                 found.append(mean.to("cpu", torch.float16))
                 if progress is not None:
-                    progress("means", number + 1, views * len(parts))
+                    done = view * len(self.matrix) + int(parts[part][-1]) + 1
+                    progress("means", done, views * len(self.matrix))
             self.means = torch.cat(found).view(views, len(self.matrix), -1)
         return self.means
 
