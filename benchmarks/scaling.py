@@ -42,7 +42,7 @@ QUICK: dict[str, tuple[int, ...]] = {"categories": (80, 800), "images": (128, 25
 # Many categories, many patches: has to stay below 6 GB.
 # As many images as the model looks at before the first step.
 LARGE = {**BASE, "categories": 5000, "patches": 196, "hidden": 2048, "images": 256, "steps": 3}
-QUICK_LARGE = {**LARGE, "images": 64, "steps": 1}
+QUICK_LARGE = {**LARGE, "images": 32, "steps": 1}
 LARGE_LIMIT_GB = 6.0
 TEXT_ARCHITECTURE = "ViT-B-32"
 TEXT_CATEGORIES = (80, 800, 5000)
