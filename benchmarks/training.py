@@ -180,7 +180,7 @@ def measure(
         for turn in range(rounds + 1):  # the first warms up
             for way, step in ways.items():
                 if not turn and (way[0] == FILL or (way[0] == "field's loop" and rounds == 1)):
-                    # Filling the store above warmed it up; a quick round has no minute for the loop.
+                    # Filling the store warmed it up; a quick round has no minute for the loop.
                     continue
                 seconds = timed(step)
                 images = BATCH if way[0] in ("field's loop", FILL) else IMAGES
