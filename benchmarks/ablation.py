@@ -54,7 +54,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "no hidden regions": {"hidden_regions.use": False},
     "no whole picture": {"image_branch.use": False},
     "whole picture: no linear map": {"image_branch.linear": False},
-    "whole picture: not learned again": {"image_branch.learn_again": False},
+    "whole picture: learned again": {"image_branch.learn_again": True},
     "no frozen opinion": {"opinions.frozen": False},
     "opinions not weighed": {"opinions.weigh": False},
     "the match alone": PLAIN,
@@ -114,9 +114,12 @@ def looked_into(ground: Ground, known: Known, settings: Any) -> dict[str, Any]:
     source = ground.train_features.of(pooled=False, views=chosen.training.encoded_views)
     trainer = new_trainer(ground, METHODS["trmml"], chosen, source, mask)
     trainer.truth = truth  # never trained on: it only says what is right
+    # Held-out images never get a pseudo-label.
+    open_pairs = (truth.known & ~mask.known)[trainer.kept]
+    present = truth.labels[trainer.kept]
     hidden = {
-        "positive": int((truth.known & ~mask.known & truth.labels).sum()),
-        "negative": int((truth.known & ~mask.known & ~truth.labels).sum()),
+        "positive": int((open_pairs & present).sum()),
+        "negative": int((open_pairs & ~present).sum()),
     }
     before = None if ground.test.boxes is None else pointing(ground, trainer.model)
     epochs = []

@@ -158,7 +158,8 @@ def test_only_the_image_branch_learns_from_what_was_held_out(pictures, tmp_path)
         run_fit(pictures, tmp_path / str(again), sections=sections)
     kept, learned = weights(tmp_path / "False"), weights(tmp_path / "True")
     moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
-    assert moved and all(name.startswith("image_branch.") for name in moved)
+    assert moved and all(name.startswith(("image_branch.", "opinions.")) for name in moved)
+    assert "opinions.weights" not in moved
     # What calibrates was said before.
     said = [load_tensors(tmp_path / n / "held_out.safetensors")[0] for n in ("False", "True")]
     assert torch.equal(said[0]["logits"], said[1]["logits"])

@@ -163,6 +163,35 @@ def test_an_opinion_counts_by_what_it_is_worth() -> None:
         assert good > 8 * noise and float(opinions.weights.sum()) == pytest.approx(2)
 
 
+def test_an_opinion_that_learned_anew_counts_as_before() -> None:
+    generator = torch.Generator().manual_seed(0)
+    match, before = torch.randn(2, 50, C, generator=generator)
+    opinions = Opinions(categories=C, weights=[1.0, 2.0])
+    opinions.settle(torch.stack([match, before]))
+    said = opinions([match, before])
+    after = 3 * before + 7  # the same opinion on another scale
+    opinions.follow(1, before[:20], after[:20])
+    assert torch.allclose(opinions([match, after]), said, atol=1e-4)
+
+
+def test_opinions_that_agree_do_not_trade_their_weights_by_chance() -> None:
+    shares = []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        labels = (torch.rand(40, C, generator=generator) < 0.3).float()
+        good = 2 * labels - 0.6 + torch.randn(40, C, generator=generator)
+        twin = good + 0.1 * torch.randn(40, C, generator=generator)
+        weak = 0.3 * labels + torch.randn(40, C, generator=generator)
+        found = torch.stack([good, twin, weak])
+        opinions = Opinions(categories=C, weights=[1.0, 1.0, 1.0])
+        opinions.settle(found)
+        opinions.weigh(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))
+        shares.append(opinions.weights / opinions.weights.sum())
+    first, second, third = torch.stack(shares).T
+    assert float((first - second).abs().max()) < 0.15  # twins count alike
+    assert float(third.max()) < 0.1  # the weak one for little, not for a third
+
+
 def test_unknown_labels_weigh_nothing() -> None:
     found, labels = separable()
     known = (torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < 0.5).float()

@@ -34,8 +34,8 @@ from trmml.prompts import BakedPrompts
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention
 
-# 2: the encoder's identity says apart what makes image features, and covers its structure.
-FORMAT = 3
+# 4: the image branch learns apart, and its linear map reads the roots too.
+FORMAT = 4
 
 
 def write_text(path: Path, text: str) -> None:

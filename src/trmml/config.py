@@ -79,7 +79,7 @@ class ImageBranchSettings(Section):
     learning_rate: float = Field(6e-4, gt=0, description="highest, of the two layers")
     linear_rate: float = Field(3e-4, gt=0, description="highest, of the linear map")
     learn_again: bool = Field(
-        True, description="at the end anew, from the held-out images too, once they have weighed"
+        False, description="at the end anew, from the held-out images too, once they have weighed"
     )
 
 

@@ -56,9 +56,8 @@ class ImageBranch(nn.Module):
     linear map errs elsewhere, so that both together beat either.
 
     A mean is far cheaper than the map it was taken of, so the branch learns apart from the rest:
-    before the first epoch, from many passes over the means of all pictures. Then it stays until
-    the held-out pictures have chosen the epoch and weighed the opinions, and learns anew from these
-    as well.
+    before the first epoch, from many passes over the means of all pictures. Then it stays, unless
+    `learn_again` is set: at the end it learns anew, from the held-out pictures as well.
 
     Shapes: mean hidden patches (B, W) -> logits (B, C) by name of the opinion.
     Trains, in `learn` alone: W1 (W -> M), W2 (M -> C), W (W -> C), b, b2; W2 and W start at zero.

@@ -29,6 +29,7 @@ from trmml.model import (
     known_positive_share,
     lacking_negatives,
     pair_weights,
+    positive_share,
 )
 from trmml.opinions import Opinions
 from trmml.prompts import BakedPrompts, PromptLearner, build_prompts
@@ -39,6 +40,8 @@ from trmml.regions import RegionAttention, gather_regions
 MAX_FLOATS = 2**22
 # Pictures looked at together before the first step: with thousands of categories they take room.
 START_BATCH = 32
+# Mean patches looked at together.
+MEANS_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -223,8 +226,24 @@ class TRMML(MultiLabelModel):
         progress: Progress | None = None,
     ) -> None:
         """Train the image branch, from nothing; no step of the loop changes it."""
-        if self.image_branch is not None:
-            self.image_branch.learn(pooled, matrix, self._training, progress)
+        if self.image_branch is None:
+            return
+        again = self.opinions is not None and bool(self.opinions.spread.any())
+        before = self._said_of(pooled[0]) if again else {}
+        self.image_branch.learn(pooled, matrix, self._training, progress)
+        if self.opinions is not None and again:
+            # Mean and spread were measured on held-out images, which are none any more.
+            for number, (name, after) in enumerate(self._said_of(pooled[0]).items(), start=1):
+                self.opinions.follow(number, before[name], after)  # the match is number 0
+
+    @torch.no_grad()
+    def _said_of(self, pooled: Float[Tensor, "N W"]) -> dict[str, Float[Tensor, "N C"]]:
+        """The opinions of the image branch, in eval mode."""
+        assert self.image_branch is not None
+        branch = self.image_branch.eval()
+        device = branch.standard.mean.device
+        parts = [branch(part.to(device).float()) for part in torch.split(pooled, MEANS_BATCH)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _contrast(self, output: Output, targets: Targets) -> Tensor:
         """The contrastive term; regions are made of the categories that have an anchor."""
@@ -331,8 +350,9 @@ class TRMML(MultiLabelModel):
         device = self.opinions.mean.device
         self.opinions.cpu().settle(opinions)
         if self._weigh:
-            weights = matrix.known + lacking_negatives(matrix) * ~matrix.known
-            share = known_positive_share(matrix)
+            # Blanks are negatives where they were in training, not where nothing is held out.
+            weights = matrix.known + self.weak.cpu() * ~matrix.known
+            share = positive_share(matrix, self.weak.cpu())
             self.opinions.weigh(opinions, matrix.labels.float(), weights, share)
         self.opinions.to(device)
 

@@ -73,6 +73,22 @@ class Opinions(nn.Module):
             self.mean.copy_(opinions.mean(dim=1))
             self.spread.copy_(opinions.std(dim=1))
 
+    @torch.no_grad()
+    def follow(
+        self, number: int, before: Float[Tensor, "N C"], after: Float[Tensor, "N C"]
+    ) -> None:
+        """Keep mean and spread true of an opinion that has learned anew.
+
+        Args:
+            number: of the opinion.
+            before: what it said of some pictures when mean and spread were measured.
+            after: what it says of them now.
+        """
+        ratio = after.std(dim=0) / before.std(dim=0).clamp(min=LEAST_SPREAD)
+        centred = self.mean[number] - before.mean(dim=0)
+        self.mean[number] = centred * ratio + after.mean(dim=0)
+        self.spread[number] *= ratio
+
     def weigh(
         self,
         opinions: Float[Tensor, "K N C"],
@@ -100,7 +116,11 @@ class Opinions(nn.Module):
         spread = self.spread[:, None]
         scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
         scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
-        start, offset = self.weights, positive_share.logit()
+        # Most pairs are unknown: only the others are looked at.
+        used = weights > 0
+        scaled, targets = scaled[:, used], targets[used]  # (K, U), (U)
+        start, offset = self.weights, positive_share.logit().expand_as(used)[used]
+        weights = weights[used]
 
         def entropy(logits: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(
@@ -108,10 +128,10 @@ class Opinions(nn.Module):
             )
 
         slope = start.clone().requires_grad_()
-        shifts = torch.zeros(len(start), 1, 1, requires_grad=True)
+        shifts = torch.zeros(len(start), 1, requires_grad=True)
 
         def alone() -> Tensor:
-            cost = entropy(slope[:, None, None] * scaled + offset + shifts)
+            cost = entropy(slope[:, None] * scaled + offset + shifts)
             return cost + SLOPE_STRENGTH * (slope - start).square().sum()
 
         _minimise(alone, [slope, shifts])
@@ -124,7 +144,7 @@ class Opinions(nn.Module):
 
         def together() -> Tensor:
             size = F.softplus(free)
-            cost = entropy(torch.einsum("k,knc->nc", size, scaled) + offset + shift)
+            cost = entropy(size @ scaled + offset + shift)
             return cost + JOINT_STRENGTH * (size - F.softplus(scale) * worth).square().sum()
 
         _minimise(together, [free, scale, shift])
