@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from record import RESULTS, provenance
+from record import write_results
 from trmml.benchmark import run_benchmark
 from trmml.cell_run import for_cell, new_trainer
 from trmml.cells import CellFolder
@@ -30,7 +30,7 @@ from trmml.config import changed
 from trmml.datasets.named import read_named
 from trmml.encoders import load_encoder
 from trmml.ground import Ground, open_ground
-from trmml.method_settings import MethodSettings, read_settings, with_views
+from trmml.method_settings import MethodSettings, default_settings, read_settings, with_views
 from trmml.methods import METHODS, Method
 from trmml.model import MultiLabelModel
 from trmml.protocols import Known, share_known
@@ -64,12 +64,11 @@ ROWS: dict[str, dict[str, Any]] = {
 def variants(folder: Path | None, views: int) -> tuple[list[Method], dict[str, MethodSettings]]:
     """A method for each row, with the preset's settings but for the change."""
     base = METHODS["trmml"]
-    start = read_settings(base, folder) if folder is not None else None
+    start = default_settings(base) if folder is None else read_settings(base, folder)
     methods, settings = [], {}
     for name, changes in ROWS.items():
         key = "trmml" if not changes else f"trmml-{name.replace(':', '').replace(' ', '-')}"
-        own = start or MethodSettings({p: base.settings() for p in ("partial", "single_positive")})
-        values = {p: changed(each, changes) for p, each in own.values.items()}
+        values = {p: changed(each, changes) for p, each in start.values.items()}
         methods.append(replace(base, key=key, name=name))
         cards = {p: {"changes": changes} for p in values}
         settings[key] = with_views(MethodSettings(values, cards), views)
@@ -207,10 +206,7 @@ def main() -> None:
             }
         )
     )
-    path = RESULTS / name / "ablation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**tree, **provenance()}, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    print(write_results(f"{name}/ablation", tree))
 
 
 if __name__ == "__main__":

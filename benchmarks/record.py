@@ -44,7 +44,7 @@ def write_results(name: str, tree: dict[str, Any], *, quick: bool = False) -> Pa
 
     Those of a quick round go to <name>_quick.json, which is not kept: they are no figures to quote.
     """
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**tree, **provenance()}, indent=1) + "\n", encoding="utf-8")
     return path

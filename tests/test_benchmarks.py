@@ -20,6 +20,7 @@ from trmml.tag import Tagger
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import ablation
+import record
 import scaling
 import startup
 import store
@@ -238,7 +239,7 @@ def test_an_ablation_on_a_toy(
     (root / "categories.txt").write_text("\n".join(COLOURS))
     rows = {name: ablation.ROWS[name] for name in ("TRM-ML", "no whole picture")}
     monkeypatch.setattr(ablation, "ROWS", rows)
-    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     given = ["--data", "corel5k", root, "--encoder", TOY_SPEC, "--known", 50, "--seeds", 1]
     given += ["--out", out]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, given)])

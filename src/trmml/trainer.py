@@ -171,7 +171,7 @@ class Trainer:
         targets = self._targets(indices)
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._step_seed())
+            torch.manual_seed(training.seed * 1_000_003 + self.epoch * self.batches + self.batch)
             output = self.wrapped(features)
             terms = self.model.loss_terms(output, targets)
         weights = self.model.loss_weights()
@@ -184,10 +184,6 @@ class Trainer:
             self.evidence[indices] = evidence.to("cpu", torch.float16)
         if (self.batch + 1) % training.accumulate == 0 or self.batch + 1 == self.batches:
             self._optimizer_step()
-
-    def _step_seed(self) -> int:
-        """Of everything random in this step."""
-        return self.training.seed * 1_000_003 + self.epoch * self.batches + self.batch
 
     def _optimizer_step(self) -> None:
         training = self.training
@@ -317,6 +313,8 @@ class Trainer:
         if self.model.learns_first():
             matrix = self.matrix.rows(self.kept)
             self.model.learn_first(self._pooled(progress)[:, self.kept], matrix, progress)
+            if not self.model.learns_again():
+                self.means = None  # nobody asks for them again
         self._keep_best(0, self.held_out_aps())
 
     def _pooled(self, progress: Progress | None) -> Float[Tensor, "V N W"]:

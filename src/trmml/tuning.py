@@ -196,7 +196,7 @@ def _score(
             except TrainingError:
                 return 0.0
             looked = joined(source, settings.training.scored_views)
-            logits = predict(trainer.model, looked, held, device=ground.device).double()
+            logits = predict(trainer.model, looked, held, device=ground.device)
             names = ground.train.category_names
             found.append(measure(scores_of(logits), truth.labels, truth.known, names).mean_ap)
     return statistics.fmean(found)
