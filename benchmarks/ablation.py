@@ -61,7 +61,9 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def variants(folder: Path | None, views: int) -> tuple[list[Method], dict[str, MethodSettings]]:
+def variants(
+    folder: Path | None, views: int | None
+) -> tuple[list[Method], dict[str, MethodSettings]]:
     """A method for each row, with the preset's settings but for the change."""
     base = METHODS["trmml"]
     start = default_settings(base) if folder is None else read_settings(base, folder)
@@ -71,7 +73,8 @@ def variants(folder: Path | None, views: int) -> tuple[list[Method], dict[str, M
         values = {p: changed(each, changes) for p, each in start.values.items()}
         methods.append(replace(base, key=key, name=name))
         cards = {p: {"changes": changes} for p in values}
-        settings[key] = with_views(MethodSettings(values, cards), views)
+        own = MethodSettings(values, cards)
+        settings[key] = own if views is None else with_views(own, views)
     return methods, settings
 
 
@@ -161,23 +164,28 @@ def main() -> None:
     parser.add_argument("--data", nargs=2, required=True, metavar=("NAME", "ROOT"))
     parser.add_argument("--encoder", default="bundled")
     parser.add_argument("--settings", type=Path, help="a folder with trmml.toml")
-    parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--views", type=int, help="default: as the settings say")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--known", type=int, nargs="+", default=[10, 50], help="percent")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help="where finished cells are kept")
     options = parser.parse_args()
     name, root = options.data
     sets = [read_named(name, Path(root), split, {}) for split in ("train", "test")]
+    if not sets[0].matrix.known.all():
+        parser.error(f"{name} has unknown labels: which pseudo-labels are right is not known there")
+    methods, settings = variants(options.settings, options.views)
+    trainings = [each.training for own in settings.values() for each in own.values.values()]
     ground = open_ground(
         name,
         *sets,
         load_encoder(options.encoder),
         encoder_spec=options.encoder,
-        views=options.views,
-        scored_views=options.views,
+        device=options.device,
+        views=max(each.encoded_views for each in trainings),
+        scored_views=max(each.scored_views for each in trainings),
     )
     known = [share_known(percent / 100) for percent in options.known]
-    methods, settings = variants(options.settings, options.views)
     seeds = range(options.seeds)
     for finished in run_benchmark(
         ground, options.out, methods=methods, known=known, seeds=seeds, settings=settings

@@ -17,6 +17,7 @@ from typing import Any
 from trmml.benchmark_report import summary_json
 from trmml.cells import Cell, CellFolder
 from trmml.checkpoint import write_text
+from trmml.encoders.base import short_name
 from trmml.results import Comparison, Results, load_results
 
 # Fields that all cells of a grid have in common, or that only a restart needs.
@@ -57,8 +58,9 @@ def publish(out: Path, folder: Path, *, command: str, draws: int) -> None:
     place.mkdir(parents=True, exist_ok=True)
     first, settings = results.cells[0], list[dict[str, Any]]()
     lines = [json.dumps(_small(cell, settings), ensure_ascii=False) for cell in results.cells]
-    shared = {"ground": first.ground, "encoder": first.encoder, "data": first.data}
-    grid = {**results.grid, "shared": shared, "settings": settings}
+    encoder = {**first.encoder, "name": short_name(first.encoder["name"])}
+    shared = {"ground": first.ground, "encoder": encoder, "data": first.data}
+    grid = {**results.grid, "encoder": encoder, "shared": shared, "settings": settings}
     write_text(place / "grid.json", json.dumps(grid, ensure_ascii=False, indent=1) + "\n")
     write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
     write_text(place / "summary.json", summary_json(results))

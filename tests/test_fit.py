@@ -165,6 +165,23 @@ def test_only_the_image_branch_learns_from_what_was_held_out(pictures, tmp_path)
     assert torch.equal(said[0]["logits"], said[1]["logits"])
 
 
+def test_the_whole_picture_never_learns_from_held_out_labels(pictures, tmp_path):
+    data = read_folder(pictures.train, pictures.train_table)
+    _, held = hold_out(data.matrix, 0.3, 0)
+    found = []
+    for name in ("as they are", "turned round"):
+        labels = data.matrix.labels.clone()
+        if name == "turned round":
+            labels[held] = ~labels[held]
+        matrix = LabelMatrix(labels, data.matrix.known)
+        changed = type(data)(data.root, data.images, data.category_names, matrix, data.rows)
+        settings = Settings(training={**QUICK, "seed": 0, "held_out_share": 0.3})
+        list(fit(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
+        saved = weights(tmp_path / name)
+        found.append({n: v for n, v in saved.items() if n.startswith("image_branch.")})
+    assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+
+
 # Stopping and going on ----------------------------------------------------------------------
 
 

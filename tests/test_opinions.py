@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trmml.config import HiddenRegionSettings, ImageBranchSettings, TrainingSettings
+from trmml.errors import TrainingError
 from trmml.features import Features
 from trmml.hidden_regions import HiddenRegions
 from trmml.image_branch import ImageBranch, Standardisation
@@ -33,7 +34,7 @@ def moved(module: torch.nn.Module) -> torch.nn.Module:
 
 def test_standardisation_by_hand() -> None:
     standard = Standardisation(2)
-    standard.measure(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    standard.measure([torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 5.0]])])
     found = standard(torch.tensor([[2.0 + 2**0.5, 5.0]]))
     assert torch.allclose(found, torch.tensor([[1.0, 0.0]]))  # a constant channel stays finite
 
@@ -120,13 +121,86 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
         return module.eval()(views[0])
 
     found = learned(truth)
-    assert told[-1] == ("whole picture", settings.epochs * 200, settings.epochs * 200)
+    images = settings.epochs * int(known.any(dim=1).sum())
+    assert told[-1] == ("whole picture", images, images)
     for name, logits in found.items():
         hidden = ~known  # what was never shown
         assert ((logits > 0) == truth)[hidden].float().mean() > 0.9, name
         # What is unknown says nothing; another seed is another run.
         assert torch.equal(logits, learned(torch.where(known, truth, ~truth))[name])
         assert not torch.equal(logits, learned(truth, seed=1)[name])
+
+
+def branch(**settings: float) -> ImageBranch:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        chosen = ImageBranchSettings(width=8, dropout=0, **settings)
+        return ImageBranch(categories=C, hidden_size=W, settings=chosen)
+
+
+def random_matrix(images: int, share: float = 0.7) -> LabelMatrix:
+    draws = torch.rand(2, images, C, generator=torch.Generator().manual_seed(images))
+    return LabelMatrix(draws[0] < 0.5, draws[1] < share)
+
+
+def test_the_image_branch_learns_from_every_view() -> None:
+    pictures = features(40)
+    views = torch.stack([pooled(pictures), pooled(pictures) + 5])
+    matrix, training = random_matrix(40), TrainingSettings()
+    plain, both = branch(), branch()
+    plain.learn(views[:1], matrix, training)
+    both.learn(views, matrix, training)
+    shift = both.standard.mean - plain.standard.mean
+    assert (shift > 0.5).all()  # roots of both views are measured
+    second = both(views[1])["linear"] - both(views[0])["linear"]
+    assert second.abs().max() < (plain(views[1])["linear"] - plain(views[0])["linear"]).abs().max()
+
+
+def test_without_known_negatives_blanks_are_negatives_for_the_image_branch() -> None:
+    present = torch.arange(60) % 3 == 0
+    means = torch.where(present, 4.0, -1.0)[:, None].expand(60, W) + pooled(features(60))
+    labels = present[:, None].expand(60, C)
+    known = labels & (torch.arange(60) % 2 == 0)[:, None]  # single answers, all of them positive
+    module = branch(learning_rate=1e-2, linear_rate=1e-2)
+    module.learn(means[None], LabelMatrix(labels, known), TrainingSettings())
+    said = module(means)["image"]
+    assert said[present].min() > said[~present].max()
+    assert said[~present].max() < 0
+
+
+def test_pictures_of_which_nothing_is_known_change_nothing_the_branch_learns() -> None:
+    matrix, means = random_matrix(30), pooled(features(30))
+    known = matrix.known.clone()
+    known[20:] = False
+    for c in range(C):  # with enough negatives, so that blanks say nothing
+        known[c, c], known[5 + c, c] = True, True
+        matrix.labels[c, c], matrix.labels[5 + c, c] = True, False
+    found = []
+    for others in (0.0, 100.0):
+        module, seen = branch(), means.clone()
+        seen[20:] += others
+        module.standard.measure = lambda parts: None  # that one looks at every picture
+        module.learn(seen[None], LabelMatrix(matrix.labels, known), TrainingSettings())
+        found.append(module.out.weight.clone())
+    assert torch.equal(*found) and found[0].abs().max() > 0
+
+
+def test_few_pictures_still_get_enough_steps() -> None:
+    told: list[int] = []
+    branch(batch_size=16).learn(
+        pooled(features(40))[None],
+        random_matrix(40),
+        TrainingSettings(),
+        lambda _, done, total: told.append(total),
+    )
+    assert set(told) == {40 * 34}  # three batches a pass, a hundred steps at least
+
+
+def test_a_rate_beyond_reason_is_named() -> None:
+    with pytest.raises(TrainingError, match=r"whole picture is (nan|inf).*image_branch.learning_"):
+        branch(learning_rate=1e30, linear_rate=1e30).learn(
+            1e4 * pooled(features(40))[None], random_matrix(40), TrainingSettings()
+        )
 
 
 def test_before_anything_is_learned_the_match_is_all_there_is() -> None:

@@ -97,6 +97,15 @@ def test_mixed_settings_are_told() -> None:
     assert Results(toy_grid(1), same).remarks == []
 
 
+def test_methods_that_saw_different_views_are_told() -> None:
+    both = [
+        toy_cell(method, 0.1, 0, [0.5], settings={"training": {"seed": 0, "scored_views": views}})
+        for method, views in (("trmml", 4), ("probe-masked", 1))
+    ]
+    text = to_markdown(map_table(Results(toy_grid(1), both)))
+    assert "different numbers of views of each picture (1, 4)" in text
+
+
 def test_best_on_test_is_an_extra_column_that_says_so() -> None:
     best = {"map": 0.75, "epoch": 2}
     cells = [

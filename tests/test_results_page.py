@@ -49,13 +49,15 @@ def test_what_is_published_reads_as_it_was(out: Path, tmp_path: Path) -> None:
     published.publish(out, tmp_path, command=COMMAND, draws=20)
     whole = load_results(CellFolder(out), count=20)
     found = published.read_published(tmp_path / "toys")
+    assert found.results.grid["encoder"]["name"] == "toy.py:ToyEncoder"
     assert found.command == COMMAND and found.tried == ""
     assert to_markdown(map_table(found.results)) == to_markdown(map_table(whole))
     assert found.results.comparisons == whole.comparisons
     for small, cell in zip(found.results.cells, whole.cells, strict=True):
         assert small.key == cell.key and small.settings == cell.settings
         assert small.ap[1] == round(cell.ap[1] or 0.0, 3) and small.ap[2] is None
-        assert small.encoder == cell.encoder and small.mask == cell.mask
+        assert small.encoder == {**cell.encoder, "name": "toy.py:ToyEncoder"}
+        assert small.mask == cell.mask
     grid = json.loads((tmp_path / "toys" / "grid.json").read_text())
     assert [each["training"]["epochs"] for each in grid["settings"]] == [3, 4]
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -38,7 +38,12 @@ def toy_cell(
         "provenance": {"from": "defaults"},
         "mask": {"sha256": "0" * 64, "known_share": share or 0.01, "positives": 9, "negatives": 9},
         "data": {"train": "1" * 64, "test": "2" * 64},
-        "encoder": {"name": "ToyEncoder", "size": 24, "form": "fp16", "checksum": "3" * 64},
+        "encoder": {
+            "name": "/home/me/toy.py:ToyEncoder",
+            "size": 24,
+            "form": "fp16",
+            "checksum": "3" * 64,
+        },
         "versions": {"trmml": "0"},
         "commit": "abc1234",
         "device": "cpu",
@@ -61,7 +66,12 @@ def toy_grid(categories: int, sizes: Sequence[float | None] | None = None) -> di
     return {
         "same": {"data": "x"},
         "ground": "toys",
-        "encoder": {"name": "ToyEncoder", "size": 24, "form": "fp16", "checksum": "3" * 64},
+        "encoder": {
+            "name": "/home/me/toy.py:ToyEncoder",
+            "size": 24,
+            "form": "fp16",
+            "checksum": "3" * 64,
+        },
         "train_images": 40,
         "test_images": 20,
         "categories": facts,

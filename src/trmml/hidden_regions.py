@@ -50,5 +50,5 @@ class HiddenRegions(nn.Module):
     @torch.no_grad()
     def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
         """Measure the standardisation; start the biases at the known shares of positives."""
-        self.standard.measure(features.hidden_patches.mean(dim=1))
+        self.standard.measure([features.hidden_patches.mean(dim=1)])
         self.mean.bias.copy_(positive_share.to(self.mean.bias).logit())

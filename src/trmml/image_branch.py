@@ -1,5 +1,7 @@
 """The whole picture as a second opinion beside the regions; beyond the paper, and an option."""
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,14 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trmml.config import ImageBranchSettings, TrainingSettings
+from trmml.errors import TrainingError
 from trmml.features import Progress
 from trmml.labels import LabelMatrix
 from trmml.losses import weighted_bce
-from trmml.model import known_positive_share, lacking_negatives
+from trmml.model import known_positive_share, lacking_negatives, matrix_weights
 from trmml.schedule import learning_rate
 
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
 LEAST_CHANNEL = 1e-3
+# Steps that are made at least: few pictures make few in the passes that thousands need.
+LEAST_STEPS = 100
+# Mean patches looked at together: those of many pictures are kept in half precision.
+MEANS_BATCH = 1024
 
 
 class Standardisation(nn.Module):
@@ -37,10 +44,19 @@ class Standardisation(nn.Module):
         return (values - self.mean) / self.spread
 
     @torch.no_grad()
-    def measure(self, values: Float[Tensor, "N W"]) -> None:
-        """Take mean and spread from these."""
-        self.mean.copy_(values.mean(dim=0))
-        spread = values.std(dim=0) if len(values) > 1 else torch.ones_like(self.spread)
+    def measure(self, parts: Iterable[Float[Tensor, "N W"]]) -> None:
+        """Take mean and spread from the rows of all parts."""
+        count, total = 0, torch.zeros_like(self.mean, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for part in parts:
+            values = part.to(total)
+            count += len(values)
+            total += values.sum(dim=0)
+            squares += values.square().sum(dim=0)
+        mean = total / count
+        variance = (squares - count * mean.square()).clamp(min=0) / max(1, count - 1)
+        spread = variance.sqrt() if count > 1 else torch.ones_like(total)
+        self.mean.copy_(mean)
         self.spread.copy_(spread.clamp(min=LEAST_CHANNEL * float(spread.mean()) + 1e-9))
 
 
@@ -92,43 +108,54 @@ class ImageBranch(nn.Module):
         """Learn by binary cross-entropy over known pairs, from a random view of each picture.
 
         Blanks count as negatives where a category lacks known ones. Two parts that share nothing
-        but the data, each with a rate of its own.
+        but the data, each with a rate of its own. Pictures of which nothing is known take no part.
 
         Args:
             pooled: mean hidden patches of V views of N images.
             matrix: their labels.
             training: seed, weight decay, and the shape of the schedule.
             progress: told ("whole picture", done, total) after each pass, in images.
+
+        Raises:
+            TrainingError: the loss is not finite.
         """
         device = self.standard.mean.device
-        views, images = pooled.shape[:2]
-        blank = lacking_negatives(matrix)
-        weights = (matrix.known + blank * ~matrix.known).to(device)
+        weights = matrix_weights(matrix, lacking_negatives(matrix)).to(device)
         labels = (matrix.labels & matrix.known).to(device)
+        told = weights.any(dim=1).nonzero()[:, 0].cpu()
+        batches = math.ceil(len(told) / self.settings.batch_size)
+        passes = max(self.settings.epochs, math.ceil(LEAST_STEPS / batches))
         optimizer, rates = self._optimizer(training)
-        steps, step = self.settings.epochs * -(-images // self.settings.batch_size), 0
+        steps, step = passes * batches, 0
         generator = torch.Generator().manual_seed(training.seed)
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(training.seed)
-            self.start(pooled.flatten(0, 1).to(device), known_positive_share(matrix))
+            self.start(pooled.flatten(0, 1), known_positive_share(matrix))
             self.requires_grad_(True).train()
-            for epoch in range(self.settings.epochs):
-                order = torch.randperm(images, generator=generator)
+            for done in range(1, passes + 1):
+                order = told[torch.randperm(len(told), generator=generator)]
                 for part in torch.split(order, self.settings.batch_size):
                     share = learning_rate(step, steps, training) / training.learning_rate
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = share * rate
-                    view = torch.randint(views, (len(part),), generator=generator)
+                    view = torch.randint(len(pooled), (len(part),), generator=generator)
                     found = self(pooled[view, part].to(device, torch.float32))
                     terms = [weighted_bce(o, labels[part], weights[part]) for o in found.values()]
-                    torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+                    loss = torch.stack(terms).sum()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     optimizer.zero_grad()
                     step += 1
+                if not loss.isfinite():  # and never is again once it was not
+                    raise TrainingError(
+                        f"the loss of the whole picture is {loss.item():g} after pass {done} of"
+                        f" {passes}; lower image_branch.learning_rate and"
+                        " image_branch.linear_rate, or set image_branch.use=false"
+                    )
                 if progress is not None:
-                    progress("whole picture", (epoch + 1) * images, self.settings.epochs * images)
-            self.requires_grad_(False)
+                    progress("whole picture", done * len(told), passes * len(told))
+            self.requires_grad_(False).eval()
 
     def _optimizer(self, training: TrainingSettings) -> tuple[torch.optim.AdamW, list[float]]:
         """Weights, with decay, and biases, without and faster; the highest rate of each group."""
@@ -145,7 +172,9 @@ class ImageBranch(nn.Module):
     @torch.no_grad()
     def start(self, pooled: Float[Tensor, "N W"], positive_share: Float[Tensor, " C"]) -> None:
         """Measure the standardisation, and start anew: biases at the known shares of positives."""
-        self.standard.measure(_root(pooled.float()))
+        device = self.standard.mean.device
+        parts = torch.split(pooled, MEANS_BATCH)
+        self.standard.measure(_root(part.to(device).float()) for part in parts)
         self.into.reset_parameters()
         for layer in (self.out, self.linear):
             if layer is not None:

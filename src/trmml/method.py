@@ -12,7 +12,7 @@ from trmml.config import LossSettings, Settings
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features import Features, Progress
 from trmml.hidden_regions import HiddenRegions
-from trmml.image_branch import ImageBranch
+from trmml.image_branch import MEANS_BATCH, ImageBranch
 from trmml.labels import LabelMatrix
 from trmml.losses import (
     asymmetric_loss,
@@ -28,6 +28,7 @@ from trmml.model import (
     Targets,
     known_positive_share,
     lacking_negatives,
+    matrix_weights,
     pair_weights,
     positive_share,
 )
@@ -40,8 +41,6 @@ from trmml.regions import RegionAttention, gather_regions
 MAX_FLOATS = 2**22
 # Pictures looked at together before the first step: with thousands of categories they take room.
 START_BATCH = 32
-# Mean patches looked at together.
-MEANS_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -211,27 +210,30 @@ class TRMML(MultiLabelModel):
             terms["contrastive"] = self._contrast(output, targets)
         return terms
 
-    def learns_first(self) -> bool:
-        """See `MultiLabelModel.learns_first`."""
-        return self.image_branch is not None
-
-    def learns_again(self) -> bool:
-        """See `MultiLabelModel.learns_again`."""
-        return self.image_branch is not None and self.image_branch.settings.learn_again
-
     def learn_first(
         self,
-        pooled: Float[Tensor, "V N W"],
+        means: Callable[[], Float[Tensor, "V N W"]],
         matrix: LabelMatrix,
         progress: Progress | None = None,
     ) -> None:
         """Train the image branch, from nothing; no step of the loop changes it."""
-        if self.image_branch is None:
+        if self.image_branch is not None:
+            self.image_branch.learn(means(), matrix, self._training, progress)
+
+    def learn_again(
+        self,
+        means: Callable[[], Float[Tensor, "V N W"]],
+        matrix: LabelMatrix,
+        progress: Progress | None = None,
+    ) -> None:
+        """Train the image branch anew where that is set; its opinions keep their scale."""
+        branch = self.image_branch
+        if branch is None or not branch.settings.learn_again:
             return
-        again = self.opinions is not None and bool(self.opinions.spread.any())
-        before = self._said_of(pooled[0]) if again else {}
-        self.image_branch.learn(pooled, matrix, self._training, progress)
-        if self.opinions is not None and again:
+        pooled = means()
+        before = self._said_of(pooled[0])
+        branch.learn(pooled, matrix, self._training, progress)
+        if self.opinions is not None:
             # Mean and spread were measured on held-out images, which are none any more.
             for number, (name, after) in enumerate(self._said_of(pooled[0]).items(), start=1):
                 self.opinions.follow(number, before[name], after)  # the match is number 0
@@ -351,7 +353,7 @@ class TRMML(MultiLabelModel):
         self.opinions.cpu().settle(opinions)
         if self._weigh:
             # Blanks are negatives where they were in training, not where nothing is held out.
-            weights = matrix.known + self.weak.cpu() * ~matrix.known
+            weights = matrix_weights(matrix, self.weak.cpu())
             share = positive_share(matrix, self.weak.cpu())
             self.opinions.weigh(opinions, matrix.labels.float(), weights, share)
         self.opinions.to(device)

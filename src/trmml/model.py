@@ -1,7 +1,7 @@
 """What `trainer.train` trains and `evaluate` scores: the interface of TRM-ML and the baselines."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -69,6 +69,11 @@ def pair_weights(targets: Targets, blank: Float[Tensor, " C"]) -> Float[Tensor, 
     return targets.known.float() + blank * (~targets.known & ~targets.pseudo)
 
 
+def matrix_weights(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, "N C"]:
+    """What each pair counts for where nothing is guessed: 1 where known, elsewhere `blank`."""
+    return matrix.known + blank * ~matrix.known
+
+
 @dataclass  # not frozen: Fabric casts the fields of what leaves a model
 class Output:
     """What a model says of a batch; `None` where the model has no such thing.
@@ -120,27 +125,27 @@ class MultiLabelModel(nn.Module, ABC):
     def loss_weights(self) -> dict[str, float]:
         """The weight of every term."""
 
-    def learns_first(self) -> bool:
-        """Whether `learn_first` wants to be called."""
-        return False
-
-    def learns_again(self) -> bool:
-        """Whether `learn_first` is called anew at the end, with the held-out images too."""
-        return False
-
     def learn_first(
         self,
-        pooled: Float[Tensor, "V N W"],
+        means: Callable[[], Float[Tensor, "V N W"]],
         matrix: LabelMatrix,
         progress: Progress | None = None,
     ) -> None:
         """Before the first epoch: train what needs no more than the mean patch of each picture.
 
         Args:
-            pooled: mean hidden patches of all views of the images to learn from, on any device.
+            means: reads the mean hidden patches of all views of the images to learn from.
             matrix: their labels, on the CPU.
             progress: told (what, done, total).
         """
+
+    def learn_again(
+        self,
+        means: Callable[[], Float[Tensor, "V N W"]],
+        matrix: LabelMatrix,
+        progress: Progress | None = None,
+    ) -> None:
+        """After training and `settle`: as `learn_first`, with the held-out images among them."""
 
     def fast_parameters(self) -> list[str]:
         """Names of the parameters that learn at the faster rate."""

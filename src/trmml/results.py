@@ -166,8 +166,15 @@ class Results:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What a reader must know besides: mixed settings, cells that lack."""
+        """What a reader must know besides: mixed settings or views, cells that lack."""
         found = []
+        views = {cell.settings["training"].get("scored_views", 1) for cell in self.cells}
+        if len(views) > 1:
+            counts = ", ".join(str(count) for count in sorted(views))
+            found.append(
+                f"Methods looked at different numbers of views of each picture ({counts}): only"
+                " those with equally many can be compared (--views K gives all of them K)."
+            )
         for line in self.lines:
             own = [cell for cell in self.cells if cell.method == line.key]
             for protocol in sorted({cell.protocol for cell in own}):

@@ -122,7 +122,6 @@ class Trainer:
         self.evidence = torch.full(matrix.labels.shape, torch.nan, dtype=torch.float16)
         blank = torch.zeros_like(matrix.known)
         self.pseudo = PseudoLabels(labels=blank, chosen=blank)
-        self.means: Tensor | None = None
         self.best: dict[str, Tensor] = {}
         self.best_record: dict[str, Any] = {}
         self.best_aps: list[float] = [math.nan] * matrix.labels.shape[1]
@@ -294,9 +293,8 @@ class Trainer:
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.settle(outputs, self.matrix.rows(self.held))
         self.held_logits = self.predict_held_out()
-        if self.model.learns_again():
-            self.model.learn_first(self._pooled(progress), self.matrix, progress)
-            self.model.eval()
+        everything = torch.arange(len(self.matrix))
+        self.model.learn_again(lambda: self._means(everything, progress), self.matrix, progress)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -310,28 +308,28 @@ class Trainer:
 
     def begin(self, progress: Progress | None = None) -> None:
         """Before the first epoch: what the model learns first, then the start as epoch to beat."""
-        if self.model.learns_first():
-            matrix = self.matrix.rows(self.kept)
-            self.model.learn_first(self._pooled(progress)[:, self.kept], matrix, progress)
-            if not self.model.learns_again():
-                self.means = None  # nobody asks for them again
+        matrix = self.matrix.rows(self.kept)
+        self.model.learn_first(lambda: self._means(self.kept, progress), matrix, progress)
         self._keep_best(0, self.held_out_aps())
 
-    def _pooled(self, progress: Progress | None) -> Float[Tensor, "V N W"]:
-        """Mean patches of all views of all images, in fp16: 2 W bytes each. Read once."""
-        if self.means is None:
-            found, views = list[Tensor](), self.training.views
-            parts = torch.split(torch.arange(len(self.matrix)), self.training.batch_size)
-            for number in range(views * len(parts)):
-                view, part = divmod(number, len(parts))
-                batch = self.source.batch(parts[part], torch.full_like(parts[part], view))
-                mean = batch.hidden_patches.to(self.fabric.device).mean(dim=1)
-                found.append(mean.to("cpu", torch.float16))
+    def _means(
+        self, indices: Int[Tensor, " n"], progress: Progress | None
+    ) -> Float[Tensor, "V n W"]:
+        """Mean patches of all views of some images, in fp16: 2 W bytes each."""
+        views, done = self.training.views, 0
+        found: Tensor | None = None
+        for view in range(views):
+            for part in torch.split(torch.arange(len(indices)), self.training.batch_size):
+                rows = indices[part]
+                hidden = self.source.batch(rows, torch.full_like(rows, view)).hidden_patches
+                if found is None:
+                    found = torch.empty(views, len(indices), hidden.shape[2], dtype=torch.float16)
+                found[view, part] = hidden.to(self.fabric.device).mean(dim=1).to(found)
+                done += len(part)
                 if progress is not None:
-                    done = view * len(self.matrix) + int(parts[part][-1]) + 1
-                    progress("means", done, views * len(self.matrix))
-            self.means = torch.cat(found).view(views, len(self.matrix), -1)
-        return self.means
+                    progress("means", done, views * len(indices))
+        assert found is not None
+        return found
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:
         """Keep these weights unless the best epoch so far is better by more than chance.

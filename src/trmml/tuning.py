@@ -20,6 +20,7 @@ from torch import Tensor
 from trmml.cell_run import Epoch, for_cell, new_trainer
 from trmml.cells import CELL_FORMAT, commit
 from trmml.checkpoint import versions
+from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, TrainingError
 from trmml.features import Progress, joined
 from trmml.ground import Ground
@@ -254,7 +255,7 @@ def _provenance(
     values = [each.value or 0.0 for each in done]
     return {
         "ground": ground.name,
-        "encoder": ground.identity.name,
+        "encoder": short_name(ground.identity.name),
         "known": ["all"] if method.full_labels else [r.name for r in plan.rules(protocol)],
         **{name: value for name, value in asdict(plan).items() if name != "shares"},
         "best_held_out_map": round(max(values), 6),

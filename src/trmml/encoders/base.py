@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -76,6 +77,17 @@ class Encoder(Protocol):
     ) -> Float[Tensor, "C D"]:
         """Unit-length text features, differentiable in the embeddings; adds the positions."""
         ...
+
+
+def short_name(name: str) -> str:
+    """An encoder's name without the folders of its files, which differ between machines.
+
+    Example:
+        >>> short_name("/home/me/encoder.py:Mine"), short_name("hf-hub:laion/some-model")
+        ('encoder.py:Mine', 'hf-hub:laion/some-model')
+    """
+    parts = (Path(part) for part in name.split(":"))
+    return ":".join(part.name if part.is_absolute() else str(part) for part in parts)
 
 
 @dataclass(frozen=True)
