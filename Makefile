@@ -53,13 +53,7 @@ docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: the same 
 check: lint type docs test ## Everything that CI runs
 
 bench: $(VENV)/.installed ## Speed, memory and size here, under 15 minutes on 2 cores: benchmarks/README.md
-	$(BIN)/python benchmarks/training.py --quick --case rn101-448
-	$(BIN)/python benchmarks/tagging.py --quick
-	$(BIN)/python benchmarks/scaling.py --quick
-	$(BIN)/python benchmarks/store.py --quick
-	$(BIN)/python benchmarks/time_to_map.py --quick
-	$(BIN)/python benchmarks/startup.py --quick
-	$(BIN)/python benchmarks/export.py --quick
+	$(BIN)/python benchmarks/quick.py
 
 bench-gpu: $(VENV)/.installed ## The same on a CUDA card; ends with an error without one
 	$(BIN)/python benchmarks/training.py --device cuda

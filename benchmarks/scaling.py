@@ -6,7 +6,8 @@ The head is trmml's own, in its own trainer, on random features that lie in a st
 images, P = 49 patches, D = 512, C = 80 categories one of them grows at a time; then all are large
 at once. The text side is CLIP's text tower of ViT-B-32 with random weights, and 16 learned context
 tokens per category: prompts cut after their end against full length, and peak memory as categories
-grow (--full: 5,000 of them, several minutes). Every cell is a process of its own. Prints tables
+grow (--full: 5,000 of them, several minutes). Every cell is a process of its own, in a quick round
+only the large one: peak memory is that of the process. Prints tables
 and writes benchmarks/results/scaling.json.
 """
 
@@ -124,9 +125,16 @@ def truncation(rounds: int) -> dict[str, Any]:
 
 
 def head_rows(
-    rounds: int, growing: Mapping[str, Sequence[int]], largest: dict[str, int]
+    rounds: int, growing: Mapping[str, Sequence[int]], largest: dict[str, int], *, apart: bool
 ) -> list[dict[str, Any]]:
-    """Each axis from its smallest size to its largest, with slopes; then the large case."""
+    """Each axis from its smallest size to its largest, with slopes; then the large case.
+
+    Args:
+        rounds: of each cell.
+        growing: sizes of each axis.
+        largest: the large case.
+        apart: each cell in a process of its own, or only the large one.
+    """
     rows = []
     for axis, sizes in growing.items():
         found = []
@@ -134,7 +142,9 @@ def head_rows(
             cell = {**BASE, axis: size}
             if axis != "images":
                 cell["images"] = 3 * cell["batch"]
-            found.append({"axis": axis, **cell} | in_process(__file__, {**cell, "rounds": rounds}))
+            cell["rounds"] = rounds
+            measured = in_process(__file__, cell) if apart else head_cell(cell)
+            found.append({"axis": axis, **cell} | measured)
         cost = "epoch_seconds" if axis == "images" else "step_seconds"
         rises = slopes(sizes, [row[cost] for row in found])
         memory = slopes(sizes, [row["peak_gib"] for row in found])
@@ -183,7 +193,7 @@ def main() -> None:
     growing, largest = GROWING, LARGE
     if arguments.quick:
         growing, largest = QUICK, QUICK_LARGE
-    rows = head_rows(rounds, growing, largest)
+    rows = head_rows(rounds, growing, largest, apart=not arguments.quick)
     cut = truncation(rounds)
     print(
         f"text side, 80 prompts: {cut['full_length_seconds']:.2f} s at {cut['full_length_tokens']}"

@@ -13,14 +13,25 @@ from typing import Any
 from training import timed
 
 
-def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; a round before the first warms up and is not counted."""
+def in_turn(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each way in each round; a round before the first warms up and is not counted.
+
+    Args:
+        ways: what to time, by name.
+        rounds: how often.
+        warm_up: shorter ways by the same names, for the round that is not counted.
+    """
+    for name in ways:
+        (warm_up or ways)[name]()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, way in ways.items():
-            taken = timed(way)
-            if turn:
-                seconds[name].append(taken)
+            seconds[name].append(timed(way))
     return seconds
 
 

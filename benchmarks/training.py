@@ -146,7 +146,7 @@ def text_floor(encoder: OpenClipEncoder, device: str) -> float:
     tokens = torch.cat([tokens[:, :1], context.to(device), tokens[:, 1:]], dim=1)
     mask = torch.cat([torch.ones_like(mask[:, :1]).expand(-1, CONTEXT_TOKENS), mask], dim=1)
     leaf = tokens.detach().requires_grad_()
-    times = [timed(lambda: encoder.encode_text(leaf, mask).sum().backward()) for _ in range(4)]
+    times = [timed(lambda: encoder.encode_text(leaf, mask).sum().backward()) for _ in range(3)]
     return statistics.median(times[1:])
 
 
@@ -176,7 +176,9 @@ def measure(
             encoding = Encoding(store=next(stores))
             return encode_images(pictures, encoder, encoding=encoding, device=device).source
 
+        begun = time.perf_counter()
         source = filled(paths)
+        cold = IMAGES / (time.perf_counter() - begun)
         field = FieldLoop(encoder, COCO, steps=1000, device=device)
         pixels = torch.stack([encoder.preprocess(read_image(path)) for path in paths[:BATCH]])
         labels, known = matrix.labels[:BATCH], matrix.known[:BATCH]
@@ -188,13 +190,13 @@ def measure(
                 kind = {"precision": precision, "device": device}
                 epoch = trmml_steps(encoder, source, matrix, VARIANTS[variant], **kind)
                 ways[variant, precision] = lambda epoch=epoch: run_epoch(epoch)
-        ways[FILL, "32-true"] = lambda: filled(paths[:BATCH])
+        if rounds > 1:
+            ways[FILL, "32-true"] = lambda: filled(paths[:BATCH])
         times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
         for turn in range(rounds + 1):  # the first warms up
             for way, step in ways.items():
                 if not turn and (way[0] == FILL or (way[0] == "field's loop" and rounds == 1)):
-                    # Filling the store warmed it up; a quick round has no minute for the loop.
-                    continue
+                    continue  # warm since the store was filled; a quick round has no minute for it
                 seconds = timed(step)
                 images = BATCH if way[0] in ("field's loop", FILL) else IMAGES
                 if turn:
@@ -203,7 +205,8 @@ def measure(
         floor = BATCH / text_floor(encoder, device)
         first = MEANS / whole_picture(source.batch(torch.arange(1)).hidden_patches.shape[2], device)
     base = statistics.median(times["field's loop", "32-true"])
-    filling = statistics.median(times.pop((FILL, "32-true")))
+    # A quick round takes the first filling of the store, which is no warmed-up one.
+    filling = statistics.median(times.pop((FILL, "32-true"), [cold]))
     rows = []
     for (way, precision), rates in times.items():
         rate = statistics.median(rates)

@@ -20,6 +20,7 @@ from trmml.tag import Tagger
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import ablation
+import quick
 import record
 import scaling
 import startup
@@ -50,6 +51,16 @@ def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     seconds = timing.in_turn(ways, 2)
     assert "".join(calls) == "ababab"
     assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
+    shorter = {name: lambda name=name: calls.append(name.upper()) for name in "ab"}
+    calls.clear()
+    timing.in_turn(ways, 1, warm_up=shorter)
+    assert "".join(calls) == "ABab"
+
+
+def test_make_bench_runs_every_benchmark_that_has_a_quick_form() -> None:
+    folder = Path(quick.__file__).parent
+    texts = {path.stem: path.read_text("utf-8") for path in folder.glob("*.py")}
+    assert set(quick.BENCHMARKS) == {name for name, text in texts.items() if '"--quick", a' in text}
 
 
 def test_rates_by_hand() -> None:
@@ -117,10 +128,12 @@ def test_tagging_and_its_overhead_on_a_toy_run(tmp_path: Path) -> None:
     paths = tagging.write_photos(tmp_path / "more", 3, 60, 40)
     seen: list[list[Path]] = []
     plain = SimpleNamespace(sequential=seen.append, loader=seen.append)
-    rows = tagging.tagging_rows("tiny", paths, plain, tagger, ["fp32"], 1)
+    ways = tagging.tagging_ways(plain, tagger, ["fp32"], quick=False)
+    rows = tagging.tagging_rows("tiny", paths, ways, 1)
     assert [row["way"] for row in rows][-1] == "trmml, fp32"
     assert rows[0]["ratio"] == 1
     assert seen == [paths] * 4
+    assert len(tagging.tagging_ways(plain, tagger, ["fp32"], quick=True)) == 2
     found = tagging.overhead(tagger, torch.randn(4, 3, 24, 24), "fp32", 1)
     assert (found["categories"], found["batch"]) == (3, 4)
     assert found["lowest"] <= found["overhead_percent"] <= found["highest"]
