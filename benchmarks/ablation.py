@@ -1,6 +1,6 @@
 """What each part of TRM-ML is worth: the method without it, on one ground of the results page.
 
-    python benchmarks/ablation.py --data scenes DIR --settings benchmarks/settings/scenes --out OUT
+    python benchmarks/ablation.py --data scenes DIR --settings DIR --out OUT
     python benchmarks/ablation.py --data corel5k DIR --encoder SPEC --known 10 --seeds 1 --out OUT
 
 Each row changes one setting of the preset and trains anew on the same features, masks and seeds;

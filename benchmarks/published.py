@@ -6,9 +6,11 @@ summary.json    the intervals of the paired bootstrap, which need the scores
 about.json      the command
 tried.md        by hand: what was tried on this ground and did not help; may be missing
 ablation.json   of ablation.py: the method without each of its parts; may be missing
+settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +46,9 @@ class Published:
     folder: Path
 
 
-def publish(out: Path, folder: Path, *, command: str, draws: int) -> None:
+def publish(
+    out: Path, folder: Path, *, command: str, draws: int, settings: Path | None = None
+) -> None:
     """Write a finished grid small into `folder`/<ground>.
 
     Args:
@@ -52,19 +56,23 @@ def publish(out: Path, folder: Path, *, command: str, draws: int) -> None:
         folder: of all published grounds.
         command: for readers; without paths of this machine.
         draws: of the paired bootstrap.
+        settings: the folder with the methods' TOML files, where the grid had one.
     """
     results = load_results(CellFolder(out), count=draws)
     place = folder / results.ground
     place.mkdir(parents=True, exist_ok=True)
-    first, settings = results.cells[0], list[dict[str, Any]]()
-    lines = [json.dumps(_small(cell, settings), ensure_ascii=False) for cell in results.cells]
+    first, used = results.cells[0], list[dict[str, Any]]()
+    lines = [json.dumps(_small(cell, used), ensure_ascii=False) for cell in results.cells]
     encoder = {**first.encoder, "name": short_name(first.encoder["name"])}
     shared = {"ground": first.ground, "encoder": encoder, "data": first.data}
-    grid = {**results.grid, "encoder": encoder, "shared": shared, "settings": settings}
+    grid = {**results.grid, "encoder": encoder, "shared": shared, "settings": used}
     write_text(place / "grid.json", json.dumps(grid, ensure_ascii=False, indent=1) + "\n")
     write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
     write_text(place / "summary.json", summary_json(results))
     write_text(place / "about.json", json.dumps({"command": command}, indent=1) + "\n")
+    if settings is not None:
+        shutil.rmtree(place / "settings", ignore_errors=True)
+        shutil.copytree(settings, place / "settings", ignore=_only_toml)
 
 
 def read_published(folder: Path) -> Published:
@@ -82,6 +90,11 @@ def read_published(folder: Path) -> Published:
         ablation=json.loads(ablation.read_text("utf-8")) if ablation.is_file() else None,
         folder=folder,
     )
+
+
+def _only_toml(folder: str, names: list[str]) -> list[str]:
+    """What `copytree` shall leave."""
+    return [name for name in names if not name.endswith(".toml")]
 
 
 def _small(cell: Cell, settings: list[dict[str, Any]]) -> dict[str, Any]:

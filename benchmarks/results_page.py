@@ -2,7 +2,7 @@
 
     python benchmarks/results_page.py                  write the page and its pictures
     python benchmarks/results_page.py --check          write nothing; exit with 1 when it is stale
-    python benchmarks/results_page.py --add OUT --command "trmml benchmark ..."
+    python benchmarks/results_page.py --add OUT --settings DIR --command "trmml benchmark ..."
 
 The page is made of benchmarks/results/<ground>/ alone; see published.py.
 """
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 when stale")
     parser.add_argument("--add", type=Path, metavar="OUT", help="a finished grid to publish")
     parser.add_argument("--command", help="that ran it, for readers")
+    parser.add_argument("--settings", type=Path, metavar="DIR", help="that it ran with")
     parser.add_argument("--draws", type=int, default=1000, help="of the test images")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
@@ -51,7 +52,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.add is not None:
         if options.command is None:
             parser.error("--add needs --command, the command that ran the grid")
-        publish(options.add, options.results, command=options.command, draws=options.draws)
+        publish(
+            options.add,
+            options.results,
+            command=options.command,
+            draws=options.draws,
+            settings=options.settings,
+        )
     found = sorted(options.results.glob("*/cells.jsonl"))
     grounds = [read_published(path.parent) for path in found]
     text = page(grounds)
@@ -202,8 +209,16 @@ def _about(ground: Published) -> str:
         f"{grid['train_images']:,} training and {grid['test_images']:,} test images,"
         f" {len(grid['categories'])} categories; encoder {encoder['name']} at {encoder['size']}"
         f" px, features in {encoder['form']}; {len(cells)} cells at commit {', '.join(commits)}."
-        f" {' '.join(rules)}\n\n```console\n{ground.command}\n```"
+        f" {' '.join(rules)}{_searched(ground)}\n\n```console\n{ground.command}\n```"
     )
+
+
+def _searched(ground: Published) -> str:
+    """Where the settings lie, if they were searched for."""
+    if not (ground.folder / "settings").is_dir():
+        return ""
+    place = f"benchmarks/results/{ground.results.ground}/settings"
+    return f" The settings of each method, and what they were searched on: [{place}](../{place})."
 
 
 def _rule(cell: Cell) -> str:

@@ -46,7 +46,11 @@ def run(tmp_path: Path, *arguments: object) -> int:
 
 
 def test_what_is_published_reads_as_it_was(out: Path, tmp_path: Path) -> None:
-    published.publish(out, tmp_path, command=COMMAND, draws=20)
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "trmml.toml").write_text("[partial.training]\nepochs = 3\n")
+    (tmp_path / "found" / "left.journal").write_text("")
+    published.publish(out, tmp_path, command=COMMAND, draws=20, settings=tmp_path / "found")
+    assert [p.name for p in (tmp_path / "toys" / "settings").iterdir()] == ["trmml.toml"]
     whole = load_results(CellFolder(out), count=20)
     found = published.read_published(tmp_path / "toys")
     assert found.results.grid["encoder"]["name"] == "toy.py:ToyEncoder"
