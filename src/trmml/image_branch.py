@@ -20,7 +20,7 @@ from trmml.schedule import learning_rate
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
 LEAST_CHANNEL = 1e-3
 # Steps that are made at least: few pictures make few in the passes that thousands need.
-LEAST_STEPS = 100
+LEAST_STEPS = 200
 # Mean patches looked at together: those of many pictures are kept in half precision.
 MEANS_BATCH = 1024
 
