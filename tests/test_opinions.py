@@ -105,7 +105,7 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
     views = torch.stack([truth.float() @ direction + 0.1 * i for i in range(2)])
     known = torch.rand(truth.shape, generator=generator) < 0.7
     settings = ImageBranchSettings(
-        width=16, dropout=0, batch_size=32, learning_rate=3e-2, linear_rate=3e-2
+        width=16, dropout=0, batch_size=16, learning_rate=3e-2, linear_rate=3e-2
     )
     told: list[tuple[str, int, int]] = []
 
