@@ -16,8 +16,9 @@ from trmml.encoders.precision import batch_size
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.evaluate import evaluate
 from trmml.explain import overlay, region_map, shrink
-from trmml.features import JoinedViews, MemoryFeatures
+from trmml.features import MemoryFeatures
 from trmml.fit import fit
+from trmml.several_views import JoinedViews
 from trmml.tag import REPAID_FROM, Tagger
 
 

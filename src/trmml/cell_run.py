@@ -14,7 +14,7 @@ from torch import Tensor
 from trmml.calibration import Calibration, fit_calibration
 from trmml.cells import Cell, CellKey, Ranks, commit, ranks_of
 from trmml.checkpoint import versions
-from trmml.features import FeatureSource, Progress, joined
+from trmml.features import FeatureSource, Progress
 from trmml.fit import make_fabric
 from trmml.ground import Ground
 from trmml.labels import LabelMatrix
@@ -102,8 +102,7 @@ class CellRunner:
         training, started, apart = settings.training, time.monotonic(), 0.0
         pooled = job.method.pooled
         source = ground.train_features.of(pooled=pooled, views=training.encoded_views)
-        test = ground.test_features.of(pooled=pooled, views=training.scored_views)
-        test = joined(test, training.scored_views)
+        test = ground.test_features.scored(pooled=pooled, views=training.scored_views)
         trainer = new_trainer(ground, job.method, settings, source, mask)
         model = trainer.model
         best: dict[str, Any] | None = None
@@ -140,10 +139,9 @@ class CellRunner:
             build, names = job.method.build, ground.train.category_names
             model: MultiLabelModel = build(ground.encoder, ground.identity, names, job.settings)
             model.to(ground.device)
-            pooled = job.method.pooled
-            views, both = training.scored_views, (ground.train_features, ground.test_features)
-            sources = (joined(f.of(pooled=pooled, views=views), views) for f in both)
-            parts = [predict(model, source, device=ground.device) for source in sources]
+            seen = {"pooled": job.method.pooled, "views": training.scored_views}
+            both = (ground.train_features, ground.test_features)
+            parts = [predict(model, f.scored(**seen), device=ground.device) for f in both]
             self._untrained[name] = parts[0], parts[1]
         train_logits, logits = self._untrained[name]
         _, held = hold_out(mask, training.held_out_share, training.seed)

@@ -11,10 +11,11 @@ from torch import Tensor
 from trmml.datasets.base import Dataset
 from trmml.encode import Encoded, Encoding, encode_images
 from trmml.errors import DataError
-from trmml.features import FeatureSource, Progress, joined
+from trmml.features import FeatureSource, Progress
 from trmml.images import BadImage
 from trmml.inputs import OnBadImage
 from trmml.metrics import Metrics, measure
+from trmml.several_views import joined
 from trmml.tag import Tagger
 
 

@@ -20,13 +20,14 @@ from trmml.config import Settings
 from trmml.datasets.base import Dataset
 from trmml.encode import Encoded, Encoding, encode_images
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
+from trmml.epoch_record import EpochRecord
 from trmml.errors import CheckpointError, ConfigError, MissingExtraError
 from trmml.features import Progress
 from trmml.inputs import OnBadImage
 from trmml.labels import LabelMatrix
 from trmml.method import TRMML, build_trmml
 from trmml.schedule import hold_out
-from trmml.trainer import EpochRecord, Trainer, train
+from trmml.trainer import Trainer, train
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from trmml.datasets.base import Dataset
 from trmml.encode import Encoding, encode_images
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
 from trmml.errors import ConfigError, DataError
-from trmml.features import Features, FeatureSource, MemoryFeatures, Progress
+from trmml.features import Features, FeatureSource, MemoryFeatures, Progress, read_features
 from trmml.inputs import OnBadImage
+from trmml.several_views import joined
 
 # Share of the free memory that features may take; the rest is for models and the store's cache.
 MEMORY_SHARE = 0.5
-# Images that are read from the store at a time.
-LOAD_BATCH = 256
 
 
 class GroundFeatures:
@@ -55,6 +54,10 @@ class GroundFeatures:
         source = self._pooled if pooled else self._whole
         return source if source.views == views else _FirstViews(source, views)
 
+    def scored(self, *, pooled: bool, views: int) -> FeatureSource:
+        """Features for a method that is to be scored: `views` of each picture at once."""
+        return joined(self.of(pooled=pooled, views=views), views)
+
     @cached_property
     def _whole(self) -> FeatureSource:
         """In memory where they fit, else as they are."""
@@ -63,32 +66,12 @@ class GroundFeatures:
         need = len(self._source) * self._source.views * first.hidden_patches.numel() * width
         if need > self._free:
             return self._source
-        hidden, image = self._load(torch.float32 if self._exact else torch.float16, pool=False)
-        return MemoryFeatures(hidden, image)
+        dtype = torch.float32 if self._exact else torch.float16
+        return MemoryFeatures(*read_features(self._source, pooled=False, dtype=dtype))
 
     @cached_property
     def _pooled(self) -> MemoryFeatures:
-        return MemoryFeatures(*self._load(torch.float32, pool=True))
-
-    def _load(
-        self, dtype: torch.dtype, *, pool: bool
-    ) -> tuple[Float[Tensor, "V N P W"], Float[Tensor, "V N D"]]:
-        """All features, shard after shard."""
-        source, filled = self._source, 0
-        hidden, image = torch.empty(0), torch.empty(0)
-        for view in range(source.views):
-            for part in torch.split(torch.arange(len(source)), LOAD_BATCH):
-                made = source.batch(part, torch.full_like(part, view))
-                patches = made.hidden_patches
-                patches = patches.mean(dim=1, keepdim=True) if pool else patches
-                if not filled:
-                    shape = (source.views, len(source))
-                    hidden = torch.empty(*shape, *patches.shape[1:], dtype=dtype)
-                    image = torch.empty(*shape, made.image_feature.shape[1])
-                hidden[view, part] = patches.to(dtype)
-                image[view, part] = made.image_feature
-                filled += len(part)
-        return hidden, image
+        return MemoryFeatures(*read_features(self._source, pooled=True, dtype=torch.float32))
 
 
 class _FirstViews:

@@ -1,14 +1,16 @@
-"""What is settled before training: which labels are held out, and how the learning rate goes."""
+"""What is settled before training: which labels are held out, what learns, and at which rate."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from trmml.config import TrainingSettings
 from trmml.errors import DataError
 from trmml.labels import LabelMatrix
+from trmml.model import MultiLabelModel
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001
@@ -51,3 +53,19 @@ def hold_out(
     kept = torch.ones(len(matrix.labels), dtype=torch.bool)
     kept[held] = False
     return kept.nonzero()[:, 0], held
+
+
+def parameter_groups(model: MultiLabelModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """What learns: fast parameters without weight decay, the others with it."""
+    fast, factors = set(model.fast_parameters()), model.rate_factors()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = next((f for part, f in factors.items() if name.startswith(part)), 1.0)
+            decay = 0.0 if name in fast else settings.weight_decay
+            factor *= settings.fast_factor if name in fast else 1.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]

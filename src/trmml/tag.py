@@ -17,7 +17,7 @@ from trmml.encoders.base import Encoder, freeze
 from trmml.encoders.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
 from trmml.errors import ConfigError
 from trmml.explain import write_maps
-from trmml.features import Features, encode_looks
+from trmml.features import Features
 from trmml.images import find_images
 from trmml.inputs import (
     LOOKED_AT,
@@ -33,6 +33,7 @@ from trmml.inputs import (
 from trmml.method import TRMML
 from trmml.model import Output
 from trmml.prompts import encode_templates
+from trmml.several_views import encode_looks
 
 # Pictures from which checking ways to decode is repaid: some are decoded and encoded twice.
 REPAID_FROM = 24

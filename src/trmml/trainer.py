@@ -5,29 +5,29 @@ same weights, bit for bit on a CPU, from whichever state was written last.
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
-from trmml.checkpoint import load_tensors, save_tensors
 from trmml.config import PrototypeSettings, TrainingSettings
-from trmml.errors import CheckpointError, TrainingError
-from trmml.features import Features, FeatureSource, Progress, joined
+from trmml.epoch_record import EpochRecord
+from trmml.errors import TrainingError
+from trmml.features import Features, FeatureSource, Progress, read_features
 from trmml.labels import LabelMatrix
 from trmml.metrics import measure, scores_of
 from trmml.model import MultiLabelModel, Targets, predict
 from trmml.prototypes import PseudoLabels, pseudo_labels
-from trmml.schedule import hold_out, learning_rate
+from trmml.schedule import hold_out, learning_rate, parameter_groups
+from trmml.several_views import joined
+from trmml.training_state import TrainingState
 
 # Images that `MultiLabelModel.start` looks at.
 START_IMAGES = 256
@@ -35,49 +35,8 @@ START_IMAGES = 256
 STATE_SECONDS = 300.0
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """What `fit` yields after each epoch, and a line of log.jsonl.
-
-    Attributes:
-        epoch: counted from 1.
-        losses: mean of each term, unweighted; `weighted` has the same after weighting.
-        held_out_map: mean AP over the held-out known labels, in [0, 1]; nan where none is defined.
-        held_out_error: its standard error over the categories; nan with fewer than two.
-        held_out_categories: over how many categories that mean is taken: those of which both a
-            present and an absent label are held out.
-        pseudo: counts of pseudo-labels in use, and their right share where the truth is known.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    seconds: float
-    images_per_second: float
-    seconds_left: float
-    learning_rate: float
-    losses: dict[str, float]
-    weighted: dict[str, float]
-    held_out_map: float
-    held_out_error: float
-    held_out_categories: int
-    pseudo: dict[str, float | int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in self.losses.items())
-        scored = self.held_out_categories > 0
-        held_out = f"{100 * self.held_out_map:.1f}" if scored else "- (nothing to score)"
-        return (
-            f"epoch {self.epoch}/{self.epochs}  held-out mAP {held_out}"
-            f"  {terms}  {self.images_per_second:.0f} images/s  {self.seconds_left:.0f} s left"
-        )
-
-
-class Trainer:
-    """The state of a training run and the steps that move it.
-
-    `train` is the loop; this class owns what a checkpoint must hold: weights, weight average,
-    optimiser moments, position, evidence and pseudo-labels, and the best epoch so far.
+class Trainer(TrainingState):
+    """The steps that move the state of a training run; `train` is the loop.
 
     Args:
         model: on the CPU; moved to the device of `fabric`.
@@ -110,21 +69,19 @@ class Trainer:
         spread = torch.linspace(0, len(self.kept) - 1, min(START_IMAGES, len(self.kept))).long()
         start = source.batch(self.kept[spread]).to(fabric.device)
         model.start(start, matrix.rows(self.kept))
-        groups = _parameter_groups(model, training)
+        groups = parameter_groups(model, training)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=0.0)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
         self.average = {
             n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad
         }
         self.epoch = self.batch = self.step = 0
-        self.totals: dict[str, float] = {}
-        self.records: list[dict[str, Any]] = []
+        self.totals, self.records = {}, []
         self.evidence = torch.full(matrix.labels.shape, torch.nan, dtype=torch.float16)
         blank = torch.zeros_like(matrix.known)
         self.pseudo = PseudoLabels(labels=blank, chosen=blank)
-        self.best: dict[str, Tensor] = {}
-        self.best_record: dict[str, Any] = {}
-        self.best_aps: list[float] = [math.nan] * matrix.labels.shape[1]
+        self.best, self.best_record = {}, {}
+        self.best_aps = [math.nan] * matrix.labels.shape[1]
 
     # One epoch ------------------------------------------------------------------------------
 
@@ -176,8 +133,8 @@ class Trainer:
         weights = self.model.loss_weights()
         loss = sum((weights[name] * value for name, value in terms.items()), torch.tensor(0.0))
         self._count(terms, weights, len(indices), loss)
-        group = self.batch // training.accumulate * training.accumulate
-        self.fabric.backward(loss / min(training.accumulate, self.batches - group))
+        first = self.batch // training.accumulate * training.accumulate
+        self.fabric.backward(loss / min(training.accumulate, self.batches - first))
         evidence = self.model.observe(output, targets, evidence=self._pseudo_labels_follow())
         if evidence is not None:
             self.evidence[indices] = evidence.to("cpu", torch.float16)
@@ -316,20 +273,9 @@ class Trainer:
         self, indices: Int[Tensor, " n"], progress: Progress | None
     ) -> Float[Tensor, "V n W"]:
         """Mean patches of all views of some images, in fp16: 2 W bytes each."""
-        views, done = self.training.views, 0
-        found: Tensor | None = None
-        for view in range(views):
-            for part in torch.split(torch.arange(len(indices)), self.training.batch_size):
-                rows = indices[part]
-                hidden = self.source.batch(rows, torch.full_like(rows, view)).hidden_patches
-                if found is None:
-                    found = torch.empty(views, len(indices), hidden.shape[2], dtype=torch.float16)
-                found[view, part] = hidden.to(self.fabric.device).mean(dim=1).to(found)
-                done += len(part)
-                if progress is not None:
-                    progress("means", done, views * len(indices))
-        assert found is not None
-        return found
+        rows = self.source.rows(indices.tolist())
+        hidden, _ = read_features(rows, pooled=True, dtype=torch.float16, progress=progress)
+        return hidden[: self.training.views, :, 0]
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:
         """Keep these weights unless the best epoch so far is better by more than chance.
@@ -371,59 +317,6 @@ class Trainer:
         nothing = torch.zeros_like(self.matrix.known)
         return self.pseudo.right_share(self.truth or LabelMatrix(nothing, nothing))
 
-    # State ----------------------------------------------------------------------------------
-
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write everything that continuing needs into one file."""
-        tensors = {f"model.{n}": v for n, v in self.model.state_dict().items()}
-        tensors |= {f"average.{n}": v for n, v in self.average.items()}
-        tensors |= {f"best.{n}": v for n, v in self.best.items()}
-        tensors |= {"evidence": self.evidence, "pseudo.labels": self.pseudo.labels}
-        tensors |= {"pseudo.chosen": self.pseudo.chosen}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{n}": v for n, v in moments.items()}
-        names = ("epoch", "batch", "step", "totals", "records", "best_record", "best_aps")
-        place = {name: getattr(self, name) for name in names}
-        place["precision"] = self.fabric.strategy.precision.state_dict()
-        save_tensors(path, tensors, {"place": json.dumps(place), "fingerprint": fingerprint})
-
-    def load(self, path: Path, fingerprint: str) -> None:
-        """Continue from a state that `save` wrote.
-
-        Raises:
-            CheckpointError: the state belongs to other data, settings or another encoder.
-        """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("fingerprint") != fingerprint:
-            raise CheckpointError(
-                f"{path} was written with other data, labels, settings or another encoder;"
-                " resume with the same ones, or start in a new folder"
-            )
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            groups.setdefault(group, {})[rest] = value
-        self.model.load_state_dict(groups["model"])
-        self.average = {n: v.to(self.fabric.device) for n, v in groups["average"].items()}
-        self.best = groups.get("best", {})
-        self.evidence = tensors["evidence"]
-        self.pseudo = PseudoLabels(
-            labels=groups["pseudo"]["labels"], chosen=groups["pseudo"]["chosen"]
-        )
-        self._load_optimizer(groups.get("optimizer", {}))
-        place = json.loads(metadata["place"])
-        self.fabric.strategy.precision.load_state_dict(place.pop("precision"))
-        for name, value in place.items():
-            setattr(self, name, value)
-
-    def _load_optimizer(self, moments: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in moments.items():
-            index, _, rest = name.partition(".")
-            state.setdefault(int(index), {})[rest] = value
-        tree = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": tree["param_groups"]})
-
 
 def train(
     trainer: Trainer,
@@ -463,22 +356,6 @@ def train(
     trainer.model.bake()
     trainer.model.eval()
     trainer.settle(progress)
-
-
-def _parameter_groups(model: MultiLabelModel, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """What learns: fast parameters without weight decay, the others with it."""
-    fast, factors = set(model.fast_parameters()), model.rate_factors()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            factor = next((f for part, f in factors.items() if name.startswith(part)), 1.0)
-            decay = 0.0 if name in fast else settings.weight_decay
-            factor *= settings.fast_factor if name in fast else 1.0
-            groups.setdefault((factor, decay), []).append(parameter)
-    return [
-        {"params": parameters, "factor": factor, "weight_decay": decay}
-        for (factor, decay), parameters in groups.items()
-    ]
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from trmml.cells import CELL_FORMAT, commit
 from trmml.checkpoint import versions
 from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, TrainingError
-from trmml.features import Progress, joined
+from trmml.features import Progress
 from trmml.ground import Ground
 from trmml.method_settings import (
     nested,
@@ -34,6 +34,7 @@ from trmml.methods import Method
 from trmml.metrics import measure, scores_of
 from trmml.model import predict
 from trmml.protocols import Known, Protocol, share_known, single_positive
+from trmml.several_views import joined
 from trmml.trainer import train
 from trmml.tuning_search import ask, distribution, open_study, tell
 

@@ -1,0 +1,96 @@
+"""A training run on disk: all that is needed to go on to the same weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from trmml.checkpoint import load_tensors, save_tensors
+from trmml.errors import CheckpointError
+from trmml.model import MultiLabelModel
+from trmml.prototypes import PseudoLabels
+
+
+class TrainingState:
+    """What moves while a model trains; `Trainer` sets it up and moves it.
+
+    Attributes:
+        model: with its running state.
+        average: of the trained weights, by name.
+        best: the state of the model after the best epoch so far; empty before any.
+        evidence: for pseudo-labels; nan where none was gathered.
+        pseudo: the pseudo-labels in use.
+        epoch, batch, step: how many are done; batches of this epoch.
+        totals: losses of this epoch, times images.
+        records: of the epochs so far.
+    """
+
+    model: MultiLabelModel
+    optimizer: torch.optim.Optimizer
+    fabric: Fabric
+    average: dict[str, Tensor]
+    best: dict[str, Tensor]
+    best_record: dict[str, Any]
+    best_aps: list[float]
+    evidence: Float[Tensor, "N C"]
+    pseudo: PseudoLabels
+    epoch: int
+    batch: int
+    step: int
+    totals: dict[str, float]
+    records: list[dict[str, Any]]
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write everything that continuing needs into one file."""
+        tensors = {f"model.{n}": v for n, v in self.model.state_dict().items()}
+        tensors |= {f"average.{n}": v for n, v in self.average.items()}
+        tensors |= {f"best.{n}": v for n, v in self.best.items()}
+        tensors |= {"evidence": self.evidence, "pseudo.labels": self.pseudo.labels}
+        tensors |= {"pseudo.chosen": self.pseudo.chosen}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{n}": v for n, v in moments.items()}
+        names = ("epoch", "batch", "step", "totals", "records", "best_record", "best_aps")
+        place = {name: getattr(self, name) for name in names}
+        place["precision"] = self.fabric.strategy.precision.state_dict()
+        save_tensors(path, tensors, {"place": json.dumps(place), "fingerprint": fingerprint})
+
+    def load(self, path: Path, fingerprint: str) -> None:
+        """Continue from a state that `save` wrote.
+
+        Raises:
+            CheckpointError: the state belongs to other data, settings or another encoder.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("fingerprint") != fingerprint:
+            raise CheckpointError(
+                f"{path} was written with other data, labels, settings or another encoder;"
+                " resume with the same ones, or start in a new folder"
+            )
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = value
+        self.model.load_state_dict(groups["model"])
+        self.average = {n: v.to(self.fabric.device) for n, v in groups["average"].items()}
+        self.best = groups.get("best", {})
+        self.evidence = tensors["evidence"]
+        self.pseudo = PseudoLabels(
+            labels=groups["pseudo"]["labels"], chosen=groups["pseudo"]["chosen"]
+        )
+        self._load_optimizer(groups.get("optimizer", {}))
+        place = json.loads(metadata["place"])
+        self.fabric.strategy.precision.load_state_dict(place.pop("precision"))
+        for name, value in place.items():
+            setattr(self, name, value)
+
+    def _load_optimizer(self, moments: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in moments.items():
+            index, _, rest = name.partition(".")
+            state.setdefault(int(index), {})[rest] = value
+        tree = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": state, "param_groups": tree["param_groups"]})
