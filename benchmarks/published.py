@@ -70,8 +70,8 @@ def publish(
     write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
     write_text(place / "summary.json", summary_json(results))
     write_text(place / "about.json", json.dumps({"command": command}, indent=1) + "\n")
+    shutil.rmtree(place / "settings", ignore_errors=True)
     if settings is not None:
-        shutil.rmtree(place / "settings", ignore_errors=True)
         shutil.copytree(settings, place / "settings", ignore=_only_toml)
 
 

@@ -10,6 +10,7 @@ from trmml.calibration import (
     expected_calibration_error,
     fit_calibration,
     reliability_bins,
+    some_pairs,
 )
 from trmml.errors import CheckpointError, DataError
 from trmml.metrics import measure
@@ -33,6 +34,16 @@ def all_finite(calibration):
 
 
 # --- by hand
+
+
+def test_some_pairs_are_drawn_from_every_category():
+    usable = torch.zeros(3000, 40, dtype=torch.bool)
+    usable[:, :20] = True  # complete columns: every k-th pair would always meet the same ones
+    kept = some_pairs(usable, 6000)
+    assert int(kept.sum()) == 6000 and not (kept & ~usable).any()
+    assert (kept.sum(dim=0)[:20] > 200).all()
+    assert torch.equal(kept, some_pairs(usable, 6000))
+    assert some_pairs(usable, 60000) is usable
 
 
 def test_bins_and_error_by_hand():

@@ -147,6 +147,7 @@ def test_masks_from_files(data: Path, settings: Path, tmp_path: Path) -> None:
         (["--methods", "trm-ml"], "there is no method 'trm-ml'; did you mean trmml?"),
         (["--known", "0"], "from 1 to 100 percent, got 0 in --known 0; to keep a tenth, write 10"),
         (["--known", "0.1"], "got 0.1 in --known 0.1"),
+        (["--known", "10..95"], "goes by steps of 10 and misses 95"),
         (["--known", "10..x"], "expected --known 10..90 or a list as 10,50,90"),
         (["--known", "90..10"], "got 90..10"),
         (["--seeds", "0"], "expected at least 1 seed, got --seeds 0"),

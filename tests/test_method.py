@@ -12,7 +12,7 @@ from trmml.features import Features
 from trmml.labels import LabelMatrix
 from trmml.method import TRMML, build_trmml
 from trmml.methods import METHODS
-from trmml.model import Targets, known_positive_share
+from trmml.model import Targets, known_positive_share, lacking_negatives
 
 NAMES = list(COLOURS)
 ENCODER = ToyEncoder()
@@ -173,14 +173,35 @@ def test_negative_prompt_is_subtracted():
 def test_categories_without_known_negatives_take_blanks_as_weak_ones():
     model = build(losses={"clip": 0.0}, **PLAIN).train()
     shown = torch.tensor([[True, False, True, False]] * 3)
-    known = torch.tensor([[True, True, True, False]] * 3)  # columns 0, 2, 3 know no negative
+    known = torch.tensor([[True, True, True, False]] * 3)  # columns 0 and 2 know no negative
     model.start(features(3), LabelMatrix(shown, known))
-    assert model.weak.tolist() == [1, 0, 1, 1]  # column 1 has three negatives
+    assert model.weak.tolist() == [1, 0, 1, 0]  # column 1 has three, of column 3 nothing is known
     output = model(features(1))
     blank = Targets(*(torch.zeros(1, 4, dtype=torch.bool),) * 4)
     output.logits.retain_grad()
     model.loss_terms(output, blank)["classification"].backward()
-    assert ((output.logits.grad[0] != 0) == torch.tensor([True, False, True, True])).all()
+    assert ((output.logits.grad[0] != 0) == torch.tensor([True, False, True, False])).all()
+
+
+def test_distillation_leaves_the_biases_alone():
+    model, batch = build(losses={"distillation": 1.0}).train(), features()
+    with torch.no_grad():
+        model.matching.bias.add_(torch.randn(len(NAMES)))
+    output = model(batch)
+    known = torch.ones(5, len(NAMES), dtype=torch.bool)
+    terms = model.loss_terms(output, Targets(known, known, ~known, ~known))
+    (gradient,) = torch.autograd.grad(terms["distillation"], model.matching.bias)
+    assert gradient.abs().max() < 1e-5
+
+
+def test_a_category_of_which_nothing_is_known_is_not_taken_for_absent():
+    labels = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)) < 0.4
+    known = torch.ones_like(labels)
+    known[:, 2] = False
+    matrix = LabelMatrix(labels, known)
+    assert lacking_negatives(matrix).tolist() == [0, 0, 0]
+    share = known_positive_share(matrix)
+    assert share[2] == pytest.approx((int(labels[:, :2].sum()) + 0.5) / 81, abs=1e-6)
 
 
 def test_known_positive_share():

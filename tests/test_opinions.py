@@ -219,6 +219,32 @@ def test_the_sum_by_hand() -> None:
     assert torch.allclose(opinions([match, other]), torch.tensor([[-1.0], [5.0]]))
 
 
+def test_with_few_pictures_spreads_follow_the_mean_ratio() -> None:
+    torch.manual_seed(0)
+    few = torch.randn(2, 3, C) * torch.tensor([1.0, 4.0])[:, None, None]
+    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    opinions.settle(few)
+    ratio = (opinions.spread[1] / opinions.spread[0]).log()
+    plain = (few.std(dim=1)[1] / few.std(dim=1)[0]).log()
+    assert torch.allclose(ratio.mean(), plain.mean(), atol=1e-5)
+    assert ratio.std() < plain.std() / 5
+    flat = torch.cat([few[:1], torch.zeros(1, 3, C)])
+    opinions.settle(flat)  # an opinion that says nothing still adds nothing
+    assert torch.equal(opinions([flat[0], flat[1]]), flat[0])
+
+
+def test_many_pairs_weigh_as_a_sample_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, labels = separable(3000)
+    weights = []
+    for most in (10**6, 2000):
+        monkeypatch.setattr("trmml.opinions.MOST_PAIRS", most)
+        opinions = Opinions(categories=C, weights=[1.0, 1.0])
+        opinions.settle(found)
+        opinions.weigh(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))
+        weights.append(opinions.weights)
+    assert not torch.equal(*weights) and torch.allclose(*weights, atol=0.1)
+
+
 def separable(images: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
     """Opinions of which the first is right, the second noise; and the labels."""
     generator = torch.Generator().manual_seed(0)

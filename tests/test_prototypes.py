@@ -164,13 +164,6 @@ def test_unseen_and_unknown_give_no_pseudo_label():
     assert not pseudo_labels(torch.randn(4, 2), matrix, PrototypeSettings()).chosen.any()
 
 
-def test_calibration_sample_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "MAX_PAIRS", 100)
-    usable = torch.rand(60, 7) < 0.9
-    kept = module._sample(usable)
-    assert 50 <= int(kept.sum()) <= 100 and not (kept & ~usable).any()
-
-
 def test_right_share_counts_only_what_can_be_checked():
     chosen = torch.tensor([[True, True, True]])
     pseudo = PseudoLabels(labels=torch.tensor([[True, False, True]]), chosen=chosen)

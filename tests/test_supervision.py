@@ -45,7 +45,7 @@ def test_weights_of_blanks_by_hand():
     )
     assert full_negatives(matrix).tolist() == [1, 1, 1]
     assert weak_negatives(matrix).tolist() == [0.5, 0.5, 0.5]
-    assert lacking_negatives(matrix).tolist() == [1, 0, 1]
+    assert lacking_negatives(matrix).tolist() == [1, 0, 0]  # of the last one nothing is known
     assert weak_negatives(matrix.columns([0])).tolist() == [1]
     targets = known([[1, 0, 0]], [[1, 1, 0]])
     assert pair_weights(targets, weak_negatives(matrix)).tolist() == [[1, 1, 0.5]]

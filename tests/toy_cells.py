@@ -9,6 +9,7 @@ NAMES = {
     "zero-shot": "zero-shot",
     "probe-masked": "linear probe, masked BCE",
     "trmml": "TRM-ML",
+    "trmml-as-published": "TRM-ML as published",
     "probe-full": "linear probe, all labels",
 }
 
@@ -27,7 +28,7 @@ def toy_cell(
         "ground": "toys",
         "method": method,
         "name": NAMES[method],
-        "baseline": method != "trmml",
+        "baseline": not method.startswith("trmml"),
         "full_labels": method == "probe-full",
         "known": known,
         "share": share,

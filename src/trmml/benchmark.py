@@ -159,8 +159,7 @@ class _Grid:
             "method": method.key,
             "settings": settings.model_dump(mode="json"),
             "mask": card["sha256"],
-            "data": self.ground.fingerprint,
-            "encoder": self.ground.encoder_card,
+            "same": self.ground.same,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return Job(method, known, seed, settings, chosen.provenance[protocol], card, digest)

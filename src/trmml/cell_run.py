@@ -88,14 +88,17 @@ class CellRunner:
         calibration = Calibration.identity(scored.test.shape[1])
         if calibrated:
             calibration = fit_calibration(scored.held, held.labels, held.known)
-        # In double precision, or the sigmoid would tie the best at 1.
+        # In double precision, or the sigmoid would tie the best at 1; further up it still would, so
+        # the ranking is that of the logits.
         scores = calibration.probabilities(scored.test.double())
         names = self.ground.test.category_names
         cut = calibration.thresholds  # 0.5 each where nothing could be calibrated
         metrics = measure(scores, test.labels, test.known, names, threshold=cut)
         half = measure(scores, test.labels, test.known, names, threshold=0.5)
-        ranks = ranks_of(scores.numpy())
-        return self._cell(job, scored, metrics, half, calibrated), ranks
+        ranking = scores_of(scored.test)
+        ranked = measure(ranking, test.labels, test.known, names)
+        figures = _figures(ranked, metrics, half)
+        return self._cell(job, scored, ranked, figures, calibrated), ranks_of(ranking.numpy())
 
     def _train(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> _Scored:
         ground, settings = self.ground, job.settings
@@ -160,9 +163,14 @@ class CellRunner:
         return measure(scores_of(logits), test.matrix.labels, test.matrix.known, names).mean_ap
 
     def _cell(
-        self, job: Job, scored: _Scored, metrics: Metrics, half: Metrics, calibrated: bool
+        self,
+        job: Job,
+        scored: _Scored,
+        ranked: Metrics,
+        figures: Mapping[str, float | None],
+        calibrated: bool,
     ) -> Cell:
-        ground, rows = self.ground, metrics.per_category
+        ground, rows = self.ground, ranked.per_category
         return Cell(
             ground=ground.name,
             method=job.method.key,
@@ -185,7 +193,7 @@ class CellRunner:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds={name: round(value, 3) for name, value in scored.seconds.items()},
             epoch={**scored.epoch, "calibrated": calibrated},
-            figures=_figures(metrics, half),
+            figures=figures,
             ap=[_defined(row.ap) for row in rows],
             ap_interpolated=[_defined(row.ap_interpolated) for row in rows],
             best_on_test=scored.best_on_test,
@@ -223,17 +231,23 @@ def for_cell(settings: Any, *, seed: int, choose_epoch: Epoch) -> Any:
     return settings.model_copy(update={"training": training})
 
 
-def _figures(metrics: Metrics, half: Metrics) -> dict[str, float | None]:
-    """Test figures by name, shares in [0, 1]."""
+def _figures(ranked: Metrics, metrics: Metrics, half: Metrics) -> dict[str, float | None]:
+    """Test figures by name, shares in [0, 1].
+
+    Args:
+        ranked: of the logits.
+        metrics: of calibrated probabilities at the thresholds that were fitted.
+        half: of the same at 0.5.
+    """
     parts: dict[str, PrecisionRecall] = {
         "": metrics.at_threshold,
         "_half": half.at_threshold,
         f"_top{metrics.top_k}": metrics.at_top_k,
     }
     found = {
-        "map": metrics.mean_ap,
-        "map_interpolated": metrics.mean_ap_interpolated,
-        "map_undefined_as_zero": metrics.mean_ap_undefined_as_zero,
+        "map": ranked.mean_ap,
+        "map_interpolated": ranked.mean_ap_interpolated,
+        "map_undefined_as_zero": ranked.mean_ap_undefined_as_zero,
     }
     for suffix, part in parts.items():
         found |= {n + suffix: v for n, v in zip(RATES, asdict(part).values(), strict=True)}
@@ -246,8 +260,9 @@ def _defined(value: float) -> float | None:
 
 def _epoch(trainer: Trainer, epochs: int, by: Epoch) -> dict[str, Any]:
     best = trainer.best_record
+    scored = not math.isnan(best["held_out_map"])  # single positive has nothing to choose by
     return {
-        "by": by,
+        "by": by if scored else "last",
         "chosen": best["epoch"],
         "of": epochs,
         "held_out_map": _defined(best["held_out_map"]),

@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,12 +220,6 @@ def read_cells(path: Path) -> dict[CellKey, Cell]:
         cell = _parse(line, f"{path} line {number}")
         found[cell.key] = cell
     return found
-
-
-def write_cells(path: Path, cells: Iterable[Cell]) -> None:
-    """Write cells into a new file."""
-    lines = (json.dumps(asdict(c), ensure_ascii=False, allow_nan=False) + "\n" for c in cells)
-    write_text(path, "".join(lines))
 
 
 def ranks_of(scores: npt.NDArray[np.floating[Any]]) -> Ranks:

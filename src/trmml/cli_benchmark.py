@@ -100,6 +100,10 @@ def benchmark(
             _tune(ground, chosen, protocols, plan, folder, out, epoch, progress)
             start = _settings(chosen, folder, views)
         failure = _run(ground, out, chosen, rules, count, start, epoch, best_on_test, progress)
+    from trmml.cells import CellFolder
+
+    if failure is not None and not CellFolder(out).cells():
+        raise failure  # there is nothing to report
     _show(_report(out, draws), out, json)
     if failure is not None:
         raise failure
@@ -177,6 +181,11 @@ def percentages(text: str) -> list[float]:
     try:
         if dots:
             found = [float(p) for p in range(int(first), int(last) + 1, STEP)]
+            if found and found[-1] != float(last):
+                raise ConfigError(
+                    f"--known {text} goes by steps of {STEP} and misses {last}; write the shares"
+                    " out, as 10,50,95"
+                )
         else:
             found = [float(part) for part in text.split(",")]
     except ValueError:

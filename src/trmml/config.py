@@ -143,7 +143,7 @@ class LossSettings(FocusSettings):
 
 
 class TrainingSettings(Section):
-    """The loop (`fit.py`)."""
+    """The loop (`trainer.py`)."""
 
     epochs: int = Field(12, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=1, description="images a batch")

@@ -42,11 +42,13 @@ class Encoded:
         source: the features, in the order of `kept`.
         kept: positions of the readable images in what was asked for.
         bad: the others, with the reason.
+        precision: of the encoder; never "auto".
     """
 
     source: FeatureSource
     kept: list[int]
     bad: list[BadImage]
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def encode_images(
     root = encoding.store or default_root()
     key = _key(encoder, identity, precision, encoding.form)
     key = _with_decoder(root, key, list(paths[:LOOKED_AT]), encoder, encode, device)
-    run = _Run(paths, encoder, encode, device, on_bad_image, progress, {})
+    run = _Run(paths, encoder, encode, precision, device, on_bad_image, progress, {})
     if encoding.live:
         items = run.check(views)
         reduced = _settled(root, key)  # pixels are those that the store's features are of
@@ -156,6 +158,7 @@ class _Run:
     paths: Sequence[Path]
     encoder: Encoder
     encode: EncodeImage
+    precision: str
     device: str
     on_bad_image: OnBadImage
     progress: Progress | None
@@ -230,7 +233,8 @@ class _Run:
             raise DataError(
                 f"none of the {len(self.paths)} images can be read; first: {bad[0].reason}"
             )
-        return Encoded(source, [i for i in range(len(self.paths)) if i not in self.bad], bad)
+        kept = [i for i in range(len(self.paths)) if i not in self.bad]
+        return Encoded(source, kept, bad, self.precision)
 
     def _note(self, index: int, error: DataError) -> None:
         if self.on_bad_image == "error":

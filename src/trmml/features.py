@@ -187,26 +187,28 @@ def read_features(
     source: FeatureSource,
     *,
     pooled: bool,
+    views: int,
     dtype: torch.dtype,
     progress: Progress | None = None,
 ) -> tuple[Float[Tensor, "V N P W"], Float[Tensor, "V N D"]]:
-    """All features of all views, on the CPU.
+    """All features of the first V views, on the CPU.
 
     Args:
-        source: of N images and V views.
+        source: of N images and V views or more.
         pooled: one "patch" per image, the mean of all.
+        views: V.
         dtype: of the patches; what is made of them is made in fp32.
         progress: told ("reading", done, total), in pictures looked at.
     """
-    done, total = 0, source.views * len(source)
+    done, total = 0, views * len(source)
     hidden, image = torch.empty(0), torch.empty(0)
-    for view in range(source.views):
+    for view in range(views):
         for part in torch.split(torch.arange(len(source)), READ_BATCH):
             made = source.batch(part, torch.full_like(part, view))
             patches = made.hidden_patches
             patches = patches.mean(dim=1, keepdim=True) if pooled else patches
             if not done:
-                shape = (source.views, len(source))
+                shape = (views, len(source))
                 hidden = torch.empty(*shape, *patches.shape[1:], dtype=dtype)
                 image = torch.empty(*shape, made.image_feature.shape[1])
             hidden[view, part], image[view, part] = patches.to(hidden), made.image_feature.cpu()

@@ -20,8 +20,9 @@ from trmml.features import Features, FeatureSource, MemoryFeatures, Progress, re
 from trmml.inputs import OnBadImage
 from trmml.several_views import joined
 
-# Share of the free memory that features may take; the rest is for models and the store's cache.
-MEMORY_SHARE = 0.5
+# Share of the free memory that the features of a set may take, of which there are two; the rest is
+# for models and the store's cache.
+MEMORY_SHARE = 0.25
 
 
 class GroundFeatures:
@@ -67,11 +68,17 @@ class GroundFeatures:
         if need > self._free:
             return self._source
         dtype = torch.float32 if self._exact else torch.float16
-        return MemoryFeatures(*read_features(self._source, pooled=False, dtype=dtype))
+        return self._read(pooled=False, dtype=dtype)
 
     @cached_property
     def _pooled(self) -> MemoryFeatures:
-        return MemoryFeatures(*read_features(self._source, pooled=True, dtype=torch.float32))
+        return self._read(pooled=True, dtype=torch.float32)
+
+    def _read(self, *, pooled: bool, dtype: torch.dtype) -> MemoryFeatures:
+        source = self._source
+        return MemoryFeatures(
+            *read_features(source, pooled=pooled, views=source.views, dtype=dtype)
+        )
 
 
 class _FirstViews:
@@ -102,6 +109,7 @@ class Ground:
         identity: of the encoder.
         device: where models are trained.
         form: in which features are kept.
+        precision: in which the encoder made them.
         train_features: of `train`.
         test_features: of `test`.
     """
@@ -113,6 +121,7 @@ class Ground:
     identity: EncoderIdentity
     device: str
     form: str
+    precision: str
     train_features: GroundFeatures
     test_features: GroundFeatures
 
@@ -123,18 +132,24 @@ class Ground:
 
     @cached_property
     def encoder_card(self) -> dict[str, Any]:
-        """What the features depend on."""
-        return {**self.identity.to_dict(), "form": self.form}
+        """The encoder, and how its features are made and kept."""
+        return {**self.identity.to_dict(), "form": self.form, "precision": self.precision}
+
+    @property
+    def same(self) -> dict[str, Any]:
+        """What figures depend on: the files alone, by whatever names they were given."""
+        return {
+            "data": self.fingerprint,
+            "encoder": self.identity.checksum,
+            "size": self.identity.size,
+            "form": self.form,
+            "precision": self.precision,
+        }
 
     def grid(self) -> dict[str, Any]:
         """What all cells on this ground share; `same` tells grids apart."""
         return {
-            "same": {
-                "data": self.fingerprint,
-                "encoder": self.identity.checksum,
-                "size": self.identity.size,
-                "form": self.form,
-            },
+            "same": self.same,
             "ground": self.name,
             "encoder": self.encoder_card,
             "train_images": len(self.train),
@@ -205,6 +220,7 @@ def open_ground(
         identity=identity,
         device=device,
         form=encoding.form,
+        precision=encoded.precision,
         train_features=train_features,
         test_features=test_features,
     )

@@ -46,10 +46,10 @@ class Standardisation(nn.Module):
     @torch.no_grad()
     def measure(self, parts: Iterable[Float[Tensor, "N W"]]) -> None:
         """Take mean and spread from the rows of all parts."""
-        count, total = 0, torch.zeros_like(self.mean, dtype=torch.float64)
+        count, total = 0, torch.zeros(len(self.mean), dtype=torch.float64)
         squares = torch.zeros_like(total)
         for part in parts:
-            values = part.to(total)
+            values = part.cpu().double()  # not every device has double precision
             count += len(values)
             total += values.sum(dim=0)
             squares += values.square().sum(dim=0)
@@ -122,7 +122,7 @@ class ImageBranch(nn.Module):
         device = self.standard.mean.device
         weights = matrix_weights(matrix, lacking_negatives(matrix)).to(device)
         labels = (matrix.labels & matrix.known).to(device)
-        told = weights.any(dim=1).nonzero()[:, 0].cpu()
+        told = matrix.known.any(dim=1).nonzero()[:, 0]
         batches = math.ceil(len(told) / self.settings.batch_size)
         passes = max(self.settings.epochs, math.ceil(LEAST_STEPS / batches))
         optimizer, rates = self._optimizer(training)

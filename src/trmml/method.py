@@ -202,7 +202,7 @@ class TRMML(MultiLabelModel):
             )
         if settings.distillation > 0 and output.teacher is not None:
             terms["distillation"] = distillation(
-                logits - self.matching.bias.detach(),
+                logits - self.matching.bias,
                 output.teacher,
                 settings.distillation_temperature,
             )

@@ -22,10 +22,11 @@ def lacking_negatives(matrix: LabelMatrix) -> Float[Tensor, " C"]:
     """How far each category lacks known negatives: 1 without any, 0 from a tenth of the positives.
 
     That is the weight of its blanks as negatives. Without them "everything is present" would be
-    right; and a few stray negatives must not switch them off at once.
+    right; and a few stray negatives must not switch them off at once. It is 0 for a category of
+    which nothing is known: there blanks would only say that it is absent everywhere.
     """
     enough = (ENOUGH_NEGATIVES * matrix.positives).clamp(min=1)
-    return (1 - matrix.negatives / enough).clamp(min=0)
+    return (1 - matrix.negatives / enough).clamp(min=0) * (matrix.positives > 0)
 
 
 def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
@@ -39,12 +40,17 @@ def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
 def positive_share(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
     """Share of positives in each category, strictly between 0 and 1.
 
+    Of all categories together where nothing of one counts.
+
     Args:
         matrix: of the training images.
         blank: how much of a negative an unknown label counts for, in [0, 1].
     """
-    negatives = matrix.negatives + blank * (~matrix.known).sum(dim=0)
-    return (matrix.positives + PRIOR_COUNT) / (matrix.positives + negatives + 2 * PRIOR_COUNT)
+    positives = matrix.positives.float()
+    total = positives + matrix.negatives + blank * (~matrix.known).sum(dim=0)
+    share = (positives + PRIOR_COUNT) / (total + 2 * PRIOR_COUNT)
+    pooled = (positives.sum() + PRIOR_COUNT) / (total.sum() + 2 * PRIOR_COUNT)
+    return torch.where(total > 0, share, pooled)
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ class Output:
     """What a model says of a batch; `None` where the model has no such thing.
 
     Attributes:
-        logits: unbounded; what is scored. Those of TRM-ML carry no gradient where the image
-            branch takes part, and the two that follow do.
+        logits: unbounded; what is scored. Those of TRM-ML carry no gradient where other
+            opinions than the match take part; what follows does.
         regions: one per category, with the attention over patches that made it.
         match_logits: of text-region matching alone.
         opinions: what is combined into the logits, the match first; of trained categories only.

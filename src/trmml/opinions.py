@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trmml.calibration import MOST_PAIRS, some_pairs
+
 # Momentum of the running mean and spread of each opinion.
 MOMENTUM = 0.98
 # An opinion whose logits spread less than this has learned nothing yet, and adds nothing.
@@ -17,6 +19,8 @@ SLOPE_STRENGTH = 1.0
 SLOPE_POWER = 3.0
 # How strongly the weights of all together are held to what each is worth alone, in pairs.
 JOINT_STRENGTH = 30.0
+# From so many pictures on, a category's own ratio of spreads counts more than that of all.
+STEADY_PICTURES = 20
 
 
 class Opinions(nn.Module):
@@ -71,7 +75,7 @@ class Opinions(nn.Module):
         """Measure mean and spread anew, on pictures that were not trained on."""
         if opinions.shape[1] > 1:
             self.mean.copy_(opinions.mean(dim=1))
-            self.spread.copy_(opinions.std(dim=1))
+            self.spread.copy_(_steadied(opinions.std(dim=1), opinions.shape[1]))
 
     @torch.no_grad()
     def follow(
@@ -116,8 +120,10 @@ class Opinions(nn.Module):
         spread = self.spread[:, None]
         scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
         scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
-        # Most pairs are unknown: only the others are looked at.
-        used = weights > 0
+        # Most pairs are unknown: only the others are looked at, and of them no more than serve.
+        there = weights > 0
+        used = some_pairs(there, MOST_PAIRS)
+        weights = weights * (int(there.sum()) / int(used.sum()))  # as many pairs as there are
         scaled, targets = scaled[:, used], targets[used]  # (K, U), (U)
         start, offset = self.weights, positive_share.logit().expand_as(used)[used]
         weights = weights[used]
@@ -150,6 +156,20 @@ class Opinions(nn.Module):
         _minimise(together, [free, scale, shift])
         found = F.softplus(free.detach())
         self.weights.copy_(found / found.sum() * len(found))
+
+
+def _steadied(spread: Float[Tensor, "K C"], pictures: int) -> Float[Tensor, "K C"]:
+    """Spreads whose ratios to the first opinion's do not come from a few pictures' chance.
+
+    The ratio is what an opinion counts for in a category. The fewer pictures, the more its
+    logarithm is drawn to its mean over the categories.
+    """
+    usable = spread > LEAST_SPREAD
+    usable = usable & usable[0]
+    ratio = (spread / spread[0]).log()
+    mean = torch.where(usable, ratio, 0).sum(dim=1, keepdim=True) / usable.sum(dim=1, keepdim=True)
+    drawn = (pictures * ratio + STEADY_PICTURES * mean) / (pictures + STEADY_PICTURES)
+    return torch.where(usable, spread[0] * drawn.exp(), spread)
 
 
 def _minimise(cost: Callable[[], Tensor], parameters: list[Tensor]) -> None:

@@ -7,13 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from trmml.calibration import fit_calibration
+from trmml.calibration import fit_calibration, some_pairs
 from trmml.config import PrototypeSettings
 from trmml.labels import LabelMatrix
 from trmml.matching import match
 
-# Known pairs that the evidence is calibrated on; more take seconds and change nothing.
-MAX_PAIRS = 200_000
 # Rows of the table of likenesses that are made at a time.
 RIVAL_ROWS = 1024
 
@@ -160,11 +158,13 @@ def pseudo_labels(
     present = evidence.isfinite()
     usable = matrix.known & present
     scaled = _standardised(evidence.float(), present)
-    calibration = fit_calibration(scaled, matrix.labels, _sample(usable))
-    probability = calibration.probabilities(scaled)
     both = (usable & matrix.labels).any(dim=0) & (usable & ~matrix.labels).any(dim=0)
-    positive = (probability > settings.positive_above) & both.any()
-    negative = (probability < settings.negative_below) & both.any()
+    positive = negative = torch.zeros_like(present)
+    if both.any():
+        calibration = fit_calibration(scaled, matrix.labels, some_pairs(usable))
+        probability = calibration.probabilities(scaled)
+        positive = probability > settings.positive_above
+        negative = probability < settings.negative_below
     known_positive = matrix.labels & usable
     one_sided = (usable & ~matrix.labels).sum(dim=0) == 0  # (C)
     median = torch.where(known_positive, scaled, torch.nan).nanmedian(dim=0).values
@@ -182,14 +182,3 @@ def _standardised(
     finite = torch.where(present, evidence, 0)
     centred = torch.where(present, finite - finite.sum(dim=0) / count, 0)
     return centred / (centred.square().sum(dim=0) / count).sqrt().clamp(min=1e-6)
-
-
-def _sample(usable: Bool[Tensor, "N C"]) -> Bool[Tensor, "N C"]:
-    """At most about MAX_PAIRS of the pairs, evenly spread: two numbers a category need no more."""
-    count = int(usable.sum())
-    if count <= MAX_PAIRS:
-        return usable
-    every = usable.flatten().nonzero()[:, 0][:: -(-count // MAX_PAIRS)]
-    kept = torch.zeros_like(usable.flatten())
-    kept[every] = True
-    return kept.reshape(usable.shape)

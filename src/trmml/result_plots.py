@@ -50,7 +50,7 @@ def _plots(results: Results) -> Iterator[tuple[str, Figure]]:
     if len(results.shares) > 1:
         yield "map", plot_map(results)
     for column in results.headlines:
-        ours, rival = results.best(column, baseline=False), results.rival(column)
+        ours, rival = results.ours(column), results.rival(column)
         if ours is None or rival is None:
             continue
         end = "" if column == MEAN else f"-{column.replace(' ', '-')}"

@@ -7,6 +7,7 @@ Seeds and masks are not drawn anew; their spread stands beside it as a deviation
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,11 +53,6 @@ class Difference:
     mean: float
     low: float
     high: float
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
 
 
 def over_seeds(cells: Iterable[Cell], value: Callable[[Cell], float | None]) -> Spread | None:
@@ -148,11 +144,15 @@ def mean_over_cells(
     """Per draw, the mean over the rules that hide labels of the mean over seeds.
 
     Args:
-        cells: of one method; each rule with all its seeds.
+        cells: of one method; a seed that lacks a rule is left out, as in `over_shares`.
         drawn: mAP per draw by the fingerprint of a cell.
     """
     rules: dict[str, list[Tensor]] = {}
+    wanted = len({cell.known for cell in cells})
+    counts = Counter(cell.seed for cell in cells)
     for cell in cells:
+        if counts[cell.seed] < wanted:
+            continue
         rules.setdefault(cell.known, []).append(drawn[cell.fingerprint])
     means = [torch.stack(parts).mean(dim=0) for parts in rules.values()]
     return torch.stack(means).mean(dim=0)

@@ -274,8 +274,9 @@ class Trainer(TrainingState):
     ) -> Float[Tensor, "V n W"]:
         """Mean patches of all views of some images, in fp16: 2 W bytes each."""
         rows = self.source.rows(indices.tolist())
-        hidden, _ = read_features(rows, pooled=True, dtype=torch.float16, progress=progress)
-        return hidden[: self.training.views, :, 0]
+        views, kind = self.training.views, torch.float16
+        hidden, _ = read_features(rows, pooled=True, views=views, dtype=kind, progress=progress)
+        return hidden[:, :, 0]
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:
         """Keep these weights unless the best epoch so far is better by more than chance.
@@ -343,7 +344,9 @@ def train(
         for _ in trainer.run_epoch():
             if progress is not None:
                 progress(f"epoch {trainer.epoch + 1}/{epochs}", trainer.batch, trainer.batches)
+            # After the last batch the epoch is closed first: there is no next batch to go on with.
             whole = trainer.batch % trainer.training.accumulate == 0
+            whole = whole and trainer.batch < trainer.batches
             if state is not None and whole and time.monotonic() - written > STATE_SECONDS:
                 trainer.save(state, fingerprint)
                 written = time.monotonic()

@@ -228,7 +228,8 @@ def _defaults(method: Method) -> dict[str, Any]:
 def _identity(ground: Ground, method: Method, protocol: Protocol, plan: Plan, epoch: Epoch) -> str:
     """Hash of all that trials depend on; the number of trials may grow."""
     budget = {name: value for name, value in asdict(plan).items() if name != "trials"}
-    parts = [CELL_FORMAT, ground.fingerprint["train"], ground.encoder_card, method.key, protocol]
+    encoder = {name: value for name, value in ground.same.items() if name != "data"}
+    parts = [CELL_FORMAT, ground.fingerprint["train"], encoder, method.key, protocol]
     parts += [budget, epoch, _space(method), _defaults(method)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

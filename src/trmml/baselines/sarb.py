@@ -29,6 +29,7 @@ from trmml.search_space import RATES, Choice, Space
 
 SPACE: Space = {
     **RATES,
+    "training.epochs": Choice((6, 12, 24)),
     "features.size": Choice((64, 128, 256)),
     "features.dropout": Choice((0.0, 0.2, 0.5)),
     "blending.prototypes": Choice((1, 4, 10)),

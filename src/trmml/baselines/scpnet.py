@@ -39,6 +39,7 @@ SPACE: Space = {
     "consistency.drop": Choice((0.1, 0.3, 0.5)),
     "losses.margin": Choice((0.0, 1.0)),
     "losses.focus": Choice((0.0, 2.0)),
+    "losses.blanks": Choice((0.0, 1.0)),
 }
 
 
@@ -61,6 +62,9 @@ class CorrectionSettings(Section):
     )
     margin: float = Field(1.0, ge=0, description="taken off the logits of positives")
     focus: float = Field(2.0, ge=0, description="focusing of all pairs; 0 = none")
+    blanks: float = Field(
+        1.0, ge=0, le=1, description="weight of blanks, negatives until corrected; the paper's: 1"
+    )
 
 
 class SCPNetSettings(Section):
@@ -164,7 +168,7 @@ class SCPNet(MultiLabelModel):
             "classification": corrected_loss(
                 output.logits,
                 targets,
-                pair_weights(targets, self.weak),
+                pair_weights(targets, self.weak.clamp(min=settings.blanks)),
                 threshold=settings.threshold if warm else 1.0,
                 margin=settings.margin,
                 focus=settings.focus,
