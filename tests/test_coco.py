@@ -178,3 +178,12 @@ def test_a_federated_set_knows_what_was_looked_for(tmp_path):
     write(tmp_path, {"train.json": json.dumps(tree(images=images, annotations=annotations))})
     with pytest.raises(DataError, match="image 2: neg_category_ids names 7"):
         read("coco", tmp_path)
+
+
+def test_lvis_names_its_files_by_their_urls(tmp_path):
+    image = {"id": 1, "coco_url": "http://images.example.org/train2017/000000391895.jpg"}
+    image |= {"neg_category_ids": [90]}
+    annotations = [{"image_id": 1, "category_id": 18}]
+    write(tmp_path, {"train.json": json.dumps(tree(images=[image], annotations=annotations))})
+    pictures(tmp_path, ["images/train2017/000000391895.jpg"])
+    assert read("coco", tmp_path).images == ("images/train2017/000000391895.jpg",)

@@ -130,6 +130,13 @@ def test_present_and_absent(tmp_path):
     assert states(read("parquet", tmp_path)) == [[Y, N], [N, U]]
 
 
+def test_null_is_no_answer_and_an_empty_list_is_one(tmp_path):
+    parquet(tmp_path, "train.parquet", labels=[["cat"], [], None])
+    assert states(read("parquet", tmp_path, blank="absent")) == [[Y], [N], [U]]
+    parquet(tmp_path, "train.parquet", present=[["cat"], None], absent=[None, ["cat"]])
+    assert states(read("parquet", tmp_path)) == [[Y], [N]]
+
+
 def test_names_of_both_splits_count(tmp_path):
     parquet(tmp_path, "data/train-00000-of-00001.parquet", labels=[["cat"]])
     parquet(tmp_path, "data/validation-00000-of-00001.parquet", labels=[["owl"], []])

@@ -120,3 +120,20 @@ def test_a_folder_without_labels(tmp_path):
     pictures(tmp_path, ["images/train/a.png"])
     with pytest.raises(DataError, match=r"none of the 1 images .* expected at labels/train/a\.txt"):
         read("yolo", tmp_path, no_file="absent")
+
+
+def test_data_yaml_says_which_folder_is_which(tmp_path):
+    names = [f"images/{part}2017/{name}.png" for part, name in (("train", "a"), ("val", "b"))]
+    pictures(tmp_path, names)
+    lines = {"labels/train2017/a.txt": "0 0.5 0.5 1 1\n", "labels/val2017/b.txt": ""}
+    write(tmp_path, lines | {"classes.txt": "cat\n"})
+    with pytest.raises(DataError, match=r"holds folders \(train2017, val2017\).*data.yaml"):
+        read("yolo", tmp_path)  # not both of them as the training set
+    (tmp_path / "classes.txt").unlink()
+    card = f"path: {tmp_path.name}\ntrain: images/train2017\nval: [images/val2017]\nnames: [cat]\n"
+    write(tmp_path, {"data.yaml": card})
+    assert read("yolo", tmp_path).images == (names[0],)
+    assert read("yolo", tmp_path, "test").images == (names[1],)
+    write(tmp_path, {"data.yaml": "train: ../elsewhere/images\nval: lists/v.txt\nnames: [cat]\n"})
+    write(tmp_path, {"lists/v.txt": f"{names[1]}\n"})
+    assert read("yolo", tmp_path, "test").images == (names[1],)

@@ -177,10 +177,17 @@ def _pictures(tree: Any, path: Path) -> dict[Any, _Picture]:
         key = _field(entry, "id", where)
         if key in pictures:
             raise DataError(f"{where}: the id {key!r} is that of image {pictures[key].row} too.")
-        name = below(str(_field(entry, "file_name", where)), where)
+        name = below(_file_name(entry, where), where)
         size = (float(entry.get("width") or 0), float(entry.get("height") or 0))
         pictures[key] = _Picture(place, name, *size, entry)
     return pictures
+
+
+def _file_name(entry: Mapping[str, Any], where: str) -> str:
+    """Return the file of an image; LVIS has only its URL, of which folder and file are taken."""
+    if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
+        return "/".join(entry["coco_url"].split("/")[-2:])
+    return str(_field(entry, "file_name", where))
 
 
 def _annotations(

@@ -90,14 +90,28 @@ def read_packs(
         part: _concat(where, [pack.labels for pack in files]) for part, files in packs.items()
     }
     names, matrix = read_label_columns(where, split, frames, root, options, numbered=numbered)
-    matrix = _without_answers(matrix, packs[split])
+    matrix = _without_answers(matrix, packs[split], _null_rows(where, frames[split], options))
     folder = unpack_folder(options.unpack)
     images = [name for pack in packs[split] for name in unpack(pack.path, pack.images, folder)]
     return Dataset(folder, tuple(images), names, matrix, tuple(range(1, len(images) + 1)))
 
 
-def _without_answers(matrix: LabelMatrix, packs: Sequence[Pack]) -> LabelMatrix:
+def _null_rows(where: Path, frame: pl.DataFrame, options: LabelColumnOptions) -> list[int]:
+    """Return rows whose lists are null: an empty list is an answer, null is none."""
+    column = options.labels or next((name for name in LIST_COLUMNS if name in frame.columns), "")
+    if not column:
+        return []
+    said = _column(where, frame, column).is_not_null()
+    if "absent" in frame.columns:
+        said = said | frame["absent"].is_not_null()
+    return [int(row) for row in (~said).arg_true()]
+
+
+def _without_answers(
+    matrix: LabelMatrix, packs: Sequence[Pack], nothing: Sequence[int]
+) -> LabelMatrix:
     known, start = matrix.known.clone(), 0
+    known[list(nothing)] = False
     for pack in packs:
         known[[start + row for row in pack.unlabelled]] = False
         start += pack.labels.height

@@ -3,7 +3,8 @@
     images/train/a.jpg, images/test/b.jpg       or train/images/a.jpg, or images/a.jpg alone for a
                                                 training set, or lists train.txt and test.txt
     labels/train/a.txt, labels/test/b.txt       "2 0.5 0.4 0.2 0.1": category, centre, width, height
-    data.yaml                                   names: [cat, dog] or {0: cat, 1: dog}; or
+    data.yaml                                   names: [cat, dog] or {0: cat, 1: dog}, perhaps with
+                                                train, val and test: folders or lists below it; or
     classes.txt                                 one name per line (also obj.names)
 
 As shares of width and height, counted from the left and the top. A sixth number (a confidence) is
@@ -52,8 +53,9 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     Raises:
         DataError: there are no such images or names, or a label file is damaged.
     """
-    names = _names(root)
-    images = _images(root, _parts(split, options))
+    card = _card(root)
+    names = _names(root, card)
+    images = _images(root, _parts(split, options), card)
     labels = torch.zeros(len(images), len(names), dtype=torch.bool)
     known = torch.ones_like(labels)
     boxes: list[tuple[int, int, Edges]] = []
@@ -83,20 +85,54 @@ def _parts(split: Split, options: YoloOptions) -> tuple[str, ...]:
     return (options.test,) if split == "test" and options.test else _SPLITS[split]
 
 
-def _images(root: Path, parts: tuple[str, ...]) -> list[tuple[int, str]]:
+def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tuple[int, str]]:
     """Return the images of a split by name below `root`, with their lines or numbers."""
-    folders = [place for part in parts for place in (f"images/{part}", f"{part}/images")]
-    lists = [root / f"{part}.txt" for part in parts if (root / f"{part}.txt").is_file()]
-    if not lists and "train" in parts and (root / "images").is_dir():
-        folders.append("images")
+    named = next((places for part in parts if (places := _named(root, card, part))), [])
+    folders = [place for place in named if not place.endswith(".txt")]
+    lists = [root / place for place in named if place.endswith(".txt")]
+    if folders:
+        found = find_images([root / folder for folder in folders])
+        return list(enumerate((p.relative_to(root).as_posix() for p in found), start=1))
+    if not lists:
+        folders = [place for part in parts for place in (f"images/{part}", f"{part}/images")]
+        lists = [root / f"{part}.txt" for part in parts if (root / f"{part}.txt").is_file()]
+        if not lists and "train" in parts and (root / "images").is_dir():
+            folders.append("images")
     for folder in folders:
         if (root / folder).is_dir():
+            inside = sorted(p.name for p in (root / folder).iterdir() if p.is_dir())
+            if folder == "images" and inside:
+                raise DataError(
+                    f"{root / 'images'} holds folders ({', '.join(inside)[:100]}), none of which is"
+                    f" called {' or '.join(parts)}. Say in data.yaml which is which, for example"
+                    f" train: images/{inside[0]}."
+                )
             found = find_images([root / folder])
             return list(enumerate((p.relative_to(root).as_posix() for p in found), start=1))
     if not lists:
         find_file(root, [f"{part}.txt" for part in parts], f"a list, or images in {folders[0]},")
     lines = read_lines(lists[0])
     return [(row, below(line, f"{lists[0]} line {row}")) for row, line in lines]
+
+
+def _named(root: Path, card: dict[str, Any], part: str) -> list[str]:
+    """Return the folders and lists that data.yaml names for a part and that are there.
+
+    Its `path` is where its writer had the set: it counts only where it leads below `root`.
+    """
+    said = card.get(part) or []
+    places = [said] if isinstance(said, str) else said
+    if not isinstance(places, list):
+        return []
+    tops = [str(card.get("path") or ""), ""]
+    found = []
+    for place in map(str, places):
+        for top in tops:
+            whole = (root / top / place).resolve()
+            if whole.exists() and whole.is_relative_to(root.resolve()):
+                found.append(whole.relative_to(root.resolve()).as_posix())
+                break
+    return found
 
 
 def _label_name(image: str) -> str:
@@ -143,18 +179,30 @@ def _edges(numbers: list[float], where: str) -> Edges:
     return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
 
 
-def _names(root: Path) -> tuple[str, ...]:
-    """Return the category names of data.yaml or classes.txt."""
-    path = find_file(
-        root, ["data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"], "the names"
-    )
+def _card(root: Path) -> dict[str, Any]:
+    """Return what data.yaml says; nothing without one."""
+    path = _names_file(root)
     if path.suffix not in (".yaml", ".yml"):
-        return tuple(read_categories(path))
+        return {}
     try:
         tree = yaml.safe_load(read_plain(path))
     except yaml.YAMLError as error:
         raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Correct it.") from None
-    names: Any = tree.get("names") if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _names_file(root: Path) -> Path:
+    return find_file(
+        root, ["data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"], "the names"
+    )
+
+
+def _names(root: Path, card: dict[str, Any]) -> tuple[str, ...]:
+    """Return the category names of data.yaml or classes.txt."""
+    path = _names_file(root)
+    if path.suffix not in (".yaml", ".yml"):
+        return tuple(read_categories(path))
+    names: Any = card.get("names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
