@@ -20,7 +20,7 @@ from trmml.labels import LabelMatrix
 from trmml.method_settings import MethodSettings, parse_method_settings
 from trmml.methods import METHODS, Method
 from trmml.metrics import measure
-from trmml.protocols import PROTOCOLS, fixed, share_known, single_positive
+from trmml.protocols import PROTOCOLS, fixed, quota, share_known, single_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 
@@ -252,6 +252,17 @@ def test_another_format_is_run_again(
     started(ground, tmp_path)
     monkeypatch.setattr("trmml.benchmark.CELL_FORMAT", 99)
     assert len(again(ground, tmp_path, known=[THIRTY], seeds=[0])[1]) == 2
+
+
+def test_a_quota_is_a_rule_of_its_own(ground: Ground, tmp_path: Path) -> None:
+    methods = find_methods(["probe-masked"])
+    cells = run(ground, tmp_path, methods, known=[quota(3, 5), quota(3, 0)], seeds=[7])
+    assert [cell.cell.known for cell in cells] == ["quota 3 + 5", "quota 3 + 0"]
+    both, positives = (cell.cell for cell in cells)
+    assert both.protocol == "partial" and positives.protocol == "single_positive"
+    count = len(ground.train.category_names)
+    assert (both.mask["positives"], both.mask["negatives"]) == (3 * count, 5 * count)
+    assert positives.mask["negatives"] == 0 and both.seed == 7 and both.share is None
 
 
 def test_more_seeds_run_only_what_is_new(ground: Ground, tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def test_masks_from_files(data: Path, settings: Path, tmp_path: Path) -> None:
         (["--known", "10..x"], "expected --known 10..90 or a list as 10,50,90"),
         (["--known", "90..10"], "got 90..10"),
         (["--seeds", "0"], "expected at least 1 seed, got --seeds 0"),
+        (["--seeds", "1,-2"], "or a list as 0,5,7, got '1,-2'"),
+        (["--seeds", "2,2"], "a seed is named twice in [2, 2]"),
         (["--data-option", "crowd"], "expected --data-option NAME=VALUE, got 'crowd'"),
         (["--settings", "nowhere"], "expected a folder with <method>.toml files, got nowhere"),
         (["--tune", "0"], "expected at least 1 trial"),

@@ -36,8 +36,9 @@ def benchmark(
     methods: options.Methods = "all",
     known: options.Shares = None,
     single_positive: options.SinglePositive = False,
+    quota: options.Quota = None,
     masks: options.Masks = None,
-    seeds: options.Seeds = 3,
+    seeds: options.Seeds = "3",
     settings: options.SettingsFolder = None,
     views: options.Views = None,
     tune: options.Tune = None,
@@ -60,8 +61,8 @@ def benchmark(
         return
     if data is None:
         raise typer.BadParameter("give --data NAME ROOT, or --report-only for a finished grid")
-    rules = known_rules(known, single_positive, masked=bool(masks))
-    count = check_seeds(seeds)
+    rules = known_rules(known, single_positive, quota, masked=bool(masks))
+    chosen_seeds = seed_list(seeds)
 
     from trmml.benchmark import find_methods
     from trmml.datasets.named import find_reader
@@ -99,7 +100,9 @@ def benchmark(
             plan = Plan(trials=tune, folds=tune_folds, views=views or 1)
             _tune(ground, chosen, protocols, plan, folder, out, epoch, progress)
             start = _settings(chosen, folder, views)
-        failure = _run(ground, out, chosen, rules, count, start, epoch, best_on_test, progress)
+        failure = _run(
+            ground, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
+        )
     from trmml.cells import CellFolder
 
     if failure is not None and not CellFolder(out).cells():
@@ -114,7 +117,7 @@ def _run(
     out: Path,
     methods: "Sequence[Method]",
     known: "Sequence[Known]",
-    seeds: int,
+    seeds: Sequence[int],
     settings: "dict[str, MethodSettings]",
     epoch: options.EpochRule,
     best_on_test: bool,
@@ -129,7 +132,7 @@ def _run(
         out,
         methods=methods,
         known=known,
-        seeds=range(seeds),
+        seeds=seeds,
         settings=settings,
         epoch=epoch,
         best_on_test=best_on_test,
@@ -146,15 +149,18 @@ def _run(
     return None
 
 
-def known_rules(known: str | None, single_positive: bool, masked: bool) -> "list[Known]":
+def known_rules(
+    known: str | None, single_positive: bool, quota: tuple[int, int] | None, masked: bool
+) -> "list[Known]":
     """What the options on known labels add up to; 10 to 90 percent where none is given."""
     from trmml import protocols
 
-    if known is None and not single_positive and not masked:
+    if known is None and not single_positive and quota is None and not masked:
         known = "10..90"
     shares = [] if known is None else percentages(known)
     found = [protocols.share_known(percent / 100) for percent in shares]
-    return [*found, protocols.single_positive()] if single_positive else found
+    found += [protocols.single_positive()] if single_positive else []
+    return found if quota is None else [*found, protocols.quota(*quota)]
 
 
 def _masks(paths: Sequence[Path], train: "Dataset") -> "list[Known]":
@@ -200,17 +206,27 @@ def percentages(text: str) -> list[float]:
     return found
 
 
-def check_seeds(count: int) -> int:
-    """The number of seeds.
+def seed_list(text: str) -> list[int]:
+    """The seeds of `--seeds`: so many from 0, or a list.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is neither.
+
+    Example:
+        >>> seed_list("3"), seed_list("5,7"), seed_list("4,")
+        ([0, 1, 2], [5, 7], [4])
     """
     from trmml.errors import ConfigError
 
-    if count < 1:
-        raise ConfigError(f"expected at least 1 seed, got --seeds {count}; 3 is usual")
-    return count
+    parts = [part.strip() for part in text.split(",")]
+    listed = [part for part in parts if part]
+    if not all(part.isdecimal() for part in listed):
+        raise ConfigError(f"expected --seeds 3 (so many, from 0) or a list as 0,5,7, got {text!r}")
+    found = [int(part) for part in listed]
+    found = found if len(parts) > 1 else list(range(found[0] if found else 0))
+    if not found:
+        raise ConfigError(f"expected at least 1 seed, got --seeds {text}; 3 is usual")
+    return found
 
 
 def method_keys(text: str) -> list[str]:

@@ -184,7 +184,12 @@ Masks = Annotated[
     list[Path] | None,
     typer.Option("--mask", help="A file of known labels, as a run keeps; may be repeated."),
 ]
-Seeds = Annotated[int, typer.Option(help="So many seeds, from 0: of masks and of training.")]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        metavar="N|LIST", help="So many seeds, from 0, or a list as 0,5,7: of masks and training."
+    ),
+]
 SettingsFolder = Annotated[
     Path | None,
     typer.Option(

@@ -13,18 +13,20 @@ PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A rule that hides labels, by a seed; `share_known`, `single_positive` and `fixed` make them.
+    """A rule that hides labels, by a seed; made by the functions below.
 
     Attributes:
         name: as in tables and in cells.jsonl, for example "10 %".
         protocol: whose settings apply.
         share: of the labels that stay known, in (0, 1]; None for another rule.
+        quota: of known positives and negatives of each category; None for another rule.
         mask: what is known, whatever the seed; None for another rule.
     """
 
     name: str
     protocol: Protocol
     share: float | None = None
+    quota: tuple[int, int] | None = None
     mask: LabelMatrix | None = None
 
     def of(self, labels: LabelMatrix, seed: int) -> LabelMatrix:
@@ -35,6 +37,8 @@ class Known:
         """
         if self.share is not None:
             return labels.hide(self.share, seed)
+        if self.quota is not None:
+            return labels.keep_quota(*self.quota, seed)
         if self.mask is None:
             return labels.keep_single_positive(seed)
         if self.mask.known.shape != labels.known.shape:
@@ -69,6 +73,17 @@ def share_known(share: float) -> Known:
 def single_positive() -> Known:
     """One present category per image is known, and nothing else."""
     return Known("single positive", "single_positive")
+
+
+def quota(positives: int, negatives: int) -> Known:
+    """So many present and absent labels of each category are known; see `keep_quota`.
+
+    Example:
+        >>> quota(10, 40).name
+        'quota 10 + 40'
+    """
+    protocol: Protocol = "partial" if negatives else "single_positive"
+    return Known(f"quota {positives} + {negatives}", protocol, quota=(positives, negatives))
 
 
 def fixed(name: str, mask: LabelMatrix) -> Known:
