@@ -24,8 +24,8 @@ import torch
 from field_loop import CONTEXT_TOKENS, FieldLoop
 from record import write_results
 from synthetic import SyntheticEncoder, filled_store, make_trainer, run_epoch
-from timing import in_process, in_turn, peak_gib, slopes
-from training import COCO, random_encoder, timed
+from timing import in_process, in_turn, peak_gib, slopes, timed
+from training import COCO, random_encoder
 from trmml.config import PromptSettings
 from trmml.encoders.base import freeze, identify
 from trmml.prompts import PromptLearner

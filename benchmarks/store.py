@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from record import write_results
 from synthetic import SyntheticEncoder, filled_store, make_trainer, random_features, run_epoch
-from timing import in_turn, rates
-from training import COCO, timed
+from timing import in_turn, rates, timed
+from training import COCO
 from trmml.compare import score
 from trmml.config import Settings
 from trmml.datasets.folder import read_folder

@@ -5,20 +5,34 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from training import timed
+import torch
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def timed(step: Callable[[], object]) -> float:
+    """Seconds of one call, the card's work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[], object]],
+    ways: Mapping[Name, Callable[[], object]],
     rounds: int,
     *,
-    warm_up: Mapping[str, Callable[[], object]] | None = None,
-) -> dict[str, list[float]]:
+    warm_up: Mapping[Name, Callable[[], object]] | None = None,
+) -> dict[Name, list[float]]:
     """Seconds of each way in each round; a round before the first warms up and is not counted.
 
     Args:
@@ -28,7 +42,7 @@ def in_turn(
     """
     for name in ways:
         (warm_up or ways)[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[Name, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             seconds[name].append(timed(way))

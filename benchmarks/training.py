@@ -26,6 +26,7 @@ from PIL import Image
 
 from field_loop import CONTEXT_TOKENS, FieldLoop
 from record import write_results
+from timing import in_turn, rates, timed
 from trmml.config import Settings
 from trmml.encode import Encoding, encode_images
 from trmml.encoders.base import identify
@@ -121,17 +122,6 @@ def trmml_steps(
     return epoch
 
 
-def timed(step: Callable[[], object]) -> float:
-    """Seconds of one call, the card's work included."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def run_epoch(epoch: Callable[[], Iterator[None]]) -> None:
     """One epoch, for its time."""
     for _ in epoch():
@@ -192,36 +182,27 @@ def measure(
                 ways[variant, precision] = lambda epoch=epoch: run_epoch(epoch)
         if rounds > 1:
             ways[FILL, "32-true"] = lambda: filled(paths[:BATCH])
-        times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-        for turn in range(rounds + 1):  # the first warms up
-            for way, step in ways.items():
-                if not turn and (way[0] == FILL or (way[0] == "field's loop" and rounds == 1)):
-                    continue  # warm since the store was filled; a quick round has no minute for it
-                seconds = timed(step)
-                images = BATCH if way[0] in ("field's loop", FILL) else IMAGES
-                if turn:
-                    times[way].append(images / seconds)
+        # Filling the store warmed it up; a quick round has no minute for the field's loop.
+        cool = {FILL, "field's loop"} if rounds == 1 else {FILL}
+        warm_up = {way: _nothing if way[0] in cool else step for way, step in ways.items()}
+        times = in_turn(ways, rounds, warm_up=warm_up)
         reading = [timed(lambda: source.batch(torch.randperm(IMAGES)[:BATCH])) for _ in range(9)]
         floor = BATCH / text_floor(encoder, device)
         first = MEANS / whole_picture(source.batch(torch.arange(1)).hidden_patches.shape[2], device)
-    base = statistics.median(times["field's loop", "32-true"])
     # A quick round takes the first filling of the store, which is no warmed-up one.
-    filling = statistics.median(times.pop((FILL, "32-true"), [cold]))
-    rows = []
-    for (way, precision), rates in times.items():
-        rate = statistics.median(rates)
-        rows.append(
-            {
-                "case": name,
-                "way": way,
-                "precision": precision,
-                "images_per_second": rate,
-                "lowest": min(rates),
-                "highest": max(rates),
-                "ratio": rate / base,
-                "share_reading": statistics.median(reading) * rate / BATCH,
-            }
-        )
+    fillings = times.pop((FILL, "32-true"), [])
+    filling = rates(BATCH, fillings)["images_per_second"] if fillings else cold
+    found = {
+        way: rates(BATCH if way[0] == "field's loop" else IMAGES, seconds)
+        for way, seconds in times.items()
+    }
+    base = found["field's loop", "32-true"]["images_per_second"]
+    rows: list[dict[str, Any]] = [
+        {"case": name, "way": way, "precision": precision, **rate}
+        | {"ratio": rate["images_per_second"] / base}
+        | {"share_reading": statistics.median(reading) * rate["images_per_second"] / BATCH}
+        for (way, precision), rate in found.items()
+    ]
     extra = {"case": name, "precision": "32-true", "lowest": None, "highest": None}
     for row in [row for row in rows if row["way"] in VARIANTS and row["precision"] == "32-true"]:
         filled_too = 1 / (1 / filling + 1 / row["images_per_second"])
@@ -229,6 +210,10 @@ def measure(
     rows.append({**extra, "way": "whole picture, all passes, once"} | rated(first, base))
     rows.append({**extra, "way": "bare text tower, cut prompts (floor)"} | rated(floor, base))
     return rows
+
+
+def _nothing() -> None:
+    """Of what needs no warming up."""
 
 
 def rated(rate: float, base: float) -> dict[str, float | None]:

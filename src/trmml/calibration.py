@@ -36,6 +36,8 @@ POOLED_SLOPE_LOG_SPREAD = 10.0
 THRESHOLD_POSITIVES = 30.0
 # Damped Newton steps: 7 suffice on 3 million simulated pairs, the rest is for separable labels.
 NEWTON_STEPS = 50
+# Pairs that a fit of few numbers looks at.
+MOST_PAIRS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +147,6 @@ class _Line(NamedTuple):
 
     log_slope: Float64[Tensor, "C"]
     offset: Float64[Tensor, "C"]
-
-
-# Pairs that a fit of few numbers looks at.
-MOST_PAIRS = 200_000
 
 
 def some_pairs(usable: Bool[Tensor, "N C"], most: int = MOST_PAIRS) -> Bool[Tensor, "N C"]:

@@ -103,10 +103,11 @@ def benchmark(
         failure = _run(
             ground, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
         )
-    from trmml.cells import CellFolder
+    if failure is not None:
+        from trmml.cells import CellFolder
 
-    if failure is not None and not CellFolder(out).cells():
-        raise failure  # there is nothing to report
+        if not CellFolder(out).cells():
+            raise failure  # there is nothing to report
     _show(_report(out, draws), out, json)
     if failure is not None:
         raise failure

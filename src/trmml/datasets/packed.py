@@ -98,7 +98,7 @@ def read_packs(
 
 def _null_rows(where: Path, frame: pl.DataFrame, options: LabelColumnOptions) -> list[int]:
     """Return rows whose lists are null: an empty list is an answer, null is none."""
-    column = options.labels or next((name for name in LIST_COLUMNS if name in frame.columns), "")
+    column = _list_column(frame, options)
     if not column:
         return []
     said = _column(where, frame, column).is_not_null()
@@ -185,7 +185,7 @@ def _chosen(
     names: tuple[str, ...] | None,
 ) -> pl.DataFrame:
     """Return the label columns, a list of names as `present`, a vector as a column per name."""
-    column = options.labels or next((name for name in LIST_COLUMNS if name in frame.columns), "")
+    column = _list_column(frame, options)
     if not column:
         return frame
     values = _column(where, frame, column)
@@ -204,6 +204,11 @@ def _chosen(
     if options.numbers == "vector":
         return _vector(where, lists.cast(pl.List(pl.Int64)), names)
     return pl.DataFrame([_named(where, lists.cast(pl.List(pl.Int64)), names), *kept])
+
+
+def _list_column(frame: pl.DataFrame, options: LabelColumnOptions) -> str:
+    """Return the column of lists, "" where each category has a column."""
+    return options.labels or next((name for name in LIST_COLUMNS if name in frame.columns), "")
 
 
 def _column(where: Path, frame: pl.DataFrame, column: str) -> pl.Series:

@@ -53,18 +53,21 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     Raises:
         DataError: there are no such images or names, or a label file is damaged.
     """
-    card = _card(root)
-    names = _names(root, card)
+    path = find_file(
+        root, ["data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"], "the names"
+    )
+    card = _card(path)
+    names = _names(path, card)
     images = _images(root, _parts(split, options), card)
     labels = torch.zeros(len(images), len(names), dtype=torch.bool)
     known = torch.ones_like(labels)
     boxes: list[tuple[int, int, Edges]] = []
     looked_at = []
     for index, (_, image) in enumerate(images):
-        path = root / _label_name(image)
-        if path.is_file():
+        file = root / _label_name(image)
+        if file.is_file():
             looked_at.append(index)
-            for category, edges in _objects(path, len(names)):
+            for category, edges in _objects(file, len(names)):
                 labels[index, category] = True
                 boxes.append((index, category, edges))
         else:
@@ -179,11 +182,10 @@ def _edges(numbers: list[float], where: str) -> Edges:
     return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
 
 
-def _card(root: Path) -> dict[str, Any]:
-    """Return what data.yaml says; nothing without one."""
-    path = _names_file(root)
+def _card(path: Path) -> dict[str, Any]:
+    """Return what data.yaml says; of a plain list of names, these."""
     if path.suffix not in (".yaml", ".yml"):
-        return {}
+        return {"names": list(read_categories(path))}
     try:
         tree = yaml.safe_load(read_plain(path))
     except yaml.YAMLError as error:
@@ -191,17 +193,8 @@ def _card(root: Path) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def _names_file(root: Path) -> Path:
-    return find_file(
-        root, ["data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"], "the names"
-    )
-
-
-def _names(root: Path, card: dict[str, Any]) -> tuple[str, ...]:
-    """Return the category names of data.yaml or classes.txt."""
-    path = _names_file(root)
-    if path.suffix not in (".yaml", ".yml"):
-        return tuple(read_categories(path))
+def _names(path: Path, card: dict[str, Any]) -> tuple[str, ...]:
+    """Return the category names that the card of a file says."""
     names: Any = card.get("names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[index] for index in range(len(names))]
