@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,30 @@ def test_masks_from_files(data: Path, settings: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (cell,) = CellFolder(tmp_path / "out").cells().values()
     assert cell.known == "peer" and cell.mask["sha256"] == full.matrix.hide(0.5, 3).checksum()
+    assert CellFolder(tmp_path / "out").grid()["ground"] == f"{data.name} (blank=absent)"
+
+
+def test_a_mask_loses_the_rows_of_pictures_that_are_left_out(
+    data: Path, settings: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / data.name
+    shutil.copytree(data, broken)
+    full = read_folder(
+        broken / "images", broken / "train.csv", blank="absent", categories=[*COLOURS]
+    )
+    half = full.matrix.hide(0.5, 3)
+    half.save(tmp_path / "peer.safetensors")
+    (broken / "images" / full.images[1]).write_bytes(b"no picture")
+    done = run(
+        *("--data", "folder", broken, "--data-option", "blank=absent", "--encoder", TOY_SPEC),
+        *("--methods", "probe-masked", "--mask", tmp_path / "peer.safetensors", "--seeds", 1),
+        *("--on-bad-image", "skip", "--settings", settings, "--out", tmp_path / "out"),
+        *("--draws", 0, "--device", "cpu"),
+    )
+    assert done.exit_code == 0, done.output
+    (cell,) = CellFolder(tmp_path / "out").cells().values()
+    left = [row for row in range(len(full)) if row != 1]
+    assert cell.mask["sha256"] == half.rows(left).checksum()
 
 
 @pytest.mark.parametrize(

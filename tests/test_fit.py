@@ -254,8 +254,20 @@ def test_resume_refuses_other_settings(pictures, tmp_path):
     going.close()
     other = Settings(training={**QUICK, "epochs": 9})
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    with pytest.raises(CheckpointError, match="other data, labels, settings or another encoder"):
+    with pytest.raises(CheckpointError, match="other data, labels or settings, or with features"):
         list(fit(data, ToyEncoder(), tmp_path / "run", settings=other, resume=True, device="cpu"))
+    with pytest.raises(CheckpointError, match="of another encoder, size, precision or form"):
+        list(
+            fit(
+                data,
+                ToyEncoder(),
+                tmp_path / "run",
+                settings=Settings(training=QUICK),
+                resume=True,
+                device="cpu",
+                encoding=Encoding(form="int8"),
+            )
+        )
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 

@@ -65,7 +65,6 @@ def benchmark(
     chosen_seeds = seed_list(seeds)
 
     from trmml.benchmark import find_methods
-    from trmml.datasets.named import find_reader
     from trmml.encoders import load_encoder
 
     chosen = find_methods(method_keys(methods))
@@ -80,7 +79,7 @@ def benchmark(
         from trmml.ground import open_ground
 
         ground = open_ground(
-            data[0] if find_reader(data[0]).counts else data[1].resolve().name,
+            _title(data, data_option or ()),
             train,
             test,
             loaded,
@@ -92,6 +91,10 @@ def benchmark(
             on_bad_image=on_bad_image,
             progress=progress,
         )
+        if len(ground.train) < len(train):  # unreadable pictures were left out
+            left = set(ground.train.images)
+            kept = [row for row, image in enumerate(train.images) if image in left]
+            rules = [rule.rows(kept) for rule in rules]
         if tune is not None:
             from trmml.tuning import Plan
 
@@ -246,6 +249,15 @@ def _read(data: tuple[str, Path], split: Any, given: Sequence[str]) -> Any:
         if not equals or not name:
             raise ConfigError(f"expected --data-option NAME=VALUE, got {name!r}")
     return read_named(*data, split, {name: value for name, _, value in pairs})
+
+
+def _title(data: tuple[str, Path], given: Sequence[str]) -> str:
+    """What tables call the data: a set of the field by its name, and the choices made."""
+    from trmml.datasets.named import find_reader
+
+    name, root = data
+    title = name if find_reader(name).counts else root.resolve().name
+    return f"{title} ({', '.join(given)})" if given else title
 
 
 def _settings(

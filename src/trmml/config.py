@@ -95,7 +95,9 @@ class HiddenRegionSettings(Section):
 class OpinionSettings(Section):
     """How the opinions become one logit (`opinions.py`); beyond the paper."""
 
-    frozen: bool = Field(True, description="the frozen encoder's own dense scores are one, too")
+    frozen: bool = Field(
+        True, description="the frozen encoder's own dense scores are one, too; needs `weigh`"
+    )
     weigh: bool = Field(True, description="weigh them by held-out labels; false: all alike")
 
 
@@ -131,7 +133,8 @@ class LossSettings(FocusSettings):
     weak_negative: float = Field(
         1.0,
         ge=0,
-        description="weight of blanks as negatives, for categories without any known negative",
+        description="weight of blanks as negatives in the match, for categories without any known"
+        " negative; the other opinions give them 1",
     )
     pseudo: float = Field(0.1, ge=0, description="weight of the pseudo-label term; 0 = off")
     distillation: float = Field(0.01, ge=0, description="weight of the distillation term; 0 = off")

@@ -43,12 +43,14 @@ class Encoded:
         kept: positions of the readable images in what was asked for.
         bad: the others, with the reason.
         precision: of the encoder; never "auto".
+        form: in which the features are kept; fp32 where they are computed at each use.
     """
 
     source: FeatureSource
     kept: list[int]
     bad: list[BadImage]
     precision: str
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def encode_images(
             reduced=bool(reduced),
             on_card=key.decoder == "card",
         )
-        return run.conclude(live)
+        return run.conclude(live, "fp32")
     contents = run.contents(ContentHashes(root))
     store = FeatureStore(root, key)
     rows = {
@@ -148,7 +150,7 @@ def encode_images(
         run.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
     kept = [i for i in contents if i not in run.bad]
     names = [[_row(contents[i], seed, view) for i in kept] for view in range(views)]
-    return run.conclude(store.rows(names) if kept else None)
+    return run.conclude(store.rows(names) if kept else None, encoding.form)
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class _Run:
             self._tell("encode", done, len(names))
         return unread
 
-    def conclude(self, source: FeatureSource | None) -> Encoded:
+    def conclude(self, source: FeatureSource | None, form: Form) -> Encoded:
         """What was found, or an error where no picture can be read."""
         bad = [BadImage(str(self.paths[i]), None, self.bad[i]) for i in sorted(self.bad)]
         if source is None or len(bad) == len(self.paths):
@@ -234,7 +236,7 @@ class _Run:
                 f"none of the {len(self.paths)} images can be read; first: {bad[0].reason}"
             )
         kept = [i for i in range(len(self.paths)) if i not in self.bad]
-        return Encoded(source, kept, bad, self.precision)
+        return Encoded(source, kept, bad, self.precision, form)
 
     def _note(self, index: int, error: DataError) -> None:
         if self.on_bad_image == "error":

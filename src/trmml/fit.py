@@ -109,7 +109,7 @@ def fit(
         prototypes=settings.prototypes,
         fabric=fabric,
     )
-    fingerprint = _fingerprint(data, settings, identity)
+    fingerprint = _fingerprint(data, settings, identity, encoded)
     state = out / "state.safetensors"
     if resume and state.is_file():
         trainer.load(state, fingerprint)
@@ -156,7 +156,9 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise CheckpointError(f"{out} is a file; name a folder for the run")
 
 
-def _fingerprint(data: Dataset, settings: Settings, identity: EncoderIdentity) -> str:
+def _fingerprint(
+    data: Dataset, settings: Settings, identity: EncoderIdentity, encoded: Encoded
+) -> str:
     """Hash of all that must be the same for a run to continue."""
     parts = [
         json.dumps(settings.model_dump(), sort_keys=True),
@@ -164,6 +166,8 @@ def _fingerprint(data: Dataset, settings: Settings, identity: EncoderIdentity) -
         "\n".join((*data.images, *data.category_names)),
         identity.checksum,
         str(identity.size),
+        encoded.form,
+        encoded.precision,
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

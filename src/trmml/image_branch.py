@@ -120,9 +120,10 @@ class ImageBranch(nn.Module):
             TrainingError: the loss is not finite.
         """
         device = self.standard.mean.device
-        weights = matrix_weights(matrix, lacking_negatives(matrix)).to(device)
-        labels = (matrix.labels & matrix.known).to(device)
+        blank = lacking_negatives(matrix)
         told = matrix.known.any(dim=1).nonzero()[:, 0]
+        if not len(told):
+            return  # there is nothing to learn from
         batches = math.ceil(len(told) / self.settings.batch_size)
         passes = max(self.settings.epochs, math.ceil(LEAST_STEPS / batches))
         optimizer, rates = self._optimizer(training)
@@ -141,7 +142,10 @@ class ImageBranch(nn.Module):
                         group["lr"] = share * rate
                     view = torch.randint(len(pooled), (len(part),), generator=generator)
                     found = self(pooled[view, part].to(device, torch.float32))
-                    terms = [weighted_bce(o, labels[part], weights[part]) for o in found.values()]
+                    rows = matrix.rows(part)
+                    labels = (rows.labels & rows.known).to(device)
+                    weights = matrix_weights(rows, blank).to(device)
+                    terms = [weighted_bce(o, labels, weights) for o in found.values()]
                     loss = torch.stack(terms).sum()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()

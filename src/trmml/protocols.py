@@ -1,7 +1,10 @@
 """Which of the training labels a cell of the benchmark knows."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import torch
 
 from trmml.errors import ConfigError, DataError
 from trmml.labels import LabelMatrix
@@ -47,6 +50,12 @@ class Known:
                 f"{_shape(labels)}. Take the mask of the same images and categories."
             )
         return LabelMatrix(labels.labels, labels.known & self.mask.known)
+
+    def rows(self, indices: Sequence[int]) -> "Known":
+        """The same rule for some of the images."""
+        if self.mask is None:
+            return self
+        return replace(self, mask=self.mask.rows(torch.tensor(indices, dtype=torch.long)))
 
 
 def share_known(share: float) -> Known:

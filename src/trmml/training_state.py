@@ -62,13 +62,14 @@ class TrainingState:
         """Continue from a state that `save` wrote.
 
         Raises:
-            CheckpointError: the state belongs to other data, settings or another encoder.
+            CheckpointError: the state belongs to other data, settings or features.
         """
         tensors, metadata = load_tensors(path)
         if metadata.get("fingerprint") != fingerprint:
             raise CheckpointError(
-                f"{path} was written with other data, labels, settings or another encoder;"
-                " resume with the same ones, or start in a new folder"
+                f"{path} was written with other data, labels or settings, or with features of"
+                " another encoder, size, precision or form; resume with the same ones, or start in"
+                " a new folder"
             )
         groups: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
