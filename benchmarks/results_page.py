@@ -130,8 +130,10 @@ def parts_worth(tree: Mapping[str, Any]) -> str:
     lines = [
         "### What each part is worth",
         "",
-        f"Test mAP in percent, mean ± deviation over {count} seed{'s' * (count > 1)}; behind it the"
-        f" mean difference to the first row on the same masks. Commit {tree['commit']}.",
+        f"mAP in percent on {tree['held_out']:,} training pictures that were held out (trained on"
+        f" {tree['images']:,} others; no test picture was read), mean ± deviation over {count}"
+        f" seed{'s' * (count > 1)}; behind it the mean difference to the first row on the same"
+        f" masks. Commit {tree['commit']}.",
         "",
         "| variant | change | " + " | ".join(columns) + " |",
         "| --- | --- |" + " ---: |" * len(columns),

@@ -242,23 +242,23 @@ def test_an_ablation_on_a_toy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
-    for seed, split in enumerate(("train", "test")):
-        shown = write_pictures(root / "images" / split, 40, seed)
-        lines = ["image,labels"]
-        for number, row in enumerate(shown):
-            names = [name for name, there in zip(COLOURS, row, strict=True) if there]
-            lines.append(f"{split}/{number:03}.png,{';'.join(names)}")
-        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    lines = ["image,labels"]
+    for number, row in enumerate(write_pictures(root / "images", 48, 0)):
+        names = [name for name, there in zip(COLOURS, row, strict=True) if there]
+        lines.append(f"{number:03}.png,{';'.join(names)}")
+    (root / "train.csv").write_text("\n".join(lines) + "\n")  # no test pictures are looked for
     (root / "categories.txt").write_text("\n".join(COLOURS))
     rows = {name: ablation.ROWS[name] for name in ("TRM-ML", "no whole picture")}
     monkeypatch.setattr(ablation, "ROWS", rows)
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     given = ["--data", "corel5k", root, "--encoder", TOY_SPEC, "--known", 50, "--seeds", 1]
-    given += ["--out", out]
+    given += ["--single-positive", "--out", out]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, given)])
     ablation.main()
     tree = json.loads((tmp_path / "results" / "corel5k" / "ablation.json").read_text())
     assert [row["change"] for row in tree["rows"]] == list(rows.values())
+    assert (tree["images"], tree["held_out"]) == (36, 12)
+    assert all(set(row["map"]) == {"50 %", "single positive"} for row in tree["rows"])
     epochs = tree["runs"]["50 %"]["pseudo"]
     assert len(epochs) == 12 and "pointing" not in tree["runs"]["50 %"]
     assert all(0 <= (row["negative_recall"] or 0) <= 1 for row in epochs)

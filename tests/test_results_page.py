@@ -117,9 +117,11 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     epoch |= {"negative_count": 40, "negative_precision": 0.975, "negative_recall": 0.25}
     run_ = {"pseudo": [epoch], "pointing": {"before": 0.25, "after": 0.5}}
     tree = {"commit": "abc", "seeds": [0, 1], "rows": rows, "runs": {"10 %": run_}}
+    tree |= {"images": 1200, "held_out": 400}
     (tmp_path / "results" / "toys" / "ablation.json").write_text(json.dumps(tree))
     assert run(tmp_path) == 0
     text = (tmp_path / "docs" / "results.md").read_text().partition("### What each part")[2]
+    assert "on 400 training pictures that were held out (trained on 1,200 others" in text
     assert "| no x | `x.use=false` | 49.5 ± 0.7 (-1.5) |" in text
     assert "25.0 % before training, 50.0 % after" in text
     assert "| 3 | 0 |  |  | 40 | 97.5 % | 25.0 % |" in text
