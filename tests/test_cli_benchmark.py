@@ -178,7 +178,6 @@ def test_a_mask_loses_the_rows_of_pictures_that_are_left_out(
         (["--seeds", "0"], "expected at least 1 seed, got --seeds 0"),
         (["--seeds", "1,-2"], "or a list as 0,5,7, got '1,-2'"),
         (["--seeds", "2,2"], "a seed is named twice in [2, 2]"),
-        (["--data-option", "crowd"], "expected --data-option NAME=VALUE, got 'crowd'"),
         (["--settings", "nowhere"], "expected a folder with <method>.toml files, got nowhere"),
         (["--tune", "0"], "expected at least 1 trial"),
     ],
@@ -216,3 +215,10 @@ def test_shares_in_tens_and_as_lists() -> None:
     assert percentages("5, 12.5,100") == [5.0, 12.5, 100.0]
     with pytest.raises(ConfigError):
         percentages("")
+
+
+def test_choices_of_the_data_are_checked(data: Path, tmp_path: Path) -> None:
+    for given, said in ((["crowd"], "NAME=VALUE"), (["a=1", "a=2"], "is given twice")):
+        options = [part for each in given for part in ("--data-option", each)]
+        done = run("--data", "folder", data, *options, "--out", tmp_path / "out")
+        assert done.exit_code == 2 and said in done.stderr

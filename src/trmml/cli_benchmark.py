@@ -1,6 +1,6 @@
 """`trmml benchmark`: read, encode, tune where asked for, run the grid, write tables and plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +65,12 @@ def benchmark(
     chosen_seeds = seed_list(seeds)
 
     from trmml.benchmark import find_methods
+    from trmml.datasets.named import read_named
     from trmml.encoders import load_encoder
 
     chosen = find_methods(method_keys(methods))
-    train, test = (_read(data, split, data_option or ()) for split in ("train", "test"))
+    choices = options.named_values(data_option, "--data-option")
+    train, test = (read_named(*data, split, choices) for split in ("train", "test"))
     say(f"{len(train)} pictures to train on, {len(test)} to test on")
     rules += _masks(masks or (), train)
     start = _settings(chosen, settings if tune is None else None, views)
@@ -79,7 +81,7 @@ def benchmark(
         from trmml.ground import open_ground
 
         ground = open_ground(
-            _title(data, data_option or ()),
+            _title(data, choices),
             train,
             test,
             loaded,
@@ -240,24 +242,14 @@ def method_keys(text: str) -> list[str]:
     return list(METHODS) if text == "all" else [part.strip() for part in text.split(",")]
 
 
-def _read(data: tuple[str, Path], split: Any, given: Sequence[str]) -> Any:
-    from trmml.datasets.named import read_named
-    from trmml.errors import ConfigError
-
-    pairs = [option.partition("=") for option in given]
-    for name, equals, _ in pairs:
-        if not equals or not name:
-            raise ConfigError(f"expected --data-option NAME=VALUE, got {name!r}")
-    return read_named(*data, split, {name: value for name, _, value in pairs})
-
-
-def _title(data: tuple[str, Path], given: Sequence[str]) -> str:
+def _title(data: tuple[str, Path], choices: Mapping[str, str]) -> str:
     """What tables call the data: a set of the field by its name, and the choices made."""
     from trmml.datasets.named import find_reader
 
     name, root = data
     title = name if find_reader(name).counts else root.resolve().name
-    return f"{title} ({', '.join(given)})" if given else title
+    made = ", ".join(f"{option}={value}" for option, value in choices.items())
+    return f"{title} ({made})" if made else title
 
 
 def _settings(

@@ -1,6 +1,5 @@
 """`trmml data`: check data sets as they were published, and write them in the plain form."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,9 +52,10 @@ def check(
     """Count a data set and name what is missing or broken. Exit code 1 when something is."""
     from trmml.datasets.check import check as run_check
 
+    choices = options.named_values(option, "--option")
     with shown_progress() as progress:
         checked = run_check(
-            name, root, _choices(option), splits=_parts(split), decode=decode, progress=progress
+            name, root, choices, splits=_parts(split), decode=decode, progress=progress
         )
     if json:
         print_json(checked.to_dict())
@@ -86,30 +86,14 @@ def convert(
     """Write a data set in the plain form. Images, train.csv, test.csv, names and boxes."""
     from trmml.datasets.convert import convert as run_convert
 
-    done = run_convert(name, root, out, _choices(option), splits=_parts(split), images=images)
+    choices = options.named_values(option, "--option")
+    done = run_convert(name, root, out, choices, splits=_parts(split), images=images)
     if json:
         counts = {"categories": done.categories, "boxes": done.boxes}
         print_json({"folder": str(done.folder), "images": dict(done.images), **counts})
         return
     sizes = ", ".join(f"{count} {part}" for part, count in done.images.items())
     typer.echo(f"{done.folder}: {sizes} images, {done.categories} categories, {done.boxes} boxes")
-
-
-def _choices(options: Sequence[str] | None) -> dict[str, str]:
-    """The name and value of each option.
-
-    Raises:
-        BadParameter: one has no equals sign, or a name comes twice.
-    """
-    chosen: dict[str, str] = {}
-    for text in options or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise typer.BadParameter(f"expected --option NAME=VALUE, got {text!r}")
-        if name.strip() in chosen:
-            raise typer.BadParameter(f"--option {name.strip()} is given twice")
-        chosen[name.strip()] = value.strip()
-    return chosen
 
 
 def _parts(split: str) -> "tuple[Split, ...]":

@@ -1,5 +1,6 @@
 """The options of the command line, each named and explained once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -244,3 +245,24 @@ def encoding(store: Path | None, form: Form, live: bool, precision: EncoderArith
     from trmml.encode import Encoding  # torch takes seconds to import
 
     return Encoding(store, form, live, precision)
+
+
+def named_values(given: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """What NAME=VALUE options say.
+
+    Args:
+        given: as typed.
+        flag: how the option is called, for messages.
+
+    Raises:
+        BadParameter: one has no equals sign, or a name comes twice.
+    """
+    chosen: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"expected {flag} NAME=VALUE, got {text!r}")
+        if name.strip() in chosen:
+            raise typer.BadParameter(f"{flag} {name.strip()} is given twice")
+        chosen[name.strip()] = value.strip()
+    return chosen

@@ -226,7 +226,7 @@ def load_settings(source: str | Path | None = None, overrides: Sequence[str] = (
         >>> load_settings(None, ["losses.contrastive=0"]).losses.contrastive
         0.0
     """
-    tree = {} if source is None else _read_toml(source)
+    tree = {} if source is None else _read_source(source)
     for override in overrides:
         _apply(tree, override)
     return parse_settings(tree, str(source or "--set"))
@@ -234,7 +234,7 @@ def load_settings(source: str | Path | None = None, overrides: Sequence[str] = (
 
 def parse_settings(tree: Mapping[str, Any], where: str) -> Settings:
     """Validate a nested dictionary of settings; `where` names its origin in errors."""
-    return _validate(Settings, tree, where)
+    return validate(Settings, tree, where)
 
 
 def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
@@ -251,10 +251,15 @@ def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
     for name, value in values.items():
         section, _, key = name.partition(".")
         tree.setdefault(section, {})[key] = value
-    return _validate(type(settings), tree, "changed settings")
+    return validate(type(settings), tree, "changed settings")
 
 
-def _validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
+def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
+    """Settings of any method from a nested dictionary.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of range; `where` names the origin.
+    """
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -282,21 +287,28 @@ def _suggest(name: str, kind: type[Section] = Settings) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else "; `trmml settings` lists them all"
 
 
-def _read_toml(source: str | Path) -> dict[str, Any]:
+def _read_source(source: str | Path) -> dict[str, Any]:
     """The tree in a preset or a file."""
-    path = Path(source)
     if str(source) in preset_names():
-        text = (resources.files("trmml") / "presets" / f"{source}.toml").read_text("utf-8")
-    elif path.is_file():
-        text = path.read_text("utf-8")
-    else:
+        with resources.as_file(resources.files("trmml") / "presets" / f"{source}.toml") as path:
+            return read_toml(path)
+    if not Path(source).is_file():
         raise ConfigError(
             f"expected a TOML file or one of the presets {', '.join(preset_names())}, got {source}"
         )
+    return read_toml(Path(source))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tree in a file.
+
+    Raises:
+        ConfigError: it cannot be read or is no TOML.
+    """
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is no valid TOML: {error}") from None
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

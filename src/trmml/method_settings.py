@@ -10,18 +10,14 @@ learning_rate = 0.001
 ground = "corel5k"
 """
 
-import difflib
 import json
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from trmml.checkpoint import write_text
-from trmml.config import changed
+from trmml.config import changed, read_toml, validate
 from trmml.errors import ConfigError
 from trmml.methods import Method
 from trmml.protocols import PROTOCOLS, Protocol
@@ -56,30 +52,7 @@ def parse_method_settings(method: Method, tree: Mapping[str, Any], where: str) -
     """
     # A section that is given in part keeps the method's own defaults for the rest.
     whole = _merged(method.settings().model_dump(), tree)
-    try:
-        return method.settings.model_validate(whole)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] != "extra_forbidden":
-            raise ConfigError(
-                f"{where}: setting {name} = {first['input']!r}: {first['msg']}"
-            ) from None
-        names = list(setting_names(method.settings))
-        close = difflib.get_close_matches(name, names, n=2) or names
-        raise ConfigError(
-            f"{where}: {method.key} has no setting {name!r}; did you mean {' or '.join(close[:9])}?"
-        ) from None
-
-
-def setting_names(model: Any) -> Iterator[str]:
-    """Dotted names of all settings of a pydantic class."""
-    for name, each in model.model_fields.items():
-        kind = each.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from (f"{name}.{inner}" for inner in setting_names(kind))
-        else:
-            yield name
+    return validate(method.settings, whole, where)
 
 
 def read_settings(method: Method, folder: Path) -> MethodSettings:
@@ -93,7 +66,7 @@ def read_settings(method: Method, folder: Path) -> MethodSettings:
     path, start = folder / f"{method.key}.toml", default_settings(method)
     if not path.is_file():
         return start
-    tree = _read_toml(path)
+    tree = read_toml(path)
     values, provenance = dict(start.values), dict(start.provenance)
     for protocol in PROTOCOLS:
         if protocol in tree:
@@ -123,7 +96,7 @@ def write_settings(
     """
     path = folder / f"{method.key}.toml"
     folder.mkdir(parents=True, exist_ok=True)
-    tree = _read_toml(path) if path.is_file() else {}
+    tree = read_toml(path) if path.is_file() else {}
     said = {**tree.get("provenance", {}), protocol: dict(provenance)}
     parts: dict[str, Any] = {name: tree[name] for name in PROTOCOLS if name in tree}
     parts[protocol] = nested(changes)
@@ -193,10 +166,3 @@ def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 def _key(name: str) -> str:
     bare = name.replace("-", "").replace("_", "").isalnum() and name.isascii()
     return name if bare else json.dumps(name)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is no valid TOML: {error}") from None

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trmml.datasets.tables import as_utf8
 from trmml.errors import DataError
 
@@ -145,3 +147,22 @@ def below(path: str, where: str) -> str:
             "leading slash or '..'."
         )
     return "/".join(parts)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Return the array in a NumPy file, without unpickling anything.
+
+    Raises:
+        DataError: it is damaged, holds several arrays, or would need pickle, which could run code.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DataError(
+            f"{path} is no plain numpy array, or damaged: {reason}. Fetch it again; a file that"
+            " needs pickle is not read, for it could run code."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} is no plain numpy array: it holds several.")
+    return np.asarray(array)

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from trmml.datasets.files import read_array
 from trmml.datasets.tables import read_text
 from trmml.errors import DataError
 from trmml.labels import LabelMatrix
@@ -198,14 +199,14 @@ def _read_cole(path: Path) -> MaskFile:
             f"{path} is not called formatted_train_labels_obs.npy or formatted_train_labels.npy. "
             "Its name must tell what 0 means: unknown in the first, absent in the second."
         )
-    codes, beside = _load_numpy(path), path.with_name(f"{match['split']}_images.npy")
+    codes, beside = read_array(path), path.with_name(f"{match['split']}_images.npy")
     if codes.ndim != 2 or codes.dtype.kind not in "iufb":
         raise DataError(
             f"{path} holds {codes.dtype} of shape {codes.shape}, not images x categories."
         )
     if not beside.is_file():
         raise DataError(f"{beside} is missing. It names the image of each row of {path.name}.")
-    names = _load_numpy(beside)
+    names = read_array(beside)
     if names.ndim != 1 or names.dtype.kind != "U":
         raise DataError(
             f"{beside} holds {names.dtype} of shape {names.shape}, not a list of names."
@@ -214,13 +215,3 @@ def _read_cole(path: Path) -> MaskFile:
     if not match["observed"] and (codes == unknown).any():
         raise DataError(f"{path} holds -1; complete labels are 1 and 0. Name the file _obs.npy.")
     return _from_codes(path, codes, unknown=unknown, absent=absent, images=names.tolist())
-
-
-def _load_numpy(path: Path) -> np.ndarray:
-    """The array in a file, without unpickling anything."""
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise DataError(f"{path} is no plain numpy array, or damaged: {reason}.") from error
-    return np.asarray(array)

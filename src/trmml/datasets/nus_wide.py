@@ -38,7 +38,7 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.files import below, find_file, read_lines, read_plain
+from trmml.datasets.files import below, find_file, read_array, read_lines, read_plain
 from trmml.datasets.folder import read_categories
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
@@ -261,14 +261,8 @@ def _cole(root: Path, split: Split, width: int) -> _Part:
 
 
 def _load(path: Path, kinds: str, axes: int) -> np.ndarray:
-    """Return an array of a NumPy file; what would need pickle is refused."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is no NumPy file of plain values: {error}. Fetch it again; a file that needs "
-            "pickle is not read, for it could run code."
-        ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim != axes:
+    """Return an array of a kind and a number of axes."""
+    array = read_array(path)
+    if array.dtype.kind not in kinds or array.ndim != axes:
         raise DataError(f"{path} holds another kind of array than expected. Fetch it again.")
     return array
