@@ -21,7 +21,7 @@ from trmml.labels import LabelMatrix
 
 SETTINGS = (
     *("--epochs", "3", "--set", "training.batch_size=16", "--set", "training.held_out_share=0.3"),
-    *("--set", "prototypes.warm_up_share=0.2"),
+    *("--set", "prototypes.warm_up_share=0.2", "--set", "losses.pseudo=0.1"),
 )
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import TOY_SPEC
-from tests.toy import ToyEncoder
+from tests.toy import WHOLE, ToyEncoder
 from trmml.checkpoint import load_card, load_model, load_tensors
 from trmml.config import Settings, TrainingSettings
 from trmml.datasets.folder import read_folder
@@ -25,7 +25,7 @@ def run_fit(pictures, out, *, training=None, encoder=None, known=0.6, **options)
     data = read_folder(pictures.train, pictures.train_table)
     truth = data.matrix
     hidden = type(data)(data.root, data.images, data.category_names, truth.hide(known), data.rows)
-    settings = Settings(training={**QUICK, **(training or {})}, **sections)
+    settings = Settings(training={**QUICK, **(training or {})}, **{**WHOLE, **sections})
     return list(
         fit(
             hidden,
@@ -129,7 +129,8 @@ def test_pseudo_labels_are_counted_and_checked(pictures, tmp_path):
     "sections",
     [
         {"regions": {"learn": False}},
-        {"regions": {"mlp_size": 0, "hidden_rank": 0}},
+        {"regions": {"hidden_rank": 0}},
+        {"regions": {"mlp_size": 0}, "losses": {}},
         {"image_branch": {"use": False}},
         {"image_branch": {"linear": False}},
         {"prompts": {"text_residual": False, "train_context": True, "shared_context": True}},
@@ -198,7 +199,7 @@ def test_resume_is_bit_exact(pictures, tmp_path, stop_after):
     hidden = type(data)(
         data.root, data.images, data.category_names, data.matrix.hide(0.6), data.rows
     )
-    settings = Settings(training={**QUICK, "epochs": 4}, **sections)
+    settings = Settings(training={**QUICK, "epochs": 4}, **{**WHOLE, **sections})
     going = fit(hidden, ToyEncoder(), tmp_path / "cut", settings=settings, device="cpu")
     for _ in range(stop_after):
         next(going)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.toy import write_pictures, write_table
+from tests.toy import WHOLE, write_pictures, write_table
 from trmml.config import Settings
 from trmml.datasets.folder import read_folder
 from trmml.encoders import load_encoder
@@ -29,6 +29,7 @@ def test_weights_from_a_file_train_and_tag(name, size, train_context, tmp_path_f
     settings = Settings(
         prompts={"train_context": train_context},
         training={"epochs": 1, "batch_size": 4, "held_out_share": 0.3},
+        **WHOLE,
     )
     run = root / f"run-{train_context}"
     (record,) = fit(data, encoder, run, settings=settings, device="cpu")

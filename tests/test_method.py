@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.toy import COLOURS, ToyEncoder
+from tests.toy import COLOURS, WHOLE, ToyEncoder
 from trmml.baselines.zero_shot import build_zero_shot
 from trmml.config import Settings
 from trmml.encoders.base import identify
@@ -25,7 +25,7 @@ def features(images: int = 5, seed: int = 0) -> Features:
 
 
 def build(names=NAMES, **sections) -> TRMML:
-    return build_trmml(ENCODER, identify(ENCODER), names, Settings(**sections))
+    return build_trmml(ENCODER, identify(ENCODER), names, Settings(**{**WHOLE, **sections}))
 
 
 def moved(model: TRMML, seed: int = 3) -> TRMML:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+# What is off by default, switched on: tests are of every part.
+WHOLE = {"regions": {"mlp_size": 128}, "losses": {"pseudo": 0.1, "contrastive": 0.02}}
 COLOURS = {
     "red": (220, 40, 40),
     "green": (40, 180, 60),

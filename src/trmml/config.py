@@ -49,7 +49,7 @@ class RegionSettings(Section):
     hidden_rank: int = Field(
         128, ge=0, description="width through which keys and values read the hidden patches; 0=not"
     )
-    mlp_size: int = Field(128, ge=0, description="hidden width of the residual MLP; 0 = none")
+    mlp_size: int = Field(0, ge=0, description="hidden width of the residual MLP; 0 = none")
     dropout: float = Field(
         0.2, ge=0, lt=1, description="share dropped of the hidden reading and within the MLP"
     )
@@ -136,12 +136,12 @@ class LossSettings(FocusSettings):
         description="weight of blanks as negatives in the match, for categories without any known"
         " negative; the other opinions give them 1",
     )
-    pseudo: float = Field(0.1, ge=0, description="weight of the pseudo-label term; 0 = off")
+    pseudo: float = Field(0.0, ge=0, description="weight of the pseudo-label term; 0 = off")
     distillation: float = Field(0.01, ge=0, description="weight of the distillation term; 0 = off")
     distillation_temperature: float = Field(
         4.0, gt=0, description="of both softmaxes over the categories"
     )
-    contrastive: float = Field(0.02, ge=0, description="weight of the contrastive term; 0 = off")
+    contrastive: float = Field(0.0, ge=0, description="weight of the contrastive term; 0 = off")
     contrastive_temperature: float = Field(0.1, gt=0, description="of the similarities")
 
 
@@ -201,6 +201,11 @@ class Settings(Section):
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def pseudo_labelling(self) -> PrototypeSettings | None:
+        """How evidence becomes pseudo-labels; None where they are switched off."""
+        return self.prototypes if self.losses.pseudo > 0 else None
 
 
 Kind = TypeVar("Kind", bound=Section)

@@ -106,7 +106,7 @@ def fit(
         matrix=data.matrix,
         truth=truth,
         training=training,
-        prototypes=settings.prototypes,
+        prototypes=settings.pseudo_labelling,
         fabric=fabric,
     )
     fingerprint = _fingerprint(data, settings, identity, encoded)

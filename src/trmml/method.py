@@ -137,7 +137,8 @@ class TRMML(MultiLabelModel):
         match_logits = self.matching(regions.match(text - negative), biases)
         teaches = self.training and self.losses.distillation > 0
         dense, teacher = None, None
-        if teaches or (self.opinions is not None and self._frozen):
+        # The frozen opinion counts nothing before it was weighed, after training.
+        if teaches or (self.opinions is not None and self._frozen and not self.training):
             dense = self.dense_logits(patches)
         if teaches and dense is not None:
             teacher = self.frozen_logits(dense, features.image_feature)
@@ -166,7 +167,7 @@ class TRMML(MultiLabelModel):
             found |= self.image_branch(features.hidden_patches.mean(dim=1))
         if self.hidden_regions is not None:
             found["hidden"] = self.hidden_regions(features)
-        if self._frozen and dense is not None:
+        if self._frozen and dense is not None and not self.training:
             found["frozen"] = dense
         return found
 
@@ -331,6 +332,8 @@ class TRMML(MultiLabelModel):
         if self.opinions is not None:
             self.opinions.observe(list(output.opinions.values()))
         evidence = evidence and self.losses.pseudo > 0
+        if self.losses.pseudo == 0 == self.losses.contrastive:
+            return None  # nobody asks the prototypes
         assert output.regions is not None and output.text_features is not None
         regions, weighed = output.regions, []
         wanted = torch.ones_like(targets.known[0]) if evidence else targets.known.any(dim=0)

@@ -37,6 +37,7 @@ from trmml.config import (
     LossSettings,
     OpinionSettings,
     PromptSettings,
+    RegionSettings,
     Section,
     Settings,
     TrainingSettings,
@@ -91,6 +92,7 @@ class PublishedSettings(Settings):
     """TRM-ML with the preset `as-published` as its defaults, and a schedule for learned prompts."""
 
     prompts: PromptSettings = _PUBLISHED.prompts
+    regions: RegionSettings = _PUBLISHED.regions
     image_branch: ImageBranchSettings = _PUBLISHED.image_branch
     hidden_regions: HiddenRegionSettings = _PUBLISHED.hidden_regions
     opinions: OpinionSettings = _PUBLISHED.opinions
@@ -291,6 +293,6 @@ def make_trainer(
         matrix=matrix,
         truth=truth,
         training=settings.training,
-        prototypes=settings.prototypes if isinstance(settings, Settings) else None,
+        prototypes=settings.pseudo_labelling if isinstance(settings, Settings) else None,
         fabric=fabric,
     )

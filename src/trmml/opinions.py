@@ -63,12 +63,16 @@ class Opinions(nn.Module):
 
     @torch.no_grad()
     def observe(self, opinions: Sequence[Float[Tensor, "B C"]]) -> None:
-        """Track mean and spread over the training batches."""
+        """Track mean and spread over the training batches.
+
+        Args:
+            opinions: all, or without the last, which then keeps its own.
+        """
         stack = torch.stack([opinion.to(self.mean) for opinion in opinions])
         if stack.shape[1] > 1:
             keep = MOMENTUM if bool(self.spread[0].any()) else 0.0
-            self.mean.lerp_(stack.mean(dim=1), 1 - keep)
-            self.spread.lerp_(stack.std(dim=1), 1 - keep)
+            self.mean[: len(stack)].lerp_(stack.mean(dim=1), 1 - keep)
+            self.spread[: len(stack)].lerp_(stack.std(dim=1), 1 - keep)
 
     @torch.no_grad()
     def settle(self, opinions: Float[Tensor, "K N C"]) -> None:

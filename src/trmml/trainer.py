@@ -77,7 +77,9 @@ class Trainer(TrainingState):
         }
         self.epoch = self.batch = self.step = 0
         self.totals, self.records = {}, []
-        self.evidence = torch.full(matrix.labels.shape, torch.nan, dtype=torch.float16)
+        rows = 0 if prototypes is None else len(matrix)  # nobody else asks for evidence
+        shape = rows, matrix.labels.shape[1]
+        self.evidence = torch.full(shape, torch.nan, dtype=torch.float16)
         blank = torch.zeros_like(matrix.known)
         self.pseudo = PseudoLabels(labels=blank, chosen=blank)
         self.best, self.best_record = {}, {}

@@ -22,7 +22,7 @@ class TrainingState:
         model: with its running state.
         average: of the trained weights, by name.
         best: the state of the model after the best epoch so far; empty before any.
-        evidence: for pseudo-labels; nan where none was gathered.
+        evidence: for pseudo-labels; nan where none was gathered, no rows where they are off.
         pseudo: the pseudo-labels in use.
         epoch, batch, step: how many are done; batches of this epoch.
         totals: losses of this epoch, times images.
