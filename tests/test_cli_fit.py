@@ -21,7 +21,9 @@ from trmml.labels import LabelMatrix
 
 SETTINGS = (
     *("--epochs", "3", "--set", "training.batch_size=16", "--set", "training.held_out_share=0.3"),
+    # Thresholds at which pseudo-labels exist on so few pictures.
     *("--set", "prototypes.warm_up_share=0.2", "--set", "losses.pseudo=0.1"),
+    *("--set", "prototypes.positive_above=0.6", "--set", "prototypes.negative_below=0.3"),
 )
 
 
