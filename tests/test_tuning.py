@@ -123,6 +123,16 @@ def test_the_two_protocols_are_searched_apart(ground: Ground, tmp_path: Path) ->
     assert found.provenance["single_positive"]["known"] == ["single positive"]
 
 
+def test_other_defaults_are_another_search(ground: Ground, tmp_path: Path) -> None:
+    class Decaying(QuickSettings):
+        training: TrainingSettings = TrainingSettings(epochs=3, batch_size=16, weight_decay=0.3)
+
+    plan = replace(PLAN, trials=1)
+    search(ground, tmp_path, QUICK, plan)
+    search(ground, tmp_path, replace(QUICK, settings=Decaying), plan)  # not a part of its space
+    assert len(list((tmp_path / "work").glob("*.journal"))) == 2
+
+
 def test_an_upper_bound_is_tuned_with_all_labels(ground: Ground, tmp_path: Path) -> None:
     full = replace(QUICK, key="full", full_labels=True)
     plan = replace(PLAN, trials=1, shares=(0.1, 0.9))

@@ -230,7 +230,7 @@ def _identity(ground: Ground, method: Method, protocol: Protocol, plan: Plan, ep
     budget = {name: value for name, value in asdict(plan).items() if name != "trials"}
     encoder = {name: value for name, value in ground.same.items() if name != "data"}
     parts = [CELL_FORMAT, ground.fingerprint["train"], encoder, method.key, protocol]
-    parts += [budget, epoch, _space(method), _defaults(method)]
+    parts += [budget, epoch, _space(method), method.settings().model_dump()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
