@@ -10,7 +10,7 @@ from trmml.losses import (
     contrastive_loss,
     distillation,
     draw_anchors,
-    known_bce,
+    weighted_bce,
 )
 
 ASL = {"gamma_negative": 2.0, "gamma_positive": 1.0, "clip": 0.05}
@@ -102,7 +102,9 @@ def test_contrastive_equals_a_loop():
 def test_unknown_labels_change_nothing():
     logits, labels, known = random_case()
     flipped = torch.where(known, labels, ~labels)
-    assert known_bce(logits, labels, known) == known_bce(logits, flipped, known)
+    assert weighted_bce(logits, labels, known.float()) == weighted_bce(
+        logits, flipped, known.float()
+    )
     one = asymmetric_loss(logits, labels, known.float(), **ASL)
     assert one == asymmetric_loss(logits, flipped, known.float(), **ASL)
 
@@ -120,7 +122,7 @@ def test_asymmetric_without_focus_is_bce():
     flat = asymmetric_loss(
         logits, labels, known.float(), gamma_negative=0.0, gamma_positive=0.0, clip=0.0
     )
-    assert torch.allclose(flat, known_bce(logits, labels, known), atol=1e-6)
+    assert torch.allclose(flat, weighted_bce(logits, labels, known.float()), atol=1e-6)
 
 
 @pytest.mark.parametrize("logit", [-1e4, -50.0, 0.0, 50.0, 1e4])
@@ -139,7 +141,7 @@ def test_nothing_known_is_zero_with_finite_gradient():
     logits.requires_grad_()
     regions = unit(6, 5, 3).requires_grad_()
     loss = (
-        known_bce(logits, labels, nothing)
+        weighted_bce(logits, labels, nothing.float())
         + asymmetric_loss(logits, labels, nothing.float(), **ASL)
         + contrast(regions, unit(5, 3), unit(5, 3), nothing, temperature=0.1)
     )

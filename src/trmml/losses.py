@@ -13,24 +13,6 @@ from torch import Tensor
 MAX_ANCHORS = 1024
 
 
-def known_bce(
-    logits: Float[Tensor, "B C"], labels: Bool[Tensor, "B C"], known: Bool[Tensor, "B C"]
-) -> Float[Tensor, ""]:
-    """Mean binary cross-entropy over the known labels; 0 when none is known.
-
-    Args:
-        logits: unbounded.
-        labels: read only where `known` is True.
-        known: True where an annotator answered.
-
-    Example:
-        >>> labels = known = torch.tensor([[True, False]])
-        >>> known_bce(torch.zeros(1, 2), labels, known)
-        tensor(0.6931)
-    """
-    return weighted_bce(logits, labels & known, known.float())
-
-
 def weighted_bce(
     logits: Float[Tensor, "B C"], labels: Bool[Tensor, "B C"], weights: Float[Tensor, "B C"]
 ) -> Float[Tensor, ""]:
@@ -40,6 +22,11 @@ def weighted_bce(
         logits: unbounded.
         labels: read only where the weight is positive.
         weights: 0 for pairs that say nothing.
+
+    Example:
+        >>> labels = torch.tensor([[True, False]])
+        >>> weighted_bce(torch.zeros(1, 2), labels, torch.ones(1, 2))
+        tensor(0.6931)
     """
     return soft_bce(logits, (labels & (weights > 0)).to(logits.dtype), weights)
 
@@ -83,7 +70,7 @@ def asymmetric_loss(
 
     Source: Ridnik et al. 2021 (ASL), equations 4 to 7; partial form as in DualCoOp's code. We
     divide by the sum of weights instead of the batch, so that a share of known labels does not
-    change the size of the step. With both gammas and the clip at 0 it is `known_bce`.
+    change the size of the step. With both gammas and the clip at 0 it is `weighted_bce`.
 
     Example:
         >>> labels = torch.tensor([[True, False]])
