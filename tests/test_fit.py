@@ -183,6 +183,29 @@ def test_the_whole_picture_never_learns_from_held_out_labels(pictures, tmp_path)
     assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
 
 
+def test_unanswered_pictures_take_part_for_pseudo_labels_only(pictures, tmp_path):
+    data = read_folder(pictures.train, pictures.train_table)
+    known = data.matrix.known.clone()
+    known[20:] = False
+    matrix = LabelMatrix(data.matrix.labels, known)
+    few = type(data)(data.root, data.images, data.category_names, matrix, data.rows)
+    steps = []
+    for weight in (0.0, 0.1):
+        settings = Settings(training=QUICK, losses={"pseudo": weight})
+        out = tmp_path / str(weight)
+        steps.append([r.step for r in fit(few, ToyEncoder(), out, settings=settings, device="cpu")])
+    # 14 of the 20 that are answered are not held out, and 28 more: batches of 16
+    assert steps == [[1, 2, 3], [3, 6, 9]]
+
+
+def test_few_pictures_get_more_epochs_unless_they_are_named(pictures, tmp_path):
+    data = read_folder(pictures.train, pictures.train_table)
+    settings = Settings(training={"batch_size": 8, "held_out_share": 0.3})
+    records = list(fit(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
+    assert len(records) == 40 and records[-1].step == 200  # 34 pictures are five batches
+    assert load_card(tmp_path / "run").settings.training.epochs == 40
+
+
 # Stopping and going on ----------------------------------------------------------------------
 
 

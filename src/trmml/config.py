@@ -148,7 +148,12 @@ class LossSettings(FocusSettings):
 class TrainingSettings(Section):
     """The loop (`trainer.py`)."""
 
-    epochs: int = Field(12, ge=1, description="passes over the training images")
+    epochs: int = Field(
+        12,
+        ge=1,
+        description="passes over the training images; if not named, more where few images make"
+        " fewer than 200 steps",
+    )
     batch_size: int = Field(64, ge=1, description="images a batch")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
     learning_rate: float = Field(3e-3, gt=0, description="highest of the one-cycle schedule")

@@ -26,7 +26,7 @@ from trmml.features import Progress
 from trmml.inputs import OnBadImage
 from trmml.labels import LabelMatrix
 from trmml.method import TRMML, build_trmml
-from trmml.schedule import hold_out
+from trmml.schedule import enough_epochs, hold_out
 from trmml.trainer import Trainer, train
 
 if TYPE_CHECKING:
@@ -79,7 +79,10 @@ def fit(
     """
     settings, out = settings or Settings(), Path(out)
     _check_folder(out, resume)
-    training = settings.training
+    answered = int(data.matrix.known.any(dim=1).sum())
+    looked_at = answered if settings.pseudo_labelling is None else len(data)
+    training = enough_epochs(settings.training, looked_at)
+    settings = settings.model_copy(update={"training": training})
     hold_out(data.matrix, training.held_out_share, training.seed)  # refuses a hopeless table early
     fabric = make_fabric(device, training.precision)
     freeze(encoder)

@@ -15,12 +15,10 @@ from trmml.features import Progress
 from trmml.labels import LabelMatrix
 from trmml.losses import weighted_bce
 from trmml.model import known_positive_share, lacking_negatives, matrix_weights
-from trmml.schedule import learning_rate
+from trmml.schedule import LEAST_STEPS, learning_rate
 
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
 LEAST_CHANNEL = 1e-3
-# Steps that are made at least: few pictures make few in the passes that thousands need.
-LEAST_STEPS = 200
 # Mean patches looked at together: those of many pictures are kept in half precision.
 MEANS_BATCH = 1024
 

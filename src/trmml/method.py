@@ -100,6 +100,11 @@ class TRMML(MultiLabelModel):
         self.register_buffer("weak", torch.zeros(len(prompts.start_features)))
         self.baked = False
 
+    @property
+    def learns_from_unanswered(self) -> bool:
+        """Only pseudo-labels say anything of them; without, hours over most of a photo library."""
+        return self.losses.pseudo > 0
+
     def texts(self) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C D"]]:
         """Positive and negative text features; the latter are zero without a negative prompt."""
         if self.baked and not self.training:

@@ -119,6 +119,11 @@ class MultiLabelModel(nn.Module, ABC):
     that learn at the faster rate and without weight decay.
     """
 
+    @property
+    def learns_from_unanswered(self) -> bool:
+        """Whether images of which no label is known take part in the epochs."""
+        return True
+
     @abstractmethod
     def forward(self, features: Features) -> Output:
         """Logits of a batch of encoded images."""

@@ -14,6 +14,29 @@ from trmml.model import MultiLabelModel
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001
+# Steps that are made at least: few pictures make few in the passes that thousands need.
+LEAST_STEPS = 200
+
+
+def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
+    """The settings with more epochs where few pictures make few steps, unless they were named.
+
+    Args:
+        settings: `epochs` stays if it was given, even as its default.
+        images: to train on and to hold out.
+
+    Example:
+        >>> enough_epochs(TrainingSettings(), 150).epochs
+        67
+        >>> enough_epochs(TrainingSettings(epochs=5), 150).epochs
+        5
+    """
+    if "epochs" in settings.model_fields_set:
+        return settings
+    kept = max(1, round((1 - settings.held_out_share) * images))
+    steps = math.ceil(math.ceil(kept / settings.batch_size) / settings.accumulate)
+    epochs = max(settings.epochs, math.ceil(LEAST_STEPS / steps))
+    return settings.model_copy(update={"epochs": epochs})
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:

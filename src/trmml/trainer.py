@@ -63,6 +63,8 @@ class Trainer(TrainingState):
         self.training, self.prototypes, self.fabric = training, prototypes, fabric
         self.scored = joined(source, training.scored_views)
         self.kept, self.held = hold_out(matrix, training.held_out_share, training.seed)
+        if not model.learns_from_unanswered:
+            self.kept = self.kept[matrix.known[self.kept].any(dim=1)]
         self.batches = math.ceil(len(self.kept) / training.batch_size)
         self.steps = math.ceil(self.batches / training.accumulate) * training.epochs
         model.to(fabric.device)
