@@ -72,13 +72,13 @@ def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> N
     assert "18/18  TRM-ML, single positive, seed 1: mAP" in done.stderr
     assert "uncalibrated" not in done.stderr
     tree = json.loads(done.stdout)
-    assert tree["ground"] == "squares" and tree["cells"] == 18 and tree["remarks"] == []
+    assert tree["ground"] == "squares (blank=absent)" and tree["cells"] == 18 and tree["remarks"] == []
     assert list(tree["map"]["trmml"]) == ["30 %", "60 %", "mean", "single positive"]
     assert tree["map"]["trmml"]["mean"]["seeds"] == 2
     for name in ("results.md", "summary.json", "categories.csv", "tables/map.tex", "plots/map.svg"):
         assert (tmp_path / "out" / name).is_file(), name
     cells = CellFolder(tmp_path / "out").cells().values()
-    assert len(cells) == 18 and {cell.ground for cell in cells} == {"squares"}
+    assert len(cells) == 18 and {cell.ground for cell in cells} == {tree["ground"]}
     assert {cell.settings["training"]["epochs"] for cell in cells} == {2}
     assert {cell.provenance["by"] for cell in cells} == {"hand"}
 
