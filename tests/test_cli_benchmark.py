@@ -72,7 +72,8 @@ def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> N
     assert "18/18  TRM-ML, single positive, seed 1: mAP" in done.stderr
     assert "uncalibrated" not in done.stderr
     tree = json.loads(done.stdout)
-    assert tree["ground"] == "squares (blank=absent)" and tree["cells"] == 18 and tree["remarks"] == []
+    assert tree["ground"] == "squares (blank=absent)"
+    assert tree["cells"] == 18 and tree["remarks"] == []
     assert list(tree["map"]["trmml"]) == ["30 %", "60 %", "mean", "single positive"]
     assert tree["map"]["trmml"]["mean"]["seeds"] == 2
     for name in ("results.md", "summary.json", "categories.csv", "tables/map.tex", "plots/map.svg"):
@@ -84,7 +85,7 @@ def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> N
 
     again = run(*common)
     assert again.exit_code == 0 and "seed" not in again.stderr  # no cell is run again
-    assert "squares: mAP" in again.stdout and "mean of 2" in again.stdout
+    assert "squares (blank=absent): mAP" in again.stdout and "mean of 2" in again.stdout
 
 
 def test_tuning_comes_first_and_is_used(data: Path, tmp_path: Path) -> None:
