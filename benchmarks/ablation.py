@@ -32,7 +32,13 @@ from trmml.config import changed
 from trmml.datasets.named import read_named
 from trmml.encoders import load_encoder
 from trmml.ground import Ground, open_ground
-from trmml.method_settings import MethodSettings, default_settings, read_settings, with_views
+from trmml.method_settings import (
+    MethodSettings,
+    default_settings,
+    read_settings,
+    shared_changes,
+    with_changes,
+)
 from trmml.methods import METHODS, Method
 from trmml.model import MultiLabelModel
 from trmml.protocols import Known, share_known, single_positive
@@ -73,7 +79,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def variants(
-    folder: Path | None, views: int | None
+    folder: Path | None, alike: Mapping[str, Any]
 ) -> tuple[list[Method], dict[str, MethodSettings]]:
     """A method for each row, with the preset's settings but for the change."""
     base = METHODS["trmml"]
@@ -85,7 +91,7 @@ def variants(
         methods.append(replace(base, key=key, name=name))
         cards = {p: {"changes": changes} for p in values}
         own = MethodSettings(values, cards)
-        settings[key] = own if views is None else with_views(own, views)
+        settings[key] = with_changes(own, alike)
     return methods, settings
 
 
@@ -177,6 +183,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="bundled")
     parser.add_argument("--settings", type=Path, help="a folder with trmml.toml")
     parser.add_argument("--views", type=int, help="default: as the settings say")
+    parser.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--known", type=int, nargs="+", default=[10, 50], help="percent")
     parser.add_argument("--single-positive", action="store_true", help="and one label a picture")
@@ -187,7 +194,7 @@ def main() -> None:
     data = read_named(name, Path(root), "train", {})
     if not data.matrix.known.all():
         parser.error(f"{name} has unknown labels: which pseudo-labels are right is not known there")
-    methods, settings = variants(options.settings, options.views)
+    methods, settings = variants(options.settings, shared_changes(options.views, options.precision))
     trainings = [each.training for own in settings.values() for each in own.values.values()]
     ground = open_ground(
         name,

@@ -15,6 +15,7 @@ from trmml.datasets.base import Boxes
 from trmml.encoders.base import identify
 from trmml.features import MemoryFeatures
 from trmml.labels import LabelMatrix
+from trmml.method_settings import shared_changes
 from trmml.methods import METHODS
 from trmml.tag import Tagger
 
@@ -229,7 +230,7 @@ def test_pointing_by_hand() -> None:
 
 
 def test_every_row_of_the_ablation_changes_a_setting() -> None:
-    methods, settings = ablation.variants(None, 2)
+    methods, settings = ablation.variants(None, shared_changes(2, None))
     full = settings["trmml"].values["partial"]
     assert full.training.views == full.training.scored_views == 2
     values = [settings[method.key].values["partial"].model_dump() for method in methods]

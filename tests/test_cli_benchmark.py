@@ -102,7 +102,7 @@ def test_tuning_comes_first_and_is_used(data: Path, tmp_path: Path) -> None:
             "zero-shot,probe-masked",
         ),
         *("--known", "50", "--seeds", 1, "--out", tmp_path, "--tune", 2, "--tune-folds", 1),
-        *("--views", 2),
+        *("--views", 2, "--precision", "bf16-mixed"),
         *("--draws", 0, "--device", "cpu", "--best-on-test", "--epoch", "last"),
     )
     assert done.exit_code == 0, done.output
@@ -111,7 +111,9 @@ def test_tuning_comes_first_and_is_used(data: Path, tmp_path: Path) -> None:
     zero, probe = CellFolder(tmp_path).cells().values()
     assert zero.provenance == {"from": "defaults"} and probe.provenance["trials"] == 2
     for cell in (zero, probe):
-        assert cell.settings["training"]["views"] == cell.settings["training"]["scored_views"] == 2
+        training = cell.settings["training"]
+        assert training["views"] == training["scored_views"] == 2
+        assert training["precision"] == "bf16-mixed"
     assert "scored_views = 2" in (tmp_path / "settings" / "probe-masked.toml").read_text()
     assert probe.epoch["by"] == "last" and probe.best_on_test is not None
     assert "best on test" in done.stdout and "difference to" not in done.stdout

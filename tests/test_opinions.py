@@ -138,6 +138,17 @@ def branch(**settings: float) -> ImageBranch:
         return ImageBranch(categories=C, hidden_size=W, settings=chosen)
 
 
+def test_the_image_branch_learns_in_half_the_precision_where_training_does() -> None:
+    pictures, matrix = features(40), random_matrix(40)
+    whole, half = branch(), branch()
+    whole.learn(pooled(pictures)[None], matrix, TrainingSettings())
+    half.learn(pooled(pictures)[None], matrix, TrainingSettings(precision="bf16-mixed"))
+    for name, logits in whole(pooled(pictures)).items():
+        other = half(pooled(pictures))[name]
+        assert other.dtype == torch.float32 and not torch.equal(logits, other)
+        assert torch.allclose(logits, other, atol=0.1 * float(logits.std())), name
+
+
 def random_matrix(images: int, share: float = 0.7) -> LabelMatrix:
     draws = torch.rand(2, images, C, generator=torch.Generator().manual_seed(images))
     return LabelMatrix(draws[0] < 0.5, draws[1] < share)

@@ -170,7 +170,7 @@ def test_splits_are_seeded_and_cover_all() -> None:
 
 
 def test_wrong_plans_and_spaces_are_refused(ground: Ground, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 1 trial, 1 fold and 1 view, got 0, 2 and 1"):
+    with pytest.raises(ConfigError, match="at least 1 trial and 1 fold, got 0 and 2"):
         Plan(trials=0)
     with pytest.raises(ConfigError, match="held_out_share must be between 0 and 1"):
         Plan(trials=1, held_out_share=1.0)

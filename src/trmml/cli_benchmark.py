@@ -41,6 +41,7 @@ def benchmark(
     seeds: options.Seeds = "3",
     settings: options.SettingsFolder = None,
     views: options.Views = None,
+    precision: options.PrecisionForAll = None,
     tune: options.Tune = None,
     tune_folds: options.Folds = 2,
     epoch: options.EpochOption = "held-out",
@@ -73,7 +74,7 @@ def benchmark(
     train, test = (read_named(*data, split, choices) for split in ("train", "test"))
     say(f"{len(train)} pictures to train on, {len(test)} to test on")
     rules += _masks(masks or (), train)
-    start = _settings(chosen, settings if tune is None else None, views)
+    start = _settings(chosen, settings if tune is None else None, views, precision)
     schedules = [v.training for s in start.values() for v in s.values.values()]
     loaded = load_encoder(encoder, image_size=image_size)
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
@@ -102,9 +103,9 @@ def benchmark(
 
             folder = settings or out / "settings"
             protocols = list(dict.fromkeys(rule.protocol for rule in rules))
-            plan = Plan(trials=tune, folds=tune_folds, views=views or 1)
+            plan = Plan(trials=tune, folds=tune_folds, views=views, precision=precision)
             _tune(ground, chosen, protocols, plan, folder, out, epoch, progress)
-            start = _settings(chosen, folder, views)
+            start = _settings(chosen, folder, views, precision)
         failure = _run(
             ground, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
         )
@@ -253,15 +254,18 @@ def _title(data: tuple[str, Path], choices: Mapping[str, str]) -> str:
 
 
 def _settings(
-    methods: "Sequence[Method]", folder: Path | None, views: int | None
+    methods: "Sequence[Method]",
+    folder: Path | None,
+    views: int | None,
+    precision: options.Precision | None,
 ) -> "dict[str, MethodSettings]":
-    """Of each method, those of the folder or its defaults; `--views` is the same for all."""
-    from trmml.method_settings import default_settings, read_settings, with_views
+    """Each method's of the folder or its defaults; `--views` and `--precision` are for all."""
+    from trmml.method_settings import default_settings, read_settings, shared_changes, with_changes
 
-    found = {}
+    found, alike = {}, shared_changes(views, precision)
     for method in methods:
         own = default_settings(method) if folder is None else read_settings(method, folder)
-        found[method.key] = own if views is None else with_views(own, views)
+        found[method.key] = with_changes(own, alike)
     return found
 
 

@@ -226,6 +226,9 @@ Views = Annotated[
         help="Views of each picture that every method trains on, and is scored by at once.",
     ),
 ]
+PrecisionForAll = Annotated[
+    Precision | None, typer.Option(help="Sets training.precision for every method.")
+]
 ReportOnly = Annotated[
     bool, typer.Option("--report-only", help="Run nothing: write tables and plots anew.")
 ]

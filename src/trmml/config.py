@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
 
+# As Lightning Fabric names them.
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
 
 class Section(BaseModel):
     """A frozen group of settings in which an unknown name is an error."""
@@ -175,9 +178,7 @@ class TrainingSettings(Section):
     scored_views: int = Field(
         1, ge=1, le=16, description="views whose patches are joined in each picture that is scored"
     )
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="as Lightning Fabric names it"
-    )
+    precision: Precision = Field("32-true", description="as Lightning Fabric names it")
     seed: int = Field(
         0, ge=0, description="of start, order, views, what is held out and what --known hides"
     )

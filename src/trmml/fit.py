@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -16,7 +16,7 @@ from torch import nn
 
 from trmml.calibration import Calibration, fit_calibration
 from trmml.checkpoint import RunCard, save_model, save_tensors, write_text
-from trmml.config import Settings
+from trmml.config import Precision, Settings
 from trmml.datasets.base import Dataset
 from trmml.encode import Encoded, Encoding, encode_images
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
@@ -128,7 +128,7 @@ def fit(
     state.unlink(missing_ok=True)
 
 
-def make_fabric(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
+def make_fabric(device: str, precision: Precision) -> Fabric:
     """A single process on the device that was asked for."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

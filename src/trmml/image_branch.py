@@ -128,6 +128,10 @@ class ImageBranch(nn.Module):
         steps, step = passes * batches, 0
         generator = torch.Generator().manual_seed(training.seed)
         devices = [device] if device.type == "cuda" else []
+        # In fp16 gradients could vanish without a scaler: then it learns in fp32.
+        half = torch.autocast(
+            device.type, torch.bfloat16, enabled=training.precision == "bf16-mixed"
+        )
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(training.seed)
             self.start(pooled.flatten(0, 1), known_positive_share(matrix))
@@ -139,11 +143,12 @@ class ImageBranch(nn.Module):
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = share * rate
                     view = torch.randint(len(pooled), (len(part),), generator=generator)
-                    found = self(pooled[view, part].to(device, torch.float32))
+                    with half:
+                        found = self(pooled[view, part].to(device, torch.float32))
                     rows = matrix.rows(part)
                     labels = (rows.labels & rows.known).to(device)
                     weights = matrix_weights(rows, blank).to(device)
-                    terms = [weighted_bce(o, labels, weights) for o in found.values()]
+                    terms = [weighted_bce(o.float(), labels, weights) for o in found.values()]
                     loss = torch.stack(terms).sum()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.checkpoint import write_text
-from trmml.config import changed, read_toml, validate
+from trmml.config import Precision, changed, read_toml, validate
 from trmml.errors import ConfigError
 from trmml.methods import Method
 from trmml.protocols import PROTOCOLS, Protocol
@@ -104,15 +104,25 @@ def write_settings(
     return path
 
 
-def with_views(settings: MethodSettings, views: int) -> MethodSettings:
-    """The same settings, with so many views of each picture to train on and to be scored by."""
-    found = {name: changed(each, view_changes(views)) for name, each in settings.values.items()}
+def with_changes(settings: MethodSettings, changes: Mapping[str, Any]) -> MethodSettings:
+    """The same settings for both protocols, but for some values by dotted setting name."""
+    found = {name: changed(each, changes) for name, each in settings.values.items()}
     return replace(settings, values=found)
 
 
-def view_changes(views: int) -> dict[str, int]:
-    """The changes by dotted setting name that make a method see so many views."""
-    return {"training.views": views, "training.scored_views": views}
+def shared_changes(views: int | None, precision: Precision | None) -> dict[str, Any]:
+    """What all methods of a grid are given alike, by dotted setting name.
+
+    Args:
+        views: of each picture, to train on and to be scored by; None leaves the method's own.
+        precision: of training; None leaves the method's own.
+    """
+    found: dict[str, Any] = {}
+    if views is not None:
+        found |= {"training.views": views, "training.scored_views": views}
+    if precision is not None:
+        found["training.precision"] = precision
+    return found
 
 
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from trmml.cell_run import Epoch, for_cell, new_trainer
 from trmml.cells import CELL_FORMAT, commit
 from trmml.checkpoint import versions
+from trmml.config import Precision
 from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, TrainingError
 from trmml.features import Progress
@@ -27,7 +28,7 @@ from trmml.ground import Ground
 from trmml.method_settings import (
     nested,
     parse_method_settings,
-    view_changes,
+    shared_changes,
     write_settings,
 )
 from trmml.methods import Method
@@ -52,7 +53,8 @@ class Plan:
             few thousand images cannot tell settings apart that differ by a point.
         held_out_share: of the images of a fold, to score on; with all their known labels.
         shares: of known labels in the rest; single positive is searched apart.
-        views: of each picture, to train on and to be scored by.
+        views: of each picture, to train on and to be scored by; None leaves the method's own.
+        precision: of training; None leaves the method's own.
         seed: of folds, masks, training and search.
 
     Raises:
@@ -63,15 +65,15 @@ class Plan:
     folds: int = 2
     held_out_share: float = 0.25
     shares: tuple[float, ...] = (0.1, 0.5)
-    views: int = 1
+    views: int | None = None
+    precision: Precision | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.trials, self.folds, self.views) < 1:
+        if min(self.trials, self.folds) < 1:
             raise ConfigError(
-                "expected at least 1 trial, 1 fold and 1 view, got"
-                f" {self.trials}, {self.folds} and {self.views}"
+                f"expected at least 1 trial and 1 fold, got {self.trials} and {self.folds}"
             )
         if not 0 < self.held_out_share < 1:
             raise ConfigError(f"held_out_share must be between 0 and 1, not {self.held_out_share}")
@@ -150,6 +152,7 @@ def tune(
     space = {name: distribution(name, each, defaults[name]) for name, each in method.space.items()}
     identity = _identity(ground, method, protocol, plan, epoch)
     study = open_study(work / f"{method.key}-{protocol}-{identity[:12]}.journal")
+    alike = shared_changes(plan.views, plan.precision)
     while True:
         done = [trial for trial in study.trials if trial.value is not None]
         if done:
@@ -160,13 +163,12 @@ def tune(
         if done:
             trial = ask(study, space, plan.seed, len(done))
             changes = trial.params
-        seen = {**changes, **view_changes(plan.views)}
+        seen = {**changes, **alike}
         value = _score(ground, method, protocol, plan, seen, epoch, progress)
         tell(study, space, trial, changes, value)
     card = _provenance(ground, method, protocol, plan, done[: plan.trials])
     best = max(done[: plan.trials], key=lambda each: each.value or 0.0)
-    found = {**best.params, **(view_changes(plan.views) if plan.views > 1 else {})}
-    write_settings(method, folder, protocol, found, card)
+    write_settings(method, folder, protocol, {**best.params, **alike}, card)
 
 
 def _score(
