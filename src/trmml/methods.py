@@ -132,11 +132,10 @@ def _zero_shot_ensemble(
 # Ranges that held-out training images of two grounds call for: few trials find little in wide ones,
 # and two layers that are trained too long or too hard cost a point (docs/decisions.md).
 _TRMML: Space = {
-    "training.learning_rate": Range(3e-4, 6e-3, log=True),
+    "training.learning_rate": Range(7e-4, 4e-3, log=True),
     "training.epochs": Choice((4, 8, 12)),
-    "image_branch.dropout": Choice((0.5, 0.65)),
-    "image_branch.learning_rate": Range(3e-4, 2e-3, log=True),
-    "image_branch.linear_rate": Range(1.5e-4, 1.5e-3, log=True),
+    "image_branch.learning_rate": Range(4e-4, 1.2e-3, log=True),
+    "image_branch.linear_rate": Range(2e-4, 6e-4, log=True),
     "hidden_regions.rate_factor": Range(0.1, 1.0, log=True),
 }
 

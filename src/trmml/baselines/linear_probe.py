@@ -29,14 +29,17 @@ from trmml.image_branch import Standardisation, zero_linear
 from trmml.model import Output, lacking_negatives
 from trmml.search_space import RATES, Choice, Range, Space
 
+# Rates above and below are behind on held-out training pictures of all three grounds.
 PROBE_SPACE: Space = {
     **RATES,
+    "training.learning_rate": Range(5e-5, 5e-3, log=True),
     "training.epochs": Choice((6, 12, 24, 48)),
     "probe.dropout": Choice((0.0, 0.2, 0.5, 0.8)),
 }
 REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
-# Enough on thousands of pictures: on Corel5k at 10 % known the best epoch comes before the tenth.
-PROBE_TRAINING = TrainingSettings(epochs=12)
+# Between what held-out training pictures of drawn scenes call for and those of photographs, where
+# 3e-3 without dropout is up to 8 mAP behind.
+PROBE_TRAINING = TrainingSettings(epochs=24, learning_rate=5e-4)
 # Epochs for each epoch of TRM-ML on fewer pictures: so cheap a model is trained until it gains no
 # more.
 PROBE_EPOCHS = 5
@@ -45,7 +48,7 @@ PROBE_EPOCHS = 5
 class MapSettings(Section):
     """The linear map of a probe (`baselines/linear_probe.py`)."""
 
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the pooled map that is dropped")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the pooled map that is dropped")
 
 
 class RejectionSettings(Section):
