@@ -2,7 +2,8 @@
 
 grid.json       the ground, its categories, what all cells share, and the settings by number
 cells.jsonl     a line per cell; APs in three digits, no scores
-summary.json    the intervals of the paired bootstrap, which need the scores
+draws.safetensors  mAP of each cell on each draw of the test images, for intervals
+summary.json    the differences with their intervals
 about.json      the command
 tried.md        by hand: what was tried on this ground and did not help; may be missing
 ablation.json   of ablation.py: the method without each of its parts; may be missing
@@ -11,16 +12,22 @@ settings/       <method>.toml that the cells ran with, and where each comes from
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from trmml.benchmark_report import summary_json
 from trmml.cells import Cell, CellFolder
 from trmml.checkpoint import write_text
 from trmml.encoders.base import short_name
-from trmml.results import Comparison, Results, load_results
+from trmml.errors import CheckpointError, DataError
+from trmml.results import Comparison, Results, compared, drawn_maps
 
 # Fields that all cells of a grid have in common, or that only a restart needs.
 LEFT_OUT = ("ground", "encoder", "data", "fingerprint", "ap_interpolated")
@@ -49,7 +56,10 @@ class Published:
 def publish(
     out: Path, folder: Path, *, command: str, draws: int, settings: Path | None = None
 ) -> None:
-    """Write a finished grid small into `folder`/<ground>.
+    """Write finished cells small into `folder`/<ground>, beside those that lie there.
+
+    A grid may so be run in parts, on several machines: a cell that lies there already is replaced,
+    the others stay, and the intervals are made anew of all.
 
     Args:
         out: of `trmml benchmark`.
@@ -57,22 +67,40 @@ def publish(
         command: for readers; without paths of this machine.
         draws: of the paired bootstrap.
         settings: the folder with the methods' TOML files, where the grid had one.
+
+    Raises:
+        DataError: no cell is finished.
+        CheckpointError: what lies there has other data, another encoder or other draws.
     """
-    results = load_results(CellFolder(out), count=draws)
-    place = folder / results.ground
+    source = CellFolder(out)
+    grid, found = source.grid(), list(source.cells().values())
+    if not found:
+        raise DataError(f"no cell in {out} is finished; run the benchmark first")
+    drawn = drawn_maps(source, found, count=draws) if draws else {}
+    cells = {cell.key: replace(cell, fingerprint=_name(cell)) for cell in found}
+    maps = {_name(cell): drawn[cell.fingerprint] for cell in found if drawn}
+    place = folder / grid["ground"]
+    if (place / "cells.jsonl").is_file():
+        earlier = read_published(place)
+        _refuse_another(earlier.results, grid, draws, place)
+        cells = {cell.key: cell for cell in earlier.results.cells} | cells
+        maps = _read_draws(place, earlier.results.cells) | maps
+    results = compared(Results(grid, list(cells.values())), maps, draws)
     place.mkdir(parents=True, exist_ok=True)
-    first, used = results.cells[0], list[dict[str, Any]]()
+    first, used = found[0], list[dict[str, Any]]()
     lines = [json.dumps(_small(cell, used), ensure_ascii=False) for cell in results.cells]
     encoder = {**first.encoder, "name": short_name(first.encoder["name"])}
     shared = {"ground": first.ground, "encoder": encoder, "data": first.data}
-    grid = {**results.grid, "encoder": encoder, "shared": shared, "settings": used}
+    grid = {**grid, "encoder": encoder, "shared": shared, "settings": used}
     write_text(place / "grid.json", json.dumps(grid, ensure_ascii=False, indent=1) + "\n")
     write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
     write_text(place / "summary.json", summary_json(results))
     write_text(place / "about.json", json.dumps({"command": command}, indent=1) + "\n")
-    shutil.rmtree(place / "settings", ignore_errors=True)
+    if maps:
+        table = torch.stack([maps[cell.fingerprint] for cell in results.cells])
+        save_file({"maps": table.float()}, place / "draws.safetensors")
     if settings is not None:
-        shutil.copytree(settings, place / "settings", ignore=_only_toml)
+        shutil.copytree(settings, place / "settings", ignore=_only_toml, dirs_exist_ok=True)
 
 
 def read_published(folder: Path) -> Published:
@@ -90,6 +118,28 @@ def read_published(folder: Path) -> Published:
         ablation=json.loads(ablation.read_text("utf-8")) if ablation.is_file() else None,
         folder=folder,
     )
+
+
+def _refuse_another(earlier: Results, grid: Mapping[str, Any], draws: int, place: Path) -> None:
+    """Cells of other data, another encoder or other draws cannot stand in one table."""
+    for name, there, new in (
+        ("data or encoder", earlier.grid["same"], grid["same"]),
+        ("number of draws", earlier.draws, draws),
+    ):
+        if there != new:
+            raise CheckpointError(
+                f"{place} holds the cells of another grid: its {name} is {there}, not {new};"
+                " publish with the same, or remove the folder first"
+            )
+
+
+def _read_draws(place: Path, cells: Sequence[Cell]) -> dict[str, Float[Tensor, " B"]]:
+    """The mAP of each published cell on each draw; empty where none were made."""
+    path = place / "draws.safetensors"
+    if not path.is_file():
+        return {}
+    maps = load_file(path)["maps"].double()
+    return {cell.fingerprint: row for cell, row in zip(cells, maps, strict=True)}
 
 
 def _only_toml(folder: str, names: list[str]) -> list[str]:
@@ -113,16 +163,14 @@ def _small(cell: Cell, settings: list[dict[str, Any]]) -> dict[str, Any]:
 def _whole(tree: dict[str, Any], grid: Mapping[str, Any]) -> Cell:
     settings = grid["settings"][tree["settings"]]
     training = {**settings["training"], "seed": tree["seed"]}
-    name = f"{tree['method']}, {tree['known']}, {tree['seed']}"
-    return Cell(
-        **{
-            **tree,
-            **grid["shared"],
-            "settings": {**settings, "training": training},
-            "fingerprint": name,
-            "ap_interpolated": [],
-        }
-    )
+    whole = {**tree, **grid["shared"], "settings": {**settings, "training": training}}
+    cell = Cell(**{**whole, "fingerprint": "", "ap_interpolated": []})
+    return replace(cell, fingerprint=_name(cell))
+
+
+def _name(cell: Cell) -> str:
+    """What tells published cells apart."""
+    return ", ".join(map(str, cell.key))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -10,6 +10,7 @@ import torch
 from tests.test_results import MAPS
 from tests.toy_cells import toy_cell, toy_grid
 from trmml.cells import CellFolder, ranks_of
+from trmml.errors import CheckpointError, DataError
 from trmml.labels import LabelMatrix
 from trmml.result_tables import map_table
 from trmml.results import MEAN, Results, load_results
@@ -64,7 +65,46 @@ def test_what_is_published_reads_as_it_was(out: Path, tmp_path: Path) -> None:
         assert small.mask == cell.mask
     grid = json.loads((tmp_path / "toys" / "grid.json").read_text())
     assert [each["training"]["epochs"] for each in grid["settings"]] == [3, 4]
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["draws.safetensors"]
+
+
+def test_a_grid_can_be_published_in_parts(out: Path, tmp_path: Path) -> None:
+    whole, folder = load_results(CellFolder(out), count=20), CellFolder(out)
+    cells = list(folder.cells().values())
+    for number, mine in enumerate((cells[::2], [*cells[:1], *cells[1::2]])):
+        part = CellFolder(tmp_path / f"part{number}")
+        part.open(folder.grid(), folder.test_labels())
+        for cell in mine:
+            part.add(cell, folder.ranks(cell))
+        published.publish(part.root, tmp_path / "both", command=COMMAND, draws=20)
+    found = published.read_published(tmp_path / "both" / "toys").results
+    assert {c.key for c in found.cells} == {c.key for c in whole.cells}
+    assert len(found.cells) == len(whole.cells)
+    assert len(found.comparisons) == len(whole.comparisons) == 4
+    for mine, theirs in zip(found.comparisons, whole.comparisons, strict=True):
+        assert mine.rival == theirs.rival and mine.differences.keys() == theirs.differences.keys()
+        for key, difference in theirs.differences.items():
+            merged = mine.differences[key]
+            assert merged.mean == pytest.approx(difference.mean, abs=1e-4)  # figures are rounded
+            assert merged.low == pytest.approx(difference.low, abs=1e-4)
+            assert merged.high == pytest.approx(difference.high, abs=1e-4)
+
+
+def test_parts_that_do_not_belong_together_are_refused(out: Path, tmp_path: Path) -> None:
+    published.publish(out, tmp_path, command=COMMAND, draws=20)
+    before = (tmp_path / "toys" / "cells.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match="its number of draws is 20, not 5; publish with"):
+        published.publish(out, tmp_path, command=COMMAND, draws=5)
+    folder = CellFolder(out)
+    other = CellFolder(tmp_path / "other")
+    other.open(folder.grid() | {"same": {"encoder": "another"}}, folder.test_labels())
+    with pytest.raises(DataError, match=r"no cell in .* is finished"):
+        published.publish(other.root, tmp_path, command=COMMAND, draws=20)
+    cell = next(iter(folder.cells().values()))
+    other.add(cell, folder.ranks(cell))
+    with pytest.raises(CheckpointError, match="its data or encoder is"):
+        published.publish(other.root, tmp_path, command=COMMAND, draws=20)
+    assert (tmp_path / "toys" / "cells.jsonl").read_bytes() == before
 
 
 def test_the_page_by_hand(out: Path, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from trmml.cells import Cell, CellFolder
 from trmml.errors import DataError
@@ -206,25 +207,50 @@ def load_results(
         CheckpointError: the folder is none of a benchmark, or damaged.
         DataError: no cell is finished.
     """
-    cells = list(folder.cells().values())
-    plain = Results(folder.grid(), cells)
+    grid, cells = folder.grid(), list(folder.cells().values())
     if not cells:
         raise DataError(f"no cell in {folder.root} is finished; run the benchmark first")
-    if not count:
-        return plain
+    drawn = drawn_maps(folder, cells, count=count, seed=seed, progress=progress) if count else {}
+    return compared(Results(grid, cells), drawn, count)
+
+
+def drawn_maps(
+    folder: CellFolder,
+    cells: Sequence[Cell],
+    *,
+    count: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Float[Tensor, " B"]]:
+    """The mAP of cells on the same draws of the test images, by fingerprint.
+
+    Args:
+        folder: that keeps their ranks.
+        cells: of the folder.
+        count: B, at least 1.
+        seed: of the draws.
+        progress: told ("bootstrap", done, total).
+    """
     labels = folder.test_labels()
     counts = draws(len(labels), count, seed)
     distinct = {cell.fingerprint: cell for cell in cells}
-    drawn = {}
+    found = {}
     for done, (name, cell) in enumerate(distinct.items(), 1):
-        drawn[name] = resampled_map(folder.ranks(cell), labels, counts)
+        found[name] = resampled_map(folder.ranks(cell), labels, counts)
         if progress is not None:
             progress("bootstrap", done, len(distinct))
-    found = (_compare(plain, column, drawn) for column in plain.columns)
-    return Results(plain.grid, cells, [each for each in found if each is not None], count)
+    return found
 
 
-def _compare(results: Results, column: str, drawn: Mapping[str, torch.Tensor]) -> Comparison | None:
+def compared(results: Results, drawn: Mapping[str, Float[Tensor, " B"]], count: int) -> Results:
+    """The same results with every comparison that the draws allow; none without draws."""
+    if not drawn:
+        return results
+    found = (_compare(results, column, drawn) for column in results.columns)
+    return replace(results, comparisons=[each for each in found if each], draws=count)
+
+
+def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comparison | None:
     """Each method that has the rival's cells against the rival."""
     rival = results.rival(column)
     base = None if rival is None else results.spread(rival.key, column)
