@@ -9,6 +9,7 @@ The page is made of benchmarks/results/<ground>/ alone; see published.py.
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -211,7 +212,25 @@ def _about(ground: Published) -> str:
         f"{grid['train_images']:,} training and {grid['test_images']:,} test images,"
         f" {len(grid['categories'])} categories; encoder {encoder['name']} at {encoder['size']}"
         f" px, features in {encoder['form']}; {len(cells)} cells at commit {', '.join(commits)}."
-        f" {' '.join(rules)}{_searched(ground)}\n\n```console\n{ground.command}\n```"
+        f" {' '.join(rules)}{_searched(ground)} {_took(results)}"
+        f"\n\n```console\n{ground.command}\n```"
+    )
+
+
+def _took(results: Results) -> str:
+    """How long all shares of the first seed took, the features being in the store."""
+    first = [c for c in results.cells if c.seed == results.seeds[0] and c.share is not None]
+    seconds = {c.method: 0.0 for c in first}
+    for cell in first:
+        # An upper bound is trained once and stands at every share.
+        if not cell.full_labels or cell.share == results.shares[0]:
+            seconds[cell.method] += sum(cell.seconds.values())
+    longest = sorted(seconds, key=lambda method: -seconds[method])[:3]
+    named = ", ".join(f"`{method}` {seconds[method] / 60:.0f}" for method in longest)
+    return (
+        f"The {len(results.shares)} shares of a seed took {math.fsum(seconds.values()) / 60:.0f}"
+        f" minutes for all {len(seconds)} methods together, training and scoring, by the sum of"
+        f" their cells (longest: {named})."
     )
 
 

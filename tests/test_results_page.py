@@ -167,6 +167,21 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     assert "| 3 | 0 |  |  | 40 | 97.5 % | 25.0 % |" in text
 
 
+def test_the_time_of_a_grid_by_hand() -> None:
+    methods = ("probe-masked", "probe-full", "trmml")
+    cells = [
+        toy_cell(m, share, seed, [0.5]) for m in methods for share in (0.1, 0.5) for seed in (0, 1)
+    ]
+    cells += [toy_cell("trmml", None, 0, [0.5])]  # single positive is no share
+    seconds = {"probe-masked": 60.0, "probe-full": 120.0, "trmml": 180.0}
+    cells = [replace(c, seconds={"train": seconds[c.method], "predict": 60.0}) for c in cells]
+    cells = [replace(c, full_labels=c.method == "probe-full") for c in cells]
+    # Seed 0: two cells of 2 and of 4 minutes, and one upper bound of 3 that stands twice.
+    said = results_page._took(Results(toy_grid(1), cells))
+    assert said.startswith("The 2 shares of a seed took 15 minutes for all 3 methods together")
+    assert said.endswith("(longest: `trmml` 8, `probe-masked` 4, `probe-full` 3).")
+
+
 def test_forms_of_the_method_that_lose_are_told() -> None:
     cells = [toy_cell("trmml", 0.1, 0, [0.5])]
     other = toy_cell("trmml", 0.1, 0, [0.4])
