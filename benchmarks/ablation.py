@@ -31,6 +31,7 @@ from trmml.cells import CellFolder
 from trmml.config import changed
 from trmml.datasets.named import read_named
 from trmml.encoders import load_encoder
+from trmml.errors import DataError
 from trmml.ground import Ground, open_ground
 from trmml.method_settings import (
     MethodSettings,
@@ -174,8 +175,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run, print a table, write JSON."""
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -189,14 +190,17 @@ def main() -> None:
     parser.add_argument("--single-positive", action="store_true", help="and one label a picture")
     parser.add_argument("--seeds", type=int, default=3, help="of masks and training")
     parser.add_argument("--out", type=Path, required=True, help="where finished cells are kept")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def split_ground(options: argparse.Namespace, settings: Mapping[str, MethodSettings]) -> Ground:
+    """The training pictures, three quarters to train on and the rest as if they were the test."""
     name, root = options.data
     data = read_named(name, Path(root), "train", {})
     if not data.matrix.known.all():
-        parser.error(f"{name} has unknown labels: which pseudo-labels are right is not known there")
-    methods, settings = variants(options.settings, shared_changes(options.views, options.precision))
+        raise DataError(f"{name} has unknown labels: which pseudo-labels are right is not known")
     trainings = [each.training for own in settings.values() for each in own.values.values()]
-    ground = open_ground(
+    return open_ground(
         name,
         *(data.subset(part.tolist()) for part in split(len(data), HELD_OUT, 0)),
         load_encoder(options.encoder),
@@ -205,6 +209,13 @@ def main() -> None:
         views=max(each.encoded_views for each in trainings),
         scored_views=max(each.scored_views for each in trainings),
     )
+
+
+def main() -> None:
+    """Run, print a table, write JSON."""
+    options = parsed()
+    methods, settings = variants(options.settings, shared_changes(options.views, options.precision))
+    ground = split_ground(options, settings)
     known = [share_known(percent / 100) for percent in options.known]
     known += [single_positive()] * options.single_positive
     seeds = range(options.seeds)
@@ -224,19 +235,13 @@ def main() -> None:
         for method in methods
     ]
     print(table(rows, columns))
-    tree: dict[str, Any] = {"ground": name, "seeds": list(seeds), "rows": rows}
+    tree: dict[str, Any] = {"ground": ground.name, "seeds": list(seeds), "rows": rows}
     tree |= {"images": len(ground.train), "held_out": len(ground.test)}
     full = settings["trmml"].values
     tree["runs"] = {each.name: looked_into(ground, each, full[each.protocol]) for each in known}
-    print(
-        json.dumps(
-            {
-                column: [run["pseudo"][-1], run.get("pointing")]
-                for column, run in tree["runs"].items()
-            }
-        )
-    )
-    print(write_results(f"{name}/ablation", tree))
+    last = {c: [run["pseudo"][-1], run.get("pointing")] for c, run in tree["runs"].items()}
+    print(json.dumps(last))
+    print(write_results(f"{ground.name}/ablation", tree))
 
 
 if __name__ == "__main__":
