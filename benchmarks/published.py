@@ -4,7 +4,7 @@ grid.json       the ground, its categories, what all cells share, and the settin
 cells.jsonl     a line per cell; APs in three digits, no scores
 draws.safetensors  mAP of each cell on each draw of the test images, for intervals
 summary.json    the differences with their intervals
-about.json      the command
+about.json      the commands, in the order in which their cells were published
 tried.md        by hand: what was tried on this ground and did not help; may be missing
 ablation.json   of ablation.py: the method without each of its parts; may be missing
 settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,14 +40,14 @@ class Published:
 
     Attributes:
         results: without scores; the comparisons are those of the full grid.
-        command: that ran it.
+        commands: that ran it.
         tried: by hand, in Markdown; "" without any.
         ablation: what `ablation.py` wrote; None without any.
         folder: where it lies.
     """
 
     results: Results
-    command: str
+    commands: Sequence[str]
     tried: str
     ablation: Mapping[str, Any] | None
     folder: Path
@@ -59,7 +59,7 @@ def publish(
     """Write finished cells small into `folder`/<ground>, beside those that lie there.
 
     A grid may so be run in parts, on several machines: a cell that lies there already is replaced,
-    the others stay, and the intervals are made anew of all.
+    the others stay, and the intervals are made anew of all. Settings go with their methods.
 
     Args:
         out: of `trmml benchmark`.
@@ -70,7 +70,8 @@ def publish(
 
     Raises:
         DataError: no cell is finished.
-        CheckpointError: what lies there has other data, another encoder or other draws.
+        CheckpointError: what lies there has other data, another encoder or other draws, or is
+            damaged.
     """
     source = CellFolder(out)
     grid, found = source.grid(), list(source.cells().values())
@@ -79,12 +80,13 @@ def publish(
     drawn = drawn_maps(source, found, count=draws) if draws else {}
     cells = {cell.key: replace(cell, fingerprint=_name(cell)) for cell in found}
     maps = {_name(cell): drawn[cell.fingerprint] for cell in found if drawn}
-    place = folder / grid["ground"]
+    place, commands = folder / grid["ground"], [command]
     if (place / "cells.jsonl").is_file():
         earlier = read_published(place)
         _refuse_another(earlier.results, grid, draws, place)
         cells = {cell.key: cell for cell in earlier.results.cells} | cells
-        maps = _read_draws(place, earlier.results.cells) | maps
+        maps = _read_draws(place, earlier.results) | maps
+        commands = [each for each in earlier.commands if each != command] + commands
     results = compared(Results(grid, list(cells.values())), maps, draws)
     place.mkdir(parents=True, exist_ok=True)
     first, used = found[0], list[dict[str, Any]]()
@@ -92,15 +94,16 @@ def publish(
     encoder = {**first.encoder, "name": short_name(first.encoder["name"])}
     shared = {"ground": first.ground, "encoder": encoder, "data": first.data}
     grid = {**grid, "encoder": encoder, "shared": shared, "settings": used}
+    if maps:
+        # By name: rows without a name could be told from others by their place alone.
+        table = {name: row.float() for name, row in maps.items()}
+        save_file(table, place / "draws.safetensors")
     write_text(place / "grid.json", json.dumps(grid, ensure_ascii=False, indent=1) + "\n")
     write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
     write_text(place / "summary.json", summary_json(results))
-    write_text(place / "about.json", json.dumps({"command": command}, indent=1) + "\n")
-    if maps:
-        table = torch.stack([maps[cell.fingerprint] for cell in results.cells])
-        save_file({"maps": table.float()}, place / "draws.safetensors")
-    if settings is not None:
-        shutil.copytree(settings, place / "settings", ignore=_only_toml, dirs_exist_ok=True)
+    write_text(place / "about.json", json.dumps({"commands": commands}, indent=1) + "\n")
+    for method in {cell.method for cell in found}:
+        _settings_of(method, place / "settings", settings)
 
 
 def read_published(folder: Path) -> Published:
@@ -113,7 +116,7 @@ def read_published(folder: Path) -> Published:
     tried, ablation = folder / "tried.md", folder / "ablation.json"
     return Published(
         results=Results(grid, cells, comparisons, summary["draws"]),
-        command=json.loads((folder / "about.json").read_text("utf-8"))["command"],
+        commands=json.loads((folder / "about.json").read_text("utf-8"))["commands"],
         tried=tried.read_text("utf-8").strip() if tried.is_file() else "",
         ablation=json.loads(ablation.read_text("utf-8")) if ablation.is_file() else None,
         folder=folder,
@@ -133,18 +136,28 @@ def _refuse_another(earlier: Results, grid: Mapping[str, Any], draws: int, place
             )
 
 
-def _read_draws(place: Path, cells: Sequence[Cell]) -> dict[str, Float[Tensor, " B"]]:
+def _read_draws(place: Path, earlier: Results) -> dict[str, Float[Tensor, " B"]]:
     """The mAP of each published cell on each draw; empty where none were made."""
-    path = place / "draws.safetensors"
-    if not path.is_file():
+    if not earlier.draws:
         return {}
-    maps = load_file(path)["maps"].double()
-    return {cell.fingerprint: row for cell, row in zip(cells, maps, strict=True)}
+    path = place / "draws.safetensors"
+    try:
+        maps = load_file(path)
+        return {cell.fingerprint: maps[cell.fingerprint].double() for cell in earlier.cells}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} lacks draws of published cells ({error}); restore it, or remove {place} and"
+            " publish all its parts again"
+        ) from None
 
 
-def _only_toml(folder: str, names: list[str]) -> list[str]:
-    """What `copytree` shall leave."""
-    return [name for name in names if not name.endswith(".toml")]
+def _settings_of(method: str, place: Path, settings: Path | None) -> None:
+    """Put a method's TOML beside its cells, or take away what they were not run with."""
+    name = f"{method}.toml"
+    (place / name).unlink(missing_ok=True)
+    if settings is not None and (settings / name).is_file():
+        place.mkdir(exist_ok=True)
+        shutil.copyfile(settings / name, place / name)
 
 
 def _small(cell: Cell, settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -97,8 +97,10 @@ def headline(grounds: Sequence[Published]) -> str:
             assert own is not None and theirs is not None
             found = by[column].differences.get(ours.key) if column in by else None
             between = f"{100 * (own.mean - theirs.mean):+.1f}"
-            if found is not None:
-                between += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            if found is not None:  # over the seeds that both have
+                between = (
+                    f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+                )
             lines.append(
                 f"| {results.ground} | {_over(results, column)} | {ours.name} {100 * own.mean:.1f}"
                 f" | {rival.name} {100 * theirs.mean:.1f} | {between} |"
@@ -207,29 +209,32 @@ def _about(ground: Published) -> str:
     cells, encoder = results.cells, results.grid["encoder"]
     commits = sorted({cell.commit or "unknown" for cell in cells})
     rules = sorted({_rule(cell) for cell in cells if cell.epoch.get("by")})  # chosen, then last
-    grid = results.grid
+    grid, commands = results.grid, "\n".join(ground.commands)
     return (
         f"{grid['train_images']:,} training and {grid['test_images']:,} test images,"
         f" {len(grid['categories'])} categories; encoder {encoder['name']} at {encoder['size']}"
         f" px, features in {encoder['form']}; {len(cells)} cells at commit {', '.join(commits)}."
         f" {' '.join(rules)}{_searched(ground)} {_took(results)}"
-        f"\n\n```console\n{ground.command}\n```"
+        f"\n\n```console\n{commands}\n```"
     )
 
 
 def _took(results: Results) -> str:
     """How long all shares of the first seed took, the features being in the store."""
-    first = [c for c in results.cells if c.seed == results.seeds[0] and c.share is not None]
-    seconds = {c.method: 0.0 for c in first}
-    for cell in first:
-        # An upper bound is trained once and stands at every share.
-        if not cell.full_labels or cell.share == results.shares[0]:
-            seconds[cell.method] += sum(cell.seconds.values())
+    seed, seconds = results.seeds[0], dict[str, float]()
+    for line in results.lines:
+        if seed in results.whole_seeds(line.key, MEAN):
+            cells = [cell for cell in results.of(line.key, MEAN) if cell.seed == seed]
+            cells = cells[: 1 if line.full_labels else None]  # trained once for every share
+            seconds[line.key] = math.fsum(sum(cell.seconds.values()) for cell in cells)
+    if not seconds:
+        return ""
     longest = sorted(seconds, key=lambda method: -seconds[method])[:3]
     named = ", ".join(f"`{method}` {seconds[method] / 60:.0f}" for method in longest)
+    minutes = math.fsum(seconds.values()) / 60
     return (
-        f"The {len(results.shares)} shares of a seed took {math.fsum(seconds.values()) / 60:.0f}"
-        f" minutes for all {len(seconds)} methods together, training and scoring, by the sum of"
+        f"The {len(results.shares)} shares of seed {seed} took {minutes:.0f} minutes for"
+        f" {len(seconds)} methods together, training and scoring without the search, by the sum of"
         f" their cells (longest: {named})."
     )
 

@@ -1,5 +1,7 @@
 """The branches beside the match, and the sum in which each counts by what it is worth."""
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -138,11 +140,14 @@ def branch(**settings: float) -> ImageBranch:
         return ImageBranch(categories=C, hidden_size=W, settings=chosen)
 
 
-def test_the_image_branch_learns_in_half_the_precision_where_training_does() -> None:
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_the_image_branch_learns_in_half_the_precision_where_training_does(
+    precision: Literal["bf16-mixed", "16-mixed"],
+) -> None:
     pictures, matrix = features(40), random_matrix(40)
     whole, half = branch(), branch()
     whole.learn(pooled(pictures)[None], matrix, TrainingSettings())
-    half.learn(pooled(pictures)[None], matrix, TrainingSettings(precision="bf16-mixed"))
+    half.learn(pooled(pictures)[None], matrix, TrainingSettings(precision=precision))
     for name, logits in whole(pooled(pictures)).items():
         other = half(pooled(pictures))[name]
         assert other.dtype == torch.float32 and not torch.equal(logits, other)

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from trmml.errors import CheckpointError, DataError
 from trmml.labels import LabelMatrix
 from trmml.result_plots import write_plots
 from trmml.result_tables import map_table, result_tables
-from trmml.results import MEAN, Comparison, Results
+from trmml.results import MEAN, Comparison, Results, compared
 from trmml.statistics import Difference
 from trmml.table_text import Row, Table, Value, escape_latex, to_csv, to_latex, to_markdown
 
@@ -130,6 +131,37 @@ def test_category_aps_by_hand() -> None:
     results = toy_results()
     found = results.category_aps("probe-masked", MEAN)
     assert found[0] == pytest.approx(0.45) and np.isnan(found[1])
+
+
+def test_seeds_that_lack_a_share_count_in_no_mean() -> None:
+    whole = [toy_cell("trmml", share, 0, [value]) for share, value in ((0.1, 0.2), (0.5, 0.4))]
+    results = Results(toy_grid(1), [*whole, toy_cell("trmml", 0.1, 1, [0.9])])
+    assert results.whole_seeds("trmml", MEAN) == {0}
+    assert results.whole_seeds("trmml", "10 %") == {0, 1}
+    assert results.category_aps("trmml", MEAN) == [pytest.approx(0.3)]
+    assert results.category_aps("trmml", "10 %") == [pytest.approx(0.55)]
+
+
+def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
+    maps = {"probe-masked": (0.1, 0.3, 0.5), "trmml": (0.4, 0.4)}
+    cells = [toy_cell(m, 0.1, seed, [v]) for m, vs in maps.items() for seed, v in enumerate(vs)]
+    drawn = {cell.fingerprint: torch.full((7,), cell.mean_ap) for cell in cells}
+    found = compared(Results(toy_grid(1), cells), drawn, 7)
+    for comparison in found.comparisons:
+        assert comparison.rival == "probe-masked" and list(comparison.differences) == ["trmml"]
+        difference = comparison.differences["trmml"]  # of seeds 0 and 1: 0.4 against 0.2
+        assert difference.mean == difference.low == difference.high == pytest.approx(0.2)
+    assert found.draws == 7 and [c.column for c in found.comparisons] == ["10 %", MEAN]
+    assert compared(found, {}, 0) is found
+
+
+def test_different_precisions_are_told() -> None:
+    half = toy_cell("trmml", 0.1, 0, [0.5], settings={"training": {"precision": "bf16-mixed"}})
+    plain = toy_cell("probe-masked", 0.1, 0, [0.4])
+    said = Results(toy_grid(1), [half, plain]).remarks
+    assert "in different precisions (32-true, bf16-mixed)" in said[0]
+    untrained = replace(plain, epoch={"calibrated": True})  # zero-shot has no precision
+    assert Results(toy_grid(1), [half, untrained]).remarks == []
 
 
 # Writers ------------------------------------------------------------------------------------

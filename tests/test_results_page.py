@@ -55,7 +55,7 @@ def test_what_is_published_reads_as_it_was(out: Path, tmp_path: Path) -> None:
     whole = load_results(CellFolder(out), count=20)
     found = published.read_published(tmp_path / "toys")
     assert found.results.grid["encoder"]["name"] == "toy.py:ToyEncoder"
-    assert found.command == COMMAND and found.tried == ""
+    assert found.commands == [COMMAND] and found.tried == ""
     assert to_markdown(map_table(found.results)) == to_markdown(map_table(whole))
     assert found.results.comparisons == whole.comparisons
     for small, cell in zip(found.results.cells, whole.cells, strict=True):
@@ -71,12 +71,17 @@ def test_what_is_published_reads_as_it_was(out: Path, tmp_path: Path) -> None:
 def test_a_grid_can_be_published_in_parts(out: Path, tmp_path: Path) -> None:
     whole, folder = load_results(CellFolder(out), count=20), CellFolder(out)
     cells = list(folder.cells().values())
-    for number, mine in enumerate((cells[::2], [*cells[:1], *cells[1::2]])):
+    wrong = replace(cells[0], figures={**cells[0].figures, "map": 0.9})  # run anew, and replaced
+    for number, mine in enumerate(([wrong, *cells[2::2]], [*cells[:1], *cells[1::2]])):
         part = CellFolder(tmp_path / f"part{number}")
         part.open(folder.grid(), folder.test_labels())
         for cell in mine:
-            part.add(cell, folder.ranks(cell))
-        published.publish(part.root, tmp_path / "both", command=COMMAND, draws=20)
+            ranks = folder.ranks(cells[-1] if cell is wrong else cell)
+            part.add(replace(cell, fingerprint="f" * 40) if cell is wrong else cell, ranks)
+        said = f"{COMMAND} {number}"
+        published.publish(part.root, tmp_path / "both", command=said, draws=20)
+    about = json.loads((tmp_path / "both" / "toys" / "about.json").read_text())
+    assert about == {"commands": [f"{COMMAND} 0", f"{COMMAND} 1"]}
     found = published.read_published(tmp_path / "both" / "toys").results
     assert {c.key for c in found.cells} == {c.key for c in whole.cells}
     assert len(found.cells) == len(whole.cells)
@@ -88,6 +93,32 @@ def test_a_grid_can_be_published_in_parts(out: Path, tmp_path: Path) -> None:
             assert merged.mean == pytest.approx(difference.mean, abs=1e-4)  # figures are rounded
             assert merged.low == pytest.approx(difference.low, abs=1e-4)
             assert merged.high == pytest.approx(difference.high, abs=1e-4)
+
+
+def test_settings_go_with_the_cells_that_ran_with_them(out: Path, tmp_path: Path) -> None:
+    found, place = tmp_path / "found", tmp_path / "toys" / "settings"
+    found.mkdir()
+    for key in ("trmml", "probe-masked", "coop"):
+        (found / f"{key}.toml").write_text(f"# {key}\n")
+    published.publish(out, tmp_path, command=COMMAND, draws=5, settings=found)
+    # Not that of CoOp, which has no cell here.
+    assert sorted(p.name for p in place.iterdir()) == ["probe-masked.toml", "trmml.toml"]
+    (found / "trmml.toml").unlink()
+    folder = CellFolder(out)
+    part = CellFolder(tmp_path / "part")
+    part.open(folder.grid(), folder.test_labels())
+    for cell in folder.cells().values():
+        if cell.method == "trmml":
+            part.add(cell, folder.ranks(cell))
+    published.publish(part.root, tmp_path, command=COMMAND, draws=5, settings=found)
+    assert [p.name for p in place.iterdir()] == ["probe-masked.toml"]
+
+
+def test_draws_that_lack_are_told(out: Path, tmp_path: Path) -> None:
+    published.publish(out, tmp_path, command=COMMAND, draws=5)
+    (tmp_path / "toys" / "draws.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="lacks draws of published cells"):
+        published.publish(out, tmp_path, command=COMMAND, draws=5)
 
 
 def test_parts_that_do_not_belong_together_are_refused(out: Path, tmp_path: Path) -> None:
@@ -178,8 +209,14 @@ def test_the_time_of_a_grid_by_hand() -> None:
     cells = [replace(c, full_labels=c.method == "probe-full") for c in cells]
     # Seed 0: two cells of 2 and of 4 minutes, and one upper bound of 3 that stands twice.
     said = results_page._took(Results(toy_grid(1), cells))
-    assert said.startswith("The 2 shares of a seed took 15 minutes for all 3 methods together")
+    assert said.startswith("The 2 shares of seed 0 took 15 minutes for 3 methods together")
     assert said.endswith("(longest: `trmml` 8, `probe-masked` 4, `probe-full` 3).")
+    # A method that lacks a share would look faster than it is; single positive is none.
+    lacking = [c for c in cells if (c.method, c.share, c.seed) != ("probe-masked", 0.5, 0)]
+    said = results_page._took(Results(toy_grid(1), lacking))
+    assert said.startswith("The 2 shares of seed 0 took 11 minutes for 2 methods together")
+    single = [c for c in cells if c.share is None]
+    assert results_page._took(Results(toy_grid(1), single)) == ""
 
 
 def test_forms_of_the_method_that_lose_are_told() -> None:

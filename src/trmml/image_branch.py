@@ -128,10 +128,8 @@ class ImageBranch(nn.Module):
         steps, step = passes * batches, 0
         generator = torch.Generator().manual_seed(training.seed)
         devices = [device] if device.type == "cuda" else []
-        # In fp16 gradients could vanish without a scaler: then it learns in fp32.
-        half = torch.autocast(
-            device.type, torch.bfloat16, enabled=training.precision == "bf16-mixed"
-        )
+        # In fp16 gradients could vanish without a scaler, so half is bf16 here.
+        half = torch.autocast(device.type, torch.bfloat16, enabled=training.precision != "32-true")
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(training.seed)
             self.start(pooled.flatten(0, 1), known_positive_share(matrix))

@@ -20,6 +20,7 @@ FIGURES = {
     "mean F1 at 0.5": "mean_f1_half",
     "OF1 top-3": "of1_top3",
     "CF1 top-3": "cf1_top3",
+    "mean F1 top-3": "mean_f1_top3",
 }
 
 

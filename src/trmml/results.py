@@ -1,6 +1,9 @@
 """All cells of a ground, seen as tables and plots need them."""
 
 import logging
+import math
+import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -55,7 +58,7 @@ class Comparison:
     Attributes:
         column: a rule that hides labels, or `MEAN`.
         rival: key of the baseline; for a share it is the one with the best mean over shares.
-        differences: by method key, shares in [0, 1].
+        differences: by method key, shares in [0, 1], over the seeds that both have.
     """
 
     column: str
@@ -137,6 +140,12 @@ class Results:
         ]
         return sorted(found, key=lambda cell: (cell.seed, cell.share or 0.0))
 
+    def whole_seeds(self, method: str, column: str) -> set[int]:
+        """Seeds of which a method has every cell of a column."""
+        wanted = len(self.shares) if column == MEAN else 1
+        counts = Counter(cell.seed for cell in self.of(method, column))
+        return {seed for seed, count in counts.items() if count == wanted}
+
     def spread(self, method: str, column: str, figure: Figure = mean_ap) -> Spread | None:
         """Mean and deviation over seeds of a figure; None where nothing, or not all, is there."""
         cells = self.of(method, column)
@@ -162,8 +171,13 @@ class Results:
         return max(found, key=lambda line: found[line]) if found else None
 
     def category_aps(self, method: str, column: str) -> list[float]:
-        """Mean AP per category over the cells of a column, nan where undefined."""
-        rows = [[np.nan if ap is None else ap for ap in c.ap] for c in self.of(method, column)]
+        """Mean AP per category over the cells of a column, nan where undefined.
+
+        As in `spread`, a seed that lacks a share does not count for their mean.
+        """
+        whole = self.whole_seeds(method, column)
+        cells = [cell for cell in self.of(method, column) if cell.seed in whole]
+        rows = [[np.nan if ap is None else ap for ap in c.ap] for c in cells]
         if not rows:
             return [np.nan] * len(self.grid["categories"])
         return [float(value) for value in np.mean(rows, axis=0)]  # undefined in all or in none
@@ -178,6 +192,13 @@ class Results:
             found.append(
                 f"Methods looked at different numbers of views of each picture ({counts}): only"
                 " those with equally many can be compared (--views K gives all of them K)."
+            )
+        trained = [cell for cell in self.cells if cell.epoch.get("by")]
+        kinds = {cell.settings["training"].get("precision", "32-true") for cell in trained}
+        if len(kinds) > 1:
+            found.append(
+                f"Methods were trained in different precisions ({', '.join(sorted(kinds))});"
+                " --precision gives all of them the same."
             )
         for line in self.lines:
             own = [cell for cell in self.cells if cell.method == line.key]
@@ -251,21 +272,21 @@ def compared(results: Results, drawn: Mapping[str, Float[Tensor, " B"]], count: 
 
 
 def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comparison | None:
-    """Each method that has the rival's cells against the rival."""
+    """Each method against the rival, over the seeds that are whole for both."""
     rival = results.rival(column)
-    base = None if rival is None else results.spread(rival.key, column)
-    if rival is None or base is None:
+    if rival is None:
         return None
-    theirs = results.of(rival.key, column)
-    names = {(cell.known, cell.seed) for cell in theirs}
     found = {}
     for line in results.lines:
-        cells = results.of(line.key, column)
-        spread = results.spread(line.key, column)
-        if line == rival or spread is None or {(c.known, c.seed) for c in cells} != names:
+        keys = (line.key, rival.key)
+        seeds = set.intersection(*(results.whole_seeds(key, column) for key in keys))
+        if line == rival or not seeds:
             continue
-        both = (mean_over_cells(each, drawn) for each in (cells, theirs))
-        found[line.key] = difference(spread.mean - base.mean, *both)
+        both = [[c for c in results.of(key, column) if c.seed in seeds] for key in keys]
+        own, theirs = (statistics.fmean(cell.mean_ap for cell in cells) for cells in both)
+        if not math.isnan(own - theirs):
+            drawn_means = (mean_over_cells(cells, drawn) for cells in both)
+            found[line.key] = difference(own - theirs, *drawn_means)
     return Comparison(column, rival.key, found)
 
 
