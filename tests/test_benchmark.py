@@ -11,6 +11,7 @@ from tests.conftest import Pictures
 from tests.toy import ToyEncoder
 from trmml.benchmark import Finished, find_methods, run_benchmark
 from trmml.cells import Cell, CellFolder, CellKey
+from trmml.config import PROTOCOLS
 from trmml.datasets.base import Dataset
 from trmml.datasets.folder import read_folder
 from trmml.encode import Encoding
@@ -20,7 +21,7 @@ from trmml.labels import LabelMatrix
 from trmml.method_settings import MethodSettings, parse_method_settings
 from trmml.methods import METHODS, Method
 from trmml.metrics import measure
-from trmml.protocols import PROTOCOLS, fixed, quota, share_known, single_positive
+from trmml.protocols import fixed, quota, share_known, single_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 

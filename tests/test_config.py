@@ -27,6 +27,20 @@ def test_presets_are_valid_and_differ_from_the_defaults(name: str):
     assert load_settings(name) != Settings()
 
 
+def test_what_a_search_wrote_is_read_by_its_part(tmp_path):
+    path = tmp_path / "trmml.toml"
+    path.write_text(
+        "[partial.training]\nepochs = 5\n\n[single_positive.training]\nepochs = 7\n\n"
+        '[provenance.partial]\nground = "corel5k"\n'
+    )
+    assert load_settings(path).training.epochs == 5
+    single = load_settings(path, ["training.seed=3"], protocol="single_positive").training
+    assert (single.epochs, single.seed) == (7, 3)
+    path.write_text("[partial.training]\nepochs = 5\n")
+    with pytest.raises(ConfigError, match="has settings for partial, none for single_positive"):
+        load_settings(path, protocol="single_positive")
+
+
 def test_every_setting_round_trips():
     settings = load_settings("as-published")
     assert Settings.model_validate(settings.model_dump()) == settings

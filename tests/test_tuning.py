@@ -9,14 +9,13 @@ import torch
 
 from tests.conftest import Pictures
 from tests.toy import ToyEncoder
-from trmml.config import TrainingSettings
+from trmml.config import PROTOCOLS, Protocol, TrainingSettings
 from trmml.datasets.folder import read_folder
 from trmml.errors import ConfigError, TrainingError
 from trmml.ground import Ground, GroundFeatures, open_ground
 from trmml.labels import LabelMatrix
 from trmml.method_settings import read_settings
 from trmml.methods import METHODS, Choice, Method, Range
-from trmml.protocols import PROTOCOLS, Protocol
 from trmml.tuning import Plan, Trial, split, tune
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from trmml.benchmark_report import Report
+    from trmml.config import Protocol
     from trmml.datasets import Dataset
     from trmml.errors import TrainingError
     from trmml.ground import Ground
     from trmml.method_settings import MethodSettings
     from trmml.methods import Method
-    from trmml.protocols import Known, Protocol
+    from trmml.protocols import Known
     from trmml.table_text import Table
     from trmml.tuning import Plan
 

@@ -16,7 +16,7 @@ from trmml.cli_output import Show, comparison, print_json, print_table, say, sho
 FEW_POSITIVES = 50
 
 if TYPE_CHECKING:
-    from trmml.config import Settings
+    from trmml.config import Protocol, Settings
     from trmml.datasets.base import Dataset
     from trmml.encode import Encoding
     from trmml.encoders.base import Encoder
@@ -64,7 +64,8 @@ def fit(
         raise typer.BadParameter("give one of --known, --single-positive, --quota and --mask")
     short = {"training.seed": seed, "training.epochs": epochs, "training.precision": precision}
     given = [f"{name}={value}" for name, value in short.items() if value is not None]
-    settings = resolve_settings(preset, config, [*(set_ or ()), *given])
+    protocol: Protocol = "single_positive" if single_positive else "partial"
+    settings = resolve_settings(preset, config, [*(set_ or ()), *given], protocol)
 
     # What can be wrong is read before anything long begins
     from trmml.encoders import load_encoder
@@ -251,14 +252,18 @@ def _conclude(
 
 
 def resolve_settings(
-    preset: str | None, config: Path | None, overrides: Sequence[str] | None
+    preset: str | None,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    protocol: "Protocol" = "partial",
 ) -> "Settings":
     """The settings that the options of the command line add up to."""
     if preset is not None and config is not None:
         raise typer.BadParameter("give --preset or --config, not both")
     from trmml.config import load_settings
 
-    return load_settings(config if preset is None else preset, overrides or ())
+    source = config if preset is None else preset
+    return load_settings(source, overrides or (), protocol=protocol)
 
 
 def read_names(categories: Path | None) -> list[str] | None:

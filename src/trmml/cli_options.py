@@ -12,6 +12,7 @@ Form = Literal["fp16", "int8", "fp32"]
 EncoderArithmetic = Literal[
     "auto", "fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8"
 ]
+# As in config.py, which takes pydantic along: too long for --help.
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 TagFormat = Literal["table", "csv", "jsonl"]
 ExportPart = Literal["all", "head"]
@@ -82,7 +83,10 @@ ImageSize = Annotated[
     int | None, typer.Option(min=1, help="Side of the encoder's input in pixels.")
 ]
 Preset = Annotated[str | None, typer.Option(help="Settings that come with trmml.")]
-Config = Annotated[Path | None, typer.Option(help="Settings in a TOML file.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="Settings in a TOML file, also in the trmml.toml of benchmark --tune."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.NAME=VALUE", help="One setting; may be repeated."),

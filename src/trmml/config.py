@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
 
+# Settings are searched apart for the two, and `trmml benchmark --tune` writes a part for each: what
+# helps where negatives are known may hurt without.
+Protocol = Literal["partial", "single_positive"]
+PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
 # As Lightning Fabric names them.
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -223,11 +227,18 @@ def preset_names() -> list[str]:
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def load_settings(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    protocol: Protocol = "partial",
+) -> Settings:
     """Settings from a preset or a TOML file, then `section.name=value` overrides.
 
     Args:
-        source: a preset's name, a TOML file's path, or None for the defaults.
+        source: a preset's name, a TOML file's path, or None for the defaults. The file may be the
+            `trmml.toml` that `trmml benchmark --tune` writes.
+        protocol: which part of such a file is taken.
         overrides: for example `["training.epochs=3", "prompts.train_context=true"]`.
 
     Raises:
@@ -238,6 +249,10 @@ def load_settings(source: str | Path | None = None, overrides: Sequence[str] = (
         0.0
     """
     tree = {} if source is None else _read_source(source)
+    if any(part in tree for part in PROTOCOLS):  # what a search found, with its provenance
+        if protocol not in tree:
+            raise ConfigError(f"{source} has settings for {', '.join(tree)}, none for {protocol}")
+        tree = dict(tree[protocol])
     for override in overrides:
         _apply(tree, override)
     return parse_settings(tree, str(source or "--set"))

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from trmml.checkpoint import write_text
-from trmml.config import Precision, changed, read_toml, validate
+from trmml.config import PROTOCOLS, Precision, Protocol, changed, read_toml, validate
 from trmml.errors import ConfigError
 from trmml.methods import Method
-from trmml.protocols import PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
+from trmml.config import Protocol
 from trmml.errors import ConfigError, DataError
 from trmml.labels import LabelMatrix
-
-# Settings are chosen apart for the two: what helps where negatives are known may hurt without.
-Protocol = Literal["partial", "single_positive"]
-PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
 
 
 @dataclass(frozen=True, eq=False)

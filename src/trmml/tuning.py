@@ -20,7 +20,7 @@ from torch import Tensor
 from trmml.cell_run import Epoch, for_cell, new_trainer
 from trmml.cells import CELL_FORMAT, commit
 from trmml.checkpoint import versions
-from trmml.config import Precision
+from trmml.config import Precision, Protocol
 from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, TrainingError
 from trmml.features import Progress
@@ -34,7 +34,7 @@ from trmml.method_settings import (
 from trmml.methods import Method
 from trmml.metrics import measure, scores_of
 from trmml.model import predict
-from trmml.protocols import Known, Protocol, share_known, single_positive
+from trmml.protocols import Known, share_known, single_positive
 from trmml.several_views import joined
 from trmml.trainer import train
 from trmml.tuning_search import ask, distribution, open_study, tell
