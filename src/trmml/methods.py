@@ -134,9 +134,7 @@ def _zero_shot_ensemble(
 _TRMML: Space = {
     "training.learning_rate": Range(7e-4, 4e-3, log=True),
     "training.epochs": Choice((4, 8, 12)),
-    "image_branch.learning_rate": Range(4e-4, 1.2e-3, log=True),
-    "image_branch.linear_rate": Range(2e-4, 6e-4, log=True),
-    "hidden_regions.rate_factor": Range(0.1, 1.0, log=True),
+    "image_branch.learning_rate": Range(2e-4, 1.2e-3, log=True),
 }
 
 _MASKED = Method(
