@@ -2,9 +2,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests import sets
+from tests import sets, test_coco, test_cub, test_nus_wide, test_visual_genome, test_voc
 from trmml.datasets import named
 from trmml.datasets.check import Checked, check
 from trmml.datasets.named import Counts
@@ -138,11 +139,43 @@ def test_an_unknown_option_is_no_problem_of_the_set(tmp_path):
         check("folder", write_folder(tmp_path), {"blanks": "absent"})
 
 
-def test_miniatures_are_refused_by_the_published_counts(tmp_path):
-    from tests.test_voc import write_devkit
+# A writer of each official form in miniature, the options, and the published images of both splits.
+MINIATURES = {
+    "coco2014": (test_coco.write_coco, {}, ("82,783", "40,504")),
+    "coco2014, annotated": (test_coco.write_coco, {"images": "annotated"}, ("82,081", "40,137")),
+    "voc2007": (test_voc.write_devkit, {}, ("5,011", "4,952")),
+    "voc2012": (
+        lambda root: test_voc.write_devkit(root, "2012", "VOC2012"), {}, ("5,717", "5,823"),
+    ),
+    "vg200": (test_visual_genome.write_vg, {}, ("98,249", "10,000")),
+    "nuswide": (test_nus_wide.write_official, {}, ("161,789", "107,859")),
+    "nuswide, answered": (
+        test_nus_wide.write_official, {"empty": "drop"}, ("about 125,449", "about 83,898"),
+    ),
+    "cub": (test_cub.write_cub, {}, ("5,994", "5,794")),
+}  # fmt: skip
 
-    checked = check("voc2007", write_devkit(tmp_path), {})
-    assert said(checked) == [
-        "3 images, but 5,011 were published for these options",
-        "1 images, but 4,952 were published for these options",
+
+@pytest.mark.parametrize("form", MINIATURES)
+def test_miniatures_are_refused_by_the_published_counts(tmp_path, form):
+    write, options, published = MINIATURES[form]
+    checked = check(form.partition(",")[0], write(tmp_path), options)
+    assert not checked.ok and [each.split for each in checked.splits] == ["train", "test"]
+    found = [what for what in said(checked) if "images, but" in what]
+    images = [each.images for each in checked.splits]
+    assert found == [
+        f"{count} images, but {number} were published for these options"
+        for count, number in zip(images, published, strict=True)
     ]
+
+
+def test_what_was_never_counted_is_told(tmp_path):
+    labels = np.zeros((1, 81))
+    labels[0, 13] = 1.0
+    for part, name in (("train", "1.jpg"), ("val", "2.jpg")):
+        test_nus_wide.write_cole(tmp_path, [name], labels, part)
+    sets.pictures(tmp_path, ["Flickr/1.jpg", "Flickr/2.jpg"])
+    checked = check("nuswide", tmp_path, {"version": "cole", "empty": "drop"})
+    assert checked.ok and checked.notes[0] == (
+        "train: no counts were published for these options to compare with"
+    )

@@ -124,6 +124,8 @@ def check(
         counts.append(_count(reader, data[split], split, chosen))
         problems += _count_problems(counts[-1], name)
         problems += _file_problems(data[split], split, missing, decode, progress)
+        if reader.counts and counts[-1].expected is None:
+            notes.append(f"{split}: no counts were published for these options to compare with")
         notes += _notes(data[split], split)
     problems += _pair_problems(data)
     return Checked(name, root, tuple(counts), tuple(problems), tuple(notes))
