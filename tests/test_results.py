@@ -84,7 +84,7 @@ def test_one_seed_has_no_deviation_and_gaps_are_named() -> None:
     results = Results(toy_grid(2), cells)
     text = to_markdown(map_table(results))
     assert "| **50.0** | - | - |" in text and "| 37.5 | **37.5** | **37.5** |" in text
-    assert "linear probe, masked BCE: cells that are not finished: 1." in text
+    assert "Cells that are not finished: linear probe, masked BCE 1." in text
     assert "seed 0 alone" in text
     assert results.rival(MEAN) is None and results.rival("10 %") is None
 

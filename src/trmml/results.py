@@ -200,6 +200,7 @@ class Results:
                 f"Methods were trained in different precisions ({', '.join(sorted(kinds))});"
                 " --precision gives all of them the same."
             )
+        lacking = []
         for line in self.lines:
             own = [cell for cell in self.cells if cell.method == line.key]
             for protocol in sorted({cell.protocol for cell in own}):
@@ -209,7 +210,9 @@ class Results:
             rules = {cell.known for cell in self.cells}
             lack = len(rules) * len(self.seeds) - len({(c.known, c.seed) for c in own})
             if lack:
-                found.append(f"{line.name}: cells that are not finished: {lack}.")
+                lacking.append(f"{line.name} {lack}")
+        if lacking:
+            found.append(f"Cells that are not finished: {', '.join(lacking)}.")
         return found
 
 
