@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -28,7 +28,7 @@ from record import write_results
 from trmml.benchmark import run_benchmark
 from trmml.cell_run import for_cell, new_trainer
 from trmml.cells import CellFolder
-from trmml.config import changed
+from trmml.config import Precision, changed
 from trmml.datasets.named import read_named
 from trmml.encoders import load_encoder
 from trmml.errors import DataError
@@ -184,7 +184,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--encoder", default="bundled")
     parser.add_argument("--settings", type=Path, help="a folder with trmml.toml")
     parser.add_argument("--views", type=int, help="default: as the settings say")
-    parser.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"])
+    parser.add_argument("--precision", choices=get_args(Precision))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--known", type=int, nargs="+", default=[10, 50], help="percent")
     parser.add_argument("--single-positive", action="store_true", help="and one label a picture")
