@@ -71,6 +71,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "no hidden regions": {"hidden_regions.use": False},
     "no whole picture": {"image_branch.use": False},
     "whole picture: no linear map": {"image_branch.linear": False},
+    "whole picture: directions as they are": {"image_branch.spectrum_power": 0.0},
     "whole picture: learned again": {"image_branch.learn_again": True},
     "no frozen opinion": {"opinions.frozen": False},
     "opinions not weighed": {"opinions.weigh": False},

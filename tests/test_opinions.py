@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,6 +171,40 @@ def test_the_image_branch_learns_from_every_view() -> None:
     assert (shift > 0.5).all()  # roots of both views are measured
     second = both(views[1])["linear"] - both(views[0])["linear"]
     assert second.abs().max() < (plain(views[1])["linear"] - plain(views[0])["linear"]).abs().max()
+
+
+@pytest.mark.parametrize("power", [-0.5, -0.25, 0.25])
+def test_the_spectrum_power_scales_principal_directions_by_their_variance(power: float) -> None:
+    means = pooled(features(200)) @ torch.randn(W, W, generator=torch.Generator().manual_seed(3))
+    module = branch(spectrum_power=power)
+    module.start(means, torch.full((C,), 0.5))
+    rooted = module.standard(means.sign() * means.abs().sqrt())
+
+    def spectrum(rows: torch.Tensor) -> np.ndarray:
+        return np.linalg.eigvalsh(np.cov(rows.double().numpy().T))
+
+    before = spectrum(rooted).clip(min=0.01)
+    expected = before ** (1 + 2 * power)
+    found = spectrum(rooted @ module._turn(means))
+    assert found == pytest.approx(expected / expected.mean(), rel=0.02)
+
+
+def test_a_low_power_finds_what_varies_little_and_a_high_one_what_varies_much() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wide, narrow = torch.randn(2, 400, 1, generator=generator)
+    sides = torch.tensor([1.0, -1.0]).repeat(W // 2)
+    noise = 0.05 * torch.randn(400, W, generator=generator)
+    means = 9 + wide + 0.1 * narrow * sides + noise
+
+    def errors(what: torch.Tensor, power: float) -> float:
+        matrix = LabelMatrix((what > 0).expand(400, C), torch.ones(400, C, dtype=torch.bool))
+        module = branch(spectrum_power=power, learning_rate=3e-4, linear_rate=3e-4)
+        module.learn(means[None, :200], matrix.rows(torch.arange(200)), TrainingSettings())
+        found = module(means[200:])
+        return float(sum(((o > 0) != matrix.labels[200:]).float().mean() for o in found.values()))
+
+    assert errors(narrow, -0.5) < errors(narrow, 0.0) < errors(narrow, 0.5)
+    assert errors(wide, -0.5) > errors(wide, 0.5)
 
 
 def test_without_known_negatives_blanks_are_negatives_for_the_image_branch() -> None:

@@ -79,6 +79,9 @@ class ImageBranchSettings(Section):
     width: int = Field(1024, ge=1, description="of the hidden layer")
     dropout: float = Field(0.5, ge=0, lt=1, description="share dropped before each layer")
     linear: bool = Field(True, description="an opinion more: a linear map of the whole picture")
+    spectrum_power: float = Field(
+        0.0, ge=-0.5, le=0.5, description="variance to this power scales each principal direction"
+    )
     epochs: int = Field(
         20, ge=1, description="passes over the mean patches, before the first epoch"
     )

@@ -19,6 +19,8 @@ from trmml.schedule import LEAST_STEPS, learning_rate
 
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
 LEAST_CHANNEL = 1e-3
+# Principal directions of less variance than this are taken to have it (the mean is 1).
+LEAST_VARIANCE = 1e-2
 # Mean patches looked at together: those of many pictures are kept in half precision.
 MEANS_BATCH = 1024
 
@@ -61,13 +63,20 @@ class Standardisation(nn.Module):
 class ImageBranch(nn.Module):
     """Opinions on the whole picture, of the mean hidden patch: two layers, and one linear map.
 
-    h = standard(root(mean_p h_p)),  root(x) = sign(x) sqrt(|x|)
+    h = T standard(root(mean_p h_p)),  root(x) = sign(x) sqrt(|x|)
     image = W2 ReLU(W1 h) + b2,  linear = W h + b
+    T = k U diag(v^p) U',  U diag(v) U' = covariance of standard(root(.)) over all pictures
 
     The root keeps the few strongest channels of a map that is mostly zero from ruling the rest
     (Perronnin et al. 2010, section 3.1: power normalisation). The hidden layer is shared by all
     categories: what one of them learns of the pictures serves those with few known labels. The
     linear map errs elsewhere, so that both together beat either.
+
+    T is what pictures without a label say of the features. Early in training, or held by weight
+    decay, a linear map prefers directions of much variance; p above 0 (`spectrum_power`) makes it
+    do so more, below 0 less, and -0.5 is whitening. Which is right depends on whether pictures
+    mostly differ in what their labels name. k keeps the mean variance at 1; at the end T is
+    multiplied into W1 and W, so that tagging knows nothing of it.
 
     A mean is far cheaper than the map it was taken of, so the branch learns apart from the rest:
     before the first epoch, from many passes over the means of all pictures. Then it stays, unless
@@ -89,7 +98,9 @@ class ImageBranch(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         """Unbounded logits."""
-        rooted = self.standard(_root(pooled))
+        return self._opinions(self.standard(_root(pooled)))
+
+    def _opinions(self, rooted: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         hidden = F.relu(self.into(self.dropout(rooted)))
         found = {"image": self.out(self.dropout(hidden))}
         if self.linear is not None:
@@ -133,6 +144,7 @@ class ImageBranch(nn.Module):
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(training.seed)
             self.start(pooled.flatten(0, 1), known_positive_share(matrix))
+            turn = self._turn(pooled.flatten(0, 1)) if self.settings.spectrum_power else None
             self.requires_grad_(True).train()
             for done in range(1, passes + 1):
                 order = told[torch.randperm(len(told), generator=generator)]
@@ -141,8 +153,9 @@ class ImageBranch(nn.Module):
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = share * rate
                     view = torch.randint(len(pooled), (len(part),), generator=generator)
+                    rooted = self.standard(_root(pooled[view, part].to(device, torch.float32)))
                     with half:
-                        found = self(pooled[view, part].to(device, torch.float32))
+                        found = self._opinions(rooted if turn is None else rooted @ turn)
                     rows = matrix.rows(part)
                     labels = (rows.labels & rows.known).to(device)
                     weights = matrix_weights(rows, blank).to(device)
@@ -161,6 +174,9 @@ class ImageBranch(nn.Module):
                 if progress is not None:
                     progress("whole picture", done * len(told), passes * len(told))
             self.requires_grad_(False).eval()
+        for layer in (self.into, self.linear):
+            if turn is not None and layer is not None:
+                layer.weight.copy_(layer.weight @ turn)  # it is symmetric
 
     def _optimizer(self, training: TrainingSettings) -> tuple[torch.optim.AdamW, list[float]]:
         """Weights, with decay, and biases, without and faster; the highest rate of each group."""
@@ -185,6 +201,21 @@ class ImageBranch(nn.Module):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
                 layer.bias.copy_(positive_share.to(layer.bias).logit())
+
+    @torch.no_grad()
+    def _turn(self, pooled: Float[Tensor, "N W"]) -> Float[Tensor, "W W"]:
+        """T: each principal direction of the standardised means by its variance to the power p."""
+        device = self.standard.mean.device
+        total = torch.zeros(len(self.standard.mean), len(self.standard.mean), dtype=torch.float64)
+        for part in torch.split(pooled, MEANS_BATCH):
+            rooted = self.standard(_root(part.to(device).float()))
+            total += (rooted.T @ rooted).cpu()  # not every device has double precision
+        variance, directions = torch.linalg.eigh(total / len(pooled))
+        variance = variance.clamp(min=LEAST_VARIANCE * float(variance.mean()))
+        scale = variance**self.settings.spectrum_power
+        scale /= (scale.square() * variance).mean().sqrt()
+        turn: Tensor = (directions * scale) @ directions.T
+        return turn.to(device, torch.float32)
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
