@@ -1,8 +1,10 @@
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from trmml.benchmark_report import report_benchmark
 from trmml.cells import CellFolder, ranks_of
 from trmml.errors import CheckpointError, DataError
 from trmml.labels import LabelMatrix
+from trmml.methods import METHODS
 from trmml.result_plots import write_plots
 from trmml.result_tables import map_table, result_tables
 from trmml.results import MEAN, Comparison, Results, compared
@@ -172,7 +175,7 @@ TABLE = Table(
     note="x ± y",
     columns=("a|b", "c#"),
     rows=(
-        Row("first | method", (Value(1.25, 0.5), None)),
+        Row("first | method", (Value(1.25, 0.5), None), cite="who2026"),
         Row("bound~", (Value(-0.04), Value(2.0, interval=(-1.0, 3.0))), contest=False),
     ),
     signed=True,
@@ -186,8 +189,18 @@ def test_latex_is_escaped() -> None:
     lines = to_latex(TABLE).splitlines()
     assert lines[1] == r"\caption{50 \% of a\_b \& \{c\}. x $\pm$ y}"
     assert lines[2] == r"\begin{tabular}{lrr}" and r"method & a|b & c\# \\" in lines
-    assert r"first | method & \textbf{+1.2 $\pm$ 0.5} & - \\" in lines
+    assert r"first | method~\cite{who2026} & \textbf{+1.2 $\pm$ 0.5} & - \\" in lines
     assert lines[-5:-3] == [r"\midrule", r"bound\textasciitilde{} & 0.0 & +2.0 [-1.0, +3.0] \\"]
+
+
+def test_every_method_is_cited_from_the_references_that_lie_beside_the_tables() -> None:
+    text = files("trmml").joinpath("references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE)
+    assert len(entries) == len(set(entries)) == text.count("@")
+    assert {method.cite for method in METHODS.values()} == set(entries)
+    assert text.count("{") == text.count("}")
+    for entry in text.split("@")[1:]:
+        assert all(f"  {field}" in entry for field in ("title", "author", "year")), entry
 
 
 def test_bars_in_markdown_are_escaped() -> None:
@@ -270,6 +283,9 @@ def test_a_report_from_the_folder_alone(tmp_path: Path) -> None:
         assert table.title in page
         for ending in ("md", "tex", "csv"):
             assert (tmp_path / "tables" / f"{table.name}.{ending}").is_file()
+    cited = re.findall(r"cite\{(\w+)\}", (tmp_path / "tables" / "map.tex").read_text())
+    references = (tmp_path / "tables" / "references.bib").read_text()
+    assert cited and all(f"{{{key}," in references for key in cited)
     assert Comparison.from_dict(found["comparisons"][1]).differences["trmml"].mean == mean
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from trmml.cells import CellFolder
@@ -37,6 +38,7 @@ def report_benchmark(
     """Write tables, plots and summary.json from the finished cells of a folder.
 
         tables/*.md, *.tex, *.csv   every table in three forms
+        tables/references.bib       what the LaTeX tables cite
         categories.csv              AP of each category, by method and column
         plots/*.png, *.svg
         summary.json                differences of the paired bootstrap
@@ -59,6 +61,8 @@ def report_benchmark(
     for table in tables:
         for ending, write in WRITERS.items():
             write_text(folder.root / "tables" / f"{table.name}.{ending}", write(table))
+    sources = files("trmml").joinpath("references.bib").read_text(encoding="utf-8")
+    write_text(folder.root / "tables" / "references.bib", sources)
     write_text(folder.root / "categories.csv", categories_csv(results))
     write_text(folder.root / "summary.json", summary_json(results))
     plots = write_plots(results, folder.root / "plots")

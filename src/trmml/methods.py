@@ -64,6 +64,7 @@ class Method:
     Attributes:
         name: as in tables.
         key: as in file names and on the command line.
+        cite: key of its source in references.bib; empty for none.
         settings: frozen, with defaults and a field `training`.
         build: the model of an encoder, its identity, category names and settings.
         space: where a search may go, by `section.name`.
@@ -79,6 +80,7 @@ class Method:
     settings: type[Section]
     build: Build
     space: Space
+    cite: str = ""
     trains: bool = True
     pooled: bool = False
     baseline: bool = True
@@ -141,6 +143,7 @@ _TRMML: Space = {
 _MASKED = Method(
     name="linear probe, masked BCE",
     key="probe-masked",
+    cite="durand2019partial",
     settings=ProbeSettings,
     build=build_masked,
     space=PROBE_SPACE,
@@ -149,6 +152,7 @@ _MASKED = Method(
 _OURS = Method(
     name="TRM-ML",
     key="trmml",
+    cite="ma2024trmml",
     settings=Settings,
     build=build_trmml,
     space=_TRMML,
@@ -159,6 +163,7 @@ _ALL = (
     Method(
         name="zero-shot",
         key="zero-shot",
+        cite="radford2021clip",
         settings=ZeroShotSettings,
         build=_zero_shot,
         space={},
@@ -168,6 +173,7 @@ _ALL = (
     Method(
         name="zero-shot dense",
         key="zero-shot-dense",
+        cite="sun2022dualcoop",
         settings=ZeroShotSettings,
         build=_zero_shot_dense,
         space={},
@@ -176,6 +182,7 @@ _ALL = (
     Method(
         name="zero-shot, prompt ensemble",
         key="zero-shot-ensemble",
+        cite="radford2021clip",
         settings=ZeroShotEnsembleSettings,
         build=_zero_shot_ensemble,
         space={},
@@ -185,6 +192,7 @@ _ALL = (
     Method(
         name="linear probe, assume negative",
         key="probe-an",
+        cite="cole2021single",
         settings=ProbeSettings,
         build=build_assume_negative,
         space=PROBE_SPACE,
@@ -194,6 +202,7 @@ _ALL = (
     Method(
         name="linear probe, weak assume negative",
         key="probe-wan",
+        cite="cole2021single",
         settings=ProbeSettings,
         build=build_weak_assume_negative,
         space=PROBE_SPACE,
@@ -202,6 +211,7 @@ _ALL = (
     Method(
         name="linear probe, asymmetric loss",
         key="probe-asl",
+        cite="ridnik2021asl",
         settings=AsymmetricProbeSettings,
         build=build_asymmetric,
         space={**PROBE_SPACE, **FOCUS},
@@ -210,6 +220,7 @@ _ALL = (
     Method(
         name="linear probe, large-loss rejection",
         key="probe-llr",
+        cite="kim2022large",
         settings=RejectingProbeSettings,
         build=build_rejecting,
         space=REJECTING_SPACE,
@@ -218,6 +229,7 @@ _ALL = (
     Method(
         name="CoOp",
         key="coop",
+        cite="zhou2022coop",
         settings=coop.CoOpSettings,
         build=coop.build_coop,
         space=coop.SPACE,
@@ -226,6 +238,7 @@ _ALL = (
     Method(
         name="DualCoOp",
         key="dualcoop",
+        cite="sun2022dualcoop",
         settings=dualcoop.DualCoOpSettings,
         build=dualcoop.build_dualcoop,
         space=dualcoop.SPACE,
@@ -233,6 +246,7 @@ _ALL = (
     Method(
         name="SCPNet",
         key="scpnet",
+        cite="ding2023scpnet",
         settings=scpnet.SCPNetSettings,
         build=scpnet.build_scpnet,
         space=scpnet.SPACE,
@@ -241,6 +255,7 @@ _ALL = (
     Method(
         name="SARB",
         key="sarb",
+        cite="pu2022sarb",
         settings=sarb.SARBSettings,
         build=sarb.build_sarb,
         space=sarb.SPACE,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from trmml.cells import Cell
+from trmml.methods import METHODS
 from trmml.results import MEAN, Comparison, Line, Results
 from trmml.statistics import Spread
 from trmml.table_text import Row, Table, Value
@@ -132,7 +133,9 @@ def time_table(results: Results) -> Table:
 
 
 def _row(line: Line, values: Sequence[Value | None]) -> Row:
-    return Row(line.name, tuple(values), contest=not line.full_labels)
+    known = METHODS.get(line.key)  # a variant of one has a key of its own
+    cite = "" if known is None else known.cite
+    return Row(line.name, tuple(values), contest=not line.full_labels, cite=cite)
 
 
 def _percent(spread: Spread | None) -> Value | None:

@@ -32,11 +32,19 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's values; `contest` says whether it may be the best of a column."""
+    r"""A method's values.
+
+    Attributes:
+        label: the method's name.
+        values: one per column.
+        contest: whether it may be the best of a column.
+        cite: key for `\cite` in LaTeX; empty for none.
+    """
 
     label: str
     values: tuple[Value | None, ...]
     contest: bool = True
+    cite: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ def to_latex(table: Table) -> str:
             )
             for place, value in enumerate(row.values)
         ]
-        lines.append(" & ".join([escape_latex(row.label), *cells]) + r" \\")
+        source = rf"~\cite{{{row.cite}}}" if row.cite else ""
+        lines.append(" & ".join([escape_latex(row.label) + source, *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
