@@ -9,6 +9,7 @@ import pytest
 
 from trmml.config import Settings
 from trmml.store import StoreKey
+from trmml.tuning import Plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reproduce.md").read_text("utf-8")
@@ -25,7 +26,8 @@ SETS = {
     "CUB": (5_994, 5_794, 312),
 }
 ENCODERS = {"RN101": (448, 196, 2048, 512), "RN50": (224, 49, 2048, 1024)}
-RUNS = 30
+RUNS, TRIALS = 30, 8
+MASKS = 3  # of a search: 10 % and 50 % known, and single positive
 
 
 def table(head: str) -> dict[str, list[str]]:
@@ -74,14 +76,15 @@ def test_sizes_on_disk() -> None:
 
 
 def test_times_from_published_rates() -> None:
-    training = Settings().training
+    training, plan = Settings().training, Plan(trials=TRIALS)
     expected = {}
     for name, (train, test, categories) in SETS.items():
         passes = training.epochs * (1 - training.held_out_share)
         step = max(1.0, categories / 80) ** slope()
         run = train * passes / rate("context frozen (default)") * step
         encoding = (train + test) / rate("first epoch, context frozen (default)")
-        expected[name] = [hours(encoding), hours(run), hours(RUNS * run)]
+        search = TRIALS * plan.folds * MASKS * (1 - plan.held_out_share) * run
+        expected[name] = [hours(encoding), hours(run), hours(RUNS * run), hours(search)]
     assert table("set | encoding") == expected
 
 
