@@ -23,6 +23,8 @@ ORDER = (
     "config",
     "search_space",
     "labels",
+    "metric_figures",
+    "score_checks",
     "metrics",
     "calibration",
     "images",

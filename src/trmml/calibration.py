@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from trmml.errors import CheckpointError, DataError
-from trmml.metrics import check_pairs, check_scores
+from trmml.score_checks import check_pairs, check_scores
 
 logger = logging.getLogger(__name__)
 

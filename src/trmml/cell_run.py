@@ -19,7 +19,8 @@ from trmml.fit import make_fabric
 from trmml.ground import Ground
 from trmml.labels import LabelMatrix
 from trmml.methods import Method, make_trainer
-from trmml.metrics import Metrics, PrecisionRecall, measure, scores_of
+from trmml.metric_figures import Metrics, PrecisionRecall
+from trmml.metrics import measure, scores_of
 from trmml.model import MultiLabelModel, predict
 from trmml.protocols import Known
 from trmml.schedule import hold_out

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trmml.encoders.base import Encoder
     from trmml.evaluate import Evaluation
     from trmml.labels import LabelMatrix
-    from trmml.metrics import Metrics
+    from trmml.metric_figures import Metrics
 
 
 def fit(

@@ -17,7 +17,8 @@ from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
 from trmml.features import FeatureSource
 from trmml.labels import LabelMatrix
-from trmml.metrics import Metrics, measure
+from trmml.metric_figures import Metrics
+from trmml.metrics import measure
 from trmml.model import MultiLabelModel, predict
 
 TRAINED = "TRM-ML"

@@ -26,7 +26,7 @@ from trmml.evaluate import evaluate
 from trmml.features import FeatureSource, Progress
 from trmml.fit import fit
 from trmml.methods import METHODS, make_trainer
-from trmml.metrics import Metrics
+from trmml.metric_figures import Metrics
 from trmml.report import write_report
 from trmml.tag import Tagger
 from trmml.trainer import train

@@ -14,7 +14,8 @@ from trmml.errors import DataError
 from trmml.features import FeatureSource, Progress
 from trmml.images import BadImage
 from trmml.inputs import OnBadImage
-from trmml.metrics import Metrics, measure
+from trmml.metric_figures import Metrics
+from trmml.metrics import measure
 from trmml.several_views import joined
 from trmml.tag import Tagger
 

@@ -16,126 +16,19 @@ disagrees with itself:
   which others call CF1, has a name of its own.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from trmml.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-@dataclass(frozen=True)
-class PrecisionRecall:
-    """Precision, recall and F1 over all known pairs (overall) and as means over categories.
-
-    Usual names, in order: OP, OR, OF1, CP, CR, CF1; the last is the mean of the categories' F1.
-    """
-
-    overall_precision: float
-    overall_recall: float
-    overall_f1: float
-    category_precision: float
-    category_recall: float
-    category_f1: float
-    category_f1_mean_of_f1: float
-
-
-@dataclass(frozen=True)
-class CategoryMetrics:
-    """One category's figures; all but the counts are nan without a known positive."""
-
-    name: str
-    ap: float
-    ap_interpolated: float
-    positives: int
-    negatives: int
-    unknown: int
-    precision: float
-    recall: float
-    f1: float
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What `measure` found.
-
-    Args:
-        mean_ap: mean non-interpolated AP over the defined categories.
-        mean_ap_interpolated: the same with the interpolated form.
-        mean_ap_undefined_as_zero: the field's habit: undefined categories enter `mean_ap` as 0.
-        at_threshold: every entry whose score reaches its category's threshold is predicted.
-        at_top_k: of these, only entries among the `top_k` highest known scores of their image.
-        known_share: share of known pairs, in [0, 1].
-    """
-
-    mean_ap: float
-    mean_ap_interpolated: float
-    mean_ap_undefined_as_zero: float
-    at_threshold: PrecisionRecall
-    at_top_k: PrecisionRecall
-    top_k: int
-    images: int
-    categories: int
-    undefined_categories: int
-    known_share: float
-    per_category: tuple[CategoryMetrics, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts; None where a figure is undefined."""
-        plain = asdict(self)
-        plain["per_category"] = [_without_nan(row) for row in plain["per_category"]]
-        plain["at_threshold"] = _without_nan(plain["at_threshold"])
-        plain["at_top_k"] = _without_nan(plain["at_top_k"])
-        return _without_nan(plain)
-
-    def write_json(self, path: Path) -> None:
-        """Write `to_dict` as JSON."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
-
-    def write_csv(self, path: Path) -> None:
-        """Write one row per category; undefined figures are blank."""
-        rows = pl.DataFrame([asdict(category) for category in self.per_category])
-        rows.fill_nan(None).write_csv(path)
-
-    def summary_rows(self) -> list[tuple[str, float]]:
-        """The figures of a results table under the field's names, shares in [0, 1]."""
-        rows = [("mAP", self.mean_ap), ("mAP interpolated", self.mean_ap_interpolated)]
-        short = ("OP", "OR", "OF1", "CP", "CR", "CF1", "mean F1")
-        for suffix, part in (("", self.at_threshold), (f" top-{self.top_k}", self.at_top_k)):
-            rows += [
-                (name + suffix, value)
-                for name, value in zip(short, asdict(part).values(), strict=True)
-            ]
-        return rows
-
-    def table(self) -> "Table":
-        """`summary_rows` in percent as a table for the terminal, counts in the caption."""
-        from rich.table import Table
-
-        table = Table(
-            caption=f"{self.images} images, {self.categories} categories "
-            f"({self.undefined_categories} without a known positive, left out of the means), "
-            f"{100 * self.known_share:.1f} % of the labels known"
-        )
-        table.add_column("measure")
-        table.add_column("percent", justify="right")
-        for name, value in self.summary_rows():
-            table.add_row(name, "undefined" if math.isnan(value) else f"{100 * value:.2f}")
-        return table
+from trmml.metric_figures import CategoryMetrics, Metrics, PrecisionRecall
+from trmml.score_checks import check_pairs, check_scores
 
 
 def average_precision(
@@ -245,45 +138,6 @@ def measure(
         known_share=known.double().mean().item(),
         per_category=rows,
     )
-
-
-def check_pairs(scores: Tensor, labels: Tensor, known: Tensor) -> None:
-    """Refuse anything but finite floats with bool labels and known of the same, non-empty shape.
-
-    Raises:
-        DataError: naming what is wrong, and the first entry that is not finite.
-    """
-    if not scores.is_floating_point():
-        raise DataError(f"Scores must be floating point, got {scores.dtype}.")
-    for name, part in (("labels", labels), ("known", known)):
-        if part.dtype != torch.bool:
-            raise DataError(f"{name} must be a bool tensor, got {part.dtype}.")
-        if part.shape != scores.shape:
-            raise DataError(
-                f"{name} must have the shape of the scores, {tuple(scores.shape)}, "
-                f"got {tuple(part.shape)}."
-            )
-    if scores.numel() == 0:
-        raise DataError(f"Expected at least one image and one category, got {tuple(scores.shape)}.")
-    _refuse_where(~torch.isfinite(scores), scores, "be finite")
-
-
-def check_scores(scores: Tensor, labels: Tensor, known: Tensor) -> None:
-    """`check_pairs`, and scores must lie in [0, 1].
-
-    Raises:
-        DataError: naming what is wrong, and the first entry out of range.
-    """
-    check_pairs(scores, labels, known)
-    wrong = (scores < 0) | (scores > 1)
-    _refuse_where(wrong, scores, "lie in [0, 1]; for logits, apply torch.sigmoid first")
-
-
-def _refuse_where(wrong: Tensor, scores: Tensor, rule: str) -> None:
-    if bool(wrong.any()):
-        place = wrong.nonzero()[0].tolist()
-        value = scores[tuple(place)].item()
-        raise DataError(f"Scores must {rule}. Got {value:g} at index {place}.")
 
 
 def _check_names(category_names: Sequence[str], categories: int) -> None:
@@ -418,10 +272,3 @@ def _category_rows(
             )
         )
     return tuple(rows)
-
-
-def _without_nan(figures: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in figures.items()
-    }

@@ -15,7 +15,8 @@ from trmml.checkpoint import RunCard, load_card, load_tensors, write_text
 from trmml.errors import CheckpointError, DataError
 from trmml.evaluate import Evaluation
 from trmml.labels import LabelMatrix
-from trmml.metrics import Metrics, measure
+from trmml.metric_figures import Metrics
+from trmml.metrics import measure
 from trmml.report_sections import (
     Scored,
     asked,

@@ -17,7 +17,7 @@ from trmml.checkpoint import RunCard, load_tensors
 from trmml.config import Settings
 from trmml.evaluate import Evaluation
 from trmml.labels import LabelMatrix
-from trmml.metrics import Metrics
+from trmml.metric_figures import Metrics
 from trmml.prototypes import PseudoLabels
 from trmml.report_figures import WIDE, line_chart, reliability_diagram
 from trmml.report_pictures import best_and_worst
