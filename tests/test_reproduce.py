@@ -124,3 +124,9 @@ def test_the_citation_is_that_of_the_file() -> None:
         f"version = {{{tree['version']}}}",
     ):
         assert said in PAGE
+
+
+def test_the_page_and_the_references_cite_the_paper_alike() -> None:
+    references = (ROOT / "src/trmml/references.bib").read_text("utf-8")
+    paper = references[: references.index("\n}\n") + 3]
+    assert paper.startswith("@inproceedings{ma2024trmml,") and paper in PAGE

@@ -174,9 +174,10 @@ class ImageBranch(nn.Module):
                 if progress is not None:
                     progress("whole picture", done * len(told), passes * len(told))
             self.requires_grad_(False).eval()
-        for layer in (self.into, self.linear):
-            if turn is not None and layer is not None:
-                layer.weight.copy_(layer.weight @ turn)  # it is symmetric
+        if turn is not None:
+            for layer in (self.into, self.linear):
+                if layer is not None:
+                    layer.weight.copy_(layer.weight @ turn)  # it is symmetric
 
     def _optimizer(self, training: TrainingSettings) -> tuple[torch.optim.AdamW, list[float]]:
         """Weights, with decay, and biases, without and faster; the highest rate of each group."""
