@@ -18,12 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from losses import over, what_lost
 from published import Published, publish, read_published
 from trmml.cells import Cell
 from trmml.checkpoint import write_text
 from trmml.result_plots import write_plots
 from trmml.result_tables import result_tables
-from trmml.results import MEAN, Line, Results
+from trmml.results import MEAN, Results
 from trmml.table_text import Table, to_latex, to_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +32,9 @@ HEAD = """<!-- Written by benchmarks/results_page.py from benchmarks/results/; d
 
 # Results
 
-Every number on this page is made by a command that stands beside it, from cells that lie in
+Every table on this page is made by a command that stands beside it, from cells that lie in
 `benchmarks/results/`. What a cell is, and how to read the tables: [benchmark.md](benchmark.md).
+What was tried and did not help is told by hand; its runs are not kept.
 """
 NOTHING = (
     "\nNo grid is published yet: `python benchmarks/results_page.py --add OUT --command ...`.\n"
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     found = sorted(options.results.glob("*/cells.jsonl"))
     grounds = [read_published(path.parent) for path in found]
-    text = page(grounds)
+    notes = options.results / "notes.md"
+    text = page(grounds, notes.read_text("utf-8") if notes.is_file() else "")
     path, pictures = options.docs / "results.md", options.docs / "images" / "results"
     if options.check:
         return _check(path, text, pictures)
@@ -72,12 +75,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def page(grounds: Sequence[Published]) -> str:
-    """The page's text."""
+def page(grounds: Sequence[Published], notes: str = "") -> str:
+    """The page's text; the notes are what a reader of any ground must know, by hand."""
     if not grounds:
         return HEAD + NOTHING
-    parts = [HEAD, headline(grounds), *(section(ground) for ground in grounds)]
-    return "\n".join(part.rstrip() + "\n" for part in parts)
+    parts = [HEAD, headline(grounds), notes, *(section(ground) for ground in grounds)]
+    return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 
 def headline(grounds: Sequence[Published]) -> str:
@@ -102,7 +105,7 @@ def headline(grounds: Sequence[Published]) -> str:
                     f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
                 )
             lines.append(
-                f"| {results.ground} | {_over(results, column)} | {ours.name} {100 * own.mean:.1f}"
+                f"| {results.ground} | {over(results, column)} | {ours.name} {100 * own.mean:.1f}"
                 f" | {rival.name} {100 * theirs.mean:.1f} | {between} |"
             )
     return "\n".join(lines) + "\n\nTest mAP in percent, non-interpolated.\n"
@@ -119,14 +122,14 @@ def section(ground: Published) -> str:
         *(to_markdown(table) for table in main),
         *(f"![{name}](images/results/{results.ground}-{name}.png)" for name in plots(results)),
         what_lost(results, ground.tried),
-        "" if ground.ablation is None else parts_worth(ground.ablation),
+        "" if ground.ablation is None else parts_worth(ground.ablation, results),
         *(_folded(table.title, to_markdown(table)) for table in tables.values()),
         _folded("The table of mAP for LaTeX", _code(main[0])),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def parts_worth(tree: Mapping[str, Any]) -> str:
+def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
     """The method without each part, how right pseudo-labels are, and where regions point."""
     columns, rows = list(tree["runs"]), tree["rows"]
     count = len(tree["seeds"])
@@ -137,6 +140,8 @@ def parts_worth(tree: Mapping[str, Any]) -> str:
         f" {tree['images']:,} others; no test picture was read), mean ± deviation over {count}"
         f" seed{'s' * (count > 1)}; behind it the mean difference to the first row on the same"
         f" masks. Commit {tree['commit']}.",
+        "",
+        f"```console\n{_ablation_command(tree, results)}\n```",
         "",
         "| variant | change | " + " | ".join(columns) + " |",
         "| --- | --- |" + " ---: |" * len(columns),
@@ -155,6 +160,21 @@ def parts_worth(tree: Mapping[str, Any]) -> str:
             ]
     pseudo = [_pseudo_table(column, run["pseudo"]) for column, run in tree["runs"].items()]
     return "\n".join(lines) + "\n\n" + "\n\n".join(pseudo)
+
+
+def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
+    """That made the rows, with the folders of the grid's own command."""
+    name = results.ground
+    shares = [column.removesuffix(" %") for column in tree["runs"] if column.endswith(" %")]
+    encoder, single = results.grid["encoder"]["name"], "single positive" in tree["runs"]
+    parts = [
+        f"python benchmarks/ablation.py --data {name} data/{name}",
+        *([] if encoder == "bundled" else [f"--encoder {encoder}"]),
+        f"--settings benchmarks/results/{name}/settings --precision bf16-mixed",
+        f"--known {' '.join(shares)}" + " --single-positive" * single,
+        f"--seeds {len(tree['seeds'])} --out runs/ablation-{name}",
+    ]
+    return " ".join(parts)
 
 
 def _against(own: Sequence[float], full: Sequence[float]) -> str:
@@ -179,17 +199,6 @@ def _pseudo_table(column: str, epochs: Sequence[Mapping[str, Any]]) -> str:
                 parts.append("" if value is None else f"{100 * value:.1f} %")
         lines.append("| " + " | ".join(parts) + " |")
     return _folded(f"Pseudo-labels by epoch, {column} known, seed 0", "\n".join(lines))
-
-
-def what_lost(results: Results, tried: str) -> str:
-    """Where TRM-ML is behind, what its other forms reach, and what was tried."""
-    ours = results.ours(results.headlines[0]) if results.headlines else None
-    lines = ["### What lost", ""]
-    if ours is not None:
-        lines += [f"- {line}" for line in [*_behind(results, ours), *_other_forms(results, ours)]]
-    if len(lines) == 2:
-        lines.append("- Nothing on this page.")
-    return "\n".join(lines) + (f"\n\n{tried}" if tried else "")
 
 
 def plots(results: Results) -> list[str]:
@@ -252,41 +261,6 @@ def _rule(cell: Cell) -> str:
         return "The epoch is chosen on held-out training labels."
     where = f" at {cell.known}" if cell.share is None else ""
     return f"The last epoch is reported{where}."
-
-
-def _behind(results: Results, ours: Line) -> list[str]:
-    """Columns in which a baseline has the higher mean."""
-    found = []
-    for column in results.columns:
-        own = results.spread(ours.key, column)
-        for line in results.lines:
-            theirs = results.spread(line.key, column)
-            if own is None or theirs is None or not line.baseline or line.full_labels:
-                continue
-            if theirs.mean > own.mean:
-                gap = 100 * (theirs.mean - own.mean)
-                said = f"{ours.name} is behind {line.name} by {gap:.1f}"
-                found.append(f"At {_over(results, column)}, {said}.")
-    return found
-
-
-def _other_forms(results: Results, ours: Line) -> list[str]:
-    """Other forms of TRM-ML against it, by the first headline."""
-    column = results.headlines[0]
-    own = results.spread(ours.key, column)
-    found = []
-    for line in results.lines:
-        theirs = results.spread(line.key, column)
-        if line.baseline or line.full_labels or line == ours or own is None or theirs is None:
-            continue
-        gap = 100 * (theirs.mean - own.mean)
-        found.append(f"{line.name}: {gap:+.1f} against {ours.name} ({_over(results, column)}).")
-    return found
-
-
-def _over(results: Results, column: str) -> str:
-    count = len(results.shares)
-    return f"mean of {count} share{'s' * (count > 1)}" if column == MEAN else column
 
 
 def _folded(title: str, text: str) -> str:

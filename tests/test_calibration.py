@@ -7,12 +7,14 @@ import torch
 
 from trmml.calibration import (
     Calibration,
+    calibrate,
     expected_calibration_error,
     fit_calibration,
     reliability_bins,
     some_pairs,
 )
 from trmml.errors import CheckpointError, DataError
+from trmml.labels import LabelMatrix
 from trmml.metrics import measure
 
 
@@ -203,6 +205,20 @@ def test_one_sided_labels_give_the_identity_and_say_so(caplog):
         calibration = fit_calibration(logits, torch.ones_like(labels), known)
     assert calibration.to_dict() == Calibration.identity(3).to_dict()
     assert "uncalibrated" in caplog.text
+
+
+def test_tables_of_what_is_present_take_blanks_for_negatives():
+    logits, labels, known, _ = simulate(15, 200, 3)
+    present = known & labels
+    found = calibrate(logits, LabelMatrix(labels, present))
+    assert found.to_dict() == fit_calibration(logits, present, torch.ones_like(known)).to_dict()
+    # One known negative anywhere, and only what is known counts.
+    row, column = (~labels).nonzero()[0].tolist()
+    present[row, column] = True
+    found = calibrate(logits, LabelMatrix(labels, present))
+    assert found.to_dict() == fit_calibration(logits, labels & present, present).to_dict()
+    nothing = LabelMatrix(labels, torch.zeros_like(known))
+    assert calibrate(logits, nothing).to_dict() == Calibration.identity(3).to_dict()
 
 
 def test_one_sided_category_is_finite():

@@ -314,6 +314,28 @@ def test_an_opinion_counts_by_what_it_is_worth() -> None:
         assert good > 8 * noise and float(opinions.weights.sum()) == pytest.approx(2)
 
 
+def test_the_weighed_sum_compares_across_categories() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = torch.tensor([0.05, 0.2, 0.6])
+    labels = (torch.rand(5000, C, generator=generator) < share).float()
+    right = 2 * labels + torch.randn(labels.shape, generator=generator)
+    # The match has another place and scale in each category, which say nothing of the labels.
+    found = torch.stack([right * torch.tensor([0.1, 1, 9]) + torch.tensor([4, -3, 0]), right])
+    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    opinions.settle(found)
+    before = opinions(list(found))
+    opinions.weigh(found, labels, torch.ones_like(labels), share)
+    after = opinions(list(found))
+    assert torch.allclose(after.sigmoid().mean(dim=0), share, atol=0.1)
+    assert not torch.allclose(before.sigmoid().mean(dim=0), share, atol=0.2)
+    # Nothing changes places within a category, but by rounding.
+    single = Opinions(categories=C, weights=[1.0, 1.0])
+    single.settle(found)
+    single.weights.copy_(opinions.weights)
+    ordered = after.gather(0, single(list(found)).argsort(dim=0))
+    assert float(ordered.diff(dim=0).min()) > -1e-4
+
+
 def test_an_opinion_that_learned_anew_counts_as_before() -> None:
     generator = torch.Generator().manual_seed(0)
     match, before = torch.randn(2, 50, C, generator=generator)

@@ -148,8 +148,10 @@ def test_the_page_by_hand(out: Path, tmp_path: Path) -> None:
     assert "The epoch is chosen on held-out training labels." in text
     # What lost is told: 50 % is behind, the others are not.
     lost = text.partition("### What lost")[2].partition("<details>")[0]
-    assert "At 50 %, TRM-ML is behind linear probe, masked BCE by 5.0." in lost
+    assert "At 50 %, TRM-ML is behind linear probe, masked BCE by 5.0 mAP." in lost
     assert "At 10 %" not in lost and "all labels" not in lost
+    assert "The interval of the difference in mAP holds zero at" in lost
+    assert "masked BCE has the higher AP in 2 of 2 categories." in lost
     for name in ("map", "gain-by-category", "gain-by-frequency"):
         assert f"(images/results/toys-{name}.png)" in text
         assert (tmp_path / "docs" / "images" / "results" / f"toys-{name}.png").is_file()
@@ -225,9 +227,21 @@ def test_forms_of_the_method_that_lose_are_told() -> None:
     cells.append(replace(other, method="trmml-x", name="TRM-ML without x"))
     results = Results(toy_grid(1), cells)
     said = results_page.what_lost(results, "")
-    assert "- TRM-ML without x: -10.0 against TRM-ML (mean of 1 share)." in said
+    assert "- TRM-ML without x: -10.0 mAP against TRM-ML (mean of 1 share)." in said
     assert "Nothing on this page" in results_page.what_lost(Results(toy_grid(1), cells[:1]), "")
     assert results.headlines == [MEAN]
+
+
+def test_figures_that_lose_are_told() -> None:
+    ours = toy_cell("trmml", 0.1, 0, [0.5, 0.7])
+    rival = toy_cell("probe-masked", 0.1, 0, [0.6, 0.2])
+    ours = replace(ours, figures={**ours.figures, "of1": 0.40, "cf1": 0.50})
+    rival = replace(rival, figures={**rival.figures, "of1": 0.45, "cf1": 0.50})
+    said = results_page.what_lost(Results(toy_grid(2), [ours, rival]), "")
+    name = "linear probe, masked BCE"
+    assert f"- In the mean of 1 share, behind the best baseline in OF1 40.0 ({name} 45.0)." in said
+    assert f"- In the mean of 1 share, {name} has the higher AP in 1 of 2 categories." in said
+    assert "CF1 50" not in said and "behind linear" not in said
 
 
 def test_publishing_needs_the_command(out: Path, tmp_path: Path) -> None:

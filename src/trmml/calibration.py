@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from trmml.errors import CheckpointError, DataError
+from trmml.labels import LabelMatrix
 from trmml.score_checks import check_pairs, check_scores
 
 logger = logging.getLogger(__name__)
@@ -201,6 +202,23 @@ def fit_calibration(
     probabilities = calibration.probabilities(logits)[known].double()
     thresholds = _fit_thresholds(pairs._replace(logits=probabilities), categories)
     return Calibration(slope, offset, thresholds)
+
+
+def calibrate(logits: Float[Tensor, "N C"], held: LabelMatrix) -> Calibration:
+    """`fit_calibration` on held-out images, also where no absent label is known.
+
+    Tables that only list what is present hold no negative to fit by. Then blanks stand in for them,
+    as they do in training: a probability says how likely the image is to be labelled so, which is
+    too low by what the blanks hide, but compares across categories and has thresholds.
+
+    Args:
+        logits: unbounded, finite, of images the model was not trained on.
+        held: their labels.
+    """
+    known, present_only = held.known, torch.equal(held.known, held.labels)
+    if present_only and bool(held.labels.any()):
+        known = torch.ones_like(known)
+    return fit_calibration(logits, held.labels, known)
 
 
 def expected_calibration_error(

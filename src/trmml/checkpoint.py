@@ -35,7 +35,7 @@ from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention
 
 # 4: the image branch learns apart, and its linear map reads the roots too.
-FORMAT = 4
+FORMAT = 5
 
 
 def write_text(path: Path, text: str) -> None:

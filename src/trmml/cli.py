@@ -210,7 +210,10 @@ def tag(
     paths = _pictures(images, skip=on_bad_image == "skip")
     tagger = _load_tagger(run, encoder, device, also or ())
     if not tagger.card.chosen.get("calibrated", True):
-        say("Warning: this run had no held-out labels to calibrate on; its probabilities are raw.")
+        say(
+            "Warning: no absent label was held out to calibrate on; probabilities rank, but are too"
+            " low where blanks hide labels, and raw where nothing was held out."
+        )
     tagged = tagger.tag(
         paths,
         top=top,

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trmml.baselines.zero_shot import build_zero_shot
-from trmml.calibration import fit_calibration
+from trmml.calibration import calibrate
 from trmml.checkpoint import versions
 from trmml.config import PromptSettings
 from trmml.datasets.base import Dataset
@@ -86,7 +86,7 @@ def score(
         scores = (logits - logits.mean()).sigmoid()
         return measure(scores, labels.labels, labels.known, names)
     held = predict(model, held_out.source, held_out.images, device=device)
-    calibration = fit_calibration(held, held_out.labels.labels, held_out.labels.known)
+    calibration = calibrate(held, held_out.labels)
     scores, threshold = calibration.probabilities(logits), calibration.thresholds
     return measure(scores, labels.labels, labels.known, names, threshold=threshold)
 

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from trmml.calibration import Calibration, fit_calibration
+from trmml.calibration import Calibration, calibrate
 from trmml.checkpoint import RunCard, save_model, save_tensors, write_text
 from trmml.config import Precision, Settings
 from trmml.datasets.base import Dataset
@@ -223,7 +223,7 @@ def _finish(
         encoder=identity,
         encoder_spec=encoder_spec,
         settings=settings,
-        calibration=fit_calibration(logits, held.labels, held.known),
+        calibration=calibrate(logits, held),
         new_names=_calibrate_new_names(model, trainer, held),
         chosen={
             **_json_safe(trainer.best_record),
@@ -258,8 +258,8 @@ def _calibrate_new_names(model: TRMML, trainer: Trainer, held: LabelMatrix) -> C
             features = trainer.scored.batch(part).to(trainer.fabric.device)
             logits.append(model(features, text, negative).logits[:, len(text) :].float().cpu())
     one = (-1, 1)  # all pairs as one category
-    both = torch.cat(logits).reshape(one), held.labels.reshape(one), held.known.reshape(one)
-    return fit_calibration(*both)
+    pairs = LabelMatrix(held.labels.reshape(one), held.known.reshape(one))
+    return calibrate(torch.cat(logits).reshape(one), pairs)
 
 
 def _tensorboard(out: Path, wanted: bool) -> "AbstractContextManager[SummaryWriter | None]":

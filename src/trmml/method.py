@@ -30,7 +30,6 @@ from trmml.model import (
     lacking_negatives,
     matrix_weights,
     pair_weights,
-    positive_share,
 )
 from trmml.opinions import Opinions
 from trmml.prompts import BakedPrompts, PromptLearner, build_prompts
@@ -65,6 +64,7 @@ class TRMML(MultiLabelModel):
     text_features: Tensor  # (C, D), set by `bake`
     negative_text_features: Tensor  # (C, D), set by `bake`
     weak: Tensor  # (C), weight of blanks as negatives
+    share: Tensor  # (C), of positives among the known training labels
     matching: Matching
 
     def __init__(
@@ -98,6 +98,7 @@ class TRMML(MultiLabelModel):
         self.register_buffer("text_features", torch.zeros_like(prompts.start_features))
         self.register_buffer("negative_text_features", torch.zeros_like(prompts.start_features))
         self.register_buffer("weak", torch.zeros(len(prompts.start_features)))
+        self.register_buffer("share", torch.full((len(prompts.start_features),), 0.5))
         self.baked = False
 
     @property
@@ -309,6 +310,7 @@ class TRMML(MultiLabelModel):
         """Set the biases to the known shares of positives, and mark one-sided categories."""
         self.weak.copy_(lacking_negatives(matrix))
         share = known_positive_share(matrix)
+        self.share.copy_(share)
         if self.hidden_regions is not None:
             self.hidden_regions.start(features, share)
         if not self.matching.bias.requires_grad:
@@ -362,8 +364,7 @@ class TRMML(MultiLabelModel):
         if self._weigh:
             # Blanks are negatives where they were in training, not where nothing is held out.
             weights = matrix_weights(matrix, self.weak.cpu())
-            share = positive_share(matrix, self.weak.cpu())
-            self.opinions.weigh(opinions, matrix.labels.float(), weights, share)
+            self.opinions.weigh(opinions, matrix.labels.float(), weights, self.share.cpu())
         self.opinions.to(device)
 
     @torch.no_grad()

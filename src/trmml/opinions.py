@@ -26,14 +26,16 @@ STEADY_PICTURES = 20
 class Opinions(nn.Module):
     """A weighted sum of opinions, standardised in each category.
 
-    combined_c = mean_0c + spread_0c * sum_k weight_k (o_kc - mean_kc) / spread_kc
+    sum_c = mean_0c + spread_0c * sum_k weight_k (o_kc - mean_kc) / spread_kc
+    combined_c = slope_c sum_c + offset_c
 
     The first opinion is the match with the texts: it sets the scale, and before the others have
     learned anything it is all there is, so that step 0 stays frozen CLIP. Opinions are learned by
     losses of their own, and no gradient crosses the sum: a shared loss lets one starve the others.
 
     Shapes: K opinions (B, C) -> (B, C).
-    Trains: nothing; `observe` and `weigh` move the buffers.
+    Trains: nothing; `observe` and `weigh` move the buffers. Slopes are 1 and offsets 0 until
+    `weigh` has found the log-odds that the sum stands for, which compare across categories.
 
     Args:
         categories: C.
@@ -43,12 +45,16 @@ class Opinions(nn.Module):
     mean: Tensor  # (K, C)
     spread: Tensor  # (K, C)
     weights: Tensor  # (K)
+    slope: Tensor  # (C)
+    offset: Tensor  # (C)
 
     def __init__(self, *, categories: int, weights: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(weights), categories))
         self.register_buffer("spread", torch.zeros(len(weights), categories))
         self.register_buffer("weights", torch.tensor(weights))
+        self.register_buffer("slope", torch.ones(categories))
+        self.register_buffer("offset", torch.zeros(categories))
 
     def forward(self, opinions: Sequence[Float[Tensor, "B C"]]) -> Float[Tensor, "B C"]:
         """All opinions in one logit, without gradient."""
@@ -59,7 +65,7 @@ class Opinions(nn.Module):
             scaled = (opinion - self.mean[number]) / spread.clamp(min=LEAST_SPREAD)
             scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
             total = total + self.weights[number] * self.spread[0] * scaled
-        return total.detach()
+        return (self.slope * total + self.offset).detach()
 
     @torch.no_grad()
     def observe(self, opinions: Sequence[Float[Tensor, "B C"]]) -> None:
@@ -117,7 +123,8 @@ class Opinions(nn.Module):
             opinions: of the held-out images.
             targets: 1 where a category is present.
             weights: of each pair; 0 where nothing is known.
-            positive_share: strictly between 0 and 1.
+            positive_share: of each category among the known training labels, strictly between 0
+                and 1.
         """
         if float((targets * weights).sum()) == 0:
             return
@@ -160,6 +167,10 @@ class Opinions(nn.Module):
         _minimise(together, [free, scale, shift])
         found = F.softplus(free.detach())
         self.weights.copy_(found / found.sum() * len(found))
+        # Until now the sum has the scale of the first opinion in each category; that of the fit
+        # is the same in all.
+        self.slope.copy_(found.mean() / self.spread[0].clamp(min=LEAST_SPREAD))
+        self.offset.copy_(positive_share.logit() + shift.detach() - self.slope * self.mean[0])
 
 
 def _steadied(spread: Float[Tensor, "K C"], pictures: int) -> Float[Tensor, "K C"]:

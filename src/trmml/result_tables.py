@@ -104,9 +104,10 @@ def figure_table(results: Results, column: str) -> Table:
         title=f"{results.ground}: all figures, {_titled(results, column)}",
         note=(
             f"In percent, {_seeds(results)}. OF1 and CF1 at thresholds calibrated on held-out"
-            " training labels (0.5 where these have no negative), at 0.5 of the calibrated"
-            " probability, and for the top 3. CF1 is the harmonic mean of mean precision and mean"
-            " recall; mean F1, which others call CF1, is the mean of the categories' F1."
+            " training labels, at 0.5 of the calibrated probability, and for the top 3. Where no"
+            " negative is known, blanks stand in for them: thresholds then serve, but 0.5 of the"
+            " probability of being labelled is too much. CF1 is the harmonic mean of mean precision"
+            " and mean recall; mean F1, which others call CF1, is the mean of the categories' F1."
         ),
         columns=tuple(FIGURES),
         rows=rows,

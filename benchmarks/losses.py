@@ -1,0 +1,104 @@
+"""What the results page says of where TRM-ML loses."""
+
+import math
+from collections.abc import Iterator
+
+from trmml.result_tables import FIGURES
+from trmml.results import MEAN, Line, Results
+
+
+def what_lost(results: Results, tried: str) -> str:
+    """Where TRM-ML is behind, what its other forms reach, and what was tried."""
+    lines = ["### What lost", ""]
+    ours = results.ours(results.headlines[0]) if results.headlines else None
+    if ours is not None:
+        found = [*_behind(results, ours), *_other_figures(results, ours)]
+        found += [*_no_difference(results, ours), *_categories(results, ours)]
+        found += _other_forms(results, ours)
+        lines += [f"- {line}" for line in found]
+    if len(lines) == 2:
+        lines.append("- Nothing on this page.")
+    return "\n".join(lines) + (f"\n\n{tried}" if tried else "")
+
+
+def over(results: Results, column: str) -> str:
+    """What a column is over, in words."""
+    count = len(results.shares)
+    return f"mean of {count} share{'s' * (count > 1)}" if column == MEAN else column
+
+
+def _at(results: Results, column: str) -> str:
+    return f"In the {over(results, column)}" if column == MEAN else f"At {column}"
+
+
+def _rivals(results: Results) -> list[Line]:
+    return [line for line in results.lines if line.baseline and not line.full_labels]
+
+
+def _behind(results: Results, ours: Line) -> Iterator[str]:
+    """Columns in which a baseline has the higher mean mAP."""
+    for column in results.columns:
+        own = results.spread(ours.key, column)
+        for line in _rivals(results):
+            theirs = results.spread(line.key, column)
+            if own is None or theirs is None or theirs.mean <= own.mean:
+                continue
+            gap = 100 * (theirs.mean - own.mean)
+            yield (f"{_at(results, column)}, {ours.name} is behind {line.name} by {gap:.1f} mAP.")
+
+
+def _other_figures(results: Results, ours: Line) -> Iterator[str]:
+    """By headline, the figures besides mAP in which the best baseline is ahead."""
+    for column in results.headlines:
+        ahead = []
+        for title, name in FIGURES.items():
+            own = results.spread(ours.key, column, lambda cell, name=name: cell.figures.get(name))
+            best, leader = -math.inf, ""
+            for line in _rivals(results):
+                theirs = results.spread(line.key, column, lambda c, name=name: c.figures.get(name))
+                if theirs is not None and theirs.mean > best:
+                    best, leader = theirs.mean, line.name
+            if name != "map" and own is not None and best > own.mean:
+                ahead.append(f"{title} {100 * own.mean:.1f} ({leader} {100 * best:.1f})")
+        if ahead:
+            yield f"{_at(results, column)}, behind the best baseline in {', '.join(ahead)}."
+
+
+def _no_difference(results: Results, ours: Line) -> Iterator[str]:
+    """Columns in which the interval against the best baseline holds zero."""
+    found = []
+    for each in results.comparisons:
+        between = each.differences.get(ours.key)
+        if between is not None and between.low <= 0 <= between.high:
+            span = f"[{100 * between.low:+.1f}, {100 * between.high:+.1f}]"
+            found.append(f"{over(results, each.column)} ({100 * between.mean:+.1f} {span})")
+    if found:
+        yield f"The interval of the difference in mAP holds zero at {', '.join(found)}."
+
+
+def _categories(results: Results, ours: Line) -> Iterator[str]:
+    """By headline, in how many categories the best baseline has the higher AP."""
+    for column in results.headlines:
+        rival = results.rival(column)
+        if rival is None:
+            continue
+        own, theirs = (results.category_aps(key, column) for key in (ours.key, rival.key))
+        both = [(a, b) for a, b in zip(own, theirs, strict=True) if not math.isnan(a + b)]
+        behind = sum(b > a for a, b in both)
+        if behind:
+            yield (
+                f"{_at(results, column)}, {rival.name} has the higher AP in {behind} of"
+                f" {len(both)} categories."
+            )
+
+
+def _other_forms(results: Results, ours: Line) -> Iterator[str]:
+    """Other forms of TRM-ML against it, by the first headline."""
+    column = results.headlines[0]
+    own = results.spread(ours.key, column)
+    for line in results.lines:
+        theirs = results.spread(line.key, column)
+        if line.baseline or line.full_labels or line == ours or own is None or theirs is None:
+            continue
+        gap = 100 * (theirs.mean - own.mean)
+        yield f"{line.name}: {gap:+.1f} mAP against {ours.name} ({over(results, column)})."
