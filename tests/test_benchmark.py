@@ -245,6 +245,11 @@ def test_changed_settings_are_run_again(ground: Ground, tmp_path: Path) -> None:
     kept = CellFolder(tmp_path).cells()
     assert len(kept) == 12  # the later line counts
     assert kept[CellKey("probe-masked", "30 %", 0)].settings["training"]["weight_decay"] == 0.2
+    # Changed back, nothing is run: the first lines and their scores are still there.
+    built, cells = again(ground, tmp_path)
+    assert built == [] and len(cells) == 12
+    kept = CellFolder(tmp_path).cells()
+    assert kept[CellKey("probe-masked", "30 %", 0)].settings["training"]["weight_decay"] != 0.2
 
 
 def test_another_format_is_run_again(

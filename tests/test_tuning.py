@@ -1,3 +1,4 @@
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from tests.conftest import Pictures
 from tests.toy import ToyEncoder
 from trmml.config import PROTOCOLS, Protocol, TrainingSettings
 from trmml.datasets.folder import read_folder
-from trmml.errors import ConfigError, TrainingError
+from trmml.errors import ConfigError, DataError, TrainingError
 from trmml.ground import Ground, GroundFeatures, open_ground
 from trmml.labels import LabelMatrix
 from trmml.method_settings import read_settings
@@ -158,6 +159,17 @@ def test_a_trial_that_diverges_counts_as_nothing(
         0.0,
         0.0,
     ]
+
+
+def test_nothing_to_score_by_is_said(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Undefined:
+        mean_ap = math.nan
+
+    monkeypatch.setattr("trmml.tuning.measure", lambda *arguments: Undefined())
+    with pytest.raises(DataError, match=r"expected a present label among the .* label more images"):
+        search(ground, tmp_path)
 
 
 def test_splits_are_seeded_and_cover_all() -> None:

@@ -119,7 +119,7 @@ def run_benchmark(
         if grid.is_finished(job, there, folder):
             continue
         try:
-            cell, ranks = grid.renamed(job, there, folder) or grid.run(job, progress)
+            cell, ranks = grid.known_already(job, folder) or grid.run(job, progress)
         except TrainingError as error:
             logger.warning("%s fails: %s", job.title, error)
             failed.append(job.title)
@@ -180,11 +180,13 @@ class _Grid:
         """Whether a cell of the same fingerprint has all that was asked for."""
         return not (self.best and job.method.trains) or cell.best_on_test is not None
 
-    def renamed(
-        self, job: Job, there: Mapping[CellKey, Cell], folder: CellFolder
-    ) -> tuple[Cell, Ranks] | None:
-        """The same cell under another name, as an upper bound is at every share; None without."""
-        for twin in there.values():
+    def known_already(self, job: Job, folder: CellFolder) -> tuple[Cell, Ranks] | None:
+        """The same cell under another name, or replaced by one of other settings since.
+
+        An upper bound is the same at every share; settings that are changed back are those of
+        lines that are still there.
+        """
+        for twin in reversed(folder.lines()):
             if twin.fingerprint == job.fingerprint and self.serves(twin, job):
                 if not folder.has_ranks(twin):
                     continue

@@ -29,7 +29,7 @@ from trmml.errors import CheckpointError
 from trmml.labels import LabelMatrix
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
-CELL_FORMAT = 1
+CELL_FORMAT = 2
 
 Ranks = npt.NDArray[np.integer[Any]]
 
@@ -165,9 +165,11 @@ class CellFolder:
         Raises:
             CheckpointError: another line is damaged.
         """
-        if not self._cells.is_file():
-            return {}
-        return read_cells(self._cells)
+        return {cell.key: cell for cell in self.lines()}
+
+    def lines(self) -> list[Cell]:
+        """Every line, also those that a later one of the same cell replaces; errors as above."""
+        return read_lines(self._cells) if self._cells.is_file() else []
 
     def add(self, cell: Cell, ranks: Ranks) -> None:
         """Write a finished cell: its ranks, then its line, forced to disk."""
@@ -192,6 +194,8 @@ class CellFolder:
         path = self._ranks(cell.fingerprint)
         try:
             return load_file(path)["ranks"]
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} is missing; run the benchmark again") from None
         except (OSError, SafetensorError, KeyError) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); remove it and run the benchmark again"
@@ -208,18 +212,14 @@ class CellFolder:
         os.replace(part, path)
 
 
-def read_cells(path: Path) -> dict[CellKey, Cell]:
-    """The last line of each cell in a file; what follows the last line's end is ignored.
+def read_lines(path: Path) -> list[Cell]:
+    """Every line of a file of cells; what follows the last line's end is ignored.
 
     Raises:
         CheckpointError: a whole line is damaged, or of another format.
     """
-    found = {}
     lines = path.read_bytes().split(b"\n")[:-1]  # what a kill cut off has no end of line
-    for number, line in enumerate(lines, 1):
-        cell = _parse(line, f"{path} line {number}")
-        found[cell.key] = cell
-    return found
+    return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
 def ranks_of(scores: npt.NDArray[np.floating[Any]]) -> Ranks:

@@ -6,6 +6,7 @@ defaults, so a search never ends below them on what it searched.
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from trmml.cells import CELL_FORMAT, commit
 from trmml.checkpoint import versions
 from trmml.config import Precision, Protocol
 from trmml.encoders.base import short_name
-from trmml.errors import ConfigError, TrainingError
+from trmml.errors import ConfigError, DataError, TrainingError
 from trmml.features import Progress
 from trmml.ground import Ground
 from trmml.method_settings import (
@@ -203,7 +204,12 @@ def _score(
             logits = predict(trainer.model, looked, held, device=ground.device)
             names = ground.train.category_names
             found.append(measure(scores_of(logits), truth.labels, truth.known, names).mean_ap)
-    return statistics.fmean(found)
+    if not any(math.isfinite(value) for value in found):
+        raise DataError(
+            f"expected a present label among the {len(held)} held-out training images to score"
+            " settings by, got none; label more images, or hold out more of them"
+        )
+    return statistics.fmean(value for value in found if math.isfinite(value))
 
 
 def split(
