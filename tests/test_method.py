@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.toy import COLOURS, WHOLE, ToyEncoder
-from trmml.baselines.zero_shot import build_zero_shot
+from trmml.baselines.zero_shot import build_zero_shot, build_zero_shot_ensemble
 from trmml.config import Settings
 from trmml.encoders.base import identify
 from trmml.features import Features
@@ -224,6 +224,34 @@ def test_linear_probe_trains_on_known_pairs_only():
     pooled = probe.pooled.standard(features(40).hidden_patches.mean(dim=1))
     assert torch.allclose(pooled.mean(0), torch.zeros(12), atol=1e-5)
     assert torch.allclose(pooled.std(0), torch.ones(12), atol=1e-4)
+
+
+def test_zero_shot_dense_equals_its_formula():
+    """Patches of their own lengths, weighed by softmaxed cosine; then a cosine again."""
+    batch = features()
+    found = build_zero_shot(ENCODER, NAMES, look="dense")(batch).logits
+    for image, hidden in enumerate(batch.hidden_patches):
+        patches = ENCODER.project(hidden)
+        for c, name in enumerate(NAMES):
+            text = F.normalize(ENCODER.encode_text(*tokens(f"a photo of a {name}")), dim=-1)[0]
+            cosines = torch.stack([F.normalize(patch, dim=0) @ text for patch in patches])
+            weight = (20 * cosines).exp() / (20 * cosines).exp().sum()
+            region = sum(w * patch for w, patch in zip(weight, patches, strict=True))
+            expected = 20 * region @ text / region.norm()
+            assert float(found[image, c]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_prompt_ensemble_is_the_mean_of_unit_texts():
+    templates = ["a photo of a {}", "a drawing of the {}"]
+    model = build_zero_shot_ensemble(ENCODER, NAMES, templates=templates)
+    for c, name in enumerate(NAMES):
+        texts = [ENCODER.encode_text(*tokens(t.format(name)))[0] for t in templates]
+        mean = sum(text / text.norm() for text in texts) / 2
+        assert torch.allclose(model.text_features[c], mean / mean.norm(), atol=1e-5)
+
+
+def tokens(prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return ENCODER.token_embeddings([prompt])
 
 
 def test_zero_shot_image_is_the_cosine():

@@ -152,6 +152,34 @@ def test_rejection_never_touches_what_is_known():
     assert (logits.grad != 0).tolist() == [[True, True, False]]
 
 
+@torch.no_grad()
+def test_a_linear_probe_equals_its_formula():
+    settings = ProbeSettings(probe={"dropout": 0.5})
+    probe = LinearProbe(
+        categories=4,
+        hidden_size=12,
+        settings=settings,
+        blanks=full_negatives,
+        loss=cross_entropy,
+    )
+    batch, targets = random_features(8), random_targets(images=8)
+    probe.start(batch, LabelMatrix(targets.labels, targets.known))
+    linear = probe.pooled.linear
+    linear.weight.copy_(
+        torch.randn(linear.weight.shape, generator=torch.Generator().manual_seed(1))
+    )
+    found = probe.eval()(batch).logits  # no dropout
+    means = batch.hidden_patches.mean(dim=1)
+    for image in range(8):
+        for c in range(4):
+            total = float(linear.bias[c])
+            for channel in range(12):
+                column = means[:, channel]
+                scaled = (means[image, channel] - column.mean()) / column.std()
+                total += float(linear.weight[c, channel] * scaled)
+            assert float(found[image, c]) == pytest.approx(total, abs=1e-4)
+
+
 def test_rejection_grows_with_the_epochs_and_survives_a_restart():
     def probe() -> LinearProbe:
         return LinearProbe(

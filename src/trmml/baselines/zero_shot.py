@@ -73,7 +73,7 @@ class ZeroShot(MultiLabelModel):
         project: the encoder's projection of hidden patches into the joint space.
         text_features: unit length.
         look: "image" compares with the pooled image feature (Radford et al. 2021); "dense" gathers
-            patches by softmaxed cosine first (training-free DualCoOp, Sun et al. 2022).
+            patches by softmaxed cosine first, after Sun et al. 2022, who gather their cosines.
     """
 
     text_features: Tensor
