@@ -190,10 +190,7 @@ def _chosen(
         return frame
     values = _column(where, frame, column)
     kept = [frame[name] for name in ("absent",) if name in frame.columns]
-    number = values.dtype.is_integer() or (
-        isinstance(values.dtype, pl.List | pl.Array) and values.dtype.inner.is_integer()
-    )
-    if not number:
+    if not (values.dtype.is_integer() or _lists_numbers(values)):
         return pl.DataFrame([values.rename("present"), *kept])
     if names is None:
         raise DataError(
@@ -203,7 +200,13 @@ def _chosen(
     lists = values.cast(pl.List(pl.Int64)) if values.dtype.is_nested() else values.reshape((-1, 1))
     if options.numbers == "vector":
         return _vector(where, lists.cast(pl.List(pl.Int64)), names)
+    kept = [_named(where, each.cast(pl.List(pl.Int64)), names).rename(each.name)
+            if _lists_numbers(each) else each for each in kept]  # fmt: skip
     return pl.DataFrame([_named(where, lists.cast(pl.List(pl.Int64)), names), *kept])
+
+
+def _lists_numbers(values: pl.Series) -> bool:
+    return isinstance(values.dtype, pl.List | pl.Array) and values.dtype.inner.is_integer()
 
 
 def _list_column(frame: pl.DataFrame, options: LabelColumnOptions) -> str:
