@@ -48,6 +48,7 @@ ORDER = (
     "datasets.unpack",
     "datasets.packed",
     "datasets.parquet",
+    "datasets.webdataset_labels",
     "datasets.webdataset",
     "datasets.huggingface",
     "datasets.plain",

@@ -1,7 +1,11 @@
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
+import random
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,6 +163,11 @@ def test_numbers_need_names(tmp_path):
     write(tmp_path, {"names.txt": "zebra\n"})
     with pytest.raises(DataError, match=r"label 1 is none of the 1 names"):
         read("parquet", tmp_path, categories="names.txt", **options)
+    write(tmp_path, {"names.txt": "zebra\ncat\nowl\n"})
+    parquet(tmp_path, "both.parquet", present=[[0], []], absent=[[2], [0, 1]])
+    both = read("parquet", tmp_path, categories="names.txt", train="both.parquet")
+    assert states(both) == [[Y, U, N], [N, N, U]]
+    parquet(tmp_path, "train.parquet", **NUMBERS)
     with pytest.raises(DataError, match="column 'objects' has no field 'kind'"):
         read("parquet", tmp_path, labels="objects.kind")
     with pytest.raises(DataError, match=r"no column 'kind', but objects, id"):
@@ -251,6 +260,18 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str], list[list[State]]]] = {
             {"blank": "unknown", "labels": "tag"}, [[Y, U], [U, Y]]),
     "number": ({"a.cls": "0", "b.cls": "1\n"}, {"blank": "absent", "categories": "names.txt"},
                [[Y, N], [N, Y]]),
+    "lists called differently": (
+        {"a.json": '{"present": ["cat"], "absent": ["dog"]}', "b.json": '{"labels": "cat; dog"}',
+         "c.json": '{"absent": ["cat"]}', "d.txt": "dog"}, {},
+        [[Y, N], [Y, Y], [N, U], [U, Y]]),
+    "null": ({"a.json": '{"tags": ["cat", "dog"]}', "b.json": '{"tags": null}'},
+             {"blank": "absent"}, [[Y, Y], [U, U]]),
+    "field": ({"a.json": '{"o": {"id": [1]}, "x": 1}', "b.json": '{"o": null}'},
+              {"labels": "o.id", "blank": "absent", "categories": "names.txt"}, [[N, Y], [U, U]]),
+    "numbers": ({"a.cls": "0", "b.json": '{"label": 1, "absent": [0]}'},
+                {"categories": "names.txt"}, [[Y, U], [N, Y]]),
+    "absent as a category": ({"a.json": '{"cat": 1, "absent": 0}', "b.json": "{}"},
+                             {"categories": "names2.txt"}, [[Y, N], [U, U]]),
     "json first": ({"a.cls": "1", "a.json": '["cat"]', "a.txt": "owl", "b.json": '["dog"]'},
                    {"blank": "absent"}, [[Y, N], [N, Y]]),
 }  # fmt: skip
@@ -258,10 +279,44 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str], list[list[State]]]] = {
 
 @pytest.mark.parametrize("members, options, expected", FORMS.values(), ids=FORMS)
 def test_forms_of_labels(tmp_path, members, options, expected):
-    write(tmp_path, {"names.txt": "cat\ndog\n"})
-    shard(tmp_path, "train/0.tar", {"a.png": PNG, "b.png": JPEG} | members)
+    write(tmp_path, {"names.txt": "cat\ndog\n", "names2.txt": "cat\nabsent\n"})
+    images = {f"{letter}.png": PNG for letter in "abcd"[: len(expected)]}
+    shard(tmp_path, "train/0.tar", images | members)
     data = read("webdataset", tmp_path, **options)
-    assert data.category_names == ("cat", "dog") and states(data) == expected
+    names = ("cat", "absent") if "names2.txt" in options.values() else ("cat", "dog")
+    assert data.category_names == names and states(data) == expected
+
+
+@pytest.mark.parametrize(
+    "first, second, said",
+    [
+        ('{"cat": 1}', '["cat"]', r"b\.json lists names, but .*a\.json has none of the keys"),
+        ('{"present": ["cat"]}', '{"caption": "a cat"}', r"a\.json lists .* b\.json has none"),
+        ('["cat"]', "[1]", r"a\.json lists names, but .*b\.json lists numbers"),
+        ('["cat"]', '["cat", 1]', r"b\.json: expected a list of names, or of numbers"),
+        ('["cat"]', '{"labels": {"cat": 1}}', r"b\.json: expected a list .* got {'cat': 1}"),
+        ('["cat"]', "[99999999999999999999]", r"b\.json: expected a list .* got \[9+\]"),
+        ('["cat"]', '{"tags": ["a"], "labels": []}', r"b\.json has both 'labels' and 'tags'"),
+        ('{"cat": 1}', '{"cat": {"a": 1}}', r"b\.json should list names .*, or hold 1, 0"),
+        ('{"names": ["cat"]}', '{"names": []}', r"a\.json should .* as option labels=NAME"),
+    ],
+)
+@pytest.mark.parametrize("shards", [("train.tar", "train.tar"), ("train-0.tar", "test-0.tar")])
+def test_labels_are_written_alike_or_refused(tmp_path, shards, first, second, said):
+    members: dict[str, dict[str, bytes | str]] = {name: {} for name in shards}
+    members[shards[0]] |= {"a.png": PNG, "a.json": first}
+    members[shards[1]] |= {"b.png": JPEG, "b.json": second}
+    for name, files in members.items():
+        shard(tmp_path, name, files)
+    with pytest.raises(DataError, match=said):
+        read("webdataset", tmp_path)
+
+
+def test_a_key_that_was_named_must_be_there(tmp_path):
+    shard(tmp_path, "train.tar", {"a.png": PNG, "a.json": '{"tag": ["cat"]}',
+                                  "b.png": JPEG, "b.json": '{"x": 1, "y": 2}'})  # fmt: skip
+    with pytest.raises(DataError, match=r"b\.json has no key 'tag', but x, y\. Name another"):
+        read("webdataset", tmp_path, labels="tag", blank="absent")
 
 
 def test_shards_that_make_no_sense(tmp_path):
@@ -275,22 +330,41 @@ def test_shards_that_make_no_sense(tmp_path):
     fails(r"a\.json is no JSON", {"a.png": PNG, "a.json": "{"})
     fails(r"a\.json: expected an object", {"a.png": PNG, "a.json": "7"})
     fails(r"option blank=absent", {"a.png": PNG, "a.json": '["cat"]'})
-    mixed = {"a.png": PNG, "a.json": '["cat"]', "b.png": PNG, "b.json": "[1]"}
-    fails("'present' holds names and numbers", mixed, blank="absent")
-    mixed["b.json"] = '["cat", 1]'
-    fails("'present' holds mixed lists and names", mixed, blank="absent")
+    mixed = {"a.png": PNG, "a.json": '{"cat": 1}', "b.png": PNG, "b.json": '{"cat": "yes"}'}
+    fails(r"'cat' holds numbers and str\. Write all alike", mixed)
     fails(r"image 1 is empty", {"a.png": b"", "a.json": '["cat"]'}, blank="absent")
-    data = (tmp_path / "train.tar").read_bytes()
     write(tmp_path, {"train.tar": b"\1" * 600})
     with pytest.raises(DataError, match="is no tar file, or cut off"):
         read("webdataset", tmp_path)
-    shard(tmp_path, "train.tar", {"a.json": '["cat"]', "a.png": PNG * 40})
-    data = (tmp_path / "train.tar").read_bytes()
-    write(tmp_path, {"train.tar": data[:1800]})
-    with pytest.raises(DataError, match=r"is no tar file, or cut off|holds no image"):
-        read("webdataset", tmp_path, blank="absent")
     with pytest.raises(DataError, match=r"the test shards was expected at test\.tar"):
         read("webdataset", tmp_path, "test")
+
+
+def test_a_shard_that_was_cut_anywhere_is_refused(tmp_path):
+    members = {"a.png": PNG, "a.json": '["cat"]', "b.json": '["dog"]' + " " * 900, "b.png": JPEG}
+    whole = (shard(tmp_path, "train.tar", members) / "train.tar").read_bytes()
+    end = sum(512 + (len(data) + 511) // 512 * 512 for data in members.values())
+    for size in range(256, end + 256, 256):
+        write(tmp_path, {"train.tar": whole[:size]})
+        with pytest.raises(DataError, match=r"train\.tar is (no tar file, or )?cut off"):
+            read("webdataset", tmp_path, blank="absent")
+    write(tmp_path, {"train.tar": whole[: end + 512]})
+    assert states(read("webdataset", tmp_path, blank="absent")) == [[Y, N], [N, Y]]
+    write(tmp_path, {"train.tar": whole[:end] + b"\1" * 10_240})
+    with pytest.raises(DataError, match=f"no block of zeros closes it at byte {end:,}"):
+        read("webdataset", tmp_path, blank="absent")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, gzip.compress, lzma.compress])
+def test_a_compressed_shard_that_was_cut_is_refused(tmp_path, pack):
+    noise = random.Random(0).randbytes(40_000)  # does not become shorter
+    shard(tmp_path, "train.tar", {"a.png": PNG, "a.json": '["cat"]', "b.txt": noise.hex()})
+    packed = pack((tmp_path / "train.tar").read_bytes())
+    write(tmp_path, {"train.tar": packed})
+    assert states(read("webdataset", tmp_path, blank="absent"))[0][0] is Y
+    write(tmp_path, {"train.tar": packed[:30_000]})
+    with pytest.raises(DataError, match=r"train\.tar is no tar file, or cut off"):
+        read("webdataset", tmp_path, blank="absent")
 
 
 # Hugging Face ---------------------------------------------------------------------------------

@@ -7,19 +7,21 @@
         0001.cls    one number, where there is neither; names by option categories=FILE
 
 Files with one name up to the first dot of the last part belong together, wherever in the shard
-they stand. An image without labels is unknown throughout. For lists without `absent` it must be
-said what a category means that is not listed: option blank=absent or blank=unknown. Images are
-unpacked once, named by their content; see `unpack.py`. Links in a shard are passed over.
+they stand. An image without labels is unknown throughout. What a label file may hold, and that all
+must be alike, stands in `webdataset_labels.py`. For lists without `absent` it must be said what a
+category means that is not listed: option blank=absent or blank=unknown. Images are unpacked once,
+named by their content; see `unpack.py`. Links in a shard are passed over. A shard without the block
+of zeros that closes a tar file is refused, for it may have been cut off.
 """
 
-import json
-import re
+import lzma
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 from pydantic import Field
@@ -27,13 +29,14 @@ from pydantic import Field
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import find_file
 from trmml.datasets.options import Split
-from trmml.datasets.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
+from trmml.datasets.packed import Pack, PackedOptions, read_packs
 from trmml.datasets.parquet import find_parts
-from trmml.datasets.tables import as_utf8
+from trmml.datasets.webdataset_labels import Told, label_frames, parse_labels
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
 
 _LABELS = ("json", "txt", "cls")
+_DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 class WebDatasetOptions(PackedOptions):
@@ -52,29 +55,25 @@ def read_webdataset(root: Path, split: Split, options: WebDatasetOptions) -> Dat
     files = find_parts(root, {"train": options.train, "test": options.test}, ".tar")
     if split not in files:
         find_file(root, [f"{split}.tar", f"{split}-*.tar"], f"the {split} shards")
-    samples = {part: [list(_samples(path)) for path in paths] for part, paths in files.items()}
-    answers = [sample for shards in samples.values() for shard in shards for sample in shard]
-    columns = _columns([sample.labels for sample in answers], options.labels)
-    packs = {
-        part: [
-            _pack(path, shard, columns) for path, shard in zip(paths, samples[part], strict=True)
-        ]
-        for part, paths in files.items()
-    }
+    shards = {path: list(_samples(path)) for paths in files.values() for path in paths}
+    told = {path: [each.told for each in samples] for path, samples in shards.items()}
+    frames = label_frames(told, options.labels)
+    packs = {part: [_pack(path, shards[path], frames[path]) for path in paths]
+             for part, paths in files.items()}  # fmt: skip
     return read_packs(root, split, packs, options)
 
 
 class _Sample(NamedTuple):
-    """An image's place in its shard, and what its label file says; None without one."""
+    """An image's name in its shard, and what the file beside it says."""
 
     image: str
-    labels: dict[str, Any] | None
+    told: Told
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
     """Yield the images of a shard with their labels, in the order of the images."""
     images: dict[str, str] = {}
-    said: dict[str, tuple[int, dict[str, Any]]] = {}
+    said: dict[str, tuple[int, Told]] = {}
     for archive, member in _members(path):
         folder, slash, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
@@ -88,80 +87,57 @@ def _samples(path: Path) -> Iterator[_Sample]:
         elif suffix.lower() in _LABELS:
             rank = _LABELS.index(suffix.lower())
             if key not in said or rank < said[key][0]:
-                file = archive.extractfile(member)
-                said[key] = (rank, _parse(file.read() if file else b"", suffix.lower(), path, name))
+                where = f"{path}, {member.name}"
+                labels = parse_labels(_content(archive, member, path), suffix.lower(), where)
+                said[key] = (rank, Told(labels, where))
     if not images:
         raise DataError(f"{path} holds no image ({' '.join(SUFFIXES)}). Name the shards that do.")
-    yield from (_Sample(name, said.get(key, (0, None))[1]) for key, name in images.items())
+    nothing = (0, Told(None, ""))
+    yield from (_Sample(name, said.get(key, nothing)[1]) for key, name in images.items())
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as error:
+        raise DataError(f"{path} is no tar file, or cut off: {error}. Copy it again.") from error
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Yield the plain files of a shard; nothing is written, so a name may lead anywhere."""
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile():
-                    yield archive, member
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} is no tar file, or cut off: {error}. Copy it again.") from error
+    with _guarded(path), tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile():
+                yield archive, member
+        _check_end(archive, path)
 
 
-def _parse(data: bytes, suffix: str, path: Path, name: str) -> dict[str, Any]:
-    where = f"{path}, {name}"
-    text = as_utf8(Path(where), data).decode().strip()
-    if suffix == "txt":
-        return {"present": [word.strip() for word in re.split("[;\n]", text) if word.strip()]}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is no JSON: {error.msg}. Write it again.") from error
-    if suffix == "cls" and isinstance(value, int):
-        return {"label": [value]}
-    if isinstance(value, list):
-        return {"present": value}
-    if isinstance(value, dict):
-        return value
-    raise DataError(f"{where}: expected an object or a list of names, got {text!r:.60}.")
+def _check_end(archive: tarfile.TarFile, path: Path) -> None:
+    """Refuse a shard after whose last member no block of zeros stands.
 
-
-def _columns(labels: Iterable[dict[str, Any] | None], chosen: str) -> list[str]:
-    """Return the keys that hold labels: the chosen one, lists of names, or all keys."""
-    keys = dict.fromkeys(key for said in labels if said is not None for key in said)
-    if chosen:
-        return [key for key in keys if key in (chosen.partition(".")[0], chosen, "absent")]
-    lists = [key for key in keys if key in LIST_COLUMNS]
-    return [key for key in keys if key in ("absent", *lists)] if lists else list(keys)
-
-
-def _pack(path: Path, samples: Sequence[_Sample], columns: Sequence[str]) -> Pack:
-    rows = [sample.labels or {} for sample in samples]
-    data = {
-        key: pl.Series(key, _alike([row.get(key) for row in rows], key, path)) for key in columns
-    }
-    silent = frozenset(row for row, sample in enumerate(samples) if sample.labels is None)
-    names = [sample.image for sample in samples]
-    return Pack(path, pl.DataFrame(data), partial(_images, path, names), silent)
-
-
-def _alike(values: list[Any], key: str, path: Path) -> list[Any]:
-    """Return the values of a key, checked to be of one kind; polars would make them one."""
-    kinds = {_kind(value) for value in values if value is not None}
-    if len(kinds - {"empty lists"}) > 1 or "mixed lists" in kinds:
+    Python reads a shard that was cut between two members, or that goes on with what is no member,
+    as if it were complete.
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DataError(
-            f"{path}: {key!r} holds {' and '.join(sorted(kinds))}. Write all alike, for example as "
-            '{"present": ["cat"], "absent": ["dog"]}.'
+            f"{path} is cut off or damaged: no block of zeros closes it at byte "
+            f"{archive.offset:,}. Copy it again; if it was written so, pack it anew."
         )
-    return [int(value) if isinstance(value, bool) else value for value in values]
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, int | float):
-        return "answers"
-    if not isinstance(value, list):
-        return type(value).__name__
-    if all(isinstance(entry, str) for entry in value):
-        return "names" if value else "empty lists"
-    return "numbers" if all(type(entry) is int for entry in value) else "mixed lists"
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    with _guarded(path):
+        file = archive.extractfile(member)
+        return file.read() if file else b""
+
+
+def _pack(path: Path, samples: Sequence[_Sample], frame: pl.DataFrame) -> Pack:
+    silent = frozenset(row for row, each in enumerate(samples) if each.told.labels is None)
+    names = [sample.image for sample in samples]
+    return Pack(path, frame, partial(_images, path, names), silent)
 
 
 def _images(path: Path, names: Sequence[str]) -> Iterator[bytes]:
@@ -170,6 +146,5 @@ def _images(path: Path, names: Sequence[str]) -> Iterator[bytes]:
     name = next(wanted, None)
     for archive, member in _members(path):
         if member.name == name:
-            file = archive.extractfile(member)
-            yield file.read() if file else b""
+            yield _content(archive, member, path)
             name = next(wanted, None)
