@@ -14,7 +14,7 @@ def choices(*names: str, control: str = "tag") -> Result:
     return {"type": "choices", "from_name": control, "to_name": "img", "value": {"choices": names}}
 
 
-def taxonomy(*paths: list[str]) -> Result:
+def taxonomy(*paths: Any) -> Result:
     return {"type": "taxonomy", "from_name": "kind", "value": {"taxonomy": paths}}
 
 
@@ -24,7 +24,7 @@ def rectangle(*names: str, x=0.0, y=0.0, width=50.0, height=50.0, rotation=0.0) 
             "original_height": 100, "value": value | {"rectanglelabels": names}}  # fmt: skip
 
 
-def task(image: str, *annotations: list[Result] | None, **more: Any) -> dict[str, Any]:
+def task(image: str, *annotations: Any, **more: Any) -> dict[str, Any]:
     """A task; None is an annotation that was skipped."""
     entries = [
         {"was_cancelled": results is None, "result": results or []} for results in annotations
@@ -71,6 +71,36 @@ def test_two_controls_are_two_questions(tmp_path):
     )
     assert data.category_names == ("cat", "day", "night")
     assert states(data) == [[Y, N, Y], [U, Y, N]]
+
+
+def test_a_name_of_two_controls_is_two_categories(tmp_path):
+    def house(indoor: str, people: str) -> list[Result]:
+        return [choices(indoor, control="indoor"), choices(people, "cat", control="people")]
+
+    tasks = [task("0.png", house("yes", "no")), task("1.png", house("no", "yes"))]
+    data = read_tasks(tmp_path, *tasks)
+    asked = ("indoor: no", "indoor: yes", "cat", "people: no", "people: yes")
+    assert data.category_names == asked
+    assert states(data) == [[N, Y, Y, Y, N], [Y, N, Y, N, Y]]
+    write_export(tmp_path, [task("0.png", [choices("yes", control="indoor")])], "test.json")
+    assert read("label-studio", tmp_path, "test").category_names == asked
+    assert states(read("label-studio", tmp_path, "test")) == [[N, Y, U, U, U]]
+
+
+def test_a_name_of_an_interface_s_two_controls(tmp_path):
+    write(tmp_path, {"config.xml": CONFIG.replace('"car"', '"cat"').replace('"dog"', '"owl"')})
+    tree = taxonomy(["animal", "owl"])
+    data = read_tasks(tmp_path, task("0.png", [choices("cat"), tree, rectangle("cat")]))
+    names = ("tag: owl", "tag: cat", "box: cat", "animal", "kind: owl")
+    assert data.category_names == names and states(data) == [[N, Y, Y, Y, Y]]
+    assert [name for _, name, _ in boxes(data)] == ["box: cat"]
+
+
+def test_names_that_are_still_the_same_are_refused(tmp_path):
+    same = [choices("yes", control="a"), choices("yes", control="b"),
+            choices("a: yes", control="c")]  # fmt: skip
+    with pytest.raises(DataError, match="the controls' list names 'a: yes' twice"):
+        read_tasks(tmp_path, task("0.png", same))
 
 
 def test_annotators_who_disagree_leave_it_open(tmp_path):
@@ -176,13 +206,23 @@ def test_where_an_image_lies(tmp_path, source, place):
 
 
 def test_exports_of_another_kind(tmp_path):
+    choice = choices("cat")
     for tree, said in (
         ({"images": []}, "is no list of tasks with 'data'"),
         ([{"image": "a.png", "tag": "cat"}], "not as JSON-MIN"),
         ([task("a.png") | {"data": {"photo": "a.png"}}], "task 1: data has no 'image', but photo"),
         ([task("../a.png", [choices("cat")])], "is no name below the images folder"),
         ([task("a.png")], "holds no choice, taxonomy or rectangle"),
-        ([task("a.png", [choices(7)])], "task 1: choices holds .*7"),
+        ([task("a.png", [choices(7)])], r"task 1: choices should be a list .* but is \[7\]"),
+        ([task("a.png", [choice | {"value": {"choices": "cat"}}])], r"\[\"cat\"\], but is 'cat'"),
+        ([task("a.png", [taxonomy("animal")])], r"task 1: taxonomy should be .*\['animal'\]"),
+        ([task("a.png", [taxonomy(["animal", 7])])], r"task 1: taxonomy should be a list"),
+        ([task("a.png", ["x"])], r"task 1: 'result' should be a list of objects, but is \['x'\]"),
+        ([task("a.png", {"x": 1})], r"task 1: 'result' should be a list of objects, but is {"),
+        *(
+            ([task("a.png") | {"annotations": entries}], "task 1: 'annotations' should be a list")
+            for entries in ([None], [17], {"result": []}, "x")
+        ),
         ([task("a.png", [rectangle("cat", x="?")])], "task 1: a rectangle lacks x, y"),
     ):
         with pytest.raises(DataError, match=said):

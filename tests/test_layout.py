@@ -44,6 +44,7 @@ ORDER = (
     "datasets.nus_wide",
     "datasets.cub",
     "datasets.yolo",
+    "datasets.label_studio_tasks",
     "datasets.label_studio",
     "datasets.unpack",
     "datasets.packed",

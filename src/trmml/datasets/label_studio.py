@@ -16,26 +16,28 @@ What a category is in a task, for each control (a Choices, Taxonomy or Rectangle
 - the task was skipped (`was_cancelled`), or nobody has annotated it: unknown;
 - several annotators disagree: unknown. An annotation marked `ground_truth` alone counts.
 
-Predictions are not read. Names come from config.xml, or else are all that occur in both files. Of
-a taxonomy's path `taxonomy=all` takes every name on the way; `leaf` takes the last and leaves those
+Predictions are not read. Names come from config.xml, or else are all that occur in both files. A
+name that several controls have is a category of each: "indoor: yes" and "people: yes". Of a
+taxonomy's path `taxonomy=all` takes every name on the way; `leaf` takes the last and leaves those
 above it unknown.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from trmml.datasets.base import Boxes, Dataset, Edges
-from trmml.datasets.files import below, find_file, read_json, read_xml
+from trmml.datasets.base import Boxes, Dataset
+from trmml.datasets.files import find_file, read_xml
 from trmml.datasets.image_files import ImageFiles
+from trmml.datasets.label_studio_tasks import REGIONS, Answer, Task, Taxonomy, read_tasks
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import clean_name
+from trmml.datasets.tables import clean_name, unique_names
 from trmml.errors import DataError
 from trmml.labels import LabelMatrix
 
@@ -53,26 +55,9 @@ class LabelStudioOptions(ReaderOptions):
     blank: Literal["unknown", "absent"] = Field(
         "unknown", description="what the names of a choice or taxonomy are that was left empty"
     )
-    taxonomy: Literal["all", "leaf"] = Field(
+    taxonomy: Taxonomy = Field(
         "all", description="every name on a taxonomy's path, or the last one"
     )
-
-
-class _Answer(NamedTuple):
-    """What one annotator said with one control, and the names above in a taxonomy."""
-
-    control: str
-    names: frozenset[str]
-    implied: frozenset[str]
-    boxes: tuple[tuple[str, Edges], ...]
-
-
-class _Task(NamedTuple):
-    """A task: its place in the file from 1, its image and the answers of each annotator."""
-
-    row: int
-    image: str
-    annotators: tuple[tuple[_Answer, ...], ...]
 
 
 def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> Dataset:
@@ -84,18 +69,19 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
     files = {"train": options.train, "test": options.test}
     path = find_file(root, [files[split]], f"the {split} export (option {split}=FILE)")
     parts = {
-        part: _tasks(root / file, options)
+        part: read_tasks(root / file, image=options.image, taxonomy=options.taxonomy)
         for part, file in files.items()
         if (root / file).is_file()
     }
     controls = _controls(root, options, [task for part in parts.values() for task in part])
-    names = tuple(dict.fromkeys(name for listed in controls.values() for name in listed))
+    controls, tasks = _told_apart(controls, parts[split])
+    listed = [name for names in controls.values() for name in names]
+    names = unique_names(listed, f"{path}: the controls' list")
     if not names:
         raise DataError(
             f"{path} holds no choice, taxonomy or rectangle that was answered. Export the project "
             "as JSON after annotating, or add config.xml."
         )
-    tasks = parts[split]
     columns = {name: column for column, name in enumerate(names)}
     labels, known = (torch.zeros(len(tasks), len(names), dtype=torch.bool) for _ in range(2))
     boxes = []
@@ -111,7 +97,7 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
 
 
 def _verdict(
-    task: _Task, controls: Mapping[str, Sequence[str]], options: LabelStudioOptions, path: Path
+    task: Task, controls: Mapping[str, Sequence[str]], options: LabelStudioOptions, path: Path
 ) -> tuple[set[str], set[str]]:
     """Return what is present and what is absent by the word of all annotators."""
     present: list[set[str]] = []
@@ -128,7 +114,7 @@ def _verdict(
         if options.blank == "absent":
             answered |= set(controls)
         else:
-            answered |= {control for control in controls if control.startswith(_REGIONS)}
+            answered |= {control for control in controls if control.startswith(REGIONS)}
         present.append(yes)
         implied = {name for answer in answers for name in answer.implied}
         asked = {name for control in answered for name in controls.get(control, ())}
@@ -138,104 +124,8 @@ def _verdict(
     return set.intersection(*present), set.intersection(*absent)
 
 
-# Controls are kept by kind and name, as in "regions/box" and "choices/tag".
-_REGIONS = "regions/"
-
-
-def _tasks(path: Path, options: LabelStudioOptions) -> list[_Task]:
-    tree = read_json(path)
-    if not isinstance(tree, list) or not all(
-        isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tree
-    ):
-        raise DataError(
-            f"{path} is no list of tasks with 'data'. Export the project as JSON, not as JSON-MIN "
-            "or COCO."
-        )
-    tasks = []
-    for row, task in enumerate(tree, start=1):
-        where = f"{path}, task {row}"
-        source = task["data"].get(options.image)
-        if not isinstance(source, str) or not source:
-            raise DataError(
-                f"{where}: data has no {options.image!r}, but {', '.join(task['data'])}. Name the "
-                "key of the image as option image=KEY."
-            )
-        entries = task.get("annotations", task.get("completions")) or []
-        done = [entry for entry in entries if not entry.get("was_cancelled")]
-        done = [entry for entry in done if entry.get("ground_truth")] or done
-        answers = tuple(tuple(_answers(entry, options, where)) for entry in done)
-        tasks.append(_Task(row, _image_name(source, where), answers))
-    return tasks
-
-
-def _image_name(source: str, where: str) -> str:
-    """Return an image's path below its folder, from a URL, an upload or a local file.
-
-    Example:
-        >>> _image_name("/data/local-files/?d=trip%2Fa%20b.jpg", "task 1")
-        'trip/a b.jpg'
-        >>> _image_name("/data/upload/3/0a1b2c3d-a.jpg", "task 1")
-        '0a1b2c3d-a.jpg'
-    """
-    parts = urlsplit(source)
-    local = parse_qs(parts.query).get("d")
-    path = local[0] if local else unquote(parts.path)
-    path = re.sub(r"^/data/upload/(\d+/)?", "", path)
-    return below(path.lstrip("/"), where)
-
-
-def _answers(
-    entry: Mapping[str, Any], options: LabelStudioOptions, where: str
-) -> Iterator[_Answer]:
-    for result in entry.get("result") or []:
-        kind, value = str(result.get("type", "")), result.get("value")
-        if not isinstance(value, dict):
-            continue  # relations and the like
-        named = value.get(kind)
-        above: list[Any] = []
-        if kind == "taxonomy":
-            paths = [path for path in named or [] if path]
-            above = [name for path in paths for name in path[:-1]]
-            listed = [path[-1] for path in paths] + (above if options.taxonomy == "all" else [])
-        elif kind == "choices" or kind.endswith("labels"):
-            listed = named or []
-        else:
-            continue  # texts, ratings, numbers
-        if not all(isinstance(name, str) for name in [*listed, *above]):
-            raise DataError(f"{where}: {kind} holds {listed!r:.60}, not names. Export it again.")
-        names = frozenset(clean_name(name) for name in listed)
-        family = _REGIONS if kind.endswith("labels") else f"{kind}/"
-        boxes: tuple[tuple[str, Edges], ...] = ()
-        if kind == "rectanglelabels":
-            edges = _edges(result, value, where)
-            boxes = tuple((name, edges) for name in sorted(names))
-        control = f"{family}{result.get('from_name', '')}"
-        yield _Answer(control, names, frozenset(map(clean_name, above)), boxes)
-
-
-def _edges(result: Mapping[str, Any], value: Mapping[str, Any], where: str) -> Edges:
-    """Return the upright box around a rectangle, given in percent and turned about its corner."""
-    try:
-        x, y, width, height = (float(value[key]) / 100 for key in ("x", "y", "width", "height"))
-        angle = math.radians(float(value.get("rotation") or 0))
-        across = float(result.get("original_width") or 1)
-        down = float(result.get("original_height") or 1)
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{where}: a rectangle lacks x, y, width or height. Export it again."
-        ) from None
-    cosine, sine, shape = math.cos(angle), math.sin(angle), across / down
-    corners = [
-        (x + u * cosine - v * sine / shape, y + u * sine * shape + v * cosine)
-        for u in (0.0, width)
-        for v in (0.0, height)
-    ]
-    lefts, tops = zip(*corners, strict=True)
-    return min(lefts), min(tops), max(lefts), max(tops)
-
-
 def _controls(
-    root: Path, options: LabelStudioOptions, tasks: Sequence[_Task]
+    root: Path, options: LabelStudioOptions, tasks: Sequence[Task]
 ) -> dict[str, list[str]]:
     """Return the names of each control: of the interface, or all that occur, sorted."""
     path = root / options.config
@@ -249,13 +139,35 @@ def _controls(
     return {control: sorted(seen[control]) for control in sorted(seen)}
 
 
+def _told_apart(
+    controls: Mapping[str, Sequence[str]], tasks: Sequence[Task]
+) -> tuple[dict[str, list[str]], list[Task]]:
+    """Return controls and tasks, where names that several controls have begin with the control."""
+    counts = Counter(name for listed in controls.values() for name in listed)
+
+    def full(control: str, name: str) -> str:
+        return f"{control.partition('/')[2]}: {name}" if counts[name] > 1 else name
+
+    def renamed(answer: Answer) -> Answer:
+        title = partial(full, answer.control)
+        boxes = tuple((title(name), edges) for name, edges in answer.boxes)
+        names, implied = (frozenset(map(title, each)) for each in (answer.names, answer.implied))
+        return Answer(answer.control, names, implied, boxes)
+
+    return (
+        {control: [full(control, name) for name in listed] for control, listed in controls.items()},
+        [task._replace(annotators=tuple(tuple(map(renamed, each)) for each in task.annotators))
+         for task in tasks],
+    )  # fmt: skip
+
+
 def _interface(path: Path, options: LabelStudioOptions) -> dict[str, list[str]]:
     controls: dict[str, list[str]] = {}
     for element in read_xml(path).iter():
         kind = element.tag.lower()
         if kind not in ("choices", "taxonomy") and not kind.endswith("labels"):
             continue
-        family = _REGIONS if kind.endswith("labels") else f"{kind}/"
+        family = REGIONS if kind.endswith("labels") else f"{kind}/"
         inner = [node for node in element.iter() if node.tag in ("Choice", "Label")]
         if kind == "taxonomy" and options.taxonomy == "leaf":
             inner = [node for node in inner if node.find("Choice") is None]
