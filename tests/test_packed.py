@@ -212,6 +212,18 @@ def test_parquet_files_that_are_none(tmp_path):
         read("parquet", tmp_path)
 
 
+@pytest.mark.parametrize("count", [200, 400])  # polars panics; polars finds no header of a page
+def test_a_parquet_file_that_is_damaged_in_its_labels(tmp_path, count):
+    answers = [byte % 2 for byte in random.Random(0).randbytes(1_000)]
+    frame = pl.DataFrame({"image": [b"x"] * len(answers), "cat": answers})
+    frame.write_parquet(tmp_path / "train.parquet")
+    data = (tmp_path / "train.parquet").read_bytes()
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")  # the last column's, or near it
+    write(tmp_path, {"train.parquet": data[: end - count] + b"\xff" * count + data[end:]})
+    with pytest.raises(DataError, match=r"train\.parquet is damaged in the columns cat: "):
+        read("parquet", tmp_path)
+
+
 # WebDataset -----------------------------------------------------------------------------------
 
 

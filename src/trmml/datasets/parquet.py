@@ -92,7 +92,13 @@ def pack(path: Path, image: str) -> Pack:
     others = [name for name in schema if name != image]
     if not others:
         raise DataError(f"{path} has no column but {image!r}. Labels are needed beside images.")
-    return Pack(path, pl.read_parquet(path, columns=others), partial(_images, path, image))
+    try:
+        labels = pl.read_parquet(path, columns=others)
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path} is damaged in the columns {', '.join(others)[:200]}: {error}. Copy it again."
+        ) from error
+    return Pack(path, labels, partial(_images, path, image))
 
 
 def check_image_column(path: Path, schema: Mapping[str, Any], image: str) -> None:
