@@ -420,6 +420,17 @@ def test_a_set_that_was_saved_to_disk(tmp_path, cache, footer):
         read("huggingface", tmp_path, "test", blank="absent")
 
 
+@pytest.mark.parametrize(
+    "state",
+    ["[]", "{}", '{"_data_files": ["data.arrow"]}', '{"_data_files": {"filename": 5}}',
+     '{"_data_files": [{"name": "x"}]}', '{"_data_files": [{"filename": 5}]}'],
+)  # fmt: skip
+def test_a_state_that_lists_no_files(tmp_path, state):
+    write(tmp_path, {"train/state.json": state})
+    with pytest.raises(DataError, match=r"train/state\.json should list files as in .* but holds"):
+        read("huggingface", tmp_path)
+
+
 def hub_parquet(path: Path, labels: list[list[int]]) -> None:
     path.parent.mkdir(parents=True)
     images = [{"bytes": data, "path": "a.png"} for data in IMAGES[: len(labels)]]
@@ -460,6 +471,9 @@ def test_a_folder_of_images_with_metadata(tmp_path):
     assert states(read("huggingface", tmp_path)) == [[Y, U], [N, Y]]
     write(tmp_path, {"validation/metadata.jsonl": '{"name": "c.png"}'})
     with pytest.raises(DataError, match="has no column 'file_name', but name"):
+        read("huggingface", tmp_path)
+    write(tmp_path, {"validation/metadata.jsonl": '{"file_name": 5, "cat": 1}'})
+    with pytest.raises(DataError, match=r"metadata\.jsonl: the column .* but holds Int64"):
         read("huggingface", tmp_path)
     (tmp_path / "train/metadata.csv").unlink()
     with pytest.raises(DataError, match=r"Arrow or Parquet files, or its metadata was expected at"):

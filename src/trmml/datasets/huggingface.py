@@ -112,16 +112,26 @@ def _arrow_files(root: Path) -> dict[Split, list[Path]]:
         for word in words:
             state = root / word / "state.json"
             if state.is_file():
-                listed = read_json(state).get("_data_files") or []
-                found[split] = [
-                    root / word / below(entry["filename"], str(state)) for entry in listed
-                ]
+                found[split] = [root / word / name for name in _listed_files(state)]
             else:
                 files = {*root.glob(f"*-{word}.arrow"), *root.glob(f"*-{word}-*-of-*.arrow")}
                 found[split] = sorted(files)
             if found[split]:
                 break
     return {split: files for split, files in found.items() if files}
+
+
+def _listed_files(state: Path) -> list[str]:
+    tree = read_json(state)
+    listed = tree.get("_data_files") if isinstance(tree, dict) else tree
+    entries = listed if isinstance(listed, list) else [listed]
+    names: list[Any] = [e.get("filename") if isinstance(e, dict) else None for e in entries]
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f'{state} should list files as in {{"_data_files": [{{"filename": "data.arrow"}}]}}, '
+            f"but holds {tree!r:.80}. Save the set again."
+        )
+    return [below(name, str(state)) for name in names]
 
 
 def _features(folder: Path) -> Mapping[str, Any]:
@@ -186,6 +196,11 @@ def _metadata(path: Path) -> pl.DataFrame:
         frame = frame.with_columns(_lists(frame[name]) for name in frame.columns)
     if _FILE_NAME not in frame.columns:
         raise DataError(f"{path} has no column {_FILE_NAME!r}, but {', '.join(frame.columns)}.")
+    if frame[_FILE_NAME].dtype not in (pl.String, pl.Null):
+        raise DataError(
+            f"{path}: the column {_FILE_NAME!r} should hold names of files, but holds "
+            f"{frame[_FILE_NAME].dtype}. Write them as text."
+        )
     return frame
 
 
