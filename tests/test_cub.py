@@ -53,10 +53,11 @@ def test_attributes_whatever_the_certainty(tmp_path):
     assert test.rows == (2, 3) and states(test) == [[N, N, U], [N, N, Y]]
 
 
-def test_what_was_not_seen_or_guessed_is_unknown(tmp_path):
+def test_what_was_not_seen_or_guessed_is_unknown(tmp_path, caplog):
     write_cub(tmp_path)
     assert states(read("cub", tmp_path, certainty="use")) == [[Y, U, U], [Y, U, N]]
     assert states(read("cub", tmp_path, "test", certainty="use")) == [[N, U, U], [U, N, Y]]
+    assert "labels.txt: 1 of 12 pairs have no line and are unknown" in caplog.text
 
 
 @pytest.mark.parametrize("base", [".", "CUB_200_2011/CUB_200_2011"])

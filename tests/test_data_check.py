@@ -55,6 +55,7 @@ def test_a_set_that_fits_its_counts(tmp_path, published):
         (Counts(4, 2, 2), "3 images, but 4 were published for these options"),
         (Counts(3, 80, 2), "2 categories, but 80 were published for these options"),
         (Counts(3, 2, 1_003), "2 positives, but 1,003 were published for these options"),
+        (Counts(3, 2, 2, known=6), "3 known pairs, but 6 were published for these options"),
         (Counts(5, 2, None, 1), "3 images, but about 5 were published for these options"),
     ],
 )
@@ -167,6 +168,14 @@ def test_miniatures_are_refused_by_the_published_counts(tmp_path, form):
         f"{count} images, but {number} were published for these options"
         for count, number in zip(images, published, strict=True)
     ]
+
+
+def test_labels_of_cub_that_were_cut_off_are_refused(tmp_path):
+    found = said(check("cub", test_cub.write_cub(tmp_path), {}))
+    pairs = [what for what in found if "known pairs" in what]
+    assert pairs == ["6 known pairs, but 1,870,128 were published for these options",
+                     "5 known pairs, but 1,807,728 were published for these options"]  # fmt: skip
+    assert not any("pairs" in what for what in said(check("cub", tmp_path, {"certainty": "use"})))
 
 
 def test_what_was_never_counted_is_told(tmp_path):

@@ -154,6 +154,9 @@ def _count_problems(count: SplitCount, name: str) -> Iterator[Problem]:
     pairs += [("categories", count.categories, expected.categories, 0)]
     if expected.positives is not None:
         pairs += [("positives", count.positives, expected.positives, expected.tolerance)]
+    if expected.known is not None:
+        known = count.positives + count.negatives
+        pairs += [("known pairs", known, expected.known, 0)]
     for what, found, published, tolerance in pairs:
         if abs(found - published) > tolerance:
             about = "about " if tolerance else ""

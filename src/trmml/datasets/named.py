@@ -48,12 +48,14 @@ class Counts:
         categories: how many.
         positives: present pairs; None where no source says.
         tolerance: by how many images and positives the source may be off; "about" in our tables.
+        known: pairs that are present or absent; None where no source says.
     """
 
     images: int
     categories: int
     positives: int | None = None
     tolerance: int = 0
+    known: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ READERS: Mapping[str, Reader] = {
          "version=cole empty=keep": _sizes(150_000, 60_260, 81)},
     ),
     "cub": Reader(
-        read_cub, CubOptions, "CUB-200-2011, 312 attributes", {"": _sizes(5_994, 5_794, 312)}
+        read_cub, CubOptions, "CUB-200-2011, 312 attributes",
+        {"certainty=ignore": (Counts(5_994, 312, known=1_870_128),
+                              Counts(5_794, 312, known=1_807_728)),
+         "": _sizes(5_994, 5_794, 312)},
     ),
     "corel5k": Reader(
         read_listed_folder, ListedFolderOptions, "Corel5k as a folder",
