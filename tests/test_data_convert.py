@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def assert_same(plain: Dataset, original: Dataset) -> None:
     assert next(contents) == next(contents)
 
 
-@pytest.mark.parametrize("images", ["link", "copy"])
+@pytest.mark.parametrize("images", ["link", "copy", None])
 def test_a_set_comes_back_as_it_was(tmp_path, images):
     from tests.test_voc import write_devkit
 
@@ -38,7 +39,7 @@ def test_a_set_comes_back_as_it_was(tmp_path, images):
         plain = read("folder", out, split)  # type: ignore[arg-type]
         assert_same(plain, original)
         assert [box[1:] for box in boxes(plain)] == [box[1:] for box in boxes(original)]
-        assert [path.is_symlink() for path in plain.paths] == [images == "link"] * len(plain)
+        assert [path.is_symlink() for path in plain.paths] == [images != "copy"] * len(plain)
     assert done.boxes == 2 and len((out / "boxes.csv").read_text().splitlines()) == 3
     assert sorted(os.listdir(out)) == ["boxes.csv", "categories.txt", "images", "test.csv",
                                        "train.csv"]  # fmt: skip
@@ -81,6 +82,25 @@ def test_an_image_that_is_listed_twice_is_two_images(tmp_path, monkeypatch):
     plain = read("folder", tmp_path / "out")
     assert_same(plain, read("parquet", tmp_path / "in", blank="absent"))
     assert len(set(plain.images)) == 4 and not (tmp_path / "out/boxes.csv").exists()
+
+
+@pytest.mark.parametrize("unpack", ["", "here"])
+def test_unpacked_images_are_copied_unless_links_are_asked_for(tmp_path, monkeypatch, unpack):
+    from tests.test_packed import LISTS, parquet
+
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    parquet(tmp_path / "in", "train.parquet", **LISTS)
+    options = {"blank": "absent", "unpack": unpack}
+    convert("parquet", tmp_path / "in", tmp_path / "out", options, splits=["train"])
+    linked = tmp_path / "linked"
+    convert("parquet", tmp_path / "in", linked, options, splits=["train"], images="link")
+    assert all(path.is_symlink() for path in read("folder", linked).paths)
+    shutil.rmtree(tmp_path / (unpack or "cache"))
+    plain = read("folder", tmp_path / "out")
+    assert not any(path.is_symlink() for path in plain.paths)
+    with pytest.raises(DataError, match="4 of the 4 train images are not there"):
+        read("folder", linked)
 
 
 def test_names_that_make_another_table_are_refused_and_nothing_is_left(tmp_path):

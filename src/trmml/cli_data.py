@@ -79,8 +79,13 @@ def convert(
     option: Choice = None,
     split: Part = "both",
     images: Annotated[
-        Literal["link", "copy"], typer.Option(help="Link to the images where they are, or copy.")
-    ] = "link",
+        Literal["link", "copy"] | None,
+        typer.Option(
+            help="Link to the images where they are, or copy. Default: link, but copy what was "
+            "unpacked.",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Write a data set in the plain form. Images, train.csv, test.csv, names and boxes."""

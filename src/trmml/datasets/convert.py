@@ -16,6 +16,7 @@ from trmml.datasets.folder import read_categories, read_folder
 from trmml.datasets.named import read_named
 from trmml.datasets.options import Split
 from trmml.datasets.plain import EDGES
+from trmml.datasets.unpack import unpack_folder
 from trmml.errors import DataError
 
 Images = Literal["link", "copy"]
@@ -46,7 +47,7 @@ def convert(
     options: Mapping[str, str],
     *,
     splits: Sequence[Split] = ("train", "test"),
-    images: Images = "link",
+    images: Images | None = None,
 ) -> Converted:
     """Write a data set as a folder that `read_folder` and the name `folder` read.
 
@@ -60,7 +61,9 @@ def convert(
         out: must not exist or be empty.
         options: the reader's choices.
         splits: what to write.
-        images: "link" writes symbolic links to the images where they are, "copy" copies them.
+        images: "link" writes symbolic links to the images where they are, "copy" copies them. By
+            default images are linked, but those unpacked from packed files are copied: a link into
+            the user's cache breaks when that is cleared.
 
     Raises:
         ConfigError: there is no such name or option.
@@ -69,6 +72,7 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already. Name another folder, or empty it first.")
     parts = {split: read_named(name, root, split, options) for split in splits}
+    unpacked = unpack_folder(options.get("unpack", ""))
     names = _names(parts)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as draft_name:
@@ -77,7 +81,8 @@ def convert(
         (draft / "categories.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
         written = {}
         for split, data in parts.items():
-            written[split] = _place_images(draft / "images", split, data, images)
+            how = images or ("copy" if data.root == unpacked else "link")
+            written[split] = _place_images(draft / "images", split, data, how)
             _write_labels(draft / f"{split}.csv", data, written[split])
         boxes = _write_boxes(draft / "boxes.csv", parts, written)
         for split, data in parts.items():
