@@ -178,6 +178,10 @@ def test_what_was_tried_stands_on_the_page(out: Path, tmp_path: Path) -> None:
     assert run(tmp_path) == 0
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "- Larger steps: 2 points less." in text.partition("### What lost")[2]
+    (tmp_path / "results" / "notes.md").write_text("## Before you quote\n\n- Who drew it.\n")
+    assert run(tmp_path) == 0
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "- Who drew it." in text.partition("non-interpolated")[2].partition("## toys")[0]
 
 
 def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> None:
