@@ -1,7 +1,7 @@
 """The whole picture as a second opinion beside the regions; beyond the paper, and an option."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -156,11 +156,7 @@ class ImageBranch(nn.Module):
                     rooted = self.standard(_root(pooled[view, part].to(device, torch.float32)))
                     with half:
                         found = self._opinions(rooted if turn is None else rooted @ turn)
-                    rows = matrix.rows(part)
-                    labels = (rows.labels & rows.known).to(device)
-                    weights = matrix_weights(rows, blank).to(device)
-                    terms = [weighted_bce(o.float(), labels, weights) for o in found.values()]
-                    loss = torch.stack(terms).sum()
+                    loss = _loss(found, matrix.rows(part), blank)
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     optimizer.zero_grad()
@@ -175,9 +171,14 @@ class ImageBranch(nn.Module):
                     progress("whole picture", done * len(told), passes * len(told))
             self.requires_grad_(False).eval()
         if turn is not None:
-            for layer in (self.into, self.linear):
-                if layer is not None:
-                    layer.weight.copy_(layer.weight @ turn)  # it is symmetric
+            self._take_in(turn)
+
+    @torch.no_grad()
+    def _take_in(self, turn: Float[Tensor, "W W"]) -> None:
+        """Move the turn of the input into the weights; it is symmetric."""
+        for layer in (self.into, self.linear):
+            if layer is not None:
+                layer.weight.copy_(layer.weight @ turn)
 
     def _optimizer(self, training: TrainingSettings) -> tuple[torch.optim.AdamW, list[float]]:
         """Weights, with decay, and biases, without and faster; the highest rate of each group."""
@@ -217,6 +218,18 @@ class ImageBranch(nn.Module):
         scale /= (scale.square() * variance).mean().sqrt()
         turn: Tensor = (directions * scale) @ directions.T
         return turn.to(device, torch.float32)
+
+
+def _loss(
+    found: Mapping[str, Float[Tensor, "B C"]], rows: LabelMatrix, blank: Float[Tensor, " C"]
+) -> Tensor:
+    """Sum of the opinions' own losses; a blank is a negative of the category's weight."""
+    terms = []
+    for opinion in found.values():
+        labels = (rows.labels & rows.known).to(opinion.device)
+        weights = matrix_weights(rows, blank).to(opinion.device)
+        terms.append(weighted_bce(opinion.float(), labels, weights))
+    return torch.stack(terms).sum()
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

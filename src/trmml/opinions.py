@@ -1,6 +1,7 @@
 """Several opinions on the same pairs in one logit, each counting by what it is worth."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -128,49 +129,78 @@ class Opinions(nn.Module):
         """
         if float((targets * weights).sum()) == 0:
             return
-        spread = self.spread[:, None]
-        scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
-        scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
-        # Most pairs are unknown: only the others are looked at, and of them no more than serve.
-        there = weights > 0
-        used = some_pairs(there, MOST_PAIRS)
-        weights = weights * (int(there.sum()) / int(used.sum()))  # as many pairs as there are
-        scaled, targets = scaled[:, used], targets[used]  # (K, U), (U)
-        start, offset = self.weights, positive_share.logit().expand_as(used)[used]
-        weights = weights[used]
-
-        def entropy(logits: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(
-                logits, targets.expand_as(logits), weights, reduction="sum"
-            )
-
-        slope = start.clone().requires_grad_()
-        shifts = torch.zeros(len(start), 1, requires_grad=True)
-
-        def alone() -> Tensor:
-            cost = entropy(slope[:, None] * scaled + offset + shifts)
-            return cost + SLOPE_STRENGTH * (slope - start).square().sum()
-
-        _minimise(alone, [slope, shifts])
-        worth = slope.detach().clamp(min=0) ** SLOPE_POWER
+        pairs = self._held_out(opinions, targets, weights, positive_share.logit())
+        worth = _worth_alone(pairs, self.weights)
         if not worth.any():
             return
-        worth = worth / worth.max()
-        free = torch.full_like(start, 0.5).requires_grad_()
-        scale, shift = (torch.zeros((), requires_grad=True) for _ in range(2))
-
-        def together() -> Tensor:
-            size = F.softplus(free)
-            cost = entropy(size @ scaled + offset + shift)
-            return cost + JOINT_STRENGTH * (size - F.softplus(scale) * worth).square().sum()
-
-        _minimise(together, [free, scale, shift])
-        found = F.softplus(free.detach())
+        found, shift = _weights_together(pairs, worth / worth.max())
         self.weights.copy_(found / found.sum() * len(found))
         # Until now the sum has the scale of the first opinion in each category; that of the fit
         # is the same in all.
         self.slope.copy_(found.mean() / self.spread[0].clamp(min=LEAST_SPREAD))
-        self.offset.copy_(positive_share.logit() + shift.detach() - self.slope * self.mean[0])
+        self.offset.copy_(positive_share.logit() + shift - self.slope * self.mean[0])
+
+    def _held_out(
+        self,
+        opinions: Float[Tensor, "K N C"],
+        targets: Float[Tensor, "N C"],
+        weights: Float[Tensor, "N C"],
+        log_odds: Float[Tensor, " C"],
+    ) -> "_Pairs":
+        """The pairs that count: most are unknown, and of the others no more than serve."""
+        spread = self.spread[:, None]
+        scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
+        scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
+        there = weights > 0
+        used = some_pairs(there, MOST_PAIRS)
+        weights = weights * (int(there.sum()) / int(used.sum()))  # as many pairs as there are
+        offset = log_odds.expand_as(used)
+        return _Pairs(scaled[:, used], targets[used], weights[used], offset[used])
+
+
+class _Pairs(NamedTuple):
+    """Known pairs U in one list, with what K opinions say of them, standardised."""
+
+    scaled: Float[Tensor, "K U"]
+    targets: Float[Tensor, " U"]
+    weights: Float[Tensor, " U"]
+    offset: Float[Tensor, " U"]
+
+    def entropy(self, logits: Float[Tensor, "... U"]) -> Tensor:
+        """Summed cross-entropy of logits beside the offset."""
+        logits = logits + self.offset
+        return F.binary_cross_entropy_with_logits(
+            logits, self.targets.expand_as(logits), self.weights, reduction="sum"
+        )
+
+
+def _worth_alone(pairs: _Pairs, start: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
+    """The logistic slope of each opinion by itself, to a power; 0 where it is no help."""
+    slope = start.clone().requires_grad_()
+    shifts = torch.zeros(len(start), 1, requires_grad=True)
+
+    def cost() -> Tensor:
+        held = SLOPE_STRENGTH * (slope - start).square().sum()
+        return pairs.entropy(slope[:, None] * pairs.scaled + shifts) + held
+
+    _minimise(cost, [slope, shifts])
+    return slope.detach().clamp(min=0) ** SLOPE_POWER
+
+
+def _weights_together(
+    pairs: _Pairs, worth: Float[Tensor, " K"]
+) -> tuple[Float[Tensor, " K"], Float[Tensor, ""]]:
+    """Positive weights of all at once, held to a multiple of their worth alone; and the shift."""
+    free = torch.full_like(worth, 0.5).requires_grad_()
+    scale, shift = (torch.zeros((), requires_grad=True) for _ in range(2))
+
+    def cost() -> Tensor:
+        size = F.softplus(free)
+        held = JOINT_STRENGTH * (size - F.softplus(scale) * worth).square().sum()
+        return pairs.entropy(size @ pairs.scaled + shift) + held
+
+    _minimise(cost, [free, scale, shift])
+    return F.softplus(free.detach()), shift.detach()
 
 
 def _steadied(spread: Float[Tensor, "K C"], pictures: int) -> Float[Tensor, "K C"]:
