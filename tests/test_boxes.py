@@ -30,12 +30,18 @@ def test_what_lies_outside_is_cut_and_repeats_come_once():
             (1, 0, (0.2, 0.1, 0.4, 0.9)),
             (1, 1, (0.2, 0.1, 0.4, 0.9)),
             (0, 0, (1.2, 0.0, 1.4, 1.0)),
-            (0, 0, (0.5, 0.4, 0.4, 0.6)),
+            (0, 0, (0.5, 0.4, 0.5, 0.6)),
         ]
     )
     assert len(found) == 3
     assert found.image.tolist() == [1, 0, 1] and found.category.tolist() == [0, 2, 1]
     assert found.edges.tolist() == [[0.2, 0.1, 0.4, 0.9], [0, 0.5, 1, 0.75], [0.2, 0.1, 0.4, 0.9]]
+
+
+@pytest.mark.parametrize("edge", [0.4, float("nan"), float("inf")])
+def test_what_is_no_box_does_not_vanish(edge):
+    with pytest.raises(DataError, match=r"image 7 .*has a box with .* finite numbers with left <="):
+        Boxes.collect([(0, 0, WHOLE), (7, 0, (0.5, 0.0, edge, 1.0))])
 
 
 def test_none_at_all():

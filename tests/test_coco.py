@@ -117,6 +117,8 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
              "image 1 has a box but no width"),
     "box": ({"annotations": [{"id": 5, "image_id": 9, "category_id": 1, "bbox": [1, 2, 3]}]},
             "annotation 5: bbox"),
+    "negative": ({"annotations": [ANNOTATIONS[0] | {"id": 5, "bbox": [4, 0, -2, 2]}]},
+                 r"annotation 5 has a box with .*\[4\.0, 0\.0, 2\.0, 2\.0\]"),
     "part": ({"annotations": None}, "no list of 'annotations'"),
     "nothing": ({"images": [], "annotations": []}, "no image left"),
 }  # fmt: skip

@@ -57,12 +57,26 @@ def test_published_lists_are_exhaustive(tmp_path, name):
     [
         ("c.png,cat,0,0,8,4", r"boxes\.csv line 2: expected edges as shares .* Divide"),
         ("c.png,cat,a,0,1,1", "expected numbers, got"),
+        ("c.png,cat,-0.5,0,1,1", "expected edges as shares"),
+        ("c.png,cat,0,nan,1,1", "expected edges as shares"),
+        ("c.png,cat,0.9,0,0.1,1", r"boxes\.csv line 2 has a box with .*\[0\.9, .* left <= right"),
+        ("c.png,dgo,0,0,1,1", r"boxes\.csv line 2: 'dgo' is none of .*did you mean 'dog'\?"),
+        ("a.png,cat,0,0,1,1\nq.png,cat,0,0,1,1",
+         r"line 3: image 'q\.png' stands not in .*test\.csv nor in .*train\.csv \(1 such images"),
     ],
-)
+)  # fmt: skip
 def test_boxes_of_another_kind(tmp_path, row, said):
     head = "image,category,left,top,right,bottom\n"
     write(write_folder(tmp_path), {"boxes.csv": head + row})
     with pytest.raises(DataError, match=said):
+        read("folder", tmp_path, "test")
+
+
+def test_boxes_of_the_other_table_s_images_are_no_fault(tmp_path):
+    write_folder(tmp_path)  # its boxes.csv is of both tables, and of a category left out
+    assert len(boxes(read("folder", tmp_path, "test"))) == 1
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(DataError, match=r"line 3: image 'a\.png' stands not in .*test\.csv \(1 "):
         read("folder", tmp_path, "test")
 
 

@@ -112,6 +112,7 @@ def test_files_that_do_not_fit(tmp_path):
         (annotation("a", ("unicorn", 0, WHOLE)), "'unicorn' is none of the 20 categories"),
         (annotation("a", ("", 0, WHOLE)), "an object without a name"),
         (annotation("a", (CAT, 0, WHOLE), size="wide 4"), "width is 'wide', not a number"),
+        (annotation("a", (CAT, 0, (5, 1, 3, 4))), r"000005\.xml has a box with .*\[5\.0, 1\.0, 3"),
         ("<annotation><object>", "is no XML"),
         ("", "is no XML"),
         ("<!DOCTYPE a [<!ENTITY b 'b'>]><annotation/>", "declares a document type"),

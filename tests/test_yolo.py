@@ -92,12 +92,23 @@ def test_a_plain_folder_is_a_training_set(tmp_path):
         ("0 0.5 0.5 1", "4 numbers .* got 3 numbers"),
         ("0 .1 .1 .2 .2 .3 .3 .4", "got 7 numbers"),
         ("cat 0.5 0.5 1 1", "expected numbers, got 'cat"),
+        ("0 120 80 40 30", r"a\.txt line 1: expected shares .*got \[120\.0, 80.* Divide pixels"),
+        ("0 nan .5 .2 .2", "expected shares of width and height in"),
+        ("0 .5 .5 -.2 .2", "expected shares of width and height in"),
+        ("0 .1 .1 .2 inf .3 .3", "expected shares of width and height in"),
     ],
 )
 def test_lines_that_make_no_sense(tmp_path, line, said):
     write(write_yolo(tmp_path), {"labels/train/a.txt": line})
     with pytest.raises(DataError, match=said):
         read("yolo", tmp_path)
+
+
+def test_rounding_beyond_the_border_is_cut(tmp_path):
+    line = "0 1.004 0.5 0.4 1.002 0.9\n1 -0.003 0 0.5 0 0.5 1.005\n"
+    write(write_yolo(tmp_path), {"labels/train/a.txt": line})
+    found = [box[1:] for box in boxes(read("yolo", tmp_path)) if box[0] == IMAGES[0]]
+    assert found == [("cat", (0.804, 0.0, 1.0, 1.0)), ("dog", (0.0, 0.0, 0.5, 1.0))]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Images with the categories they show: what every reader in this package returns."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,37 @@ from trmml.errors import DataError
 from trmml.labels import LabelMatrix
 
 Edges = tuple[float, float, float, float]
+
+_ROUNDING = 0.01  # what a share may lie outside [0, 1]; Ultralytics' verify_image_label allows it
+
+
+def is_share(number: float) -> bool:
+    """Return whether a number lies in [0, 1], or beside it by no more than rounding; nan does not.
+
+    Example:
+        >>> is_share(1.004), is_share(120.0), is_share(float("nan"))
+        (True, False, False)
+    """
+    return -_ROUNDING <= number <= 1 + _ROUNDING
+
+
+def ordered(edges: Edges, where: str) -> Edges:
+    """Return left, top, right, bottom in any unit, checked to be numbers in this order.
+
+    Args:
+        edges: they may lie outside the image, and on each other.
+        where: for the message, as in `boxes.csv line 7`.
+
+    Raises:
+        DataError: an edge is not finite, or right or bottom comes before left or top.
+    """
+    left, top, right, bottom = edges
+    if all(map(math.isfinite, edges)) and left <= right and top <= bottom:
+        return edges
+    raise DataError(
+        f"{where} has a box with left, top, right, bottom {list(edges)}; expected finite numbers "
+        "with left <= right and top <= bottom. Correct the box, or remove it."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +92,9 @@ class Boxes:
 
         What has no area after the cut is left out, and of equal boxes one is kept.
 
+        Raises:
+            DataError: an edge is not finite, or right or bottom comes before left or top.
+
         Example:
             >>> boxes = Boxes.collect([(0, 2, (-0.1, 0.0, 0.5, 1.2)), (1, 0, (0.5, 0.5, 0.5, 0.9))])
             >>> boxes.image.tolist(), boxes.category.tolist(), boxes.edges.tolist()
@@ -67,6 +102,7 @@ class Boxes:
         """
         kept: dict[tuple[int, int, Edges], None] = {}
         for image, category, edges in rows:
+            ordered(edges, f"image {image} (counted from 0)")
             left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
             if left < right and top < bottom:
                 kept[image, category, (left, top, right, bottom)] = None

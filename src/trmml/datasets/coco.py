@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trmml.datasets.base import Boxes, Dataset, Edges
+from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, find_file, read_json
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
@@ -244,18 +244,17 @@ def _boxes(
     """Yield the boxes, which COCO gives as left, top, width, height in pixels."""
     for entry in annotations:
         box, picture = entry.get("bbox"), pictures[entry["image_id"]]
+        where = f"{path}, annotation {entry.get('id')}"
         if not box:
             continue
         if len(box) != 4 or not all(isinstance(edge, int | float) for edge in box):
-            raise DataError(
-                f"{path}, annotation {entry.get('id')}: bbox {box!r} is not left, top, width and "
-                "height."
-            )
+            raise DataError(f"{where}: bbox {box!r} is not left, top, width and height.")
         if picture.width <= 0 or picture.height <= 0:
             raise DataError(
                 f"{path}, image {picture.row} has a box but no width and height. Add them."
             )
-        left, top, width, height = box
+        left, top, width, height = map(float, box)
+        left, top, right, bottom = ordered((left, top, left + width, top + height), where)
         edges = (left / picture.width, top / picture.height,
-                 (left + width) / picture.width, (top + height) / picture.height)  # fmt: skip
+                 right / picture.width, bottom / picture.height)  # fmt: skip
         yield rows[entry["image_id"]], columns[entry["category_id"]], edges

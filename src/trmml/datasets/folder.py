@@ -82,6 +82,15 @@ def from_table(
     return Dataset(images, tuple(_image_names(table, column)), names, matrix, table.rows)
 
 
+def image_names(table: Table) -> tuple[str, ...]:
+    """Return the images that a table names, as `folder/image.jpg`.
+
+    Raises:
+        DataError: the table has no such column, or an image is named twice or lies elsewhere.
+    """
+    return tuple(_image_names(table, _image_column(table)))
+
+
 def read_categories(path: Path | str) -> list[str]:
     """Return the category names in a UTF-8 text file, one per line; blank lines are skipped.
 

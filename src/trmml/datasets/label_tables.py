@@ -40,6 +40,14 @@ def is_long(table: Table) -> bool:
     return any(name.casefold() in PRESENT_COLUMNS for name in table.names)
 
 
+def names_in(table: Table) -> set[str]:
+    """Return every name that a table may mean as a category: its columns, or what it lists."""
+    if not is_long(table):
+        return set(table.names)
+    lists = [name for name in table.names if name.casefold() in (*PRESENT_COLUMNS, _ABSENT_COLUMN)]
+    return {clean_name(word) for name in lists for word in _words(table, name)["word"].unique()}
+
+
 def read_wide(
     table: Table,
     image_column: str,

@@ -5,7 +5,8 @@
     images/...              the pictures
     train.csv, test.csv     tables as docs/data.md explains them (.parquet serves as well)
     categories.txt          the names to read, one per line; all columns where it is not there
-    boxes.csv               optional: image,category,left,top,right,bottom as shares in [0, 1]
+    boxes.csv               optional: image,category,left,top,right,bottom as shares in [0, 1],
+                            of the images of both tables
 
 `corel5k` (4,500 / 499 images, 242 words) and `posters` (4,000 / 2,000, 22 genres) are such folders
 whose tables list what is present; what they do not list is absent. In `folder` it must be said.
@@ -16,16 +17,16 @@ seeds), or is one such folder, of which the last pictures are the test set.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from PIL import Image
 from pydantic import Field
 
-from trmml.datasets.base import Boxes, Dataset, Edges
+from trmml.datasets.base import Boxes, Dataset, Edges, is_share, ordered
 from trmml.datasets.files import find_file, find_folder
-from trmml.datasets.folder import from_table, read_categories
-from trmml.datasets.label_tables import Meaning
+from trmml.datasets.folder import from_table, image_names, read_categories
+from trmml.datasets.label_tables import Meaning, names_in, suggest
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables import Table, clean_name, read_table
 from trmml.errors import DataError
@@ -90,8 +91,8 @@ def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:
     folder = root if alone else root / find_folder(root, [split], f"the {split} scenes")
     table = options.labels if split == "train" else "labels.csv"
     path = find_file(folder, [table], "the table of the scenes")
-    data = from_table(folder, read_table(path))
-    data = _with_boxes(data, read_table(find_file(folder, ["boxes.csv"], "the boxes")), pixels=True)
+    labels, boxes = (read_table(p) for p in (path, find_file(folder, ["boxes.csv"], "the boxes")))
+    data = _with_boxes(from_table(folder, labels), boxes, labels, pixels=True)
     if not alone:
         return data
     first = len(data) - max(1, round(options.test_share * len(data)))
@@ -102,20 +103,60 @@ def _read(root: Path, split: Split, blank: Meaning | None, minus_one: Meaning | 
     path = find_file(root, [f"{split}.csv", f"{split}.parquet"], f"the {split} table")
     names = root / "categories.txt"
     categories = read_categories(names) if names.is_file() else None
+    labels, boxes = read_table(path), root / "boxes.csv"
     data = from_table(
-        root / "images", read_table(path), blank=blank, minus_one=minus_one, categories=categories
+        root / "images", labels, blank=blank, minus_one=minus_one, categories=categories
     )
-    boxes = root / "boxes.csv"
-    return _with_boxes(data, read_table(boxes), pixels=False) if boxes.is_file() else data
+    if not boxes.is_file():
+        return data
+    other = "test" if split == "train" else "train"
+    places = [root / f"{other}{suffix}" for suffix in (".csv", ".parquet")]
+    rest = next((place for place in places if place.is_file()), None)
+    return _with_boxes(data, read_table(boxes), labels, rest, pixels=False)
 
 
-def _with_boxes(data: Dataset, table: Table, *, pixels: bool) -> Dataset:
-    """Return the data with a table's boxes; those of other images are of another split."""
+def _with_boxes(
+    data: Dataset, table: Table, labels: Table, rest: Path | None = None, *, pixels: bool
+) -> Dataset:
+    """Return the data with a table's boxes; those of images that `rest` names are left out."""
     lacking = [name for name in ("image", "category", *EDGES) if name not in table.names]
     if lacking:
         raise DataError(f"{table.path} has no column {lacking[0]!r}. See docs/data.md for boxes.")
+    _check_names(data, table, labels, rest)
     boxes = Boxes.collect(_boxes(data, table, pixels=pixels))
     return replace(data, boxes=boxes)
+
+
+def _check_names(data: Dataset, table: Table, labels: Table, rest: Path | None) -> None:
+    """Refuse boxes of images that neither table names, and of categories that no column does."""
+    images = [_image_key(cell) for cell in table.column("image")]
+    here = set(map(clean_name, data.images))
+    strange = set(images) - here
+    if strange and rest is not None:
+        strange -= set(map(clean_name, image_names(read_table(rest))))
+    if strange:
+        row = next(row for row, image in enumerate(images) if image in strange)
+        also = "" if rest is None else f" nor in {rest}"
+        raise DataError(
+            f"{table.place(row)}: image {images[row]!r} stands not in {labels.path}{also} "
+            f"({len(strange)} such images). Correct the name, or remove its boxes."
+        )
+    names = [clean_name(str(cell)) for cell in table.column("category")]
+    unknown = {name for image, name in zip(images, names, strict=True) if image in here}
+    unknown -= set(data.category_names)
+    if unknown:  # categories.txt may leave out some of the table's categories
+        unknown -= names_in(labels)
+    if unknown:
+        row = next(r for r, image in enumerate(images) if image in here and names[r] in unknown)
+        raise DataError(
+            f"{table.place(row)}: {names[row]!r} is none of the {len(data.category_names)} "
+            f"categories{suggest(names[row], data.category_names)} Correct the name, or remove "
+            "its boxes."
+        )
+
+
+def _image_key(cell: object) -> str:
+    return clean_name(str(PurePosixPath(str(cell).strip().replace("\\", "/"))))
 
 
 def _boxes(data: Dataset, table: Table, *, pixels: bool) -> Iterator[tuple[int, int, Edges]]:
@@ -125,7 +166,7 @@ def _boxes(data: Dataset, table: Table, *, pixels: bool) -> Iterator[tuple[int, 
     names, categories = (table.column(name) for name in ("image", "category"))
     edges = [table.column(name) for name in EDGES]
     for row in range(len(table.rows)):
-        image = images.get(clean_name(str(names[row]).replace("\\", "/")))
+        image = images.get(_image_key(names[row]))
         column = columns.get(clean_name(str(categories[row])))
         hidden = shares is not None and _numbers(table, row, [shares[row]])[0] < _PRESENT_SHARE
         if image is None or column is None or hidden:
@@ -134,12 +175,15 @@ def _boxes(data: Dataset, table: Table, *, pixels: bool) -> Iterator[tuple[int, 
         scale = (1.0, 1.0)
         if pixels:
             scale = _size(data.root / data.images[image])
-        elif max(numbers) > 1:
+        elif not all(map(is_share, numbers)):
             raise DataError(
                 f"{table.place(row)}: expected edges as shares in [0, 1], got {numbers}. Divide "
                 "pixels by the image's width and height."
             )
-        (width, height), (left, top, right, bottom) = scale, numbers
+        left, top, right, bottom = ordered(
+            (numbers[0], numbers[1], numbers[2], numbers[3]), table.place(row)
+        )
+        width, height = scale
         yield image, column, (left / width, top / height, right / width, bottom / height)
 
 

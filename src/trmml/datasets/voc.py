@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field
 
-from trmml.datasets.base import Boxes, Dataset, Edges
+from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, find_file, find_folder, read_lines, read_xml
 from trmml.datasets.folder import read_categories
 from trmml.datasets.image_files import locate
@@ -224,6 +224,7 @@ def _objects(tree: Xml.Element, path: Path) -> Iterator[_Object]:
         edges = None
         if box is not None and width > 0 and height > 0:
             left, top, right, bottom = (_number(box, key, path) for key in _EDGES)
+            ordered((left, top, right, bottom), str(path))
             # VOC counts pixels from 1 and includes the last one.
             edges = ((left - 1) / width, (top - 1) / height, right / width, bottom / height)
         yield _Object(name, _text(entry, "difficult") == "1", edges)

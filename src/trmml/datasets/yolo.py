@@ -7,9 +7,9 @@
                                                 train, val and test: folders or lists below it; or
     classes.txt                                 one name per line (also obj.names)
 
-As shares of width and height, counted from the left and the top. A sixth number (a confidence) is
-passed over; a line with more is a polygon, whose box is taken. The test set may also be called val
-or valid.
+As shares of width and height, counted from the left and the top; pixels are refused. A sixth number
+(a confidence) is passed over; a line with more is a polygon, whose box is taken. The test set may
+also be called val or valid.
 
 An image **with an empty label file** was looked at and shows nothing: every category is absent. An
 image **without a label file** may mean the same, which is how the training tools take it, or that
@@ -24,7 +24,7 @@ import torch
 import yaml
 from pydantic import Field
 
-from trmml.datasets.base import Boxes, Dataset, Edges
+from trmml.datasets.base import Boxes, Dataset, Edges, is_share
 from trmml.datasets.files import below, find_file, read_lines, read_plain
 from trmml.datasets.folder import read_categories
 from trmml.datasets.options import ReaderOptions, Split
@@ -171,8 +171,14 @@ def _objects(path: Path, count: int) -> Iterator[tuple[int, Edges]]:
 
 
 def _edges(numbers: list[float], where: str) -> Edges:
-    if len(numbers) in (4, 5):
-        x, y, width, height = numbers[:4]
+    box = numbers[:4] if len(numbers) in (4, 5) else numbers
+    if not all(map(is_share, box)):
+        raise DataError(
+            f"{where}: expected shares of width and height in [0, 1], got {box!r:.80}. Divide "
+            "pixels by the image's width and height."
+        )
+    if len(box) == 4:
+        x, y, width, height = box
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if len(numbers) < 6 or len(numbers) % 2:
         raise DataError(
