@@ -1,12 +1,14 @@
 """Fixtures that several test files share: a tiny encoder, tiny pictures, a finished run."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.toy import ToyEncoder, write_pictures, write_table
+from trmml.datasets import named
+from trmml.datasets.named import Counts
 
 TOY_SPEC = f"{Path(__file__).with_name('toy.py')}:ToyEncoder"
 
@@ -41,6 +43,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
         shown = write_pictures(root / name, count, seed)
         write_table(root / f"{name}.csv", shown)
     return Pictures(root / "train", root / "train.csv", root / "test", root / "test.csv")
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counts, Counts], None]:
+    """Say what was published of the form `folder`."""
+
+    def publish(train: Counts, test: Counts) -> None:
+        reader = replace(named.READERS["folder"], counts={"": (train, test)})
+        monkeypatch.setattr(named, "READERS", {**named.READERS, "folder": reader})
+
+    return publish
 
 
 @pytest.fixture(scope="session")

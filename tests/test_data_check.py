@@ -1,12 +1,10 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import sets, test_coco, test_cub, test_nus_wide, test_visual_genome, test_voc
-from trmml.datasets import named
 from trmml.datasets.check import Checked, check
 from trmml.datasets.named import Counts
 from trmml.errors import ConfigError
@@ -18,17 +16,6 @@ def write_folder(root: Path) -> Path:
     sets.write(root, tables)
     sets.pictures(root, [f"images/{name}.png" for name in "abcd"])
     return root
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch):
-    """Say what was published of the form `folder`."""
-
-    def publish(train: Counts, test: Counts) -> None:
-        reader = replace(named.READERS["folder"], counts={"": (train, test)})
-        monkeypatch.setattr(named, "READERS", {**named.READERS, "folder": reader})
-
-    return publish
 
 
 def said(checked: Checked) -> list[str]:

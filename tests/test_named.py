@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.sets import N, U, Y, boxes, pictures, read, states, write
-from trmml.datasets.named import READERS, expected_counts, find_reader
+from trmml.datasets.named import READERS, Counts, expected_counts, find_reader
 from trmml.datasets.options import parse_options
 from trmml.datasets.scenes import write_scenes
 from trmml.errors import ConfigError, DataError
@@ -186,6 +186,32 @@ def test_published_counts_follow_the_options():
     assert counts("cub") == [(5_994, 312), (5_794, 312)]
     assert counts("corel5k") == [(4_500, 242), (499, 242)]
     assert counts("yolo") == [None, None]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "trmml.datasets.named"]
+
+
+def test_other_counts_than_published_are_told_once(tmp_path, caplog, published):
+    write_folder(tmp_path)
+    published(Counts(2, 2, 1), Counts(1, 3, 5))
+    with caplog.at_level(logging.WARNING):
+        read("folder", tmp_path, blank="absent")
+        assert told(caplog) == []  # all agree
+        read("folder", tmp_path, "test")
+    assert told(caplog) == [
+        "folder test: 2 categories, but 3 were published for these options; 1 positives, but 5 "
+        "were published for these options; `trmml data check folder ROOT` tells more"
+    ]
+
+
+def test_counts_are_of_what_the_files_list(tmp_path, caplog, published):
+    write_folder(tmp_path)
+    published(Counts(2, 2, 1), Counts(1, 2))
+    (tmp_path / "images/a.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        read("folder", tmp_path, blank="absent", missing="drop")
+    assert told(caplog) == ["folder: 1 train images are not there and were left out"]
 
 
 def test_the_documents_list_every_name_with_its_options():

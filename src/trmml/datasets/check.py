@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.named import Counts, Reader, expected_counts, find_reader, read_unchecked
+from trmml.datasets.named import (
+    Counts,
+    Reader,
+    count_differences,
+    expected_counts,
+    find_reader,
+    read_unchecked,
+)
 from trmml.datasets.options import ReaderOptions, Split, parse_options
 from trmml.errors import DataError
 from trmml.images import read_image
@@ -122,7 +129,7 @@ def check(
             problems.append(Problem(split, str(error), "Correct this, then check again."))
             continue
         counts.append(_count(reader, data[split], split, chosen))
-        problems += _count_problems(counts[-1], name)
+        problems += _count_problems(data[split], counts[-1], name)
         problems += _file_problems(data[split], split, missing, decode, progress)
         if reader.counts and counts[-1].expected is None:
             notes.append(f"{split}: no counts were published for these options to compare with")
@@ -145,27 +152,13 @@ def _count(reader: Reader, data: Dataset, split: Split, options: ReaderOptions) 
     )
 
 
-def _count_problems(count: SplitCount, name: str) -> Iterator[Problem]:
-    """Yield each count that differs from the published one."""
-    expected = count.expected
-    if expected is None:
-        return
-    pairs = [("images", count.images, expected.images, expected.tolerance)]
-    pairs += [("categories", count.categories, expected.categories, 0)]
-    if expected.positives is not None:
-        pairs += [("positives", count.positives, expected.positives, expected.tolerance)]
-    if expected.known is not None:
-        known = count.positives + count.negatives
-        pairs += [("known pairs", known, expected.known, 0)]
-    for what, found, published, tolerance in pairs:
-        if abs(found - published) > tolerance:
-            about = "about " if tolerance else ""
-            yield Problem(
-                count.split,
-                f"{found:,} {what}, but {about}{published:,} were published for these options",
-                f"Another version of {name}, a cut list or another option. Compare the files with "
-                "docs/data.md, and fetch again what differs.",
-            )
+def _count_problems(data: Dataset, count: SplitCount, name: str) -> list[Problem]:
+    """Return each count that differs from the published one."""
+    advice = (
+        f"Another version of {name}, a cut list or another option. Compare the files with "
+        "docs/data.md, and fetch again what differs."
+    )
+    return [Problem(count.split, what, advice) for what in count_differences(data, count.expected)]
 
 
 def _file_problems(

@@ -145,6 +145,8 @@ READERS: Mapping[str, Reader] = {
 def read_named(name: str, root: Path, split: Split, options: Mapping[str, str]) -> Dataset:
     """Return a split of a data set by its name; every image of it exists.
 
+    Counts that differ from the published ones are told in one warning.
+
     Args:
         name: one of `READERS`.
         root: the folder that holds its files, as docs/data.md shows them.
@@ -158,6 +160,12 @@ def read_named(name: str, root: Path, split: Split, options: Mapping[str, str]) 
     reader = find_reader(name)
     chosen = parse_options(reader.options, options, name)
     data, missing = read_unchecked(reader, Path(root), split, chosen)
+    differences = count_differences(data, expected_counts(reader, split, chosen))
+    if differences:
+        _log.warning(
+            "%s %s: %s; `trmml data check %s ROOT` tells more",
+            name, split, "; ".join(differences), name,
+        )  # fmt: skip
     if not missing:
         return data
     if chosen.missing == "error" or len(missing) == len(data):
@@ -204,6 +212,28 @@ def read_unchecked(
     missing = [index for index, name in enumerate(found) if name is None]
     names = tuple(there or name for there, name in zip(found, data.images, strict=True))
     return replace(data, images=names), missing
+
+
+def count_differences(data: Dataset, expected: Counts | None) -> list[str]:
+    """Return in words each count of a split that is not the published one.
+
+    Args:
+        data: all that its files list, also images that are not there.
+        expected: from `expected_counts`; without any, nothing differs.
+    """
+    if expected is None:
+        return []
+    matrix, tolerance = data.matrix, expected.tolerance
+    counts = [("images", len(data), expected.images, tolerance),
+              ("categories", len(data.category_names), expected.categories, 0),
+              ("positives", int(matrix.positives.sum()), expected.positives, tolerance),
+              ("known pairs", int(matrix.known.sum()), expected.known, 0)]  # fmt: skip
+    return [
+        f"{found:,} {what}, but {'about ' if about else ''}{published:,} were published for these "
+        "options"
+        for what, found, published, about in counts
+        if published is not None and abs(found - published) > about
+    ]
 
 
 def expected_counts(reader: Reader, split: Split, options: ReaderOptions) -> Counts | None:
