@@ -40,10 +40,22 @@ def test_check_names_what_is_wrong_and_fails(root):
         "wrong: train: 2 of 2 images are not there",
         "  a.png",
         "  b.png",
-        f"  do: Copy them to {root / 'images'}, or leave them out with option missing=drop.",
+        f"  do: Copy them to {root / 'images'}.",
     ]
     tree = json.loads(run("check", "folder", root, "--option", "blank=absent", "--json").stdout)
     assert tree["ok"] is False and tree["problems"][0]["files"] == ["a.png", "b.png"]
+
+
+def test_check_does_not_fail_for_what_it_was_told_to_leave_out(root):
+    (root / "images/a.png").unlink()
+    options = ("folder", root, "--option", "blank=absent", "--split", "train")
+    refused = run("check", *options)
+    assert refused.exit_code == 1 and "leave them out with option missing=drop" in refused.stdout
+    done = run("check", *options, "--option", "missing=drop")
+    assert done.exit_code == 0 and done.stderr == "nothing is wrong\n"
+    assert "note: train: 1 of 2 images are not there and were left out" in done.stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    assert ["train", "1", "-", "1", "100.0", "0", "-"] in rows
 
 
 def test_check_lists_few_files_of_many(root):

@@ -57,10 +57,28 @@ def test_images_that_are_missing_are_all_listed(tmp_path):
     write_folder(tmp_path)
     for name in ("a", "c"):
         (tmp_path / f"images/{name}.png").unlink()
-    checked = check("folder", tmp_path, {"missing": "drop"})
+    checked = check("folder", tmp_path, {})
     assert said(checked) == ["2 of 3 images are not there"]
     assert checked.problems[0].files == ("a.png", "c.png")
+    assert "missing=drop" in checked.problems[0].advice
     assert checked.splits[0].images == 3
+
+
+def test_images_that_are_left_out_are_a_note(tmp_path, published):
+    published(Counts(3, 2, 2), Counts(1, 2))  # what the files list, not what is left
+    write_folder(tmp_path)
+    for name in ("a", "c"):
+        (tmp_path / f"images/{name}.png").unlink()
+    checked = check("folder", tmp_path, {"missing": "drop"}, decode=True)
+    assert checked.ok and checked.notes[0] == (
+        "train: 2 of 3 images are not there and were left out (missing=drop), first a.png"
+    )
+    train = checked.splits[0]
+    assert (train.images, train.positives, train.negatives) == (1, 1, 1)
+    (tmp_path / "images/b.png").unlink()
+    checked = check("folder", tmp_path, {"missing": "drop"})
+    assert said(checked) == ["3 of 3 images are not there"]
+    assert "missing=drop" not in checked.problems[0].advice
 
 
 def test_images_that_are_broken_are_found_by_decoding(tmp_path):

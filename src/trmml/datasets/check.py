@@ -9,13 +9,13 @@ from typing import Any
 from trmml.datasets.base import Dataset
 from trmml.datasets.named import (
     Counts,
-    Reader,
     count_differences,
     expected_counts,
     find_reader,
+    leave_out,
     read_unchecked,
 )
-from trmml.datasets.options import ReaderOptions, Split, parse_options
+from trmml.datasets.options import Split, parse_options
 from trmml.errors import DataError
 from trmml.images import read_image
 
@@ -47,7 +47,7 @@ class SplitCount:
 
     Args:
         split: which.
-        images: how many its files list.
+        images: how many its files list, without those that missing=drop leaves out.
         categories: how many.
         known_share: of all pairs, in [0, 1].
         positives: pairs known to be present.
@@ -105,6 +105,9 @@ def check(
 ) -> Checked:
     """Return what a data set holds and all that is wrong with it.
 
+    Published counts are compared with what the files list. What missing=drop leaves out of that is
+    a note, and counts and all other checks are of the rest.
+
     Args:
         name: one of `named.READERS`.
         root: its folder.
@@ -124,21 +127,26 @@ def check(
     data: dict[Split, Dataset] = {}
     for split in splits:
         try:
-            data[split], missing = read_unchecked(reader, root, split, chosen)
+            listed, missing = read_unchecked(reader, root, split, chosen)
         except DataError as error:
             problems.append(Problem(split, str(error), "Correct this, then check again."))
             continue
-        counts.append(_count(reader, data[split], split, chosen))
-        problems += _count_problems(data[split], counts[-1], name)
+        expected = expected_counts(reader, split, chosen)
+        problems += _count_problems(listed, split, expected, name)
+        data[split] = listed
+        if chosen.missing == "drop" and 0 < len(missing) < len(listed):
+            notes.append(_left_out(listed, split, missing))
+            data[split], missing = leave_out(listed, missing), []
+        counts.append(_count(data[split], split, expected))
         problems += _file_problems(data[split], split, missing, decode, progress)
-        if reader.counts and counts[-1].expected is None:
+        if reader.counts and expected is None:
             notes.append(f"{split}: no counts were published for these options to compare with")
         notes += _notes(data[split], split)
     problems += _pair_problems(data)
     return Checked(name, root, tuple(counts), tuple(problems), tuple(notes))
 
 
-def _count(reader: Reader, data: Dataset, split: Split, options: ReaderOptions) -> SplitCount:
+def _count(data: Dataset, split: Split, expected: Counts | None) -> SplitCount:
     matrix = data.matrix
     return SplitCount(
         split=split,
@@ -148,17 +156,26 @@ def _count(reader: Reader, data: Dataset, split: Split, options: ReaderOptions) 
         positives=int(matrix.positives.sum()),
         negatives=int(matrix.negatives.sum()),
         boxes=None if data.boxes is None else len(data.boxes),
-        expected=expected_counts(reader, split, options),
+        expected=expected,
     )
 
 
-def _count_problems(data: Dataset, count: SplitCount, name: str) -> list[Problem]:
+def _count_problems(
+    data: Dataset, split: Split, expected: Counts | None, name: str
+) -> list[Problem]:
     """Return each count that differs from the published one."""
     advice = (
         f"Another version of {name}, a cut list or another option. Compare the files with "
         "docs/data.md, and fetch again what differs."
     )
-    return [Problem(count.split, what, advice) for what in count_differences(data, count.expected)]
+    return [Problem(split, what, advice) for what in count_differences(data, expected)]
+
+
+def _left_out(data: Dataset, split: Split, missing: Sequence[int]) -> str:
+    return (
+        f"{split}: {len(missing):,} of {len(data):,} images are not there and were left out "
+        f"(missing=drop), first {data.images[missing[0]]}"
+    )
 
 
 def _file_problems(
@@ -169,10 +186,11 @@ def _file_problems(
     progress: Progress | None,
 ) -> Iterator[Problem]:
     if missing:
+        some = ", or leave them out with option missing=drop" if len(missing) < len(data) else ""
         yield Problem(
             split,
             f"{len(missing):,} of {len(data):,} images are not there",
-            f"Copy them to {data.root}, or leave them out with option missing=drop.",
+            f"Copy them to {data.root}{some}.",
             tuple(data.images[index] for index in missing),
         )
     if not decode:
@@ -184,7 +202,7 @@ def _file_problems(
         yield Problem(
             split,
             f"{len(broken):,} images cannot be decoded, first: {next(iter(broken.values()))}",
-            "Copy them again, or leave them out (--on-bad-image skip).",
+            "Copy them again, or take them out of the list.",
             tuple(broken),
         )
 

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,11 @@ def read_named(name: str, root: Path, split: Split, options: Mapping[str, str]) 
             "option missing=drop leaves them out."
         )
     _log.warning("%s: %d %s images are not there and were left out", name, len(missing), split)
+    return leave_out(data, missing)
+
+
+def leave_out(data: Dataset, missing: Sequence[int]) -> Dataset:
+    """Return the data without the images at these indices."""
     gone = set(missing)
     return data.subset([index for index in range(len(data)) if index not in gone])
 
