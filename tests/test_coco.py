@@ -131,6 +131,39 @@ def test_files_that_contradict_themselves(tmp_path, change, said):
         read("coco2014", tmp_path)
 
 
+WRONG_TYPES: dict[str, tuple[str, int, dict[str, Any], str]] = {
+    "bbox": ("annotations", 1, {"bbox": 5}, "annotation 1: bbox 5 is not left"),
+    "bbox of text": ("annotations", 0, {"bbox": "2 1 4 2"}, "annotation 4: bbox '2 1 4 2' is not"),
+    "width": ("images", 1, {"width": "20px"}, "image 2: 'width' is '20px', not a number of pixels"),
+    "height": ("images", 1, {"height": [4]}, r"image 2: 'height' is \[4\], not a number of pixels"),
+    "id": ("images", 1, {"id": [1]}, r"image 2: 'id' is \[1\], not a number"),
+    "image": ("annotations", 1, {"image_id": [9]}, r"annotation 2: 'image_id' is \[9\], not a"),
+    "category": ("annotations", 1, {"category_id": {}}, r"'category_id' is \{\}, not a"),
+    "category's id": ("categories", 2, {"id": True}, "category 3: 'id' is True, not a number"),
+    "category's name": ("categories", 2, {"name": None}, "category 3: the name is None, not text"),
+    "file": ("images", 2, {"file_name": None}, "image 3: 'file_name' is None, not text"),
+    "crowd": ("annotations", 2, {"iscrowd": "0"}, "annotation 3: 'iscrowd' is '0', not 0 or 1"),
+    "absent": ("images", 0, {"neg_category_ids": 3}, "image 1: neg_category_ids is 3, not a list"),
+    "absent ids": ("images", 0, {"neg_category_ids": [[3]]}, r"ids names \[3\], which is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part, index, change, said", WRONG_TYPES.values(), ids=WRONG_TYPES)
+def test_values_of_another_type(tmp_path, part, index, change, said):
+    content = json.loads(json.dumps(tree()))
+    content[part][index] |= change
+    with pytest.raises(DataError, match=rf"instances_train2014\.json, .*{said}"):
+        read("coco2014", write_coco(tmp_path, json.dumps(content)))
+
+
+def test_ids_may_be_text_and_what_is_null_is_not_told(tmp_path):
+    images = [{"id": "a", "file_name": IMAGES[0]["file_name"], "width": None, "height": None}]
+    annotations = [{"image_id": "a", "category_id": 1, "iscrowd": None, "bbox": None}]
+    text = json.dumps(tree(images=images, annotations=annotations))
+    data = read("coco2014", write_coco(tmp_path, text), crowd="drop")
+    assert states(data) == [[Y, N, N]] and boxes(data) == []
+
+
 @pytest.mark.parametrize("text, said", [("", "is empty"), ('{"images": [', "line 1 is no JSON")])
 def test_files_that_were_cut_off(tmp_path, text, said):
     with pytest.raises(DataError, match=said):

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import sets, test_coco, test_cub, test_nus_wide, test_visual_genome, test_voc
+from trmml.datasets import named
 from trmml.datasets.check import Checked, check
 from trmml.datasets.named import Counts
 from trmml.errors import ConfigError
@@ -105,6 +107,23 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_other(tmp_path):
     assert [count.split for count in checked.splits] == ["train"] and not checked.ok
     assert "the test table was expected at test.csv" in said(checked)[0]
     assert check("folder", tmp_path, {}, splits=["train"]).ok
+
+
+def test_an_error_that_no_reader_foresaw_does_not_end_the_check(tmp_path, monkeypatch):
+    def read(root: Path, split: str, options: object) -> None:
+        if split == "train":
+            raise TypeError("object of type 'int' has no len()")
+        return real(root, split, options)
+
+    real = named.READERS["folder"].read
+    reader = replace(named.READERS["folder"], read=read)
+    monkeypatch.setattr(named, "READERS", {**named.READERS, "folder": reader})
+    checked = check("folder", write_folder(tmp_path), {})
+    assert [count.split for count in checked.splits] == ["test"]
+    assert said(checked) == [
+        f"reading {tmp_path} ended in an unexpected TypeError: object of type 'int' has no len()"
+    ]
+    assert checked.problems[0].split == "train" and "--verbose" in checked.problems[0].advice
 
 
 def test_splits_that_do_not_fit_together(tmp_path):

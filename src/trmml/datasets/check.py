@@ -1,5 +1,6 @@
 """Check a data set: count it, compare with what was published, find what is missing or broken."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,10 +17,12 @@ from trmml.datasets.named import (
     read_unchecked,
 )
 from trmml.datasets.options import Split, parse_options
-from trmml.errors import DataError
+from trmml.errors import DataError, TrmmlError
 from trmml.images import read_image
 
 Progress = Callable[[str, int, int], None]
+_log = logging.getLogger(__name__)
+
 SPLITS: tuple[Split, ...] = ("train", "test")
 _AT_ONCE = 256  # images that threads decode between two reports of progress
 
@@ -131,6 +134,11 @@ def check(
         except DataError as error:
             problems.append(Problem(split, str(error), "Correct this, then check again."))
             continue
+        except TrmmlError:  # of what was asked for, not of the files
+            raise
+        except Exception as error:  # what a reader did not foresee must not end the check
+            problems.append(_unforeseen(root, split, error))
+            continue
         expected = expected_counts(reader, split, chosen)
         problems += _count_problems(listed, split, expected, name)
         data[split] = listed
@@ -144,6 +152,16 @@ def check(
         notes += _notes(data[split], split)
     problems += _pair_problems(data)
     return Checked(name, root, tuple(counts), tuple(problems), tuple(notes))
+
+
+def _unforeseen(root: Path, split: Split, error: Exception) -> Problem:
+    _log.info("reading %s ended unexpectedly", root, exc_info=error)
+    return Problem(
+        split,
+        f"reading {root} ended in an unexpected {type(error).__name__}: {error}",
+        "Compare the files with docs/data.md. If they are as it says, please report this with what "
+        "--verbose shows.",
+    )
 
 
 def _count(data: Dataset, split: Split, expected: Counts | None) -> SplitCount:

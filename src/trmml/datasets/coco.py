@@ -23,6 +23,7 @@ HCP-MLR-PL, so a mask drawn by their rule falls on the same pairs. All 80 catego
 every image, so what is not annotated is absent.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -153,16 +154,26 @@ def _field(entry: Mapping[str, Any], name: str, where: str) -> Any:
     return entry[name]
 
 
+def _id(entry: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return an id, which is a number or, in some exports, text."""
+    key = _field(entry, name, where)
+    if isinstance(key, bool) or not isinstance(key, int | float | str):
+        raise DataError(f"{where}: {name!r} is {key!r:.60}, not a number or text. Correct it.")
+    return key
+
+
 def _categories(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
     """Return the names and the column of each id, in the order of the ids."""
     entries = _entries(tree, "categories", path)
     named: dict[int, str] = {}
     for place, entry in enumerate(entries, start=1):
         where = f"{path}, category {place}"
-        key = _field(entry, "id", where)
+        key, name = _id(entry, "id", where), _field(entry, "name", where)
         if not isinstance(key, int) or key in named:
             raise DataError(f"{where}: the id {key!r} is no number of its own. Give each one.")
-        named[key] = str(_field(entry, "name", where))
+        if not isinstance(name, str | int):
+            raise DataError(f"{where}: the name is {name!r:.60}, not text. Correct it.")
+        named[key] = str(name)
     if not named:
         raise DataError(f"{path} lists no category. Take the file that holds them.")
     order = sorted(named)
@@ -174,20 +185,36 @@ def _pictures(tree: Any, path: Path) -> dict[Any, _Picture]:
     pictures: dict[Any, _Picture] = {}
     for place, entry in enumerate(_entries(tree, "images", path), start=1):
         where = f"{path}, image {place}"
-        key = _field(entry, "id", where)
+        key = _id(entry, "id", where)
         if key in pictures:
             raise DataError(f"{where}: the id {key!r} is that of image {pictures[key].row} too.")
         name = below(_file_name(entry, where), where)
-        size = (float(entry.get("width") or 0), float(entry.get("height") or 0))
-        pictures[key] = _Picture(place, name, *size, entry)
+        width, height = (_pixels(entry, side, where) for side in ("width", "height"))
+        pictures[key] = _Picture(place, name, width, height, entry)
     return pictures
+
+
+def _pixels(entry: Mapping[str, Any], name: str, where: str) -> float:
+    """Return a length in pixels; 0 where the entry tells none."""
+    try:
+        value = float(entry.get(name) or 0)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(
+            f"{where}: {name!r} is {entry[name]!r:.60}, not a number of pixels. Correct it."
+        )
+    return value
 
 
 def _file_name(entry: Mapping[str, Any], where: str) -> str:
     """Return the file of an image; LVIS has only its URL, of which folder and file are taken."""
-    if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
+    if entry.get("file_name") is None and isinstance(entry.get("coco_url"), str):
         return "/".join(entry["coco_url"].split("/")[-2:])
-    return str(_field(entry, "file_name", where))
+    name = _field(entry, "file_name", where)
+    if not isinstance(name, str):
+        raise DataError(f"{where}: 'file_name' is {name!r:.60}, not text. Name the file.")
+    return name
 
 
 def _annotations(
@@ -197,16 +224,20 @@ def _annotations(
     entries = _entries(tree, "annotations", path)
     for place, entry in enumerate(entries, start=1):
         where = f"{path}, annotation {place}"
-        if _field(entry, "image_id", where) not in pictures:
+        if _id(entry, "image_id", where) not in pictures:
             raise DataError(
                 f"{where} is of image {entry['image_id']!r}, which the file does not list. "
                 "Images and annotations come from different files, or one was cut."
             )
-        if _field(entry, "category_id", where) not in columns:
+        if _id(entry, "category_id", where) not in columns:
             raise DataError(
                 f"{where} is of category {entry['category_id']!r}, which is none of the "
                 f"{len(columns)} ids listed ({', '.join(map(str, list(columns)[:8]))} ...). "
                 "Correct the id, or add the category."
+            )
+        if entry.get("iscrowd") not in (0, 1, None):  # text would count as true, "0" as well
+            raise DataError(
+                f"{where}: 'iscrowd' is {entry['iscrowd']!r:.60}, not 0 or 1. Correct it."
             )
     return entries
 
@@ -223,12 +254,12 @@ def _known(
         absent = picture.entry.get("neg_category_ids")
         if absent is None:
             continue
-        wrong = [key for key in absent if key not in columns]
+        where = f"{path}, image {picture.row}: neg_category_ids"
+        if not isinstance(absent, list):
+            raise DataError(f"{where} is {absent!r:.60}, not a list of ids. Write one.")
+        wrong = [key for key in absent if isinstance(key, list | dict) or key not in columns]
         if wrong:
-            raise DataError(
-                f"{path}, image {picture.row}: neg_category_ids names {wrong[0]!r}, which is no "
-                "category of the file."
-            )
+            raise DataError(f"{where} names {wrong[0]!r:.60}, which is no category of the file.")
         known[row] = labels[row]
         known[row, [columns[key] for key in absent]] = True
     return known
@@ -245,10 +276,11 @@ def _boxes(
     for entry in annotations:
         box, picture = entry.get("bbox"), pictures[entry["image_id"]]
         where = f"{path}, annotation {entry.get('id')}"
-        if not box:
+        if box is None or box == []:
             continue
-        if len(box) != 4 or not all(isinstance(edge, int | float) for edge in box):
-            raise DataError(f"{where}: bbox {box!r} is not left, top, width and height.")
+        numbers = isinstance(box, list) and all(isinstance(edge, int | float) for edge in box)
+        if not numbers or len(box) != 4:
+            raise DataError(f"{where}: bbox {box!r:.60} is not left, top, width and height.")
         if picture.width <= 0 or picture.height <= 0:
             raise DataError(
                 f"{path}, image {picture.row} has a box but no width and height. Add them."
