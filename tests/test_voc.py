@@ -188,3 +188,36 @@ def test_a_folder_without_what_is_asked_for(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no XML file to train on"):
         read("voc-xml", tmp_path, annotations="empty")
+
+
+@pytest.mark.parametrize("name", ["b", "old.jpg", "elsewhere/b.png"])
+def test_an_image_is_found_by_the_name_of_its_xml_file(tmp_path, name):
+    write(tmp_path, {"Annotations/sub/b.xml": annotation(name, ("owl", 0, WHOLE))})
+    pictures(tmp_path, ["JPEGImages/sub/b.JPG"])
+    assert read("voc-xml", tmp_path).images == ("JPEGImages/sub/b.JPG",)
+    pictures(tmp_path, [f"JPEGImages/{name}.tif", f"JPEGImages/{name}"])  # it names one after all
+    assert read("voc-xml", tmp_path).images == (f"JPEGImages/{name}",)
+
+
+def test_an_image_that_is_nowhere_is_asked_for_as_it_is_named(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "JPEGImages/c.png").unlink()
+    with pytest.raises(DataError, match=r"1 of the 3 train images .*JPEGImages/c\.png"):
+        read("voc-xml", tmp_path)
+
+
+def test_dots_in_names_are_no_suffix(tmp_path):
+    for name in ("a.b", "a.c"):
+        write(tmp_path, {f"Annotations/{name}.xml": annotation(f"{name}.png", ("owl", 0, WHOLE))})
+        pictures(tmp_path, [f"JPEGImages/{name}.png"])
+    for line in ("a.b", "a.b.png", "a.b.xml", "a.b.PNG"):
+        write(tmp_path, {"test.txt": line})
+        assert read("voc-xml", tmp_path, "test").images == ("JPEGImages/a.b.png",)
+        assert read("voc-xml", tmp_path).images == ("JPEGImages/a.c.png",)
+
+
+def test_two_files_of_one_image_are_refused(tmp_path):
+    write_folder(tmp_path)
+    write(tmp_path, {"Annotations/d.xml": annotation("c.png", ("owl", 0, WHOLE))})
+    with pytest.raises(DataError, match=r"d\.xml is of image 'c\.png', and so is .*c\.xml"):
+        read("voc-xml", tmp_path)

@@ -29,10 +29,11 @@ from pydantic import Field
 from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, find_file, find_folder, read_lines, read_xml
 from trmml.datasets.folder import read_categories
-from trmml.datasets.image_files import locate
+from trmml.datasets.image_files import ImageFiles, locate
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables import clean_name
 from trmml.errors import DataError
+from trmml.images import SUFFIXES
 from trmml.labels import LabelMatrix
 
 VOC_NAMES = (
@@ -121,10 +122,12 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
     """Return a list's images from a folder of XML files as VOC and LabelImg write them.
 
     Categories are all names in the XML files of both lists, sorted, unless a file gives them. A
-    list may name XML files or images, with or without suffix.
+    list may name XML files or images, with or without suffix. An XML file's image is the one that
+    it names, or, where that is not there, the one that is called as it is.
 
     Raises:
-        DataError: a list or an XML file is missing or damaged, or names another category.
+        DataError: a list or an XML file is missing or damaged, or names another category, or two
+            XML files have the same image.
     """
     lists = _xml_lists(root, options)
     if split not in lists:
@@ -140,9 +143,8 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
             f"no XML file in {root / options.annotations} holds an object. Give the names as "
             "option categories=FILE if that is meant."
         )
-    return _dataset(
-        root, [options.image_folder], parts[split], names, options.difficult, options.blank
-    )
+    entries = _with_images(root, parts[split], options.image_folder)
+    return _dataset(root, [options.image_folder], entries, names, options.difficult, options.blank)
 
 
 def _xml_lists(root: Path, options: VocXmlOptions) -> dict[Split, list[_Line]]:
@@ -170,9 +172,29 @@ def _list_lines(path: Path) -> list[_Line]:
 
 
 def _stem(name: str) -> str:
-    """Return a name without its suffix."""
+    """Return a name without the suffix of an image or an XML file; `a.b` has none."""
     head, dot, suffix = name.rpartition(".")
-    return head if dot and "/" not in suffix else name
+    return head if f"{dot}{suffix}".lower() in (*SUFFIXES, ".xml") else name
+
+
+def _with_images(root: Path, annotations: Sequence[_Annotation], folder: str) -> list[_Annotation]:
+    """Return the annotations with images that are there, as far as there are any; none twice."""
+    files = ImageFiles(root)
+    endings = ("", *SUFFIXES, *map(str.upper, SUFFIXES))
+    first: dict[str, Path] = {}
+    found = []
+    for entry in annotations:
+        # A <filename> may have no suffix, no folder, or be that of before the files were renamed.
+        names = (stem + ending for stem in (entry.image, entry.stem) for ending in endings)
+        image = next((name for name in names if files.find(f"{folder}/{name}")), entry.image)
+        if image in first:
+            raise DataError(
+                f"{entry.path} is of image {image!r}, and so is {first[image]}. Correct the "
+                "<filename> of one, or remove it."
+            )
+        first[image] = entry.path
+        found.append(entry._replace(image=image))
+    return found
 
 
 def _read_devkit(root: Path, year: str, split: Split, options: VocOptions) -> Dataset:
