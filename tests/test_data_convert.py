@@ -1,6 +1,7 @@
 import csv
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,18 @@ def test_an_image_that_is_listed_twice_is_two_images(tmp_path, monkeypatch):
     assert len(set(plain.images)) == 4 and not (tmp_path / "out/boxes.csv").exists()
 
 
+def test_a_second_name_of_an_image_is_never_that_of_another(tmp_path):
+    names = ("x.png", "x-2.png", "x.png", "x-3.png", "x.png")
+    lines = "".join(f"images/{name}\n" for name in names)
+    labels = {"labels/x.txt": "0 0.5 0.5 1 1", "labels/x-2.txt": "", "labels/x-3.txt": ""}
+    write(tmp_path / "in", {"classes.txt": "cat", "train.txt": lines} | labels)
+    pictures(tmp_path / "in", {f"images/{name}" for name in names})
+    convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
+    plain = read("folder", tmp_path / "out")
+    assert_same(plain, read("yolo", tmp_path / "in"))
+    assert len(set(plain.images)) == 5
+
+
 @pytest.mark.parametrize("unpack", ["", "here"])
 def test_unpacked_images_are_copied_unless_links_are_asked_for(tmp_path, monkeypatch, unpack):
     from tests.test_packed import LISTS, parquet
@@ -135,6 +148,17 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match="1 of the 1 train images"):
         convert("folder", tmp_path / "in", tmp_path / "new", {}, splits=["train"])
     assert not (tmp_path / "new").exists()
+
+
+def test_the_current_folder_cannot_be_replaced(tmp_path, monkeypatch):
+    write(tmp_path, {"in/train.csv": "image,cat\na.png,1\n"})
+    pictures(tmp_path, ["in/images/a.png"])
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    for out in (Path(), tmp_path / "out"):
+        with pytest.raises(DataError, match=r"is the current folder, .* Name a new folder in it"):
+            convert("folder", tmp_path / "in", out, {}, splits=["train"])
+    assert convert("folder", tmp_path / "in", Path("new"), {}, splits=["train"]).categories == 1
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

@@ -183,12 +183,18 @@ def _categories(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]
 
 def _pictures(tree: Any, path: Path) -> dict[Any, _Picture]:
     pictures: dict[Any, _Picture] = {}
+    places: dict[str, int] = {}
     for place, entry in enumerate(_entries(tree, "images", path), start=1):
         where = f"{path}, image {place}"
         key = _id(entry, "id", where)
         if key in pictures:
             raise DataError(f"{where}: the id {key!r} is that of image {pictures[key].row} too.")
         name = below(_file_name(entry, where), where)
+        if places.setdefault(name, place) != place:  # two answers to the same questions
+            raise DataError(
+                f"{where}: the file {name!r} is that of image {places[name]} too. Make one entry of"
+                " the two, with the annotations of both."
+            )
         width, height = (_pixels(entry, side, where) for side in ("width", "height"))
         pictures[key] = _Picture(place, name, width, height, entry)
     return pictures

@@ -58,7 +58,7 @@ def convert(
     Args:
         name: one of `named.READERS`.
         root: the data set's folder.
-        out: must not exist or be empty.
+        out: must not exist or be empty, and is not the current folder, which cannot be replaced.
         options: the reader's choices.
         splits: what to write.
         images: "link" writes symbolic links to the images where they are, "copy" copies them. By
@@ -71,6 +71,10 @@ def convert(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already. Name another folder, or empty it first.")
+    if out.exists() and out.samefile(Path.cwd()):
+        raise DataError(
+            f"{out} is the current folder, which cannot be replaced. Name a new folder in it."
+        )
     parts = {split: read_named(name, root, split, options) for split in splits}
     unpacked = unpack_folder(options.get("unpack", ""))
     names = _names(parts)
@@ -114,9 +118,11 @@ def _place_images(folder: Path, split: Split, data: Dataset, images: Images) -> 
     taken: set[str] = set()
     names = []
     for index, (name, source) in enumerate(zip(data.images, data.paths, strict=True)):
-        if name in taken:  # the same image may be listed twice, as two rows of a Parquet file
-            head, dot, suffix = name.rpartition(".")
-            name = f"{head}-{index}{dot}{suffix}"
+        head, dot, suffix = name.rpartition(".")
+        number = index
+        while name in taken:  # the same image may be listed twice, as two rows of a Parquet file
+            name = f"{head}-{number}{dot}{suffix}"
+            number += 1
         taken.add(name)
         names.append(f"{split}/{name}")
         target = folder / split / name
