@@ -210,17 +210,25 @@ def test_columns_that_are_not_read_are_named(
     assert "never lists 1 categories: ['owl']" in caplog.text
 
 
+def test_a_column_that_is_no_category_may_be_left_out(root: Path, write: Write) -> None:
+    table = write("image,cat,note\na.jpg,1,nice\n")
+    with pytest.raises(DataError, match=r"--categories FILE; .* option categories=FILE or its cat"):
+        read_folder(root, table)
+
+
 def test_categories_of_a_file(write: Write) -> None:
     path = write("\ufeffcat\r\n\r\n ice cream \nn\u0303u, or so\n", "words.txt")
     assert read_categories(path) == ["cat", "ice cream", "ñu, or so"]
     for text, message in (
         ("cat\n\nCat\ncat\n", r"words\.txt names 'cat' twice"),
-        (" \n", r"words\.txt is empty"),
+        (" \n", r"words\.txt is empty\. It needs a category name per line\."),
         (b"caf\xe9", r"words\.txt line 1 is not UTF-8: byte 0xe9\. Save it as UTF-8"),
     ):
         with pytest.raises(DataError, match=message):
             read_categories(write(text, "words.txt"))
-    with pytest.raises(DataError, match=r"cannot read .*none\.txt: no such file"):
+    with pytest.raises(
+        DataError, match=r"none\.txt: no such file. Name a text file with a category name"
+    ):
         read_categories(path.with_name("none.txt"))
 
 

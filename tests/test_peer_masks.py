@@ -221,7 +221,7 @@ def test_equal_names_in_several_folders_are_told_apart_by_folder(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
+        ("", "is empty. It needs the labels of an image per line."),
         ("1,0\n", "line 1 has 2 numbers, but the data has 3 categories"),
         ("1,0,1\n0,1\n", "line 2 has 2 numbers"),
         ("1,0,1\n0,1,2\n", "line 2: '2' is no whole number from -1 to 1"),

@@ -97,7 +97,7 @@ def read_categories(path: Path | str) -> list[str]:
     Raises:
         DataError: the file is missing or in another encoding, names nothing, or a name twice.
     """
-    lines = read_text(Path(path)).split("\n")
+    lines = read_text(Path(path), "a category name").split("\n")
     return list(unique_names([line for line in lines if line.strip()], str(path)))
 
 

@@ -32,6 +32,9 @@ _MEANING = {
     "": _BLANK,
 }
 
+# A table may be named itself, with options of its own, or belong to a data set by name.
+_CHOICE = "--categories FILE; of a data set by name, option categories=FILE or its categories.txt"
+
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +102,8 @@ def read_long(
             f"{table.path} lists in {present_column!r} what is present, but not what is absent. "
             "Say what a name means that a row does not list: absent (--blank absent) if every "
             "image was checked for every category, unknown (--blank unknown) if not; or add a "
-            "column 'absent'. In Python: blank='absent' or blank='unknown'."
+            "column 'absent'. In Python: blank='absent' or blank='unknown'; of a data set by name: "
+            "option blank=absent or blank=unknown."
         )
     present = _words(table, present_column)
     absent = present.clear() if absent_column is None else _words(table, absent_column)
@@ -129,7 +133,7 @@ def _wide_names(
         if "" in columns:
             raise DataError(
                 f"{table.path}: column {table.names.index('') + 1} has no name. Name it, remove "
-                "it, or say which columns to read (--categories FILE)."
+                f"it, or say which columns to read: {_CHOICE}."
             )
         return columns
     missing = [name for name in categories if name not in columns]
@@ -162,7 +166,7 @@ def _decode(column: pl.Series, table: Table, name: str) -> np.ndarray:
     else:
         raise DataError(
             f"{table.path}: column {name!r} holds {column.dtype}, which is no answer. "
-            "A cell is 1, 0 or blank; leave other columns out (--categories FILE)."
+            f"A cell is 1, 0 or blank; leave other columns out: {_CHOICE}."
         )
     return meant.to_numpy()
 
@@ -181,7 +185,7 @@ def _check_cells(
         raise DataError(
             f"{table.place(row)}, column {names[column]!r}: {value!r:.80} is not one of 1, 0, yes, "
             f"no, true, false, -1 or blank ({len(wrong)} such cells). Leave unknown cells blank; "
-            f"if {names[column]!r} is no category, say which are (--categories FILE)."
+            f"if {names[column]!r} is no category, say which are: {_CHOICE}."
         )
     if minus_one is None and (codes == _MINUS_ONE).any():
         row, column = np.argwhere(codes == _MINUS_ONE)[0].tolist()
@@ -189,7 +193,8 @@ def _check_cells(
             f"{table.place(row)}, column {names[column]!r} holds -1, which means opposite things "
             "in this field. Say which: --minus-one unknown (then 0 is absent, as DualCoOp writes "
             "it) or --minus-one absent (then 0 is unknown, as HCP-MLR-PL writes it). In Python: "
-            "minus_one='unknown' or minus_one='absent'."
+            "minus_one='unknown' or minus_one='absent'; of a data set by name: option "
+            "minus_one=unknown or minus_one=absent."
         )
 
 

@@ -76,7 +76,7 @@ def read_mask_file(path: Path, width: int) -> MaskFile:
     if start[8:] == b"{" and b"\0" in start:  # eight bytes of length, then JSON
         matrix = LabelMatrix.load(path)
         return MaskFile(matrix.known, matrix.labels, None)
-    lines = read_text(path).splitlines()
+    lines = read_text(path, "the labels of an image").splitlines()
     filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if set(filled[0][1].replace(" ", "").split(",")) <= {"-1", "0", "1"}:
         return _read_rows(path, filled, width)
@@ -145,7 +145,7 @@ def _dualcoop_order(path: Path) -> list[str] | None:
                 f"of the rows of {path.name} comes from it; unpack it again."
             ) from error
     trainval = path.parent.parent / "ImageSets" / "Main" / "trainval.txt"
-    return read_text(trainval).split() if trainval.is_file() else None
+    return read_text(trainval, "an image's name").split() if trainval.is_file() else None
 
 
 def _read_rows(path: Path, lines: Sequence[tuple[int, str]], width: int) -> MaskFile:

@@ -59,7 +59,7 @@ def read_table(path: Path) -> Table:
         DataError: the file is missing, empty, in another encoding or format, or a row has more or
             fewer fields than the header.
     """
-    data = _read_bytes(path)
+    data = _read_bytes(path, "a CSV or Parquet file", "a header line and a line per image")
     if data[:4] == b"PAR1":
         return _read_parquet(path, data)
     if path.suffix.lower() in (".parquet", ".pq"):
@@ -67,25 +67,30 @@ def read_table(path: Path) -> Table:
     return _read_csv(path, data)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, line: str) -> str:
     """Return the text of a UTF-8 file, without byte order mark, lines ended by one newline.
+
+    Args:
+        path: of the file.
+        line: what each line should hold, for messages, as in "a category name".
 
     Raises:
         DataError: the file is missing, empty or in another encoding.
     """
-    return as_utf8(path, _read_bytes(path)).decode()
+    lines = f"{line} per line"
+    return as_utf8(path, _read_bytes(path, f"a text file with {lines}", lines)).decode()
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, wanted: str, content: str) -> bytes:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         if isinstance(error, IsADirectoryError):
             reason = "it is a folder, not a file"
-        raise DataError(f"cannot read {path}: {reason}. Name a CSV or Parquet file.") from error
+        raise DataError(f"cannot read {path}: {reason}. Name {wanted}.") from error
     if not data.strip(_BYTE_ORDER_MARK + b" \r\n\t"):
-        raise DataError(f"{path} is empty. It needs a header line and a line per image.")
+        raise DataError(f"{path} is empty. It needs {content}.")
     return data
 
 
