@@ -251,6 +251,12 @@ def as_csv(header: list[str], rows: list[list[str]], separator: str) -> bytes:
     return file.getvalue().encode()
 
 
+def test_a_name_that_begins_with_a_comma_does_not_set_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "t.csv").write_bytes(b"image\t,0\na.jpg\t1\n")
+    assert read_folder(tmp_path, tmp_path / "t.csv").category_names == (",0",)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     categories=category_lists,

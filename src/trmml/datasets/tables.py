@@ -184,7 +184,9 @@ def _read_header(path: Path, record: str) -> tuple[str, list[str]]:
     """Return the separator, the one that yields an image column, and the columns' names."""
     for separator in _SEPARATORS:
         fields = next(csv.reader(io.StringIO(record), delimiter=separator))
-        if any(clean_name(field).casefold() in IMAGE_COLUMNS for field in fields):
+        # A name that begins with a comma must not make "image<tab>" a field, which cleans to one.
+        whole = (field for field in fields if not any(each in field for each in _SEPARATORS))
+        if any(clean_name(field).casefold() in IMAGE_COLUMNS for field in whole):
             return separator, fields
     raise DataError(
         f"{path} line 1 names no image column: {record[:80]!r}. Call the column that holds the "
