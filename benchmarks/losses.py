@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from trmml.result_tables import FIGURES
+from trmml.result_tables import FIGURES, figure
 from trmml.results import MEAN, Line, Results
 
 
@@ -31,20 +31,16 @@ def _at(results: Results, column: str) -> str:
     return f"In the {over(results, column)}" if column == MEAN else f"At {column}"
 
 
-def _rivals(results: Results) -> list[Line]:
-    return [line for line in results.lines if line.baseline and not line.full_labels]
-
-
 def _behind(results: Results, ours: Line) -> Iterator[str]:
     """Columns in which a baseline has the higher mean mAP."""
     for column in results.columns:
         own = results.spread(ours.key, column)
-        for line in _rivals(results):
+        for line in results.baselines:
             theirs = results.spread(line.key, column)
             if own is None or theirs is None or theirs.mean <= own.mean:
                 continue
             gap = 100 * (theirs.mean - own.mean)
-            yield (f"{_at(results, column)}, {ours.name} is behind {line.name} by {gap:.1f} mAP.")
+            yield f"{_at(results, column)}, {ours.name} is behind {line.name} by {gap:.1f} mAP."
 
 
 def _other_figures(results: Results, ours: Line) -> Iterator[str]:
@@ -52,10 +48,10 @@ def _other_figures(results: Results, ours: Line) -> Iterator[str]:
     for column in results.headlines:
         ahead = []
         for title, name in FIGURES.items():
-            own = results.spread(ours.key, column, lambda cell, name=name: cell.figures.get(name))
+            own = results.spread(ours.key, column, figure(name))
             best, leader = -math.inf, ""
-            for line in _rivals(results):
-                theirs = results.spread(line.key, column, lambda c, name=name: c.figures.get(name))
+            for line in results.baselines:
+                theirs = results.spread(line.key, column, figure(name))
                 if theirs is not None and theirs.mean > best:
                     best, leader = theirs.mean, line.name
             if name != "map" and own is not None and best > own.mean:

@@ -115,11 +115,12 @@ def run_benchmark(
     for job in jobs:
         if grid.is_finished(job, there, folder):
             continue
-        there = folder.cells()  # another process may work on the same grid
+        lines = folder.lines()  # another process may work on the same grid
+        there = {cell.key: cell for cell in lines}
         if grid.is_finished(job, there, folder):
             continue
         try:
-            cell, ranks = grid.known_already(job, folder) or grid.run(job, progress)
+            cell, ranks = grid.known_already(job, lines, folder) or grid.run(job, progress)
         except TrainingError as error:
             logger.warning("%s fails: %s", job.title, error)
             failed.append(job.title)
@@ -180,13 +181,15 @@ class _Grid:
         """Whether a cell of the same fingerprint has all that was asked for."""
         return not (self.best and job.method.trains) or cell.best_on_test is not None
 
-    def known_already(self, job: Job, folder: CellFolder) -> tuple[Cell, Ranks] | None:
+    def known_already(
+        self, job: Job, lines: Sequence[Cell], folder: CellFolder
+    ) -> tuple[Cell, Ranks] | None:
         """The same cell under another name, or replaced by one of other settings since.
 
         An upper bound is the same at every share; settings that are changed back are those of
         lines that are still there.
         """
-        for twin in reversed(folder.lines()):
+        for twin in reversed(lines):
             if twin.fingerprint == job.fingerprint and self.serves(twin, job):
                 if not folder.has_ranks(twin):
                     continue

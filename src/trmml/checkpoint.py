@@ -34,7 +34,7 @@ from trmml.prompts import BakedPrompts
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionAttention
 
-# 4: the image branch learns apart, and its linear map reads the roots too.
+# 5: the sum of opinions has a slope and an offset in each category.
 FORMAT = 5
 
 

@@ -62,11 +62,15 @@ class Opinions(nn.Module):
         first, *others = opinions
         total = self.weights[0] * first + (1 - self.weights[0]) * self.mean[0]
         for number, opinion in enumerate(others, start=1):
-            spread = self.spread[number]
-            scaled = (opinion - self.mean[number]) / spread.clamp(min=LEAST_SPREAD)
-            scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
+            scaled = self._standardised(number, opinion)
             total = total + self.weights[number] * self.spread[0] * scaled
         return (self.slope * total + self.offset).detach()
+
+    def _standardised(self, number: int, opinion: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """What an opinion says, with mean 0 and spread 1; 0 where it has learned nothing."""
+        spread = self.spread[number]
+        scaled = (opinion - self.mean[number]) / spread.clamp(min=LEAST_SPREAD)
+        return torch.where(spread > LEAST_SPREAD, scaled, 0.0)
 
     @torch.no_grad()
     def observe(self, opinions: Sequence[Float[Tensor, "B C"]]) -> None:
@@ -129,7 +133,13 @@ class Opinions(nn.Module):
         """
         if float((targets * weights).sum()) == 0:
             return
-        pairs = self._held_out(opinions, targets, weights, positive_share.logit())
+        scaled = torch.stack([self._standardised(k, each) for k, each in enumerate(opinions)])
+        # Most pairs are unknown: only the others are looked at, and of them no more than serve.
+        there = weights > 0
+        used = some_pairs(there, MOST_PAIRS)
+        weights = weights * (int(there.sum()) / int(used.sum()))  # as many pairs as there are
+        offset = positive_share.logit().expand_as(used)
+        pairs = _Pairs(scaled[:, used], targets[used], weights[used], offset[used])
         worth = _worth_alone(pairs, self.weights)
         if not worth.any():
             return
@@ -139,23 +149,6 @@ class Opinions(nn.Module):
         # is the same in all.
         self.slope.copy_(found.mean() / self.spread[0].clamp(min=LEAST_SPREAD))
         self.offset.copy_(positive_share.logit() + shift - self.slope * self.mean[0])
-
-    def _held_out(
-        self,
-        opinions: Float[Tensor, "K N C"],
-        targets: Float[Tensor, "N C"],
-        weights: Float[Tensor, "N C"],
-        log_odds: Float[Tensor, " C"],
-    ) -> "_Pairs":
-        """The pairs that count: most are unknown, and of the others no more than serve."""
-        spread = self.spread[:, None]
-        scaled = (opinions - self.mean[:, None]) / spread.clamp(min=LEAST_SPREAD)
-        scaled = torch.where(spread > LEAST_SPREAD, scaled, 0.0)
-        there = weights > 0
-        used = some_pairs(there, MOST_PAIRS)
-        weights = weights * (int(there.sum()) / int(used.sum()))  # as many pairs as there are
-        offset = log_odds.expand_as(used)
-        return _Pairs(scaled[:, used], targets[used], weights[used], offset[used])
 
 
 class _Pairs(NamedTuple):

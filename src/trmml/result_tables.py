@@ -95,7 +95,7 @@ def figure_table(results: Results, column: str) -> Table:
     """All figures of one column."""
     rows = tuple(
         _row(
-            line, [_percent(results.spread(line.key, column, _figure(n))) for n in FIGURES.values()]
+            line, [_percent(results.spread(line.key, column, figure(n))) for n in FIGURES.values()]
         )
         for line in results.lines
     )
@@ -150,7 +150,8 @@ def _difference(comparison: Comparison | None, line: Line) -> Value | None:
     return Value(100 * found.mean, interval=(100 * found.low, 100 * found.high))
 
 
-def _figure(name: str) -> Callable[[Cell], float | None]:
+def figure(name: str) -> Callable[[Cell], float | None]:
+    """What reads a figure of that name from a cell."""
     return lambda cell: cell.figures.get(name)
 
 

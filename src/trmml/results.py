@@ -153,6 +153,11 @@ class Results:
             return over_shares(cells, figure, self.shares)
         return over_seeds(cells, figure)
 
+    @property
+    def baselines(self) -> list[Line]:
+        """What TRM-ML is compared with; upper bounds take no part."""
+        return [line for line in self.lines if line.baseline and not line.full_labels]
+
     def ours(self, column: str) -> Line | None:
         """TRM-ML as it is by default, or the first of its forms: the test set chooses none."""
         found = [line for line in self.lines if not line.baseline and not line.full_labels]
@@ -164,8 +169,7 @@ class Results:
         column = column if column in self.headlines else MEAN
         found = {
             line: spread.mean
-            for line in self.lines
-            if line.baseline and not line.full_labels
+            for line in self.baselines
             if (spread := self.spread(line.key, column)) is not None
         }
         return max(found, key=lambda line: found[line]) if found else None
