@@ -69,6 +69,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
     "regions: with an MLP": {"regions.mlp_size": 128},
     "no hidden regions": {"hidden_regions.use": False},
+    "with hidden regions": {"hidden_regions.use": True},
     "no whole picture": {"image_branch.use": False},
     "whole picture: no linear map": {"image_branch.linear": False},
     "whole picture: wide directions count more": {"image_branch.spectrum_power": 0.25},

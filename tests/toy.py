@@ -11,7 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 # What is off by default, switched on: tests are of every part.
-WHOLE = {"regions": {"mlp_size": 128}, "losses": {"pseudo": 0.1, "contrastive": 0.02}}
+WHOLE = {
+    "regions": {"mlp_size": 128},
+    "hidden_regions": {"use": True},
+    "losses": {"pseudo": 0.1, "contrastive": 0.02},
+}
 COLOURS = {
     "red": (220, 40, 40),
     "green": (40, 180, 60),

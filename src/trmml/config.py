@@ -96,7 +96,7 @@ class ImageBranchSettings(Section):
 class HiddenRegionSettings(Section):
     """A third, on regions of the hidden map (`hidden_regions.py`); beyond the paper."""
 
-    use: bool = Field(True, description="add the branch; false is the method as published")
+    use: bool = Field(False, description="add the branch; false is the method as published")
     share: float = Field(0.5, ge=0, description="weight of the gathered patches beside the mean")
     dropout: float = Field(0.5, ge=0, lt=1, description="share of the channels that is dropped")
     rate_factor: float = Field(0.5, gt=0, description="learning-rate factor of the branch")

@@ -138,6 +138,7 @@ _TRMML: Space = {
     "training.epochs": Choice((4, 8, 12)),
     "image_branch.learning_rate": Range(2e-4, 1.2e-3, log=True),
     "image_branch.spectrum_power": Choice((-0.25, 0.0, 0.25)),
+    "hidden_regions.use": Choice((False, True)),
 }
 
 _MASKED = Method(
