@@ -72,6 +72,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "with hidden regions": {"hidden_regions.use": True},
     "no whole picture": {"image_branch.use": False},
     "whole picture: no linear map": {"image_branch.linear": False},
+    "whole picture: no spectrum power": {"image_branch.spectrum_power": 0.0},
     "whole picture: wide directions count more": {"image_branch.spectrum_power": 0.25},
     "whole picture: wide directions count less": {"image_branch.spectrum_power": -0.25},
     "whole picture: learned again": {"image_branch.learn_again": True},
@@ -85,13 +86,15 @@ ROWS: dict[str, dict[str, Any]] = {
 def variants(
     folder: Path | None, alike: Mapping[str, Any]
 ) -> tuple[list[Method], dict[str, MethodSettings]]:
-    """A method for each row, with the preset's settings but for the change."""
+    """A method for each row that changes anything, with the preset's settings but for that."""
     base = METHODS["trmml"]
     start = default_settings(base) if folder is None else read_settings(base, folder)
     methods, settings = [], {}
     for name, changes in ROWS.items():
         key = "trmml" if not changes else f"trmml-{name.replace(':', '').replace(' ', '-')}"
         values = {p: changed(each, changes) for p, each in start.values.items()}
+        if changes and values == start.values:
+            continue  # the ground's settings are this row
         methods.append(replace(base, key=key, name=name))
         cards = {p: {"changes": changes} for p in values}
         own = MethodSettings(values, cards)

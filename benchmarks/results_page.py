@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from losses import over, what_lost
 from published import Published, publish, read_published
 from trmml.cells import Cell
 from trmml.checkpoint import write_text
@@ -26,6 +25,7 @@ from trmml.result_plots import write_plots
 from trmml.result_tables import result_tables
 from trmml.results import MEAN, Results
 from trmml.table_text import Table, to_latex, to_markdown
+from what_lost import over, what_lost
 
 ROOT = Path(__file__).parents[1]
 HEAD = """<!-- Written by benchmarks/results_page.py from benchmarks/results/; do not edit. -->
@@ -170,7 +170,7 @@ def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
     parts = [
         f"python benchmarks/ablation.py --data {name} data/{name}",
         *([] if encoder == "bundled" else [f"--encoder {encoder}"]),
-        f"--settings benchmarks/results/{name}/settings --precision bf16-mixed",
+        f"--settings benchmarks/results/{name}/settings",
         f"--known {' '.join(shares)}" + " --single-positive" * single,
         f"--seeds {len(tree['seeds'])} --out runs/ablation-{name}",
     ]

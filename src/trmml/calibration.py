@@ -221,6 +221,14 @@ def calibrate(logits: Float[Tensor, "N C"], held: LabelMatrix) -> Calibration:
     return fit_calibration(logits, held.labels, known)
 
 
+def both_answers(held: LabelMatrix) -> bool:
+    """Whether some category has a present and an absent label to calibrate by.
+
+    Without, `calibrate` lets blanks stand in for negatives, or leaves logits as they are.
+    """
+    return bool(((held.positives > 0) & (held.negatives > 0)).any())
+
+
 def expected_calibration_error(
     probabilities: Float[Tensor, "N C"],
     labels: Bool[Tensor, "N C"],

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from trmml.calibration import calibrate
+from trmml.calibration import both_answers, calibrate
 from trmml.cells import Cell, CellKey, Ranks, commit, ranks_of
 from trmml.checkpoint import versions
 from trmml.features import FeatureSource, Progress
@@ -85,7 +85,7 @@ class CellRunner:
         """Train, calibrate and score one cell."""
         scored = self._train(job, mask, progress) if job.method.trains else self._look(job, mask)
         test, held = self.ground.test.matrix, scored.held_labels
-        calibrated = bool(((held.positives > 0) & (held.negatives > 0)).any())
+        calibrated = both_answers(held)
         calibration = calibrate(scored.held, held)
         # In double precision, or the sigmoid would tie the best at 1; further up it still would, so
         # the ranking is that of the logits.

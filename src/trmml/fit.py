@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from trmml.calibration import Calibration, calibrate
+from trmml.calibration import Calibration, both_answers, calibrate
 from trmml.checkpoint import RunCard, save_model, save_tensors, write_text
 from trmml.config import Precision, Settings
 from trmml.datasets.base import Dataset
@@ -230,7 +230,7 @@ def _finish(
             "by": trainer.training.choose_epoch,
             "held_out_images": len(trainer.held),
             "held_out_positives": int(held.labels.sum()),
-            "calibrated": bool(((held.positives > 0) & (held.negatives > 0)).any()),
+            "calibrated": both_answers(held),
         },
         data={
             "root": data.root.name,

@@ -35,7 +35,14 @@ from pydantic import Field
 from trmml.datasets.base import Boxes, Dataset
 from trmml.datasets.files import find_file, read_xml
 from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.label_studio_tasks import REGIONS, Answer, Task, Taxonomy, read_tasks
+from trmml.datasets.label_studio_tasks import (
+    REGIONS,
+    Answer,
+    Task,
+    Taxonomy,
+    control_key,
+    read_tasks,
+)
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables import clean_name, unique_names
 from trmml.errors import DataError
@@ -165,14 +172,14 @@ def _interface(path: Path, options: LabelStudioOptions) -> dict[str, list[str]]:
     controls: dict[str, list[str]] = {}
     for element in read_xml(path).iter():
         kind = element.tag.lower()
-        if kind not in ("choices", "taxonomy") and not kind.endswith("labels"):
+        control = control_key(kind, element.get("name", ""))
+        if control is None:
             continue
-        family = REGIONS if kind.endswith("labels") else f"{kind}/"
         inner = [node for node in element.iter() if node.tag in ("Choice", "Label")]
         if kind == "taxonomy" and options.taxonomy == "leaf":
             inner = [node for node in inner if node.find("Choice") is None]
         names = [clean_name(node.get("alias") or node.get("value") or "") for node in inner]
-        controls[f"{family}{element.get('name', '')}"] = list(dict.fromkeys(filter(None, names)))
+        controls[control] = list(dict.fromkeys(filter(None, names)))
     return controls
 
 

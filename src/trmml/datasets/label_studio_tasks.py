@@ -35,6 +35,13 @@ class Task(NamedTuple):
     annotators: tuple[tuple[Answer, ...], ...]
 
 
+def control_key(kind: str, name: str) -> str | None:
+    """Return a control's kind and name in one, as in `Answer`; None for texts, numbers and such."""
+    if kind.endswith("labels"):
+        return f"{REGIONS}{name}"
+    return f"{kind}/{name}" if kind in ("choices", "taxonomy") else None
+
+
 def read_tasks(path: Path, *, image: str, taxonomy: Taxonomy) -> list[Task]:
     """Return the tasks of an export.
 
@@ -104,19 +111,18 @@ def _answers(entry: Mapping[str, Any], taxonomy: Taxonomy, where: str) -> Iterat
         kind, value = str(result.get("type", "")), result.get("value")
         if not isinstance(value, dict):
             continue  # relations and the like
-        if kind not in ("choices", "taxonomy") and not kind.endswith("labels"):
-            continue  # texts, ratings, numbers
+        control = control_key(kind, str(result.get("from_name", "")))
+        if control is None:
+            continue
         paths = _paths(value.get(kind), kind, where)
         above = {clean_name(name) for path in paths for name in path[:-1]}
         names = frozenset(clean_name(path[-1]) for path in paths)
         if taxonomy == "all":
             names |= above
-        family = REGIONS if kind.endswith("labels") else f"{kind}/"
         boxes: tuple[tuple[str, Edges], ...] = ()
         if kind == "rectanglelabels":
             edges = _edges(result, value, where)
             boxes = tuple((name, edges) for name in sorted(names))
-        control = f"{family}{result.get('from_name', '')}"
         yield Answer(control, names, frozenset(above), boxes)
 
 
