@@ -134,6 +134,14 @@ def test_present_and_absent(tmp_path):
     assert states(read("parquet", tmp_path)) == [[Y, N], [N, U]]
 
 
+def test_which_of_two_columns_holds_the_labels_must_be_said(tmp_path):
+    parquet(tmp_path, "train.parquet", tags=[["cat"], ["dog"]], labels=[["dog"], ["dog"]])
+    with pytest.raises(DataError, match=r"columns 'labels' and 'tags', .* option labels=NAME"):
+        read("parquet", tmp_path, blank="absent")
+    data = read("parquet", tmp_path, blank="absent", labels="tags")
+    assert data.category_names == ("cat", "dog") and states(data) == [[Y, N], [N, Y]]
+
+
 def test_null_is_no_answer_and_an_empty_list_is_one(tmp_path):
     parquet(tmp_path, "train.parquet", labels=[["cat"], [], None])
     assert states(read("parquet", tmp_path, blank="absent")) == [[Y], [N], [U]]

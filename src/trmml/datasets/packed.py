@@ -98,7 +98,7 @@ def read_packs(
 
 def _null_rows(where: Path, frame: pl.DataFrame, options: LabelColumnOptions) -> list[int]:
     """Return rows whose lists are null: an empty list is an answer, null is none."""
-    column = _list_column(frame, options)
+    column = _list_column(where, frame, options)
     if not column:
         return []
     said = _column(where, frame, column).is_not_null()
@@ -185,7 +185,7 @@ def _chosen(
     names: tuple[str, ...] | None,
 ) -> pl.DataFrame:
     """Return the label columns, a list of names as `present`, a vector as a column per name."""
-    column = _list_column(frame, options)
+    column = _list_column(where, frame, options)
     if not column:
         return frame
     values = _column(where, frame, column)
@@ -209,9 +209,15 @@ def _lists_numbers(values: pl.Series) -> bool:
     return isinstance(values.dtype, pl.List | pl.Array) and values.dtype.inner.is_integer()
 
 
-def _list_column(frame: pl.DataFrame, options: LabelColumnOptions) -> str:
+def _list_column(where: Path, frame: pl.DataFrame, options: LabelColumnOptions) -> str:
     """Return the column of lists, "" where each category has a column."""
-    return options.labels or next((name for name in LIST_COLUMNS if name in frame.columns), "")
+    found = [name for name in LIST_COLUMNS if name in frame.columns]
+    if not options.labels and len(found) > 1:
+        raise DataError(
+            f"{where} has the columns {' and '.join(map(repr, found))}, and each could hold the "
+            "labels. Say which does as option labels=NAME."
+        )
+    return options.labels or (found[0] if found else "")
 
 
 def _column(where: Path, frame: pl.DataFrame, column: str) -> pl.Series:
