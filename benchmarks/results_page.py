@@ -8,16 +8,14 @@ The page is made of benchmarks/results/<ground>/ alone; see published.py.
 """
 
 import argparse
-import json
 import math
 import shutil
-import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from parts_worth import folded, parts_everywhere, parts_worth
 from published import Published, publish, read_published
 from trmml.cells import Cell
 from trmml.checkpoint import write_text
@@ -79,7 +77,9 @@ def page(grounds: Sequence[Published], notes: str = "") -> str:
     """The page's text; the notes are what a reader of any ground must know, by hand."""
     if not grounds:
         return HEAD + NOTHING
-    parts = [HEAD, headline(grounds), notes, *(section(ground) for ground in grounds)]
+    ablations = {g.results.ground: g.ablation for g in grounds if g.ablation is not None}
+    parts = [HEAD, headline(grounds), notes, parts_everywhere(ablations)]
+    parts += [section(ground) for ground in grounds]
     return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 
@@ -123,82 +123,10 @@ def section(ground: Published) -> str:
         *(f"![{name}](images/results/{results.ground}-{name}.png)" for name in plots(results)),
         what_lost(results, ground.tried),
         "" if ground.ablation is None else parts_worth(ground.ablation, results),
-        *(_folded(table.title, to_markdown(table)) for table in tables.values()),
-        _folded("The table of mAP for LaTeX", _code(main[0])),
+        *(folded(table.title, to_markdown(table)) for table in tables.values()),
+        folded("The table of mAP for LaTeX", _code(main[0])),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
-
-
-def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
-    """The method without each part, how right pseudo-labels are, and where regions point."""
-    columns, rows = list(tree["runs"]), tree["rows"]
-    count = len(tree["seeds"])
-    lines = [
-        "### What each part is worth",
-        "",
-        f"mAP in percent on {tree['held_out']:,} training pictures that were held out (trained on"
-        f" {tree['images']:,} others; no test picture was read), mean ± deviation over {count}"
-        f" seed{'s' * (count > 1)}; behind it the mean difference to the first row on the same"
-        f" masks. Commit {tree['commit']}.",
-        "",
-        f"```console\n{_ablation_command(tree, results)}\n```",
-        "",
-        "| variant | change | " + " | ".join(columns) + " |",
-        "| --- | --- |" + " ---: |" * len(columns),
-    ]
-    for row in rows:
-        change = ", ".join(f"`{n}={json.dumps(v)}`" for n, v in row["change"].items())
-        figures = (_against(row["map"][c], rows[0]["map"][c]) for c in columns)
-        lines.append(f"| {row['name']} | {change} | " + " | ".join(figures) + " |")
-    for column, run in tree["runs"].items():
-        if "pointing" in run:
-            before, after = (100 * run["pointing"][name] for name in ("before", "after"))
-            lines += [
-                "",
-                f"Pointing, {column} known: the most attended patch of a present category lies in"
-                f" one of its boxes in {before:.1f} % before training, {after:.1f} % after.",
-            ]
-    pseudo = [_pseudo_table(column, run["pseudo"]) for column, run in tree["runs"].items()]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(pseudo)
-
-
-def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
-    """That made the rows, with the folders of the grid's own command."""
-    name = results.ground
-    shares = [column.removesuffix(" %") for column in tree["runs"] if column.endswith(" %")]
-    encoder, single = results.grid["encoder"]["name"], "single positive" in tree["runs"]
-    parts = [
-        f"python benchmarks/ablation.py --data {name} data/{name}",
-        *([] if encoder == "bundled" else [f"--encoder {encoder}"]),
-        f"--settings benchmarks/results/{name}/settings",
-        f"--known {' '.join(shares)}" + " --single-positive" * single,
-        f"--seeds {len(tree['seeds'])} --out runs/ablation-{name}",
-    ]
-    return " ".join(parts)
-
-
-def _against(own: Sequence[float], full: Sequence[float]) -> str:
-    """Mean, deviation and mean paired difference."""
-    spread = f" ± {statistics.stdev(own):.1f}" if len(own) > 1 else ""
-    both = statistics.mean(a - b for a, b in zip(own, full, strict=True))
-    return f"{statistics.mean(own):.1f}{spread} ({both:+.1f})"
-
-
-def _pseudo_table(column: str, epochs: Sequence[Mapping[str, Any]]) -> str:
-    """Pseudo-labels by epoch, folded."""
-    lines = [
-        "| epoch | positives | right | of all found | negatives | right | of all found |",
-        "| ---: |" + " ---: |" * 6,
-    ]
-    for row in epochs:
-        parts = [str(row["epoch"])]
-        for name in ("positive", "negative"):
-            parts.append(str(row[f"{name}_count"]))
-            for what in ("precision", "recall"):
-                value = row[f"{name}_{what}"]
-                parts.append("" if value is None else f"{100 * value:.1f} %")
-        lines.append("| " + " | ".join(parts) + " |")
-    return _folded(f"Pseudo-labels by epoch, {column} known, seed 0", "\n".join(lines))
 
 
 def plots(results: Results) -> list[str]:
@@ -261,10 +189,6 @@ def _rule(cell: Cell) -> str:
         return "The epoch is chosen on held-out training labels."
     where = f" at {cell.known}" if cell.share is None else ""
     return f"The last epoch is reported{where}."
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text.strip()}\n\n</details>"
 
 
 def _code(table: Table) -> str:

@@ -17,6 +17,7 @@ from trmml.results import MEAN, Results, load_results
 from trmml.table_text import to_markdown
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import parts_worth
 import published
 import results_page
 
@@ -198,10 +199,30 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     (tmp_path / "results" / "toys" / "ablation.json").write_text(json.dumps(tree))
     assert run(tmp_path) == 0
     text = (tmp_path / "docs" / "results.md").read_text().partition("### What each part")[2]
+    assert "| no x | -1.5 |  |  |" in (tmp_path / "docs" / "results.md").read_text()
     assert "on 400 training pictures that were held out (trained on 1,200 others" in text
     assert "| no x | `x.use=false` | 49.5 ± 0.7 (-1.5) |" in text
     assert "25.0 % before training, 50.0 % after" in text
     assert "| 3 | 0 |  |  | 40 | 97.5 % | 25.0 % |" in text
+
+
+def test_where_a_part_earns_by_hand() -> None:
+    def tree(full: list[float], **rows: list[float]):
+        found = [{"name": "TRM-ML", "map": {"10 %": full}}]
+        found += [{"name": name, "map": {"10 %": values}} for name, values in rows.items()]
+        return {"runs": {"10 %": {}}, "rows": found}
+
+    text = parts_worth.parts_everywhere(
+        {
+            "one": tree([50.0, 51.0, 52.0], x=[49.0, 50.5, 52.0], y=[51.0, 52.0, 52.0]),
+            "two": tree([20.0, 20.0, 20.0], x=[20.1, 19.0, 20.8], z=[21.0, 21.0, 21.0]),
+        }
+    )
+    assert "| variant | one: 10 % | two: 10 % | worse on | better on |" in text
+    assert "| x | -0.5 | -0.0 | one |  |" in text  # -1.0, -0.5, 0.0: error 0.29
+    assert "| y | +0.7 |  |  | one |" in text
+    assert "| z |  | +1.0 |  | two |" in text
+    assert parts_worth.parts_everywhere({}) == ""
 
 
 def test_the_time_of_a_grid_by_hand() -> None:
