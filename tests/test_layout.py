@@ -95,6 +95,7 @@ ORDER = (
     "baselines.zero_shot",
     "baselines.supervision",
     "baselines.linear_probe",
+    "baselines.two_layers",
     "baselines.coop",
     "baselines.dualcoop",
     "baselines.text_graph",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from tests.toy_features import flipped, random_features, random_targets
+from tests.toy_features import ENCODER, flipped, random_features, random_targets
 from trmml.baselines.linear_probe import LinearProbe, ProbeSettings
 from trmml.baselines.supervision import (
     cross_entropy,
@@ -15,7 +15,9 @@ from trmml.baselines.supervision import (
     rejecting_bce,
     weak_negatives,
 )
+from trmml.baselines.two_layers import TwoLayersSettings, build_two_layers
 from trmml.config import FocusSettings
+from trmml.encoders.base import identify
 from trmml.labels import LabelMatrix
 from trmml.model import Targets, lacking_negatives, pair_weights, positive_share
 
@@ -150,6 +152,29 @@ def test_rejection_never_touches_what_is_known():
     logits = torch.tensor([[-9.0, 9.0, 0.0]], requires_grad=True)
     rejecting_bce(logits, targets, torch.ones(1, 3), 0.99).backward()
     assert (logits.grad != 0).tolist() == [[True, True, False]]
+
+
+@torch.no_grad()
+def test_two_layers_equal_their_formula():
+    names = [f"c{number}" for number in range(4)]
+    settings = TwoLayersSettings(probe={"width": 5})
+    layers = build_two_layers(ENCODER, identify(ENCODER), names, settings)
+    batch, targets = random_features(8), random_targets(images=8)
+    layers.start(batch, LabelMatrix(targets.labels, targets.known))
+    assert torch.equal(layers(batch).logits, layers.out.bias.expand(8, 4))  # at step 0
+    generator = torch.Generator().manual_seed(1)
+    layers.out.weight.copy_(torch.randn(layers.out.weight.shape, generator=generator))
+    found = layers.eval()(batch).logits  # no dropout
+    means = batch.hidden_patches.mean(dim=1)
+    roots = torch.where(means < 0, -1.0, 1.0) * means.abs() ** 0.5
+    for image in range(8):
+        scaled = [float((x[image] - x.mean()) / x.std()) for x in roots.T]
+        inner = [max(0.0, sum(w * s for w, s in zip(row, scaled, strict=True)))
+                 for row in layers.into.weight.tolist()]  # fmt: skip
+        for c, row in enumerate(layers.out.weight.tolist()):
+            total = float(layers.out.bias[c])
+            total += sum(w * value for w, value in zip(row, inner, strict=True))
+            assert float(found[image, c]) == pytest.approx(total, abs=1e-4)
 
 
 @torch.no_grad()

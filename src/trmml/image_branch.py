@@ -98,7 +98,7 @@ class ImageBranch(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         """Unbounded logits."""
-        return self._opinions(self.standard(_root(pooled)))
+        return self._opinions(self.standard(signed_root(pooled)))
 
     def _opinions(self, rooted: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         hidden = F.relu(self.into(self.dropout(rooted)))
@@ -153,7 +153,8 @@ class ImageBranch(nn.Module):
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = share * rate
                     view = torch.randint(len(pooled), (len(part),), generator=generator)
-                    rooted = self.standard(_root(pooled[view, part].to(device, torch.float32)))
+                    means = pooled[view, part].to(device, torch.float32)
+                    rooted = self.standard(signed_root(means))
                     with half:
                         found = self._opinions(rooted if turn is None else rooted @ turn)
                     loss = _loss(found, matrix.rows(part), blank)
@@ -197,7 +198,7 @@ class ImageBranch(nn.Module):
         """Measure the standardisation, and start anew: biases at the known shares of positives."""
         device = self.standard.mean.device
         parts = torch.split(pooled, MEANS_BATCH)
-        self.standard.measure(_root(part.to(device).float()) for part in parts)
+        self.standard.measure(signed_root(part.to(device).float()) for part in parts)
         self.into.reset_parameters()
         for layer in (self.out, self.linear):
             if layer is not None:
@@ -210,7 +211,7 @@ class ImageBranch(nn.Module):
         device = self.standard.mean.device
         total = torch.zeros(len(self.standard.mean), len(self.standard.mean), dtype=torch.float64)
         for part in torch.split(pooled, MEANS_BATCH):
-            rooted = self.standard(_root(part.to(device).float()))
+            rooted = self.standard(signed_root(part.to(device).float()))
             total += (rooted.T @ rooted).cpu()  # not every device has double precision
         variance, directions = torch.linalg.eigh(total / len(pooled))
         variance = variance.clamp(min=LEAST_VARIANCE * float(variance.mean()))
@@ -240,6 +241,6 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def _root(values: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
+def signed_root(values: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
     """Signed square root; without gradient, for the encoder is frozen."""
     return values.sign() * values.abs().sqrt()

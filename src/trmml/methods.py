@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from trmml.baselines import coop, dualcoop, sarb, scpnet
+from trmml.baselines import coop, dualcoop, sarb, scpnet, two_layers
 from trmml.baselines.linear_probe import (
     PROBE_SPACE,
     REJECTING_SPACE,
@@ -270,6 +270,15 @@ _ALL = (
         key="trmml-as-published",
         settings=PublishedSettings,
         space={**RATES, **FOCUS},
+    ),
+    Method(
+        name="TRM-ML's two layers alone",
+        key="two-layers",
+        settings=two_layers.TwoLayersSettings,
+        build=two_layers.build_two_layers,
+        space=two_layers.SPACE,
+        pooled=True,
+        baseline=False,
     ),
 )
 

@@ -1,0 +1,87 @@
+"""The two layers of TRM-ML's image branch as a method of their own, trained like a probe.
+
+No published rival: a part of TRM-ML, to tell what is owed to it and what to the rest. Source: ours,
+`image_branch.py`; the loss is that of the masked probe.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from trmml.baselines.linear_probe import PROBE_SPACE, MapSettings, ProbeSettings
+from trmml.baselines.supervision import SingleTermModel, cross_entropy
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.features import Features
+from trmml.image_branch import Standardisation, signed_root, zero_linear
+from trmml.model import Output, lacking_negatives
+from trmml.search_space import Space
+
+SPACE: Space = PROBE_SPACE
+
+
+class LayersSettings(MapSettings):
+    """The two layers (`baselines/two_layers.py`)."""
+
+    width: int = Field(1024, ge=1, description="of the hidden layer")
+
+
+class TwoLayersSettings(ProbeSettings):
+    """Two layers with cross-entropy; the schedule is that of the probes."""
+
+    probe: LayersSettings = LayersSettings()
+
+
+class TwoLayers(SingleTermModel):
+    """Two layers on the mean hidden patch.
+
+    logits = W2 ReLU(W1 standard(root(mean_p h_p))) + b,  root(x) = sign(x) sqrt(|x|)
+
+    Shapes: Features of B images -> Output with logits (B, C).
+    Trains: W1 (M, W), W2 (C, M), b (C); W2 starts at zero.
+    """
+
+    def __init__(self, *, categories: int, hidden_size: int, settings: TwoLayersSettings) -> None:
+        super().__init__(
+            categories=categories,
+            epochs=settings.training.epochs,
+            blanks=lacking_negatives,
+            loss=cross_entropy,
+        )
+        self.standard = Standardisation(hidden_size)
+        self.into = nn.Linear(hidden_size, settings.probe.width, bias=False)
+        self.out = zero_linear(settings.probe.width, categories)
+        self.dropout = nn.Dropout(settings.probe.dropout)
+
+    def forward(self, features: Features) -> Output:
+        """See `MultiLabelModel.forward`."""
+        rooted = self.standard(signed_root(features.hidden_patches.mean(dim=1)))
+        hidden = F.relu(self.into(self.dropout(rooted)))
+        return Output(self.out(self.dropout(hidden)))
+
+    def fast_parameters(self) -> list[str]:
+        """The bias, which must reach the log-odds of rare categories."""
+        return ["out.bias"]
+
+    @torch.no_grad()
+    def start_bias(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
+        """Measure the standardisation too."""
+        self.standard.measure([signed_root(features.hidden_patches.mean(dim=1))])
+        self.out.bias.copy_(positive_share.to(self.out.bias).logit())
+
+
+def build_two_layers(
+    encoder: Encoder,
+    identity: EncoderIdentity,
+    category_names: Sequence[str],
+    settings: TwoLayersSettings,
+) -> TwoLayers:
+    """Cross-entropy on known labels; blanks as for the masked probe."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        return TwoLayers(
+            categories=len(category_names), hidden_size=identity.hidden_size, settings=settings
+        )
