@@ -108,7 +108,7 @@ def trmml_steps(
         matrix=matrix,
         truth=None,
         training=settings.training,
-        prototypes=settings.prototypes,
+        prototypes=settings.pseudo_labelling,
         fabric=fabric,
     )
     trainer.kept = torch.arange(IMAGES)  # whole batches only

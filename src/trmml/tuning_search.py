@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-# Trials between which the search has nothing to learn from: after the defaults, drawn at random.
+# Trials before the search has enough to learn from: the defaults, and seven drawn at random.
 RANDOM_TRIALS = 8
 
 

@@ -8,8 +8,18 @@
     boxes.csv               optional: image,category,left,top,right,bottom as shares in [0, 1],
                             of the images of both tables
 
-`corel5k` (4,500 / 499 images, 242 words) and `posters` (4,000 / 2,000, 22 genres) are such folders
-whose tables list what is present; what they do not list is absent. In `folder` it must be said.
+`corel5k` and `posters` are such folders whose tables (`image,labels`, names joined by ";") list
+what is present; what they do not list is absent. In `folder` it must be said. Nobody ships them so:
+
+- `corel5k`, 4,500 / 499 photographs: https://github.com/ParkByungYoon/corel-5k at 6fc96e0, the
+  usual split. categories.txt names the 242 of its 374 words that at least 5 training and 1 test
+  photographs have. At most 5 words a photograph, so what is absent is often only untold.
+- `posters`, 4,000 / 2,000 film posters: images of
+  https://github.com/srijonsarkar/Movie-Genre-Prediction at e3820ba, genres of
+  https://github.com/d-misra/Multi-label-movie-poster-genre-classification at 8c2c190,
+  joined on the IMDb number; 6,000 of the 34,919 labelled posters, drawn with seed 0. categories.txt
+  names the 22 of 28 genres that at least 50 training posters have. Which posters were drawn is in
+  no public file: other draws give other figures.
 
 `scenes`: what `trmml scenes` draws. ROOT holds the folders train/ and test/ (drawn from different
 seeds), or is one such folder, of which the last pictures are the test set.

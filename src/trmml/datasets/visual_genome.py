@@ -11,9 +11,10 @@ https://github.com/HCPLab-SYSU/SSGRL (lists and the 500-category file):
 
 Train 98,249, test 10,000 images; unverified beyond the size of SSGRL's test list. Where the file of
 200 is missing, vg_category_500_labels_index.json serves: HCP-MLR-PL made the former by keeping
-indices below 200. Neither file names the categories. Without a file of names they are called
-"category 0" and so on, which says nothing to a text encoder. The set counts as exhaustively
-labelled: what an image does not list is absent.
+indices below 200. Neither file names the categories, and we know of no public list of names in the
+order of the indices: ask the authors, or count the objects of Visual Genome. Without
+a file of names they are called "category 0" and so on, which says nothing to a text encoder. The
+set counts as exhaustively labelled: what an image does not list is absent.
 """
 
 import logging
