@@ -89,12 +89,15 @@ def _categories(results: Results, ours: Line) -> Iterator[str]:
 
 
 def _other_forms(results: Results, ours: Line) -> Iterator[str]:
-    """Other forms of TRM-ML against it, by the first headline."""
-    column = results.headlines[0]
-    own = results.spread(ours.key, column)
+    """Other forms of TRM-ML against it, by headline."""
     for line in results.lines:
-        theirs = results.spread(line.key, column)
-        if line.baseline or line.full_labels or line == ours or own is None or theirs is None:
+        if line.baseline or line.full_labels or line == ours:
             continue
-        gap = 100 * (theirs.mean - own.mean)
-        yield f"{line.name}: {gap:+.1f} mAP against {ours.name} ({over(results, column)})."
+        gaps = []
+        for column in results.headlines:
+            own, theirs = (results.spread(key, column) for key in (ours.key, line.key))
+            if own is not None and theirs is not None:
+                gap = 100 * (theirs.mean - own.mean)
+                gaps.append(f"{gap:+.1f} ({over(results, column)})")
+        if gaps:
+            yield f"{line.name}, mAP against {ours.name}: {', '.join(gaps)}."

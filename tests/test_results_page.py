@@ -252,7 +252,7 @@ def test_forms_of_the_method_that_lose_are_told() -> None:
     cells.append(replace(other, method="trmml-x", name="TRM-ML without x"))
     results = Results(toy_grid(1), cells)
     said = results_page.what_lost(results, "")
-    assert "- TRM-ML without x: -10.0 mAP against TRM-ML (mean of 1 share)." in said
+    assert "- TRM-ML without x, mAP against TRM-ML: -10.0 (mean of 1 share)" in said
     assert "Nothing on this page" in results_page.what_lost(Results(toy_grid(1), cells[:1]), "")
     assert results.headlines == [MEAN]
 
