@@ -62,7 +62,10 @@ def _plots(results: Results) -> Iterator[tuple[str, Figure]]:
 
 
 def plot_map(results: Results) -> Figure:
-    """Test mAP against the share of known labels; bands are one deviation over seeds."""
+    """Test mAP against the share of known labels; bands are one deviation over seeds.
+
+    TRM-ML is thick and black, its other forms are thin and dashed, upper bounds are dotted.
+    """
     figure, axes = _axes(7.0, 4.2)
     colours = iter(COLOURS * len(results.lines))
     for place, line in enumerate(results.lines):
@@ -75,14 +78,15 @@ def plot_map(results: Results) -> Figure:
             continue
         x, mean, deviation = np.array(shown).T
         ours = not line.baseline
+        form = ours and not line.full_labels and line != results.ours(MEAN)
         colour = "black" if ours else next(colours)
         axes.plot(
             x,
             mean,
             color=colour,
             label=line.name,
-            linewidth=2.2 if ours else 1.2,
-            linestyle=":" if line.full_labels else "-",
+            linewidth=2.2 if ours and not form else 1.2,
+            linestyle=":" if line.full_labels else "--" if form else "-",
             marker="" if line.full_labels else MARKS[place % len(MARKS)],
             markersize=4,
             zorder=3 if ours else 2,
