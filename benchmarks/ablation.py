@@ -171,7 +171,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     for row in rows:
         parts = []
         for column in columns:
-            own, full = row["map"][column], rows[0]["map"][column]
+            own, full = row["map"].get(column), rows[0]["map"][column]
+            if own is None:
+                parts.append(f"{'-':>9}{'':16}")
+                continue
             both = [a - b for a, b in zip(own, full, strict=True)]
             spread = statistics.stdev(own) if len(own) > 1 else 0.0
             parts.append(
@@ -197,6 +200,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of masks and training")
     parser.add_argument("--out", type=Path, required=True, help="where finished cells are kept")
     return parser.parse_args()
+
+
+def changes(settings: Mapping[str, MethodSettings], method: Method, known: Known) -> bool:
+    """Whether a row trains otherwise than the first; a ground's two settings may differ."""
+    own, full = (settings[key].values[known.protocol] for key in (method.key, "trmml"))
+    return bool(own != full)
 
 
 def split_ground(options: argparse.Namespace, settings: Mapping[str, MethodSettings]) -> Ground:
@@ -232,14 +241,13 @@ def main() -> None:
     cells = CellFolder(options.out).cells()
     columns = [each.name for each in known]
     figures = {(c.method, c.known, c.seed): 100 * c.figures["map"] for c in cells.values()}
-    rows = [
-        {
-            "name": method.name,
-            "change": ROWS[method.name],
-            "map": {c: [round(figures[method.key, c, s], 3) for s in seeds] for c in columns},
+    rows = [{"name": m.name, "change": ROWS[m.name]} for m in methods]
+    for method, row in zip(methods, rows, strict=True):
+        row["map"] = {
+            each.name: [round(figures[method.key, each.name, s], 3) for s in seeds]
+            for each in known
+            if method.key == "trmml" or changes(settings, method, each)
         }
-        for method in methods
-    ]
     print(table(rows, columns))
     tree: dict[str, Any] = {"ground": ground.name, "seeds": list(seeds), "rows": rows}
     tree |= {"images": len(ground.train), "held_out": len(ground.test)}

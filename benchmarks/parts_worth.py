@@ -8,8 +8,9 @@ from typing import Any
 
 from trmml.results import Results
 
-# Fewer differences than this say nothing of how far chance goes.
-LEAST_PAIRS = 3
+# Fewer differences than this say nothing of how far chance goes; and so many standard errors are
+# taken for more than it.
+LEAST_PAIRS, ERRORS = 3, 2
 
 
 def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
@@ -26,10 +27,11 @@ def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
         "## What each part is worth",
         "",
         "Points of mAP on held-out training pictures against the full method with the ground's"
-        " settings, on the same masks; below zero, the change costs. What is on by default should"
-        " cost on two grounds to be without. *Worse on* names the grounds where the mean of all"
-        " differences is below zero by more than its standard error, *better on* those above. A row"
-        " without figures is the ground's setting.",
+        " settings, on the same masks; below zero, the change costs. - stands where the ground's"
+        " settings are the variant already. *Worse on* names the grounds where the mean of all"
+        f" differences is more than {ERRORS} standard errors below zero, *better on* those above: a"
+        " help for the eye, for differences on one ground are not independent. A ground with fewer"
+        f" than {LEAST_PAIRS} differences stands in neither.",
         "",
         f"| variant | {' | '.join(heads)} | worse on | better on |",
         "| --- |" + " ---: |" * len(trees) + " --- | --- |",
@@ -38,8 +40,8 @@ def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
         cells, worse, better = [], [], []
         for ground, tree in trees.items():
             found = _differences(tree, name)
-            cells.append(", ".join(f"{statistics.mean(each):+.1f}" for each in found))
-            sign = _beyond_chance([value for each in found for value in each])
+            cells.append(", ".join(map(_shown, found)))
+            sign = _sign([value for each in found for value in each])
             if sign:
                 (worse if sign < 0 else better).append(ground)
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(worse)} | {', '.join(better)} |")
@@ -47,18 +49,27 @@ def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _differences(tree: Mapping[str, Any], name: str) -> list[list[float]]:
-    """To the first row, by column and seed; none where the ground lacks the row."""
+    """To the first row, by column and seed; none where the row changes nothing."""
     full = tree["rows"][0]["map"]
     own = next((row["map"] for row in tree["rows"] if row["name"] == name), {})
-    return [[a - b for a, b in zip(own[c], full[c], strict=True)] for c in own]
+    return [_less(own[c], full[c]) if c in own else [] for c in tree["runs"]]
 
 
-def _beyond_chance(found: Sequence[float]) -> int:
-    """-1 or 1 where the mean is below or above zero by more than its standard error; else 0."""
+def _less(own: Sequence[float], full: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(own, full, strict=True)]
+
+
+def _shown(found: Sequence[float]) -> str:
+    """Their mean with its sign, "-" without any."""
+    return f"{round(statistics.mean(found), 1) + 0.0:+.1f}" if found else "-"
+
+
+def _sign(found: Sequence[float]) -> int:
+    """That of the mean, where it is `ERRORS` standard errors from zero; else 0."""
     if len(found) < LEAST_PAIRS:
         return 0
     mean, error = statistics.mean(found), statistics.stdev(found) / math.sqrt(len(found))
-    return 0 if abs(mean) <= error else int(math.copysign(1, mean))
+    return 0 if abs(mean) <= ERRORS * error else int(math.copysign(1, mean))
 
 
 def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
@@ -80,7 +91,7 @@ def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
     ]
     for row in rows:
         change = ", ".join(f"`{n}={json.dumps(v)}`" for n, v in row["change"].items())
-        figures = (_against(row["map"][c], rows[0]["map"][c]) for c in columns)
+        figures = (_against(row["map"].get(c, ()), rows[0]["map"][c]) for c in columns)
         lines.append(f"| {row['name']} | {change} | " + " | ".join(figures) + " |")
     for column, run in tree["runs"].items():
         if "pointing" in run:
@@ -110,10 +121,11 @@ def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
 
 
 def _against(own: Sequence[float], full: Sequence[float]) -> str:
-    """Mean, deviation and mean paired difference."""
+    """Mean, deviation and mean paired difference; "-" where the row changes nothing."""
+    if not own:
+        return "-"
     spread = f" ± {statistics.stdev(own):.1f}" if len(own) > 1 else ""
-    both = statistics.mean(a - b for a, b in zip(own, full, strict=True))
-    return f"{statistics.mean(own):.1f}{spread} ({both:+.1f})"
+    return f"{statistics.mean(own):.1f}{spread} ({_shown(_less(own, full))})"
 
 
 def _pseudo_table(column: str, epochs: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from trmml.features import MemoryFeatures
 from trmml.labels import LabelMatrix
 from trmml.method_settings import shared_changes
 from trmml.methods import METHODS
+from trmml.protocols import share_known, single_positive
 from trmml.tag import Tagger
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -238,6 +239,19 @@ def test_every_row_of_the_ablation_changes_a_setting() -> None:
     left_out = set(ablation.ROWS) - {method.name for method in methods}
     assert left_out == {"no hidden regions", "whole picture: no spectrum power"}  # the defaults
     assert METHODS["trmml"].settings().training.views == 1
+
+
+def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
+    (tmp_path / "trmml.toml").write_text("[partial.hidden_regions]\nuse = true\n")
+    methods, settings = ablation.variants(tmp_path, {})
+    by = {method.name: method for method in methods}
+    for name, expected in (
+        ("no hidden regions", [True, False]),
+        ("with hidden regions", [False, True]),
+        ("no learned text", [True, True]),
+    ):
+        rules = share_known(0.5), single_positive()
+        assert [ablation.changes(settings, by[name], known) for known in rules] == expected
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")

@@ -136,7 +136,7 @@ def test_present_and_absent(tmp_path):
 
 def test_which_of_two_columns_holds_the_labels_must_be_said(tmp_path):
     parquet(tmp_path, "train.parquet", tags=[["cat"], ["dog"]], labels=[["dog"], ["dog"]])
-    with pytest.raises(DataError, match=r"columns 'labels' and 'tags', .* option labels=NAME"):
+    with pytest.raises(DataError, match=r"has both 'labels' and 'tags'\. .* option labels=NAME"):
         read("parquet", tmp_path, blank="absent")
     data = read("parquet", tmp_path, blank="absent", labels="tags")
     assert data.category_names == ("cat", "dog") and states(data) == [[Y, N], [N, Y]]

@@ -18,7 +18,7 @@ from trmml.cells import CellFolder, ranks_of
 from trmml.errors import CheckpointError, DataError
 from trmml.labels import LabelMatrix
 from trmml.methods import METHODS
-from trmml.result_plots import write_plots
+from trmml.result_plots import plot_map, write_plots
 from trmml.result_tables import map_table, result_tables
 from trmml.results import MEAN, Comparison, Results, compared
 from trmml.statistics import Difference
@@ -79,7 +79,7 @@ def test_differences_are_against_the_best_baseline_of_each_headline() -> None:
     assert row.values[2] == Value(0.0, interval=(-2.1, 3.0))
     assert "0.0 [-2.1, +3.0] | +20.0 [+10.0, +31.0] |" in text and "**" not in text
     assert "masked BCE (mean of 2); zero-shot (single positive)" in text
-    assert "Ahead of it" not in text
+    assert "another baseline" not in text
 
 
 def test_a_baseline_that_is_ahead_at_one_share_is_named() -> None:
@@ -89,7 +89,10 @@ def test_a_baseline_that_is_ahead_at_one_share_is_named() -> None:
     found = [Comparison(MEAN, "probe-masked", {"trmml": Difference(0.4, 0.3, 0.5)})]
     results = Results(toy_grid(1), cells, found, draws=100)
     (table,) = [t for t in result_tables(results) if t.name == "differences"]
-    assert table.note.endswith("Ahead of it at single shares: at 10 % zero-shot (by 10.0).")
+    assert table.note.endswith("another baseline is ahead of it: 10 % zero-shot (by 10.0).")
+    lucky = [*cells, toy_cell("zero-shot", 0.1, 1, [0.9])]  # a seed that the other lacks
+    (table,) = [t for t in result_tables(replace(results, cells=lucky)) if t.name == "differences"]
+    assert "another baseline" not in table.note
 
 
 def test_one_seed_has_no_deviation_and_gaps_are_named() -> None:
@@ -208,7 +211,9 @@ def test_every_method_is_cited_from_the_references_that_lie_beside_the_tables() 
     text = files("trmml").joinpath("references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE)
     assert len(entries) == len(set(entries)) == text.count("@")
-    assert {method.cite for method in METHODS.values() if method.cite} == set(entries)
+    assert {method.cite for method in METHODS.values() if method.key != "two-layers"} == set(
+        entries
+    )
     assert text.count("{") == text.count("}")
     for entry in text.split("@")[1:]:
         assert all(f"  {field}" in entry for field in ("title", "author", "year")), entry
@@ -243,6 +248,19 @@ def many(
         for seed in range(2)
     ]
     return Results(toy_grid(categories, sizes), cells)
+
+
+def test_trmml_is_thick_and_its_other_forms_are_dashed() -> None:
+    keys = ("zero-shot", "trmml", "trmml-as-published", "probe-full")
+    cells = [toy_cell(key, share, 0, [0.5]) for key in keys for share in (0.1, 0.5)]
+    cells = [c for c in cells if (c.method, c.share) != ("trmml", 0.5)]  # so far
+    (axes,) = plot_map(Results(toy_grid(1), cells)).axes
+    styles = {str(line.get_label()): (line.get_linestyle(), line.get_linewidth())
+              for line in axes.lines}  # fmt: skip
+    assert styles[METHODS["trmml"].name] == ("-", 2.2)
+    assert styles[METHODS["trmml-as-published"].name] == ("--", 1.2)
+    assert styles[METHODS["probe-full"].name] == (":", 1.2)
+    assert styles[METHODS["zero-shot"].name] == ("-", 1.2)
 
 
 def test_plots_are_written_twice_and_the_same_again(tmp_path: Path) -> None:

@@ -214,14 +214,15 @@ def test_where_a_part_earns_by_hand() -> None:
 
     text = parts_worth.parts_everywhere(
         {
-            "one": tree([50.0, 51.0, 52.0], x=[49.0, 50.5, 52.0], y=[51.0, 52.0, 52.0]),
-            "two": tree([20.0, 20.0, 20.0], x=[20.1, 19.0, 20.8], z=[21.0, 21.0, 21.0]),
+            "one": tree([50.0, 51.0, 52.0], x=[49.0, 50.5, 52.0], y=[51.0, 51.5, 53.0]),
+            "two": tree([20.0, 20.0, 20.0], x=[20.1, 19.0, 20.8], z=[21.0, 21.1, 20.9]),
+            "few": tree([20.0, 20.0], x=[10.0, 10.0]),
         }
     )
-    assert "| variant | one: 10 % | two: 10 % | worse on | better on |" in text
-    assert "| x | -0.5 | -0.0 | one |  |" in text  # -1.0, -0.5, 0.0: error 0.29
-    assert "| y | +0.7 |  |  | one |" in text
-    assert "| z |  | +1.0 |  | two |" in text
+    assert "| variant | one: 10 % | two: 10 % | few: 10 % | worse on | better on |" in text
+    assert "| x | -0.5 | +0.0 | -10.0 |  |  |" in text  # -1.0, -0.5, 0.0: error 0.29
+    assert "| y | +0.8 | - | - |  | one |" in text  # 1.0, 0.5, 1.0: error 0.17
+    assert "| z | - | +1.0 | - |  | two |" in text
     assert parts_worth.parts_everywhere({}) == ""
 
 

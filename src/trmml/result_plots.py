@@ -68,6 +68,7 @@ def plot_map(results: Results) -> Figure:
     """
     figure, axes = _axes(7.0, 4.2)
     colours = iter(COLOURS * len(results.lines))
+    main = next((line for line in results.lines if line.key == "trmml"), results.ours(MEAN))
     for place, line in enumerate(results.lines):
         points = [
             (100 * share, results.spread(line.key, _named(results, share)))
@@ -78,15 +79,15 @@ def plot_map(results: Results) -> Figure:
             continue
         x, mean, deviation = np.array(shown).T
         ours = not line.baseline
-        form = ours and not line.full_labels and line != results.ours(MEAN)
+        other_form = ours and not line.full_labels and line != main
         colour = "black" if ours else next(colours)
         axes.plot(
             x,
             mean,
             color=colour,
             label=line.name,
-            linewidth=2.2 if ours and not form else 1.2,
-            linestyle=":" if line.full_labels else "--" if form else "-",
+            linewidth=2.2 if ours and not other_form else 1.2,
+            linestyle=":" if line.full_labels else "--" if other_form else "-",
             marker="" if line.full_labels else MARKS[place % len(MARKS)],
             markersize=4,
             zorder=3 if ours else 2,

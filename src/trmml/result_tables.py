@@ -61,22 +61,6 @@ def map_table(results: Results) -> Table:
     )
 
 
-def _ahead_at_a_share(results: Results) -> str:
-    """Where a share's best baseline is not the one that differences are to."""
-    found = []
-    for column in results.columns:
-        rival = results.rival(column)
-        spreads = {line: results.spread(line.key, column) for line in results.baselines}
-        means = {line: spread.mean for line, spread in spreads.items() if spread is not None}
-        if rival is None or rival not in means:
-            continue
-        best = max(means, key=lambda line: means[line])
-        gap = 100 * (means[best] - means[rival])
-        if round(gap, 1) > 0:
-            found.append(f"at {_titled(results, column)} {best.name} (by {gap:.1f})")
-    return f" Ahead of it at single shares: {'; '.join(found)}." if found else ""
-
-
 def difference_table(results: Results) -> Table:
     """Each method less the best baseline, with the interval of the paired bootstrap."""
     by = {comparison.column: comparison for comparison in results.comparisons}
@@ -106,6 +90,29 @@ def difference_table(results: Results) -> Table:
         signed=True,
         mark_best=False,
     )
+
+
+def _ahead_at_a_share(results: Results) -> str:
+    """Where another baseline is ahead of the one that differences are to, on the same seeds."""
+    found = []
+    for column in results.columns:
+        rival = results.rival(column)
+        if rival is None:
+            continue
+        seeds = results.whole_seeds(rival.key, column)
+        means = {
+            line: spread.mean
+            for line in results.baselines
+            if results.whole_seeds(line.key, column) == seeds
+            and (spread := results.spread(line.key, column)) is not None
+        }
+        if rival not in means:
+            continue
+        best = max(means, key=lambda line: means[line])
+        gap = 100 * (means[best] - means[rival])
+        if round(gap, 1) > 0:
+            found.append(f"{_titled(results, column)} {best.name} (by {gap:.1f})")
+    return f" At some shares another baseline is ahead of it: {'; '.join(found)}." if found else ""
 
 
 def figure_table(results: Results, column: str) -> Table:

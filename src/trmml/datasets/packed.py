@@ -1,6 +1,6 @@
 """Sets whose files hold the images themselves: labels in columns, images unpacked once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,7 +98,7 @@ def read_packs(
 
 def _null_rows(where: Path, frame: pl.DataFrame, options: LabelColumnOptions) -> list[int]:
     """Return rows whose lists are null: an empty list is an answer, null is none."""
-    column = _list_column(where, frame, options)
+    column = list_column(frame.columns, options.labels, str(where))
     if not column:
         return []
     said = _column(where, frame, column).is_not_null()
@@ -185,7 +185,7 @@ def _chosen(
     names: tuple[str, ...] | None,
 ) -> pl.DataFrame:
     """Return the label columns, a list of names as `present`, a vector as a column per name."""
-    column = _list_column(where, frame, options)
+    column = list_column(frame.columns, options.labels, str(where))
     if not column:
         return frame
     values = _column(where, frame, column)
@@ -209,15 +209,24 @@ def _lists_numbers(values: pl.Series) -> bool:
     return isinstance(values.dtype, pl.List | pl.Array) and values.dtype.inner.is_integer()
 
 
-def _list_column(where: Path, frame: pl.DataFrame, options: LabelColumnOptions) -> str:
-    """Return the column of lists, "" where each category has a column."""
-    found = [name for name in LIST_COLUMNS if name in frame.columns]
-    if not options.labels and len(found) > 1:
+def list_column(names: Collection[str], chosen: str, where: str) -> str:
+    """Return which column or key holds the lists; "" where each category has one of its own.
+
+    Args:
+        names: of all columns or keys.
+        chosen: by option labels; "" to look for one.
+        where: for messages.
+
+    Raises:
+        DataError: none is chosen, and several could be meant.
+    """
+    found = [name for name in LIST_COLUMNS if name in names]
+    if not chosen and len(found) > 1:
         raise DataError(
-            f"{where} has the columns {' and '.join(map(repr, found))}, and each could hold the "
-            "labels. Say which does as option labels=NAME."
+            f"{where} has both {found[0]!r} and {found[1]!r}. Remove one, or say which counts as "
+            "option labels=NAME."
         )
-    return options.labels or (found[0] if found else "")
+    return chosen or (found[0] if found else "")
 
 
 def _column(where: Path, frame: pl.DataFrame, column: str) -> pl.Series:

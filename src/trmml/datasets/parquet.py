@@ -163,8 +163,8 @@ def class_names(features: Mapping[str, Any], column: str) -> Sequence[str]:
 
     Args:
         features: name to description, as in dataset_info.json.
-        column: the labels' column, perhaps with a field after a dot; found as `read_packs` finds
-            it when empty.
+        column: the labels' column, perhaps with a field after a dot; the first in use when
+            empty (`read_packs` refuses two).
 
     Example:
         >>> feature = {"names": ["cat", "dog"], "_type": "ClassLabel"}

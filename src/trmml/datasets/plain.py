@@ -9,7 +9,8 @@
                             of the images of both tables
 
 `corel5k` and `posters` are such folders whose tables (`image,labels`, names joined by ";") list
-what is present; what they do not list is absent. In `folder` it must be said. Nobody ships them so:
+what is present; what they do not list is absent. In `folder` it must be said. No download has
+this form; it was made of:
 
 - `corel5k`, 4,500 / 499 photographs: https://github.com/ParkByungYoon/corel-5k at 6fc96e0, the
   usual split. categories.txt names the 242 of its 374 words that at least 5 training and 1 test

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from trmml.datasets.packed import LIST_COLUMNS
+from trmml.datasets.packed import LIST_COLUMNS, list_column
 from trmml.datasets.tables import as_utf8
 from trmml.errors import DataError
 
@@ -133,14 +133,9 @@ def _lists(told: Told, chosen: str) -> Told:
 
 
 def _present(labels: Mapping[str, Any], chosen: str, where: str) -> Any:
-    found = [key for key in ([chosen] if chosen else LIST_COLUMNS) if key in labels]
-    if len(found) > 1:
-        raise DataError(
-            f"{where} has both {found[0]!r} and {found[1]!r}. Remove one, or say which counts as "
-            "option labels=NAME."
-        )
-    if found:
-        return labels[found[0]]
+    key = list_column(labels, chosen, where)
+    if key in labels:
+        return labels[key]
     outer, _, field = chosen.partition(".")
     inner = labels.get(outer)
     if not chosen or (outer in labels and inner is None):
