@@ -202,7 +202,7 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def changes(settings: Mapping[str, MethodSettings], method: Method, known: Known) -> bool:
+def trains_otherwise(settings: Mapping[str, MethodSettings], method: Method, known: Known) -> bool:
     """Whether a row trains otherwise than the first; a ground's two settings may differ."""
     own, full = (settings[key].values[known.protocol] for key in (method.key, "trmml"))
     return bool(own != full)
@@ -246,7 +246,7 @@ def main() -> None:
         row["map"] = {
             each.name: [round(figures[method.key, each.name, s], 3) for s in seeds]
             for each in known
-            if method.key == "trmml" or changes(settings, method, each)
+            if method.key == "trmml" or trains_otherwise(settings, method, each)
         }
     print(table(rows, columns))
     tree: dict[str, Any] = {"ground": ground.name, "seeds": list(seeds), "rows": rows}

@@ -251,7 +251,7 @@ def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
         ("no learned text", [True, True]),
     ):
         rules = share_known(0.5), single_positive()
-        assert [ablation.changes(settings, by[name], known) for known in rules] == expected
+        assert [ablation.trains_otherwise(settings, by[name], known) for known in rules] == expected
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")

@@ -276,7 +276,7 @@ _ALL = (
         key="two-layers",
         settings=two_layers.TwoLayersSettings,
         build=two_layers.build_two_layers,
-        space=two_layers.SPACE,
+        space=PROBE_SPACE,
         pooled=True,
         baseline=False,
     ),

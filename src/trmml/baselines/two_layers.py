@@ -12,15 +12,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from trmml.baselines.linear_probe import PROBE_SPACE, MapSettings, ProbeSettings
+from trmml.baselines.linear_probe import MapSettings, ProbeSettings
 from trmml.baselines.supervision import SingleTermModel, cross_entropy
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features import Features
 from trmml.image_branch import Standardisation, signed_root, zero_linear
 from trmml.model import Output, lacking_negatives
-from trmml.search_space import Space
-
-SPACE: Space = PROBE_SPACE
 
 
 class LayersSettings(MapSettings):
