@@ -40,28 +40,29 @@ test: $(VENV)/.installed ## Run the tests and the examples in docstrings and REA
 format: $(VENV)/.installed ## Format the code
 	$(RUN) ruff format . && $(RUN) ruff check --fix .
 
-lint: $(VENV)/.installed ## Check format and style
+lint: $(VENV)/.installed ## Check format, style and which package imports which
 	$(RUN) ruff format --check . && $(RUN) ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 type: $(VENV)/.installed ## Check types strictly
 	$(RUN) mypy
 
 docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: the same without --check)
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python benchmarks/results_page.py --check
+	$(BIN)/python -m benchmarks.accuracy.results_page --check
 
 check: lint type docs test ## Everything that CI runs
 
 bench: $(VENV)/.installed ## Speed, memory and size here, under 15 minutes on 2 cores: benchmarks/README.md
-	$(BIN)/python benchmarks/quick.py
+	$(BIN)/python -m benchmarks.speed.quick
 
 bench-gpu: $(VENV)/.installed ## The same on a CUDA card; ends with an error without one
-	$(BIN)/python benchmarks/training.py --device cuda
-	$(BIN)/python benchmarks/tagging.py --device cuda
+	$(BIN)/python -m benchmarks.speed.training --device cuda
+	$(BIN)/python -m benchmarks.speed.tagging --device cuda
 
 bench-accuracy: $(VENV)/.installed ## Test mAP of the methods on the drawn scenes, 3 seeds
-	$(BIN)/python benchmarks/bundled_zero_shot.py --out benchmarks/results/bundled_zero_shot.json
-	$(BIN)/python benchmarks/compare.py scenes --known 0.3 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.accuracy.bundled_zero_shot --out benchmarks/results/bundled_zero_shot.json
+	$(BIN)/python -m benchmarks.accuracy.compare scenes --known 0.3 --seeds 0 1 2
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(VENV)-uv .mypy_cache .pytest_cache .ruff_cache .hypothesis

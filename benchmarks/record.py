@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trmml.checkpoint import versions
+from trmml.training.run_folder import versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -16,9 +16,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import typer.main
 from pydantic.fields import FieldInfo
 
-from trmml.cli import app
-from trmml.cli_app import trmml
-from trmml.config import Settings, preset_names
+from trmml.cli.app import trmml
+from trmml.cli.main import app
+from trmml.settings.sections import Settings, preset_names
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from {source}; do not edit. -->\n"
@@ -83,7 +83,7 @@ def settings_page() -> str:
     """All settings, a table per section."""
     parts = [NOTE.format(source="src/trmml/config.py"), SETTINGS_HEAD]
     if presets := preset_names():
-        folder = resources.files("trmml") / "presets"
+        folder = resources.files("trmml.settings") / "presets"
         listed = [(f"`{n}`", _first_comment((folder / f"{n}.toml").read_text())) for n in presets]
         parts.append(f"## Presets\n\n{_table(('preset', 'what it is'), listed)}")
     for section, field in Settings.model_fields.items():

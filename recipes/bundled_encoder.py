@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from bundled_pictures import MEAN, SIZE, STD, Batch, Pictures, draw_all
 from bundled_vocabulary import TEMPLATES, write_vocabulary
-from trmml.datasets.scenes import CATEGORY_NAMES
-from trmml.datasets.scenes.captions import name_with_article
+from trmml.synthetic import CATEGORY_NAMES
+from trmml.synthetic.captions import name_with_article
 
 CONTEXT_LENGTH = 40
 WEIGHTS_NAME, VOCABULARY_NAME = "weights.safetensors", "vocabulary.txt.gz"

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from trmml.datasets.scenes import CATEGORY_NAMES, draw_scene
-from trmml.datasets.scenes.captions import write_caption
+from trmml.synthetic import CATEGORY_NAMES, draw_scene
+from trmml.synthetic.captions import write_caption
 
 SIZE = 160
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trmml.datasets.scenes import CATEGORY_NAMES
-from trmml.datasets.scenes.captions import write_caption
-from trmml.datasets.scenes.settings import SETTINGS
+from trmml.synthetic import CATEGORY_NAMES
+from trmml.synthetic.captions import write_caption
+from trmml.synthetic.settings import SETTINGS
 
 TEMPLATES = (
     "a photo of {}", "a photo of {}", "a drawing of {}", "a picture of {}", "{}", "there is {}",

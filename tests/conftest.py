@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ToyEncoder, write_pictures, write_table
-from trmml.datasets import named
-from trmml.datasets.named import Counts
+from trmml.datasets import catalog as named
+from trmml.datasets.catalog import Counts
 
 TOY_SPEC = f"{Path(__file__).with_name('toy.py')}:ToyEncoder"
 
@@ -59,9 +59,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counts, Counts], Non
 @pytest.fixture(scope="session")
 def finished_run(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the tiny pictures; read it, never write into it."""
-    from trmml.config import Settings
-    from trmml.datasets.folder import read_folder
-    from trmml.fit import fit
+    from trmml.datasets.formats.folder import read_folder
+    from trmml.settings.sections import Settings
+    from trmml.training.fit import fit
 
     run = tmp_path_factory.mktemp("runs") / "toy"
     settings = Settings(training={"epochs": 4, "batch_size": 16, "held_out_share": 0.3})

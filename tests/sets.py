@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from trmml.datasets import Dataset
-from trmml.datasets.named import read_named
+from trmml.datasets.catalog import read_named
 from trmml.datasets.options import Split
 
 State = bool | None

@@ -4,7 +4,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from trmml.encoders.clip import OpenClipEncoder
+from trmml.encoders.clip.encoder import OpenClipEncoder
 
 RESNET = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64}
 VIT = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trmml.encoders.clip_load import build_model
+from trmml.encoders.clip.load import build_model
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 CONFIGS = {

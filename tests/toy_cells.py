@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trmml.cells import Cell
+from trmml.benchmark.records import Cell
 
 NAMES = {
     "zero-shot": "zero-shot",

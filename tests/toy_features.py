@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.toy import COLOURS, ToyEncoder
-from trmml.features import Features, MemoryFeatures
-from trmml.labels import LabelMatrix
-from trmml.model import Targets
+from trmml.features.base import Features, MemoryFeatures
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import Targets
 
 ENCODER = ToyEncoder()
 NAMES = list(COLOURS)

@@ -1,7 +1,8 @@
-"""What each part of TRM-ML is worth: the method without it, on one ground of the results page.
+r"""What each part of TRM-ML is worth: the method without it, on one ground of the results page.
 
-    python benchmarks/ablation.py --data scenes DIR --out OUT
-    python benchmarks/ablation.py --data corel5k DIR --encoder SPEC --settings DIR --out OUT
+    python -m benchmarks.accuracy.ablation --data scenes DIR --out OUT
+    python -m benchmarks.accuracy.ablation --data corel5k DIR --encoder SPEC --settings DIR \
+        --out OUT
 
 Which parts are on by default is decided here, so no test picture is read: a quarter of the training
 pictures is held out, and mAP is over all their labels. Each row changes one setting and trains anew
@@ -23,28 +24,28 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from benchmarks.record import write_results
 
-from record import write_results
-from trmml.benchmark import run_benchmark
-from trmml.cell_run import for_cell, new_trainer
-from trmml.cells import CellFolder
-from trmml.config import Precision, changed
-from trmml.datasets.named import read_named
-from trmml.encoders import load_encoder
-from trmml.errors import DataError
-from trmml.ground import Ground, open_ground
-from trmml.method_settings import (
+from trmml.benchmark.catalog import METHODS, Method
+from trmml.benchmark.data import Ground, open_ground
+from trmml.benchmark.grid import run_benchmark
+from trmml.benchmark.method_settings import (
     MethodSettings,
     default_settings,
     read_settings,
     shared_changes,
     with_changes,
 )
-from trmml.methods import METHODS, Method
-from trmml.model import MultiLabelModel
-from trmml.protocols import Known, share_known, single_positive
-from trmml.trainer import train
-from trmml.tuning import split
+from trmml.benchmark.records import CellFolder
+from trmml.benchmark.run_cell import for_cell, new_trainer
+from trmml.benchmark.tuning import split
+from trmml.datasets.catalog import read_named
+from trmml.encoders import load_encoder
+from trmml.errors import DataError
+from trmml.labels.masks import Known, share_known, single_positive
+from trmml.method.interface import MultiLabelModel
+from trmml.settings.sections import Precision, changed
+from trmml.training.trainer import train
 
 HELD_OUT = 0.25
 PSEUDO = {"losses.pseudo": 0.1}

@@ -1,6 +1,6 @@
 """Measure what the bundled encoder knows of both hands of the generated world, untrained on.
 
-    python benchmarks/bundled_zero_shot.py --out benchmarks/results/bundled_zero_shot.json
+    python -m benchmarks.accuracy.bundled_zero_shot --out benchmarks/results/bundled_zero_shot.json
 
 Scores are cosines with the prompt "a photo of a {name}": of the image feature, and of the patch
 features weighted by a softmax over the patches. mAP is non-interpolated, mean over categories.
@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.record import provenance
 from torch import Tensor
 
-from record import provenance
-from trmml.datasets.scenes import CATEGORY_NAMES, draw_scene
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder
-from trmml.metrics import average_precision
+from trmml.metrics.measure import average_precision
+from trmml.synthetic import CATEGORY_NAMES, draw_scene
 
 PROMPT = "a photo of a {}"
 PATCH_SCALE = 50.0  # 1 / temperature of the softmax over patches

@@ -1,8 +1,8 @@
 """Compare TRM-ML with zero-shot and a masked linear probe: same features, mask, loop and metric.
 
-    python benchmarks/compare.py scenes --known 0.3 --seeds 0 1 2
-    python benchmarks/compare.py corel5k --root REALBENCH --known 0.1 --seeds 0 1 2
-    python benchmarks/compare.py scenes --variant "no image branch" image_branch.use=false
+    python -m benchmarks.accuracy.compare scenes --known 0.3 --seeds 0 1 2
+    python -m benchmarks.accuracy.compare corel5k --root REALBENCH --known 0.1 --seeds 0 1 2
+    python -m benchmarks.accuracy.compare scenes --variant "no image branch" image_branch.use=false
 
 `scenes` draws the demo's world and uses the bundled encoder. Any other name is a folder under
 --root with train.csv, test.csv (image,labels), categories.txt and images/; its encoder.py holds
@@ -20,25 +20,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmarks.record import write_results
 from lightning_fabric import Fabric
 
-from record import write_results
 from trmml.baselines.linear_probe import ProbeSettings, probe_settings
 from trmml.baselines.zero_shot import build_zero_shot
-from trmml.compare import score
-from trmml.config import Settings, load_settings
+from trmml.benchmark.catalog import METHODS, Method, make_trainer
+from trmml.benchmark.demo import TEST_SEED
+from trmml.benchmark.zero_shot import score
 from trmml.datasets import Dataset
-from trmml.datasets.folder import read_categories, read_folder
-from trmml.datasets.scenes import write_scenes
-from trmml.demo import TEST_SEED
-from trmml.encode import Encoding, encode_images
+from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
-from trmml.features import FeatureSource
-from trmml.labels import LabelMatrix
-from trmml.methods import METHODS, Method, make_trainer
-from trmml.model import MultiLabelModel
-from trmml.trainer import train
+from trmml.features.base import FeatureSource
+from trmml.features.extract import Encoding, encode_images
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel
+from trmml.settings.sections import Settings, load_settings
+from trmml.synthetic import write_scenes
+from trmml.training.trainer import train
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trmml.results import Results
+from trmml.benchmark.results import Results
 
 # Fewer differences than this say nothing of how far chance goes; and so many standard errors are
 # taken for more than it.
@@ -111,7 +111,7 @@ def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
     shares = [column.removesuffix(" %") for column in tree["runs"] if column.endswith(" %")]
     encoder, single = results.grid["encoder"]["name"], "single positive" in tree["runs"]
     parts = [
-        f"python benchmarks/ablation.py --data {name} data/{name}",
+        f"python -m benchmarks.accuracy.ablation --data {name} data/{name}",
         *([] if encoder == "bundled" else [f"--encoder {encoder}"]),
         f"--settings benchmarks/results/{name}/settings",
         f"--known {' '.join(shares)}" + " --single-positive" * single,

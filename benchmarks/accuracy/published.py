@@ -22,12 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trmml.benchmark_report import summary_json
-from trmml.cells import Cell, CellFolder
-from trmml.checkpoint import write_text
+from trmml.benchmark.records import Cell, CellFolder
+from trmml.benchmark.report import summary_json
+from trmml.benchmark.results import Comparison, Results, compared, drawn_maps
 from trmml.encoders.base import short_name
 from trmml.errors import CheckpointError, DataError
-from trmml.results import Comparison, Results, compared, drawn_maps
+from trmml.training.run_folder import write_text
 
 # Fields that all cells of a grid have in common, or that only a restart needs.
 LEFT_OUT = ("ground", "encoder", "data", "fingerprint", "ap_interpolated")

@@ -1,8 +1,8 @@
 """Write docs/results.md from the published grids, and publish a grid.
 
-    python benchmarks/results_page.py                  write the page and its pictures
-    python benchmarks/results_page.py --check          write nothing; exit with 1 when it is stale
-    python benchmarks/results_page.py --add OUT --settings DIR --command "trmml benchmark ..."
+    python -m benchmarks.accuracy.results_page            write the page and its pictures
+    python -m benchmarks.accuracy.results_page --check    exit with 1 when it is stale
+    python -m benchmarks.accuracy.results_page --add OUT --settings DIR --command "trmml ..."
 
 The page is made of benchmarks/results/<ground>/ alone; see published.py.
 """
@@ -15,18 +15,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from parts_worth import folded, parts_everywhere, parts_worth
-from published import Published, publish, read_published
-from trmml.cells import Cell
-from trmml.checkpoint import write_text
-from trmml.result_plots import write_plots
-from trmml.result_tables import result_tables
-from trmml.results import MEAN, Results
-from trmml.table_text import Table, to_latex, to_markdown
-from what_lost import over, what_lost
+from benchmarks.accuracy.parts_worth import folded, parts_everywhere, parts_worth
+from benchmarks.accuracy.published import Published, publish, read_published
+from benchmarks.accuracy.what_lost import over, what_lost
 
-ROOT = Path(__file__).parents[1]
-HEAD = """<!-- Written by benchmarks/results_page.py from benchmarks/results/; do not edit. -->
+from trmml.benchmark.plots import write_plots
+from trmml.benchmark.records import Cell
+from trmml.benchmark.results import MEAN, Results
+from trmml.benchmark.table_text import Table, to_latex, to_markdown
+from trmml.benchmark.tables import result_tables
+from trmml.training.run_folder import write_text
+
+ROOT = Path(__file__).parents[2]
+HEAD = """<!-- Written by benchmarks.accuracy.results_page from benchmarks/results: do not edit -->
 
 # Results
 
@@ -34,9 +35,9 @@ Every table on this page is made by a command that stands beside it, from cells 
 `benchmarks/results/`. What a cell is, and how to read the tables: [benchmark.md](benchmark.md).
 What was tried and did not help is told by hand; its runs are not kept.
 """
-NOTHING = (
-    "\nNo grid is published yet: `python benchmarks/results_page.py --add OUT --command ...`.\n"
-)
+NOTHING = """
+No grid is published yet: `python -m benchmarks.accuracy.results_page --add OUT --command ...`.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -210,7 +211,7 @@ def _check(path: Path, text: str, pictures: Path) -> int:
     missing = [name for name in sorted(names) if not (pictures / f"{name}.png").is_file()]
     if stale or missing:
         said = f"{path.name} is stale" if stale else f"a picture is missing: {missing[0]}.png"
-        print(f"{said}; run python benchmarks/results_page.py", file=sys.stderr)
+        print(f"{said}; run python -m benchmarks.accuracy.results_page", file=sys.stderr)
     return int(bool(stale or missing))
 
 

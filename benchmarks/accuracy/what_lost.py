@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from trmml.result_tables import FIGURES, figure
-from trmml.results import MEAN, Line, Results
+from trmml.benchmark.results import MEAN, Line, Results
+from trmml.benchmark.tables import FIGURES, figure
 
 
 def what_lost(results: Results, tried: str) -> str:

@@ -1,6 +1,6 @@
 """The exported ONNX file against torch: parity and speed of the same tagger.
 
-    python benchmarks/export.py [--rounds 5] [--batch 16] [--quick]
+    python -m benchmarks.speed.export [--rounds 5] [--batch 16] [--quick]
 
 A tagger with 80 categories is exported whole and as its head alone, on the bundled encoder and on
 ViT-B-32 with seeded random weights; `trmml.export` itself compares every output with torch's. Then
@@ -16,16 +16,16 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from benchmarks.record import write_results
+from benchmarks.speed.tagging import finished_run, write_weights
+from benchmarks.speed.timing import in_turn, rates
+from benchmarks.speed.training import COCO
 from PIL import Image
 
-from record import write_results
-from tagging import finished_run, write_weights
-from timing import in_turn, rates
-from training import COCO
-from trmml.encoders.onnx import open_session
-from trmml.export import TOLERANCE, Part, export
-from trmml.features import encode_batch
-from trmml.tag import Tagger
+from trmml.deploy.onnx_file import TOLERANCE, Part, export
+from trmml.encoders.speed.onnx import open_session
+from trmml.features.base import encode_batch
+from trmml.tagging.tagger import Tagger
 
 
 def rows_of(name: str, run: Path, folder: Path, batch: int, rounds: int) -> list[dict[str, Any]]:

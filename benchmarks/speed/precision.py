@@ -1,6 +1,6 @@
 """What the encoder's arithmetic costs in accuracy and gains in speed, on this machine.
 
-    python benchmarks/precision.py [--realbench DIR] [--images 400]
+    python -m benchmarks.speed.precision [--realbench DIR] [--images 400]
 
 A tagger is trained on fp32 features and scored on test pictures that are encoded in each precision
 that works here: of the drawn scenes with the bundled encoder (a ResNet) and with ViT-B-32 (random
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.record import write_results
+from benchmarks.speed.training import random_encoder
 
-from record import write_results
-from training import random_encoder
-from trmml.compare import score
-from trmml.config import Settings
+from trmml.benchmark.zero_shot import score
 from trmml.datasets.base import Dataset
-from trmml.datasets.folder import read_categories, read_folder
-from trmml.datasets.scenes import write_scenes
-from trmml.encode import Encoding, encode_images
+from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, identify
-from trmml.encoders.precision import LEAST_COSINE, SAMPLES, choose_precision
-from trmml.fit import fit
-from trmml.inputs import sample_pixels
-from trmml.tag import Tagger
+from trmml.encoders.speed.precision import LEAST_COSINE, SAMPLES, choose_precision
+from trmml.features.extract import Encoding, encode_images
+from trmml.features.loader import sample_pixels
+from trmml.settings.sections import Settings
+from trmml.synthetic import write_scenes
+from trmml.tagging.tagger import Tagger
+from trmml.training.fit import fit
 
 
 def grounds(folder: Path, images: int, realbench: Path | None) -> Iterator[tuple[str, Any, Any]]:

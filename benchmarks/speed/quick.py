@@ -1,6 +1,6 @@
 """All speed benchmarks in their quick form, one after another: what `make bench` runs.
 
-    python benchmarks/quick.py
+    python -m benchmarks.speed.quick
 
 In one process, since half a minute of imports before each would be a quarter of the time. Figures
 go to benchmarks/results/*_quick.json, which is not kept; those that are published come from each
@@ -11,7 +11,6 @@ import os
 import runpy
 import sys
 import time
-from pathlib import Path
 
 BENCHMARKS = {
     "training": ("--case", "rn101-448"),
@@ -29,10 +28,9 @@ def main() -> None:
     started, environment = time.monotonic(), dict(os.environ)
     for name, options in BENCHMARKS.items():
         began = time.monotonic()
-        script = Path(__file__).with_name(f"{name}.py")
-        sys.argv = [str(script), "--quick", *options]
+        sys.argv = [name, "--quick", *options]
         print(f"\n{name}", flush=True)
-        runpy.run_path(str(script), run_name="__main__")
+        runpy.run_module(f"benchmarks.speed.{name}", run_name="__main__")
         os.environ.clear()
         os.environ.update(environment)  # some keep their cache in a folder of their own
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)

@@ -1,6 +1,6 @@
 """What a training step costs as the task grows: seconds, peak memory and log-log slopes.
 
-    python benchmarks/scaling.py [--rounds 3] [--full] [--quick]
+    python -m benchmarks.speed.scaling [--rounds 3] [--full] [--quick]
 
 The head is trmml's own, in its own trainer, on random features that lie in a store: from B = 32
 images, P = 49 patches, D = 512, C = 80 categories one of them grows at a time; then all are large
@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.record import write_results
+from benchmarks.speed.field_loop import CONTEXT_TOKENS, FieldLoop
+from benchmarks.speed.synthetic import SyntheticEncoder, filled_store, make_trainer, run_epoch
+from benchmarks.speed.timing import in_process, in_turn, peak_gib, slopes, timed
+from benchmarks.speed.training import COCO, random_encoder
 
-from field_loop import CONTEXT_TOKENS, FieldLoop
-from record import write_results
-from synthetic import SyntheticEncoder, filled_store, make_trainer, run_epoch
-from timing import in_process, in_turn, peak_gib, slopes, timed
-from training import COCO, random_encoder
-from trmml.config import PromptSettings
 from trmml.encoders.base import freeze, identify
-from trmml.prompts import PromptLearner
+from trmml.method.prompts import PromptLearner
+from trmml.settings.sections import PromptSettings
 
 BASE = {"categories": 80, "images": 96, "patches": 49, "batch": 32, "hidden": 768, "feature": 512}
 # What grows, and through which sizes; as many images as make three steps where it is not they.
@@ -143,7 +143,7 @@ def head_rows(
             if axis != "images":
                 cell["images"] = 3 * cell["batch"]
             cell["rounds"] = rounds
-            measured = in_process(__file__, cell) if apart else head_cell(cell)
+            measured = in_process("benchmarks.speed.scaling", cell) if apart else head_cell(cell)
             found.append({"axis": axis, **cell} | measured)
         cost = "epoch_seconds" if axis == "images" else "step_seconds"
         rises = slopes(sizes, [row[cost] for row in found])
@@ -151,7 +151,9 @@ def head_rows(
         for row, rise, more in zip(found, rises, memory, strict=True):
             rows.append({**row, "slope": rise, "memory_slope": more})
         print(table(rows[-len(sizes) :]), flush=True)
-    large = {"axis": "all", **largest} | in_process(__file__, {**largest, "rounds": rounds})
+    large = {"axis": "all", **largest} | in_process(
+        "benchmarks.speed.scaling", {**largest, "rounds": rounds}
+    )
     rows.append({**large, "slope": None, "memory_slope": None})
     print(table(rows[-1:]), flush=True)
     print(f"peak {large['peak_gib'] * 1.0737:.2f} GB of {LARGE_LIMIT_GB:.0f} GB allowed")
@@ -205,7 +207,9 @@ def main() -> None:
     # What 80 prompts take is said by the line above; a quick round leaves it at that.
     counts = () if arguments.quick else TEXT_CATEGORIES[: 3 if arguments.full else 2]
     for count in counts:
-        prompts.append({"categories": count} | in_process(__file__, {"text": count}))
+        prompts.append(
+            {"categories": count} | in_process("benchmarks.speed.scaling", {"text": count})
+        )
         print(
             "{categories} prompts: {seconds:.1f} s, peak {peak_gib:.2f} GiB".format(**prompts[-1])
         )

@@ -1,6 +1,6 @@
 """Seconds of each verb as a process of its own: what a user waits for at the prompt.
 
-    python benchmarks/startup.py [--rounds 5] [--quick]
+    python -m benchmarks.speed.startup [--rounds 5] [--quick]
 
 Every verb runs on a tagger that was trained on drawn scenes with the bundled encoder, in turn with
 the others; the first round warms the cache of the disk. `python -c pass` and the import of torch
@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from record import write_results
-from timing import in_turn
+from benchmarks.record import write_results
+from benchmarks.speed.timing import in_turn
 
 TRMML = ("-m", "trmml")
 PICTURES, EPOCHS = 64, 1

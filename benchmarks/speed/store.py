@@ -1,6 +1,6 @@
 """The feature store: bytes, rates, what a training step waits for, and what its forms change.
 
-    python benchmarks/store.py [--rounds 3] [--images 192] [--quick]
+    python -m benchmarks.speed.store [--rounds 3] [--images 192] [--quick]
 
 Rates are those of random features of the shapes of RN101 at 448 pixels and ViT-B-32 at 224, read
 in training batches of 32 from a store that the system holds in memory. A training step's share of
@@ -18,25 +18,31 @@ from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
+from benchmarks.record import write_results
+from benchmarks.speed.synthetic import (
+    SyntheticEncoder,
+    filled_store,
+    make_trainer,
+    random_features,
+    run_epoch,
+)
+from benchmarks.speed.timing import in_turn, rates, timed
+from benchmarks.speed.training import COCO
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from record import write_results
-from synthetic import SyntheticEncoder, filled_store, make_trainer, random_features, run_epoch
-from timing import in_turn, rates, timed
-from training import COCO
-from trmml.compare import score
-from trmml.config import Settings
-from trmml.datasets.folder import read_folder
-from trmml.datasets.scenes import write_scenes
-from trmml.encode import Encoding, encode_images
+from trmml.benchmark.zero_shot import score
+from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
 from trmml.encoders.base import identify
-from trmml.features import Features, FeatureSource
-from trmml.fit import fit
-from trmml.model import predict
-from trmml.store import Form
-from trmml.tag import Tagger
+from trmml.features.base import Features, FeatureSource
+from trmml.features.extract import Encoding, encode_images
+from trmml.features.store import Form
+from trmml.method.interface import predict
+from trmml.settings.sections import Settings
+from trmml.synthetic import write_scenes
+from trmml.tagging.tagger import Tagger
+from trmml.training.fit import fit
 
 BATCH = 32
 # Patches, width and feature size of what is stored.

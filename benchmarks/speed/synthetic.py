@@ -9,13 +9,13 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from trmml.config import Settings
 from trmml.encoders.base import EncoderIdentity, identify
-from trmml.features import Features, FeatureSource
-from trmml.labels import LabelMatrix
-from trmml.method import build_trmml
-from trmml.store import FeatureStore, Form, StoreKey
-from trmml.trainer import Trainer
+from trmml.features.base import Features, FeatureSource
+from trmml.features.store import FeatureStore, Form, StoreKey
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.trmml import build_trmml
+from trmml.settings.sections import Settings
+from trmml.training.trainer import Trainer
 
 PRESENT_LABELS, KNOWN_SHARE = 3, 0.1
 TOKEN_SIZE = 8

@@ -1,6 +1,6 @@
 """Images per second of tagging: a plain open_clip loop against trmml, and what trmml adds.
 
-    python benchmarks/tagging.py [--rounds 3] [--photos 48] [--device cuda] [--quick]
+    python -m benchmarks.speed.tagging [--rounds 3] [--photos 48] [--device cuda] [--quick]
 
 Both tag the same JPEGs with 80 categories on ViT-B-32 with seeded random weights: the time does not
 depend on what the weights know. The plain loop is what anybody writes: Pillow, the model's own
@@ -24,24 +24,24 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from benchmarks.record import write_results
+from benchmarks.speed.timing import in_turn, rates
+from benchmarks.speed.training import COCO
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from record import write_results
-from timing import in_turn, rates
-from training import COCO
-from trmml.config import Settings
 from trmml.datasets import Dataset
-from trmml.encode import Encoding
 from trmml.encoders import load_encoder
-from trmml.encoders.precision import SAMPLES, Choice, choose_precision, image_encoder
-from trmml.features import encode_batch
-from trmml.fit import fit
-from trmml.inputs import sample_pixels
-from trmml.labels import LabelMatrix
-from trmml.tag import Tagger
+from trmml.encoders.speed.precision import SAMPLES, Choice, choose_precision, image_encoder
+from trmml.features.base import encode_batch
+from trmml.features.extract import Encoding
+from trmml.features.loader import sample_pixels
+from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import Settings
+from trmml.tagging.tagger import Tagger
+from trmml.training.fit import fit
 
 ARCHITECTURE = "ViT-B-32"
 BATCH = 32

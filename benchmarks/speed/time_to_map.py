@@ -1,7 +1,7 @@
 """Seconds of training until a fixed test mAP: the field's loop against trmml.
 
-    python benchmarks/time_to_map.py [--target 55] [--seconds 300] [--quick]
-    python benchmarks/time_to_map.py --realbench DIR --known 0.1 --target 30
+    python -m benchmarks.speed.time_to_map [--target 55] [--seconds 300] [--quick]
+    python -m benchmarks.speed.time_to_map --realbench DIR --known 0.1 --target 30
 
 Both learn from the same pictures, labels and encoder; what is hidden is drawn from the seed. The
 field's loop encodes live, from pixels that are decoded and preprocessed for it beforehand, which
@@ -19,25 +19,25 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.record import write_results
+from benchmarks.speed.field_loop import FieldLoop
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from field_loop import FieldLoop
-from record import write_results
-from trmml.compare import score
-from trmml.config import Settings
+from trmml.benchmark.demo import TEST_SEED
+from trmml.benchmark.zero_shot import score
 from trmml.datasets import Dataset
-from trmml.datasets.folder import read_categories, read_folder
-from trmml.datasets.scenes import write_scenes
-from trmml.demo import TEST_SEED
-from trmml.encode import Encoding, encode_images
+from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, identify
+from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
-from trmml.labels import LabelMatrix
-from trmml.method import build_trmml
-from trmml.metrics import measure
-from trmml.trainer import Trainer
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.trmml import build_trmml
+from trmml.metrics.measure import measure
+from trmml.settings.sections import Settings
+from trmml.synthetic import write_scenes
+from trmml.training.trainer import Trainer
 
 BATCH = 32
 # Passes over the training pictures that the field's schedule is laid out for, as it is published.

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
+# Benchmarks are modules below this folder.
+ROOT = Path(__file__).parents[2]
+
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -59,16 +62,16 @@ def rates(count: int, seconds: list[float]) -> dict[str, float]:
     }
 
 
-def in_process(script: str, cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What a script prints as its last line, a JSON object, when it is called with --cell.
+def in_process(module: str, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What a benchmark prints as its last line, a JSON object, when it is called with --cell.
 
     A process of its own per cell: its peak memory is that of the cell alone.
 
     Raises:
         RuntimeError: it failed; its last lines are in the message.
     """
-    command = [sys.executable, script, "--cell", json.dumps(dict(cell))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", module, "--cell", json.dumps(dict(cell))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"{cell} failed: {done.stderr.strip()[-600:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,6 +1,6 @@
 """Images per second of training: the field's loop against trmml, A and B in turn in one run.
 
-    python benchmarks/training.py [--case rn101-448 vit-b-16-224] [--device cuda] [--bf16]
+    python -m benchmarks.speed.training [--case rn101-448 vit-b-16-224] [--device cuda] [--bf16]
 
 Both train 80 categories (COCO's names) at batch 32 on the same encoder with random weights: the
 time does not depend on what the weights know. The field's loop gets decoded pixels; trmml reads a
@@ -21,22 +21,22 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from benchmarks.record import write_results
+from benchmarks.speed.field_loop import CONTEXT_TOKENS, FieldLoop
+from benchmarks.speed.timing import in_turn, rates, timed
 from lightning_fabric import Fabric
 from PIL import Image
 
-from field_loop import CONTEXT_TOKENS, FieldLoop
-from record import write_results
-from timing import in_turn, rates, timed
-from trmml.config import Settings
-from trmml.encode import Encoding, encode_images
 from trmml.encoders.base import identify
-from trmml.encoders.clip import OpenClipEncoder
-from trmml.features import FeatureSource
-from trmml.image_branch import ImageBranch
+from trmml.encoders.clip.encoder import OpenClipEncoder
+from trmml.features.base import FeatureSource
+from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
-from trmml.labels import LabelMatrix
-from trmml.method import build_trmml
-from trmml.trainer import Trainer
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.heads.image_head import ImageBranch
+from trmml.method.trmml import build_trmml
+from trmml.settings.sections import Settings
+from trmml.training.trainer import Trainer
 
 BATCH = 32
 IMAGES = 64

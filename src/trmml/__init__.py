@@ -9,25 +9,23 @@ Example:
     >>> trmml.tag("runs/photos", ["holiday/*.jpg"])  # doctest: +SKIP
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trmml.config import Settings, load_settings
+    from trmml.benchmark.demo import demo
     from trmml.datasets import Dataset
-    from trmml.datasets.folder import read_categories, read_folder
-    from trmml.datasets.named import read_named
-    from trmml.datasets.scenes import write_scenes as scenes
-    from trmml.demo import demo
+    from trmml.datasets.catalog import read_named
+    from trmml.datasets.formats.folder import read_categories, read_folder
+    from trmml.deploy.onnx_file import export
     from trmml.encoders import load_encoder
-    from trmml.evaluate import evaluate
-    from trmml.export import export
-    from trmml.fit import fit
-    from trmml.labels import LabelMatrix
-    from trmml.report import write_report
-    from trmml.tag import Tagger, tag
+    from trmml.labels.matrix import LabelMatrix
+    from trmml.reporting.report import write_report
+    from trmml.settings.sections import Settings, load_settings
+    from trmml.synthetic import write_scenes as scenes
+    from trmml.tagging.evaluate import evaluate
+    from trmml.tagging.tagger import Tagger, tag
+    from trmml.training.fit import fit
 
     __version__: str
 
@@ -54,21 +52,21 @@ __all__ = [
 # Where each public name comes from. Torch takes seconds to import, so nothing is until asked for.
 _SOURCES = {
     "Dataset": "trmml.datasets:Dataset",
-    "LabelMatrix": "trmml.labels:LabelMatrix",
-    "Settings": "trmml.config:Settings",
-    "Tagger": "trmml.tag:Tagger",
-    "demo": "trmml.demo:demo",
-    "evaluate": "trmml.evaluate:evaluate",
-    "export": "trmml.export:export",
-    "fit": "trmml.fit:fit",
+    "LabelMatrix": "trmml.labels.matrix:LabelMatrix",
+    "Settings": "trmml.settings.sections:Settings",
+    "Tagger": "trmml.tagging.tagger:Tagger",
+    "demo": "trmml.benchmark.demo:demo",
+    "evaluate": "trmml.tagging.evaluate:evaluate",
+    "export": "trmml.deploy.onnx_file:export",
+    "fit": "trmml.training.fit:fit",
     "load_encoder": "trmml.encoders:load_encoder",
-    "load_settings": "trmml.config:load_settings",
-    "read_categories": "trmml.datasets.folder:read_categories",
-    "read_folder": "trmml.datasets.folder:read_folder",
-    "read_named": "trmml.datasets.named:read_named",
-    "scenes": "trmml.datasets.scenes:write_scenes",
-    "tag": "trmml.tag:tag",
-    "write_report": "trmml.report:write_report",
+    "load_settings": "trmml.settings.sections:load_settings",
+    "read_categories": "trmml.datasets.formats.folder:read_categories",
+    "read_folder": "trmml.datasets.formats.folder:read_folder",
+    "read_named": "trmml.datasets.catalog:read_named",
+    "scenes": "trmml.synthetic:write_scenes",
+    "tag": "trmml.tagging.tagger:tag",
+    "write_report": "trmml.reporting.report:write_report",
 }
 
 
@@ -88,20 +86,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This package, in which `trmml.fit` is the function whatever has been imported before.
-
-    After `trmml/fit.py` has been imported, by whomever, the import system sets the attribute `fit`
-    of the package to that module. The function of the same name takes its place here;
-    `from trmml.fit import ...` still finds the module.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, ModuleType) and _SOURCES.get(name) == f"{value.__name__}:{name}":
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

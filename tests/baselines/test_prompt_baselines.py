@@ -14,8 +14,8 @@ from trmml.baselines.scpnet import SCPNet, SCPNetSettings, build_scpnet, correct
 from trmml.baselines.text_graph import GraphSettings, category_graph, smoothing
 from trmml.encoders.base import identify
 from trmml.errors import ConfigError
-from trmml.labels import LabelMatrix
-from trmml.model import Targets, known_positive_share
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import Targets, known_positive_share
 
 IDENTITY = identify(ENCODER)
 

@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 from tests.toy_features import ENCODER, NAMES, flipped, random_features, random_targets
 from trmml.baselines.sarb import SARB, SARBSettings, build_sarb, contrast, nearest
 from trmml.encoders.base import identify
-from trmml.model import Targets
+from trmml.method.interface import Targets
 
 FEATURES = {"size": 5, "dropout": 0.0}
 

@@ -16,10 +16,10 @@ from trmml.baselines.supervision import (
     weak_negatives,
 )
 from trmml.baselines.two_layers import TwoLayersSettings, build_two_layers
-from trmml.config import FocusSettings
 from trmml.encoders.base import identify
-from trmml.labels import LabelMatrix
-from trmml.model import Targets, lacking_negatives, pair_weights, positive_share
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import Targets, lacking_negatives, pair_weights, positive_share
+from trmml.settings.sections import FocusSettings
 
 
 def known(labels: list[list[int]], answered: list[list[int]]) -> Targets:

@@ -6,11 +6,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from tests.toy_cells import toy_cell
-from trmml.cells import ranks_of
-from trmml.errors import ConfigError
-from trmml.labels import LabelMatrix
-from trmml.metrics import measure
-from trmml.statistics import (
+from trmml.benchmark.bootstrap import (
     Spread,
     difference,
     draws,
@@ -19,6 +15,10 @@ from trmml.statistics import (
     over_shares,
     resampled_map,
 )
+from trmml.benchmark.records import ranks_of
+from trmml.errors import ConfigError
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.measure import measure
 
 
 def drawn_once(images: int) -> torch.Tensor:
@@ -115,7 +115,7 @@ def test_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels = random_case(40, 3, seed=5, ties=True)
     counts = draws(40, 7)
     whole = resampled_map(ranks_of(scores), labels, counts)
-    monkeypatch.setattr("trmml.statistics.MAX_ENTRIES", 1)
+    monkeypatch.setattr("trmml.benchmark.bootstrap.MAX_ENTRIES", 1)
     torch.testing.assert_close(resampled_map(ranks_of(scores), labels, counts), whole)
 
 

@@ -14,14 +14,14 @@ from tests.toy_features import (
     random_targets,
     separable,
 )
-from trmml.config import Settings, changed, load_settings
+from trmml.benchmark.catalog import METHODS, Choice, Method, PublishedSettings, Range, make_trainer
 from trmml.encoders.base import identify
-from trmml.features import Features, FeatureSource
-from trmml.labels import LabelMatrix
-from trmml.methods import METHODS, Choice, Method, PublishedSettings, Range, make_trainer
-from trmml.metrics import measure
-from trmml.model import MultiLabelModel, Targets, predict
-from trmml.trainer import Trainer, train
+from trmml.features.base import Features, FeatureSource
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel, Targets, predict
+from trmml.metrics.measure import measure
+from trmml.settings.sections import Settings, changed, load_settings
+from trmml.training.trainer import Trainer, train
 
 IDENTITY = identify(ENCODER)
 KEYS = (

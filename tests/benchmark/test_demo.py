@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trmml.cli import app
-from trmml.config import Settings
-from trmml.demo import DemoResult, demo
+from trmml.benchmark.demo import DemoResult, demo
+from trmml.cli.main import app
 from trmml.errors import ConfigError
+from trmml.settings.sections import Settings
 
 METHODS = ["zero-shot", "zero-shot dense", "linear probe", "TRM-ML"]
 
@@ -75,7 +75,7 @@ def test_what_an_earlier_demo_left_is_replaced(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["trmml.demo"], "write_scenes", stopped)
+    monkeypatch.setattr(sys.modules["trmml.benchmark.demo"], "write_scenes", stopped)
     result = CliRunner().invoke(app, ["demo", "--out", str(out)])
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
     assert [path.name for path in out.rglob("*")] == ["demo.json"]

@@ -9,19 +9,19 @@ import torch
 
 from tests.conftest import Pictures
 from tests.toy import ToyEncoder
-from trmml.benchmark import Finished, find_methods, run_benchmark
-from trmml.cells import Cell, CellFolder, CellKey
-from trmml.config import PROTOCOLS
+from trmml.benchmark.catalog import METHODS, Method
+from trmml.benchmark.data import Ground, open_ground
+from trmml.benchmark.grid import Finished, find_methods, run_benchmark
+from trmml.benchmark.method_settings import MethodSettings, parse_method_settings
+from trmml.benchmark.records import Cell, CellFolder, CellKey
 from trmml.datasets.base import Dataset
-from trmml.datasets.folder import read_folder
-from trmml.encode import Encoding
+from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
-from trmml.ground import Ground, open_ground
-from trmml.labels import LabelMatrix
-from trmml.method_settings import MethodSettings, parse_method_settings
-from trmml.methods import METHODS, Method
-from trmml.metrics import measure
-from trmml.protocols import fixed, quota, share_known, single_positive
+from trmml.features.extract import Encoding
+from trmml.labels.masks import fixed, quota, share_known, single_positive
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.measure import measure
+from trmml.settings.sections import PROTOCOLS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 
@@ -256,7 +256,7 @@ def test_another_format_is_run_again(
     ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started(ground, tmp_path)
-    monkeypatch.setattr("trmml.benchmark.CELL_FORMAT", 99)
+    monkeypatch.setattr("trmml.benchmark.grid.CELL_FORMAT", 99)
     assert len(again(ground, tmp_path, known=[THIRTY], seeds=[0])[1]) == 2
 
 
@@ -333,7 +333,7 @@ def test_pooled_features_are_the_mean_of_the_patches(ground: Ground) -> None:
 def test_features_that_do_not_fit_stay_in_the_store(
     pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trmml.ground.MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("trmml.benchmark.data.MEMORY_SHARE", 0.0)
     small = open_ground("toys", *pair(pictures), ToyEncoder())
     source = small.train_features.of(pooled=False)
     assert type(source).__name__ != "MemoryFeatures"

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from trmml.config import TrainingSettings
-from trmml.errors import ConfigError
-from trmml.method_settings import (
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.method_settings import (
     default_settings,
     parse_method_settings,
     read_settings,
     to_toml,
     write_settings,
 )
-from trmml.methods import METHODS
+from trmml.errors import ConfigError
+from trmml.settings.sections import TrainingSettings
 
 PROBE = METHODS["probe-masked"]
 

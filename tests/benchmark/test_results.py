@@ -13,16 +13,24 @@ import torch
 from PIL import Image
 
 from tests.toy_cells import toy_cell, toy_grid
-from trmml.benchmark_report import report_benchmark
-from trmml.cells import CellFolder, ranks_of
+from trmml.benchmark.bootstrap import Difference
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.plots import plot_map, write_plots
+from trmml.benchmark.records import CellFolder, ranks_of
+from trmml.benchmark.report import report_benchmark
+from trmml.benchmark.results import MEAN, Comparison, Results, compared
+from trmml.benchmark.table_text import (
+    Row,
+    Table,
+    Value,
+    escape_latex,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from trmml.benchmark.tables import map_table, result_tables
 from trmml.errors import CheckpointError, DataError
-from trmml.labels import LabelMatrix
-from trmml.methods import METHODS
-from trmml.result_plots import plot_map, write_plots
-from trmml.result_tables import map_table, result_tables
-from trmml.results import MEAN, Comparison, Results, compared
-from trmml.statistics import Difference
-from trmml.table_text import Row, Table, Value, escape_latex, to_csv, to_latex, to_markdown
+from trmml.labels.matrix import LabelMatrix
 
 SHARES = (0.1, 0.5, None)
 # mAP by method, then by share and seed.
@@ -208,7 +216,7 @@ def test_latex_is_escaped() -> None:
 
 
 def test_every_method_is_cited_from_the_references_that_lie_beside_the_tables() -> None:
-    text = files("trmml").joinpath("references.bib").read_text(encoding="utf-8")
+    text = files("trmml.benchmark").joinpath("references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE)
     assert len(entries) == len(set(entries)) == text.count("@")
     assert {method.cite for method in METHODS.values() if method.key != "two-layers"} == set(

@@ -10,14 +10,14 @@ import torch
 
 from tests.conftest import Pictures
 from tests.toy import ToyEncoder
-from trmml.config import PROTOCOLS, Protocol, TrainingSettings
-from trmml.datasets.folder import read_folder
+from trmml.benchmark.catalog import METHODS, Choice, Method, Range
+from trmml.benchmark.data import Ground, GroundFeatures, open_ground
+from trmml.benchmark.method_settings import read_settings
+from trmml.benchmark.tuning import Plan, Trial, split, tune
+from trmml.datasets.formats.folder import read_folder
 from trmml.errors import ConfigError, DataError, TrainingError
-from trmml.ground import Ground, GroundFeatures, open_ground
-from trmml.labels import LabelMatrix
-from trmml.method_settings import read_settings
-from trmml.methods import METHODS, Choice, Method, Range
-from trmml.tuning import Plan, Trial, split, tune
+from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import PROTOCOLS, Protocol, TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 
@@ -91,7 +91,7 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # and within one, which leaves a trial that never ends
-        patch.setattr("trmml.tuning.train", killed)
+        patch.setattr("trmml.benchmark.tuning.train", killed)
         with pytest.raises(KeyboardInterrupt):
             search(ground, tmp_path / "part")
     assert search(ground, tmp_path / "part")[1:] == whole[2:]
@@ -154,7 +154,7 @@ def test_a_trial_that_diverges_counts_as_nothing(
     def diverging(*arguments: Any, **named: Any) -> Any:
         raise TrainingError("the loss is not finite")
 
-    monkeypatch.setattr("trmml.tuning.train", diverging)
+    monkeypatch.setattr("trmml.benchmark.tuning.train", diverging)
     assert [trial.value for trial in search(ground, tmp_path, plan=replace(PLAN, trials=2))] == [
         0.0,
         0.0,
@@ -167,7 +167,7 @@ def test_nothing_to_score_by_is_said(
     class Undefined:
         mean_ap = math.nan
 
-    monkeypatch.setattr("trmml.tuning.measure", lambda *arguments: Undefined())
+    monkeypatch.setattr("trmml.benchmark.tuning.measure", lambda *arguments: Undefined())
     with pytest.raises(DataError, match=r"expected a present label among the .* label more images"):
         search(ground, tmp_path)
 

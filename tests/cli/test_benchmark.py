@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from tests.conftest import TOY_SPEC
 from tests.toy import COLOURS, write_pictures
-from trmml.cells import CellFolder
-from trmml.cli import app
-from trmml.cli_benchmark import percentages
-from trmml.datasets.folder import read_folder
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.method_settings import write_settings
+from trmml.benchmark.records import CellFolder
+from trmml.cli.benchmark import percentages
+from trmml.cli.main import app
+from trmml.datasets.formats.folder import read_folder
 from trmml.errors import ConfigError
-from trmml.method_settings import write_settings
-from trmml.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.sets import pictures, write
-from trmml.cli import app
+from trmml.cli.main import app
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ def test_options_that_are_none(root):
 
 
 def test_help_costs_no_torch():
-    code = "from trmml.cli import app; import sys\ntry:\n    app(['data', 'check', '--help'])\n"
+    code = (
+        "from trmml.cli.main import app; import sys\ntry:\n    app(['data', 'check', '--help'])\n"
+    )
     code += "except SystemExit:\n    assert 'torch' not in sys.modules\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "--decode" in done.stdout, done.stderr

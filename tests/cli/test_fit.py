@@ -15,9 +15,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from tests.conftest import TOY_SPEC, Pictures
-from trmml.cli import app
-from trmml.datasets.folder import read_folder
-from trmml.labels import LabelMatrix
+from trmml.cli.main import app
+from trmml.datasets.formats.folder import read_folder
+from trmml.labels.matrix import LabelMatrix
 
 SETTINGS = (
     *("--epochs", "3", "--set", "training.batch_size=16", "--set", "training.held_out_share=0.3"),
@@ -303,7 +303,7 @@ def test_a_run_that_was_killed_continues_to_the_same_bits(
 def test_ctrl_c_says_how_to_continue(
     pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["trmml.fit"]
+    module = sys.modules["trmml.training.fit"]
     original = module._write_log
     calls = []
 

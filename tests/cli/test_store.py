@@ -8,9 +8,9 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from tests.toy import ToyEncoder, write_pictures
-from trmml.cli import app
-from trmml.encode import Encoding, encode_images
-from trmml.stores import list_stores
+from trmml.cli.main import app
+from trmml.features.admin import list_stores
+from trmml.features.extract import Encoding, encode_images
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_ls_tells_what_is_kept(root):
 
 
 def test_ls_costs_no_torch(root):
-    code = "from trmml.cli import app; import sys; app(sys.argv[1:], standalone_mode=False)"
+    code = "from trmml.cli.main import app; import sys; app(sys.argv[1:], standalone_mode=False)"
     code += "; assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "store", "ls", "--store", root]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.sets import boxes
 from trmml.datasets.base import Boxes, Dataset
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.sets import N, U, Y, boxes, pictures, read, states, write
-from trmml.datasets.named import READERS, Counts, expected_counts, find_reader
+from trmml.datasets.catalog import READERS, Counts, expected_counts, find_reader
 from trmml.datasets.options import parse_options
-from trmml.datasets.scenes import write_scenes
 from trmml.errors import ConfigError, DataError
+from trmml.synthetic import write_scenes
 
 FOLDER = {
     "categories.txt": "\ufeffdog\r\ncat\r\n",
@@ -189,7 +189,7 @@ def test_published_counts_follow_the_options():
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "trmml.datasets.named"]
+    return [r.getMessage() for r in caplog.records if r.name == "trmml.datasets.catalog"]
 
 
 def test_other_counts_than_published_are_told_once(tmp_path, caplog, published):
@@ -215,7 +215,7 @@ def test_counts_are_of_what_the_files_list(tmp_path, caplog, published):
 
 
 def test_the_documents_list_every_name_with_its_options():
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
     section = page.partition("## Data sets by name")[2].partition("\n## ")[0]
     packed = section.partition("Packed files")[2].partition("\n\n")[0]
     everywhere = section.partition("Every name also takes")[2].partition("\n\n")[0]
@@ -229,7 +229,7 @@ def test_the_documents_list_every_name_with_its_options():
 
 @pytest.mark.parametrize("name", READERS)
 def test_the_documents_give_the_published_counts(name):
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
     row = page.partition(f"\n| `{name}` |")[2].partition("\n")[0]
     for pair in filter(None, READERS[name].counts.values()):
         assert f"{pair[0].images:,} / {pair[1].images:,}" in re.sub(

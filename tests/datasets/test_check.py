@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import sets, test_coco, test_cub, test_nus_wide, test_visual_genome, test_voc
-from trmml.datasets import named
+from tests import sets
+from tests.datasets import test_coco, test_cub, test_nus_wide, test_visual_genome, test_voc
+from trmml.datasets import catalog as named
+from trmml.datasets.catalog import Counts
 from trmml.datasets.check import Checked, check
-from trmml.datasets.named import Counts
 from trmml.errors import ConfigError
 
 
@@ -140,7 +141,7 @@ def test_splits_that_do_not_fit_together(tmp_path):
 
 
 def test_two_rows_of_one_image_are_noted(tmp_path, monkeypatch):
-    from tests.test_packed import LISTS, parquet
+    from tests.datasets.test_packed import LISTS, parquet
 
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
     parquet(tmp_path, "train.parquet", **LISTS)

@@ -11,7 +11,7 @@ from tests.sets import boxes, pictures, read, states, write
 from trmml.datasets import convert as module
 from trmml.datasets.base import Dataset
 from trmml.datasets.convert import convert
-from trmml.datasets.folder import read_categories, read_folder
+from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.errors import DataError
 
 
@@ -26,7 +26,7 @@ def assert_same(plain: Dataset, original: Dataset) -> None:
 
 @pytest.mark.parametrize("images", ["link", "copy", None])
 def test_a_set_comes_back_as_it_was(tmp_path, images):
-    from tests.test_voc import write_devkit
+    from tests.datasets.test_voc import write_devkit
 
     root, out = write_devkit(tmp_path / "devkit"), tmp_path / "new" / "plain"
     options = {"difficult": "unknown"}
@@ -75,7 +75,7 @@ def test_names_of_every_kind(tmp_path):
 
 
 def test_an_image_that_is_listed_twice_is_two_images(tmp_path, monkeypatch):
-    from tests.test_packed import LISTS, parquet
+    from tests.datasets.test_packed import LISTS, parquet
 
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
     parquet(tmp_path / "in", "train.parquet", **LISTS)
@@ -99,7 +99,7 @@ def test_a_second_name_of_an_image_is_never_that_of_another(tmp_path):
 
 @pytest.mark.parametrize("unpack", ["", "here"])
 def test_unpacked_images_are_copied_unless_links_are_asked_for(tmp_path, monkeypatch, unpack):
-    from tests.test_packed import LISTS, parquet
+    from tests.datasets.test_packed import LISTS, parquet
 
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

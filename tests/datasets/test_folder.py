@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trmml.datasets import Dataset
-from trmml.datasets.folder import read_categories, read_folder
+from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.errors import ConfigError, DataError, TrmmlError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 State = bool | None
 Write = Callable[..., Path]
@@ -464,7 +464,7 @@ def test_broken_category_lists(root: Path, write: Write) -> None:
 
 
 def test_settings_with_another_value(root: Path, write: Write) -> None:
-    from trmml.datasets import folder
+    from trmml.datasets.formats import folder
 
     with pytest.raises(ConfigError, match="blank must be 'unknown' or 'absent', not 'no'"):
         folder._check_choice("blank", "no")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.sets import pictures, read, write
-from trmml.datasets.nus_wide import NUS_NAMES
+from trmml.datasets.formats.nus_wide import NUS_NAMES
 from trmml.errors import DataError
 
 TRAIN = ["actor\\0001_2124494179.jpg", "zebra\\0002_2.jpg", "actor\\0003_3.jpg"]

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from tests.sets import N, State, U, Y, picture, read, states, write
-from trmml.datasets.unpack import unpack
+from trmml.datasets.formats.unpack import unpack
 from trmml.errors import DataError
 
 JPEG, PNG, WEBP = (picture(k, form=form) for k, form in enumerate(("JPEG", "PNG", "WEBP")))

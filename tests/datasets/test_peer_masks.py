@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.peer_masks import read_mask
+from trmml.datasets.tables.peer_masks import read_mask
 from trmml.errors import CheckpointError, DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 NAMES = ("cat", "dog", "owl")
 LABELS = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]]).bool()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.sets import N, U, Y, boxes, pictures, read, states, write
-from trmml.datasets.voc import VOC_NAMES
+from trmml.datasets.formats.voc import VOC_NAMES
 from trmml.errors import DataError
 
 Thing = tuple[str, int, tuple[int, int, int, int]]

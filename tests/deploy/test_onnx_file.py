@@ -19,19 +19,19 @@ from typer.testing import CliRunner
 from tests import tiny_clip
 from tests.conftest import TOY_SPEC
 from tests.toy import COLOURS, ToyEncoder
-from trmml.cli import app
-from trmml.config import Settings
-from trmml.datasets.folder import read_folder
+from trmml.cli.main import app
+from trmml.datasets.formats.folder import read_folder
+from trmml.deploy.onnx_file import SCENES, TOLERANCE, Exported, export
+from trmml.deploy.onnx_graph import Intake
 from trmml.errors import CheckpointError, ConfigError, DataError, EncoderError, MissingExtraError
-from trmml.export import SCENES, TOLERANCE, Exported, export
-from trmml.export_graph import Intake
-from trmml.features import Features
-from trmml.fit import fit
+from trmml.features.base import Features
 from trmml.images import read_image
-from trmml.tag import Tagger
+from trmml.settings.sections import Settings
+from trmml.tagging.tagger import Tagger
+from trmml.training.fit import fit
 
-module = importlib.import_module("trmml.export")
-EXAMPLE = Path(__file__).parents[1] / "examples" / "tag_without_torch.py"
+module = importlib.import_module("trmml.deploy.onnx_file")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tag_without_torch.py"
 NEW = "zebra crossing"
 MADE = SCENES + 1  # pictures that every file is checked on
 

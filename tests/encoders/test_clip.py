@@ -17,9 +17,9 @@ from torch import nn
 
 from tests.tiny_clip import RESNET, TEXT, TOKENIZER, VIT, clip, encoder, perturb, pixels
 from trmml.encoders.base import identify
-from trmml.encoders.clip import image_tower, text_tower
-from trmml.encoders.clip_dense import check_size, resize_positions, square_side, value_path
-from trmml.encoders.clip_timm import timm_tower
+from trmml.encoders.clip.dense import check_size, resize_positions, square_side, value_path
+from trmml.encoders.clip.encoder import image_tower, text_tower
+from trmml.encoders.clip.timm_towers import timm_tower
 from trmml.errors import EncoderError
 
 

@@ -12,11 +12,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.tiny_clip_files import CONFIGS, TEXT, architectures, save_openai_archive, state
-from trmml.encoders import bundled, clip_load, clip_weights, load_encoder
+from trmml.encoders import bundled, load_encoder
 from trmml.encoders.base import identify
-from trmml.encoders.clip import OpenClipEncoder
-from trmml.encoders.clip_load import build_image_model, build_model, load_open_clip
-from trmml.encoders.clip_weights import fit_weights, read_weights
+from trmml.encoders.clip import load as clip_load
+from trmml.encoders.clip import weights as clip_weights
+from trmml.encoders.clip.encoder import OpenClipEncoder
+from trmml.encoders.clip.load import build_image_model, build_model, load_open_clip
+from trmml.encoders.clip.weights import fit_weights, read_weights
 from trmml.errors import EncoderError, MissingExtraError
 
 __all__ = ["architectures"]  # a fixture

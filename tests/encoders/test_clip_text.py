@@ -10,8 +10,8 @@ from open_clip.model import CustomTextCLIP
 from torch import Tensor, nn
 
 from tests.tiny_clip import TEXT, TEXTS, TOKENIZER, VIT, clip, encoder, perturb
-from trmml.encoders.clip import OpenClipEncoder, start_tokens, text_tower
-from trmml.encoders.clip_text import ClipTextTower, HuggingFaceTextTower
+from trmml.encoders.clip.encoder import OpenClipEncoder, start_tokens, text_tower
+from trmml.encoders.clip.text import ClipTextTower, HuggingFaceTextTower
 from trmml.errors import EncoderError
 
 

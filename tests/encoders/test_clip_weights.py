@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.tiny_clip_files import CONFIGS, architectures, state
-from trmml.encoders.clip_load import build_model
-from trmml.encoders.clip_weights import fit_weights, matching_architectures, read_weights
+from trmml.encoders.clip.load import build_model
+from trmml.encoders.clip.weights import fit_weights, matching_architectures, read_weights
 from trmml.errors import EncoderError
 
 __all__ = ["architectures"]  # a fixture

@@ -15,7 +15,7 @@ from trmml.encoders import Encoder, EncoderIdentity, freeze, identify, load_enco
 from trmml.encoders.base import checksum
 from trmml.errors import EncoderError
 
-REALBENCH = Path(__file__).resolve().parents[2] / "shared" / "realbench" / "encoder.py"
+REALBENCH = Path(__file__).resolve().parents[3] / "shared" / "realbench" / "encoder.py"
 
 
 class Small(nn.Module):

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from tests import tiny_clip
-from trmml import cache
-from trmml.encoders import onnx, precision
 from trmml.encoders.base import identify
-from trmml.encoders.precision import (
+from trmml.encoders.speed import onnx, precision
+from trmml.encoders.speed.precision import (
     choose_precision,
     image_encoder,
     remembered_choice,
     resolve_precision,
 )
 from trmml.errors import EncoderError, MissingExtraError
+from trmml.storage import cache
 
 TOWERS = {"ViT": (tiny_clip.VIT, 32), "ResNet": (tiny_clip.RESNET, 64)}
 

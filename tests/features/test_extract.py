@@ -11,14 +11,15 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.toy import ToyEncoder, write_pictures
-from trmml import contents, store
-from trmml.encode import Encoding, encode_images
-from trmml.encoders import precision
+from trmml.encoders.speed import precision
 from trmml.errors import DataError
-from trmml.features import LiveFeatures
+from trmml.features import store
+from trmml.features.admin import list_stores
+from trmml.features.base import LiveFeatures
+from trmml.features.extract import Encoding, encode_images
+from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
-from trmml.shards import StoreFeatures, damaged_shards
-from trmml.stores import list_stores
+from trmml.storage import hashes as contents
 
 
 class Counted(ToyEncoder):
@@ -137,7 +138,7 @@ def test_the_way_of_decoding_is_settled_once_for_all_pictures(paths, root, tmp_p
 
 
 def test_a_large_picture_that_comes_late_finds_the_matter_settled(paths, root, monkeypatch):
-    monkeypatch.setattr("trmml.encode.LOOKED_AT", 3)
+    monkeypatch.setattr("trmml.features.extract.LOOKED_AT", 3)
     encode(paths, root)
     (settled,) = root.glob("*/shortcut.json")
     assert "false" in settled.read_text()
@@ -146,7 +147,7 @@ def test_a_large_picture_that_comes_late_finds_the_matter_settled(paths, root, m
 def test_a_shard_is_checked_once_and_again_when_it_changed(paths, root, monkeypatch):
     encode(paths, root)
     checked = []
-    monkeypatch.setattr("trmml.shards.crc", lambda *_: checked.append(1) or 0)
+    monkeypatch.setattr("trmml.features.shards.crc", lambda *_: checked.append(1) or 0)
     encode(paths, root)
     assert not checked
     (shard,) = shards(root)
@@ -162,7 +163,7 @@ def test_a_shard_that_may_not_be_read_is_kept(paths, root, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("trmml.shards.Shard", refuse)
+        patch.setattr("trmml.features.shards.Shard", refuse)
         with pytest.raises(DataError, match=r"cannot be read .Permission denied.*--store"):
             encode(paths, root)
         with pytest.raises(DataError, match="cannot be read"):

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from tests.toy import ToyEncoder, write_pictures
-from trmml import inputs
-from trmml.encoders import precision
+from trmml.encoders.speed import precision
 from trmml.errors import DataError
+from trmml.features import loader as inputs
+from trmml.features.loader import Picture, prepared, shortcut_holds
 from trmml.images import read_image
-from trmml.inputs import Picture, prepared, shortcut_holds
 
 ENCODER = ToyEncoder()
 # As many mentions of a picture as are compared.

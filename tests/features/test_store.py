@@ -10,12 +10,12 @@ from PIL import Image
 
 from tests.toy import write_pictures
 from trmml.errors import DataError
-from trmml.features import Features
-from trmml.shards import damaged_shards
-from trmml.store import FeatureStore, StoreKey
-from trmml.stores import find_store, list_stores, remove_store
+from trmml.features.admin import find_store, list_stores, remove_store
+from trmml.features.base import Features
+from trmml.features.shards import damaged_shards
+from trmml.features.store import FeatureStore, StoreKey
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def key(form="fp16", image_checksum="a") -> StoreKey:
@@ -71,8 +71,8 @@ def test_fp16_holds_an_outlier(tmp_path):
 
 
 def test_int8_keeps_the_bundled_encoders_directions(tmp_path):
-    from trmml.encode import Encoding, encode_images
     from trmml.encoders import load_encoder
+    from trmml.features.extract import Encoding, encode_images
 
     write_pictures(tmp_path / "p", 6)
     encoder, paths = load_encoder("bundled", text=False), sorted((tmp_path / "p").iterdir())
@@ -103,9 +103,9 @@ PROCESSES = """
 import os, signal, sys, time
 from pathlib import Path
 from tests.toy import ToyEncoder
-from trmml import store
-from trmml.encode import Encoding, encode_images
-from trmml.encoders import precision
+from trmml.encoders.speed import precision
+from trmml.features import store
+from trmml.features.extract import Encoding, encode_images
 
 class Slow(ToyEncoder):
     seen = 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from trmml.errors import CheckpointError, ConfigError, DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 
 def random_matrix(count: int = 50, width: int = 7, seed: int = 0) -> LabelMatrix:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from trmml.losses import (
+from trmml.method.classification import (
     MAX_ANCHORS,
     asymmetric_loss,
     contrastive_loss,

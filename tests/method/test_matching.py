@@ -1,7 +1,7 @@
 import torch
 
-from trmml.config import MatchingSettings
-from trmml.matching import Matching, match
+from trmml.method.matching import Matching, match
+from trmml.settings.sections import MatchingSettings
 
 
 def test_match_equals_a_loop():

@@ -6,14 +6,20 @@ import torch.nn.functional as F
 
 from tests import tiny_clip
 from tests.toy import ToyEncoder
-from trmml import prompts as prompts_module
-from trmml.config import PromptSettings, Settings
 from trmml.encoders.base import identify
 from trmml.errors import ConfigError, EncoderError
-from trmml.features import MemoryFeatures
-from trmml.method import TRMML, build_trmml
-from trmml.model import predict
-from trmml.prompts import PromptLearner, encode_prompts, encode_templates, fill, template_context
+from trmml.features.base import MemoryFeatures
+from trmml.method import prompts as prompts_module
+from trmml.method.interface import predict
+from trmml.method.prompts import (
+    PromptLearner,
+    encode_prompts,
+    encode_templates,
+    fill,
+    template_context,
+)
+from trmml.method.trmml import TRMML, build_trmml
+from trmml.settings.sections import PromptSettings, Settings
 
 NAMES = ["dog", "zebra crossing", "été"]
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trmml import prototypes as module
-from trmml.config import PrototypeSettings
-from trmml.labels import LabelMatrix
-from trmml.prototypes import Prototypes, PseudoLabels, pseudo_labels
+from trmml.labels.matrix import LabelMatrix
+from trmml.method import prototypes as module
+from trmml.method.prototypes import Prototypes, PseudoLabels, pseudo_labels
+from trmml.settings.sections import PrototypeSettings
 
 B, C, D = 6, 4, 8
 

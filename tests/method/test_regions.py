@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trmml.config import RegionSettings
-from trmml.regions import RegionAttention, gather_regions
+from trmml.method.regions import RegionAttention, gather_regions
+from trmml.settings.sections import RegionSettings
 
 B, P, W, C, D = 3, 6, 10, 4, 8
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from trmml.config import HiddenRegionSettings, ImageBranchSettings, TrainingSettings
 from trmml.errors import TrainingError
-from trmml.features import Features
-from trmml.hidden_regions import HiddenRegions
-from trmml.image_branch import ImageBranch, Standardisation
-from trmml.labels import LabelMatrix
-from trmml.opinions import Opinions
+from trmml.features.base import Features
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.heads.csra_head import HiddenRegions
+from trmml.method.heads.image_head import ImageBranch, Standardisation
+from trmml.method.heads.stacking import Opinions
+from trmml.settings.sections import HiddenRegionSettings, ImageBranchSettings, TrainingSettings
 
 C, P, W = 3, 4, 6
 
@@ -288,7 +288,7 @@ def test_many_pairs_weigh_as_a_sample_of_them(monkeypatch: pytest.MonkeyPatch) -
     found, labels = separable(3000)
     weights = []
     for most in (10**6, 2000):
-        monkeypatch.setattr("trmml.opinions.MOST_PAIRS", most)
+        monkeypatch.setattr("trmml.method.heads.stacking.MOST_PAIRS", most)
         opinions = Opinions(categories=C, weights=[1.0, 1.0])
         opinions.settle(found)
         opinions.weigh(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))

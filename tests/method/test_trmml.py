@@ -6,13 +6,13 @@ import torch.nn.functional as F
 
 from tests.toy import COLOURS, WHOLE, ToyEncoder
 from trmml.baselines.zero_shot import build_zero_shot, build_zero_shot_ensemble
-from trmml.config import Settings
+from trmml.benchmark.catalog import METHODS
 from trmml.encoders.base import identify
-from trmml.features import Features
-from trmml.labels import LabelMatrix
-from trmml.method import TRMML, build_trmml
-from trmml.methods import METHODS
-from trmml.model import Targets, known_positive_share, lacking_negatives
+from trmml.features.base import Features
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import Targets, known_positive_share, lacking_negatives
+from trmml.method.trmml import TRMML, build_trmml
+from trmml.settings.sections import Settings
 
 NAMES = list(COLOURS)
 ENCODER = ToyEncoder()

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from trmml.calibration import (
+from trmml.errors import CheckpointError, DataError
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.calibration import (
     Calibration,
     calibrate,
     expected_calibration_error,
@@ -13,9 +15,7 @@ from trmml.calibration import (
     reliability_bins,
     some_pairs,
 )
-from trmml.errors import CheckpointError, DataError
-from trmml.labels import LabelMatrix
-from trmml.metrics import measure
+from trmml.metrics.measure import measure
 
 
 def simulate(seed, n, c, *, spread=0.0, known_share=1.0, base=-1.0):

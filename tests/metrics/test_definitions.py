@@ -13,8 +13,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trmml.metric_figures import Metrics, PrecisionRecall
-from trmml.metrics import average_precision, measure
+from trmml.metrics.figures import Metrics, PrecisionRecall
+from trmml.metrics.measure import average_precision, measure
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, None
 Rates = tuple[float, float, float]

@@ -6,31 +6,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from benchmarks import record
+from benchmarks.accuracy import ablation
+from benchmarks.speed import quick, scaling, startup, store, synthetic, tagging, time_to_map, timing
 
 from tests.conftest import TOY_SPEC
 from tests.toy import COLOURS, ToyEncoder, write_pictures
-from trmml.config import Settings
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.method_settings import shared_changes
 from trmml.datasets import Dataset
 from trmml.datasets.base import Boxes
 from trmml.encoders.base import identify
-from trmml.features import MemoryFeatures
-from trmml.labels import LabelMatrix
-from trmml.method_settings import shared_changes
-from trmml.methods import METHODS
-from trmml.protocols import share_known, single_positive
-from trmml.tag import Tagger
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import ablation
-import quick
-import record
-import scaling
-import startup
-import store
-import synthetic
-import tagging
-import time_to_map
-import timing
+from trmml.features.base import MemoryFeatures
+from trmml.labels.masks import share_known, single_positive
+from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import Settings
+from trmml.tagging.tagger import Tagger
 
 
 def coloured(folder: Path, images: int, seed: int) -> Dataset:
@@ -76,13 +67,14 @@ def test_slopes_by_hand() -> None:
     assert (linear, quadratic) == (pytest.approx(1), pytest.approx(2))
 
 
-def test_a_cell_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_cell_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     script = tmp_path / "cell.py"
     script.write_text("import sys, json\nprint('noise')\nprint(json.dumps({'got': sys.argv[2]}))")
-    assert timing.in_process(str(script), {"C": 1}) == {"got": '{"C": 1}'}
+    assert timing.in_process("cell", {"C": 1}) == {"got": '{"C": 1}'}
     script.write_text("raise SystemExit('no such shape')")
     with pytest.raises(RuntimeError, match=r"'C': 1.* failed: no such shape"):
-        timing.in_process(str(script), {"C": 1})
+        timing.in_process("cell", {"C": 1})
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
@@ -187,7 +179,7 @@ def test_startup_times_processes_and_names_the_one_that_fails() -> None:
 def test_an_exported_toy_says_what_torch_says(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    import export
+    from benchmarks.speed import export
 
     run = tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"])
     rows = export.rows_of("toy", run, tmp_path, 2, 1)

@@ -16,10 +16,10 @@ from PIL import Image
 import trmml
 from tests.conftest import TOY_SPEC
 from tests.toy import write_pictures, write_table
-from trmml.cli import app
-from trmml.config import Settings, setting_names
+from trmml.cli.main import app
+from trmml.settings.sections import Settings, setting_names
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 MODULES = sorted((ROOT / "src" / "trmml").rglob("*.py"))
@@ -115,7 +115,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_tests_and_functions_that_a_page_names_exist(page: Path) -> None:
     text = prose(page)
-    for file, test in re.findall(r"`(test_\w+)\.py::(\w+)`", text):
+    for file, test in re.findall(r"`([\w/]*test_\w+)\.py::(\w+)`", text):
         assert f"def {test}(" in read(ROOT / "tests" / f"{file}.py"), f"{file}.py::{test}"
     for file, member in re.findall(r"`([\w/]+\.py):([\w.]+)`", text):
         if file in EXAMPLE_FILES:

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import save_file
 
 from tests.toy import WHOLE, write_pictures, write_table
-from trmml.config import Settings
-from trmml.datasets.folder import read_folder
+from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
-from trmml.fit import fit
-from trmml.tag import Tagger
+from trmml.settings.sections import Settings
+from trmml.tagging.tagger import Tagger
+from trmml.training.fit import fit
 
 
 @pytest.mark.slow

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests.toy import ToyEncoder
-from trmml.checkpoint import load_tensors
-from trmml.config import Settings
 from trmml.datasets.base import Dataset
-from trmml.datasets.folder import read_folder
-from trmml.fit import fit
-from trmml.labels import LabelMatrix
-from trmml.schedule import hold_out
+from trmml.datasets.formats.folder import read_folder
+from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import Settings
+from trmml.training.fit import fit
+from trmml.training.run_folder import load_tensors
+from trmml.training.schedule import hold_out
 
 # Thresholds at which pseudo-labels exist on so few pictures; the epoch is not chosen by scores.
 SETTINGS = Settings(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from trmml.config import Settings
-from trmml.store import StoreKey
-from trmml.tuning import Plan
+from trmml.benchmark.tuning import Plan
+from trmml.features.store import StoreKey
+from trmml.settings.sections import Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reproduce.md").read_text("utf-8")
 
 # Images to train and to test on, and categories: docs/data.md and the readers have the sources.
@@ -127,6 +127,6 @@ def test_the_citation_is_that_of_the_file() -> None:
 
 
 def test_the_page_and_the_references_cite_the_paper_alike() -> None:
-    references = (ROOT / "src/trmml/references.bib").read_text("utf-8")
+    references = (ROOT / "src/trmml/benchmark/references.bib").read_text("utf-8")
     paper = references[: references.index("\n}\n") + 3]
     assert paper.startswith("@inproceedings{ma2024trmml,") and paper in PAGE

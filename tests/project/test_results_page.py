@@ -1,25 +1,20 @@
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.accuracy import parts_worth, published, results_page
 
-from tests.test_results import MAPS
+from tests.benchmark.test_results import MAPS
 from tests.toy_cells import toy_cell, toy_grid
-from trmml.cells import CellFolder, ranks_of
+from trmml.benchmark.records import CellFolder, ranks_of
+from trmml.benchmark.results import MEAN, Results, load_results
+from trmml.benchmark.table_text import to_markdown
+from trmml.benchmark.tables import map_table
 from trmml.errors import CheckpointError, DataError
-from trmml.labels import LabelMatrix
-from trmml.result_tables import map_table
-from trmml.results import MEAN, Results, load_results
-from trmml.table_text import to_markdown
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import parts_worth
-import published
-import results_page
+from trmml.labels.matrix import LabelMatrix
 
 COMMAND = "trmml benchmark --data folder data/toys --out runs/toys"
 
@@ -276,4 +271,4 @@ def test_publishing_needs_the_command(out: Path, tmp_path: Path) -> None:
 
 
 def test_the_committed_page_is_fresh() -> None:
-    assert results_page.main(["--check"]) == 0, "run python benchmarks/results_page.py"
+    assert results_page.main(["--check"]) == 0, "run python -m benchmarks.accuracy.results_page"

@@ -12,17 +12,17 @@ import torch
 
 from tests.conftest import Pictures
 from tests.toy import ToyEncoder
-from trmml.calibration import ReliabilityBin
 from trmml.datasets import Dataset
-from trmml.datasets.folder import read_folder
+from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, DataError
-from trmml.evaluate import Evaluation, evaluate
-from trmml.labels import LabelMatrix
-from trmml.metrics import measure
-from trmml.report import percent, points, write_report
-from trmml.report_figures import line_chart, reliability_diagram, short, ticks
-from trmml.report_pictures import best_and_worst
-from trmml.tag import Tagger
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.calibration import ReliabilityBin
+from trmml.metrics.measure import measure
+from trmml.reporting.figures import line_chart, reliability_diagram, short, ticks
+from trmml.reporting.pictures import best_and_worst
+from trmml.reporting.report import percent, points, write_report
+from trmml.tagging.evaluate import Evaluation, evaluate
+from trmml.tagging.tagger import Tagger
 
 NASTY = "<script>alert('x')</script>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -217,7 +217,7 @@ def test_what_users_provide_is_escaped(run: Path, evaluation: Evaluation) -> Non
 def test_thousands_of_categories_stay_usable(
     run: Path, evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    from trmml.report_sections import Scored, categories
+    from trmml.reporting.sections import Scored, categories
 
     count = 3000
     names = tuple(f"category {c}" for c in range(count))
@@ -234,8 +234,8 @@ def test_thousands_of_categories_stay_usable(
 
 
 def test_calibration_is_undone_exactly(run: Path) -> None:
-    from trmml.checkpoint import load_card
-    from trmml.report import _uncalibrated
+    from trmml.reporting.report import _uncalibrated
+    from trmml.training.run_folder import load_card
 
     card = load_card(run)
     logits = torch.randn(50, len(card.category_names), dtype=torch.float64)

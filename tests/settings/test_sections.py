@@ -1,8 +1,8 @@
 import pytest
 
 from trmml.baselines.coop import CoOpSettings
-from trmml.config import Settings, changed, load_settings, preset_names, setting_names
 from trmml.errors import ConfigError
+from trmml.settings.sections import Settings, changed, load_settings, preset_names, setting_names
 
 
 def test_overrides_are_read_as_toml_then_as_text():

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from trmml.datasets.scenes import CATEGORY_NAMES, draw_scene, write_scenes
-from trmml.datasets.scenes.captions import write_caption
-from trmml.datasets.scenes.categories import CATEGORIES
-from trmml.datasets.scenes.compose import SMALLEST_VISIBLE_SHARE, draw_item, render
-from trmml.datasets.scenes.layout import Item, Layout, draw_layout
-from trmml.datasets.scenes.settings import SETTINGS
-from trmml.datasets.scenes.styles import CAPTION, DEMO, SceneStyle, find_style
 from trmml.errors import ConfigError, DataError
+from trmml.synthetic import CATEGORY_NAMES, draw_scene, write_scenes
+from trmml.synthetic.captions import write_caption
+from trmml.synthetic.categories import CATEGORIES
+from trmml.synthetic.compose import SMALLEST_VISIBLE_SHARE, draw_item, render
+from trmml.synthetic.layout import Item, Layout, draw_layout
+from trmml.synthetic.settings import SETTINGS
+from trmml.synthetic.styles import CAPTION, DEMO, SceneStyle, find_style
 
 IMAGES, SEED, SHARE = 12, 5, 0.3
 

@@ -9,17 +9,17 @@ from PIL import Image
 
 from tests.conftest import TOY_SPEC
 from tests.toy import ToyEncoder
-from trmml.config import Settings
-from trmml.datasets.folder import read_folder
-from trmml.encode import Encoding, encode_images
-from trmml.encoders.precision import batch_size
+from trmml.datasets.formats.folder import read_folder
+from trmml.encoders.speed.precision import batch_size
 from trmml.errors import CheckpointError, ConfigError, DataError
-from trmml.evaluate import evaluate
-from trmml.explain import overlay, region_map, shrink
-from trmml.features import MemoryFeatures
-from trmml.fit import fit
-from trmml.several_views import JoinedViews
-from trmml.tag import REPAID_FROM, Tagger
+from trmml.features.base import MemoryFeatures
+from trmml.features.extract import Encoding, encode_images
+from trmml.features.views import JoinedViews
+from trmml.settings.sections import Settings
+from trmml.tagging.evaluate import evaluate
+from trmml.tagging.region_maps import overlay, region_map, shrink
+from trmml.tagging.tagger import REPAID_FROM, Tagger
+from trmml.training.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def test_a_new_name_is_scored_and_changes_no_other(finished_run, tagger, picture
 
 
 def test_new_names_are_calibrated_as_trained_names_scored_by_text_alone(pictures, tmp_path):
-    from trmml.config import Settings
-    from trmml.encode import encode_images
-    from trmml.fit import fit
+    from trmml.features.extract import encode_images
+    from trmml.settings.sections import Settings
+    from trmml.training.fit import fit
 
     data = read_folder(pictures.train, pictures.train_table)
     settings = Settings(training={"epochs": 20, "batch_size": 16, "held_out_share": 0.3})
@@ -193,8 +193,8 @@ def test_long_thin_pictures_shrink_to_at_least_one_pixel():
 
 
 def test_a_run_on_an_encoder_object_needs_it_again(pictures, tmp_path):
-    from trmml.config import Settings
-    from trmml.fit import fit
+    from trmml.settings.sections import Settings
+    from trmml.training.fit import fit
 
     data = read_folder(pictures.train, pictures.train_table)
     settings = Settings(training={"epochs": 1})

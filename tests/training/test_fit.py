@@ -6,16 +6,16 @@ import torch
 
 from tests.conftest import TOY_SPEC
 from tests.toy import WHOLE, ToyEncoder
-from trmml.checkpoint import load_card, load_model, load_tensors
-from trmml.config import Settings, TrainingSettings
-from trmml.datasets.folder import read_folder
-from trmml.encode import Encoding
+from trmml.datasets.formats.folder import read_folder
 from trmml.encoders.base import checksum
 from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
-from trmml.fit import fit
-from trmml.labels import LabelMatrix
-from trmml.schedule import hold_out, learning_rate
-from trmml.trainer import Trainer
+from trmml.features.extract import Encoding
+from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import Settings, TrainingSettings
+from trmml.training.fit import fit
+from trmml.training.run_folder import load_card, load_model, load_tensors
+from trmml.training.schedule import hold_out, learning_rate
+from trmml.training.trainer import Trainer
 
 QUICK = {"epochs": 3, "batch_size": 16, "held_out_share": 0.3}
 
@@ -98,8 +98,8 @@ def test_saved_and_loaded_give_the_same_logits(pictures, tmp_path):
     run_fit(pictures, tmp_path / "run", sections=sections)
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
     model = load_model(tmp_path / "run", encoder, load_card(tmp_path / "run"))
-    from trmml.encode import encode_images
-    from trmml.model import predict
+    from trmml.features.extract import encode_images
+    from trmml.method.interface import predict
 
     data = read_folder(pictures.train, pictures.train_table)
     source = encode_images(data.paths, encoder).source
@@ -237,7 +237,7 @@ def test_resume_is_bit_exact(pictures, tmp_path, stop_after):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_state_within_an_epoch_continues_bit_exactly(pictures, tmp_path, monkeypatch, accumulate):
-    monkeypatch.setattr("trmml.trainer.STATE_SECONDS", -1.0)  # as often as may be
+    monkeypatch.setattr("trmml.training.trainer.STATE_SECONDS", -1.0)  # as often as may be
     options = {"training": {"accumulate": accumulate, "batch_size": 6}}
     run_fit(pictures, tmp_path / "whole", **options)
     saved = Trainer.save
@@ -302,7 +302,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms_named(pictures, tmp_path
     def broken(*args, **kwargs):
         return torch.tensor(torch.nan, requires_grad=True)
 
-    monkeypatch.setattr("trmml.method.contrastive_loss", broken)
+    monkeypatch.setattr("trmml.method.trmml.contrastive_loss", broken)
     with pytest.raises(TrainingError, match=r"epoch 1, batch 1: .*contrastive nan.*learning_rate"):
         run_fit(pictures, tmp_path / "run", sections={"losses": {"contrastive": 0.1}})
 
@@ -311,7 +311,7 @@ def test_a_gradient_that_is_not_finite_stops_too(pictures, tmp_path, monkeypatch
     def exploding(logits, *args, **kwargs):
         return (logits * 0 + 1).sqrt().sub(1).abs().sqrt().sum()  # 0, with an infinite slope
 
-    monkeypatch.setattr("trmml.method.weighted_bce", exploding)
+    monkeypatch.setattr("trmml.method.trmml.weighted_bce", exploding)
     with pytest.raises(TrainingError, match=r"gradient is not finite at epoch 1.*learning_rate"):
         run_fit(pictures, tmp_path / "run")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.toy import ToyEncoder
-from trmml import checkpoint
-from trmml.checkpoint import load_card, load_model, load_tensors, save_tensors, write_text
 from trmml.errors import CheckpointError
+from trmml.training import run_folder as checkpoint
+from trmml.training.run_folder import load_card, load_model, load_tensors, save_tensors, write_text
 
 
 def test_tensors_and_metadata_round_trip(tmp_path):

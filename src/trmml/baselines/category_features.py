@@ -6,7 +6,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from trmml.config import Section
+from trmml.settings.sections import Section
 
 
 class CategoryFeatureSettings(Section):

@@ -7,19 +7,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.baselines.supervision import SingleTermModel, focused
-from trmml.config import (
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.features.base import Features
+from trmml.method.interface import Output, lacking_negatives
+from trmml.method.matching import Matching
+from trmml.method.prompts import PromptLearner, build_prompts
+from trmml.settings.search_space import FOCUS, RATES, Choice, Range, Space
+from trmml.settings.sections import (
     FocusSettings,
     MatchingSettings,
     PromptSettings,
     Section,
     TrainingSettings,
 )
-from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features
-from trmml.matching import Matching
-from trmml.model import Output, lacking_negatives
-from trmml.prompts import PromptLearner, build_prompts
-from trmml.search_space import FOCUS, RATES, Choice, Range, Space
 
 # Learned context in place of a text residual, from the template's tokens.
 CONTEXT = PromptSettings(train_context=True, text_residual=False)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from trmml.baselines.coop import CONTEXT, PROMPT_SPACE, PROMPT_TRAINING
 from trmml.baselines.supervision import SingleTermModel, focused
-from trmml.config import FocusSettings, PromptSettings, Section, TrainingSettings
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.errors import ConfigError
-from trmml.features import Features
-from trmml.model import Output, lacking_negatives
-from trmml.prompts import PromptLearner, build_prompts
-from trmml.search_space import FOCUS, Choice, Space
+from trmml.features.base import Features
+from trmml.method.interface import Output, lacking_negatives
+from trmml.method.prompts import PromptLearner, build_prompts
+from trmml.settings.search_space import FOCUS, Choice, Space
+from trmml.settings.sections import FocusSettings, PromptSettings, Section, TrainingSettings
 
 # Of the cosines before the softmax over patches, and of the sum after it: DualCoOp's own code.
 PATCH_SCALE, SUM_SCALE = 20.0, 5.0

@@ -22,12 +22,12 @@ from trmml.baselines.supervision import (
     rejecting,
     weak_negatives,
 )
-from trmml.config import FocusSettings, Section, Settings, TrainingSettings
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features
-from trmml.image_branch import Standardisation, zero_linear
-from trmml.model import Output, lacking_negatives
-from trmml.search_space import RATES, Choice, Range, Space
+from trmml.features.base import Features
+from trmml.method.heads.image_head import Standardisation, zero_linear
+from trmml.method.interface import Output, lacking_negatives
+from trmml.settings.search_space import RATES, Choice, Range, Space
+from trmml.settings.sections import FocusSettings, Section, Settings, TrainingSettings
 
 # Rates above and below are behind on held-out training pictures of scenes and photographs.
 PROBE_SPACE: Space = {

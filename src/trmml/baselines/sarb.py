@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from trmml.baselines.category_features import CategoryFeatures, CategoryFeatureSettings
 from trmml.baselines.supervision import known_positives
-from trmml.config import Section, TrainingSettings
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features
-from trmml.labels import LabelMatrix
-from trmml.losses import soft_bce
-from trmml.model import (
+from trmml.features.base import Features
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.classification import soft_bce
+from trmml.method.interface import (
     MultiLabelModel,
     Output,
     Targets,
@@ -24,8 +23,9 @@ from trmml.model import (
     lacking_negatives,
     pair_weights,
 )
-from trmml.prompts import encode_prompts, fill
-from trmml.search_space import RATES, Choice, Space
+from trmml.method.prompts import encode_prompts, fill
+from trmml.settings.search_space import RATES, Choice, Space
+from trmml.settings.sections import Section, TrainingSettings
 
 SPACE: Space = {
     **RATES,

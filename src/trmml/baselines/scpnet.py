@@ -11,13 +11,11 @@ from torch import Tensor
 from trmml.baselines.coop import CONTEXT, PROMPT_SPACE, PROMPT_TRAINING
 from trmml.baselines.supervision import known_positives
 from trmml.baselines.text_graph import GraphSettings, TextGraph, category_graph, smoothing
-from trmml.config import MatchingSettings, PromptSettings, Section, TrainingSettings
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features
-from trmml.labels import LabelMatrix
-from trmml.losses import soft_bce, weighted_mean
-from trmml.matching import Matching
-from trmml.model import (
+from trmml.features.base import Features
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.classification import soft_bce, weighted_mean
+from trmml.method.interface import (
     MultiLabelModel,
     Output,
     Targets,
@@ -25,8 +23,10 @@ from trmml.model import (
     lacking_negatives,
     pair_weights,
 )
-from trmml.prompts import PromptLearner, build_prompts
-from trmml.search_space import Choice, Range, Space
+from trmml.method.matching import Matching
+from trmml.method.prompts import PromptLearner, build_prompts
+from trmml.settings.search_space import Choice, Range, Space
+from trmml.settings.sections import MatchingSettings, PromptSettings, Section, TrainingSettings
 
 # Momentum of the running share of images that each category was picked for, per step.
 PICKED_MOMENTUM = 0.9

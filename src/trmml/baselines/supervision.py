@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trmml.config import FocusSettings
-from trmml.features import Features
-from trmml.labels import LabelMatrix
-from trmml.losses import asymmetric_loss, weighted_bce
-from trmml.model import MultiLabelModel, Output, Targets, pair_weights, positive_share
+from trmml.features.base import Features
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.classification import asymmetric_loss, weighted_bce
+from trmml.method.interface import MultiLabelModel, Output, Targets, pair_weights, positive_share
+from trmml.settings.sections import FocusSettings
 
 # How much of a negative a blank is, in each category.
 Blanks = Callable[[LabelMatrix], Float[Tensor, " C"]]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from trmml.config import Section
+from trmml.settings.sections import Section
 
 # Width of the hidden layers per joint feature, and their slope below zero: SCPNet's code.
 WIDENING, SLOPE = 2, 0.2

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from trmml.baselines.linear_probe import MapSettings, ProbeSettings
 from trmml.baselines.supervision import SingleTermModel, cross_entropy
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features
-from trmml.image_branch import Standardisation, signed_root, zero_linear
-from trmml.model import Output, lacking_negatives
+from trmml.features.base import Features
+from trmml.method.heads.image_head import Standardisation, signed_root, zero_linear
+from trmml.method.interface import Output, lacking_negatives
 
 
 class LayersSettings(MapSettings):

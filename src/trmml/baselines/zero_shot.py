@@ -9,12 +9,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trmml.config import Section, TrainingSettings
 from trmml.encoders.base import Encoder
-from trmml.features import Features
-from trmml.model import MultiLabelModel, Output, Targets
-from trmml.prompts import encode_prompts, encode_templates, fill
-from trmml.regions import gather_regions
+from trmml.features.base import Features
+from trmml.method.interface import MultiLabelModel, Output, Targets
+from trmml.method.prompts import encode_prompts, encode_templates, fill
+from trmml.method.regions import gather_regions
+from trmml.settings.sections import Section, TrainingSettings
 
 # 1 / temperature of the softmax over patches; DualCoOp's start is about 20.
 DENSE_SCALE = 20.0

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from trmml.cells import Cell, Ranks
+from trmml.benchmark.records import Cell, Ranks
 from trmml.errors import ConfigError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 # Entries of a matrix of zeros and ones that is made at a time: 64 MiB.
 MAX_ENTRIES = 2**24

@@ -31,7 +31,16 @@ from trmml.baselines.zero_shot import (
     build_zero_shot,
     build_zero_shot_ensemble,
 )
-from trmml.config import (
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.features.base import FeatureSource
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel
+from trmml.method.trmml import build_trmml
+from trmml.settings.search_space import FOCUS, RATES
+from trmml.settings.search_space import Choice as Choice
+from trmml.settings.search_space import Range as Range
+from trmml.settings.search_space import Space as Space
+from trmml.settings.sections import (
     HiddenRegionSettings,
     ImageBranchSettings,
     LossSettings,
@@ -43,16 +52,7 @@ from trmml.config import (
     TrainingSettings,
     load_settings,
 )
-from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import FeatureSource
-from trmml.labels import LabelMatrix
-from trmml.method import build_trmml
-from trmml.model import MultiLabelModel
-from trmml.search_space import FOCUS, RATES
-from trmml.search_space import Choice as Choice
-from trmml.search_space import Range as Range
-from trmml.search_space import Space as Space
-from trmml.trainer import Trainer
+from trmml.training.trainer import Trainer
 
 Build = Callable[[Encoder, EncoderIdentity, Sequence[str], Any], MultiLabelModel]
 

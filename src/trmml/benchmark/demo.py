@@ -12,24 +12,24 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from trmml.baselines.linear_probe import probe_settings
-from trmml.checkpoint import write_text
-from trmml.compare import TRAINED, HeldOut, results, score, zero_shot_metrics
-from trmml.config import Settings
+from trmml.benchmark.catalog import METHODS, make_trainer
+from trmml.benchmark.zero_shot import TRAINED, HeldOut, results, score, zero_shot_metrics
 from trmml.datasets.base import Dataset
-from trmml.datasets.folder import read_folder
-from trmml.datasets.scenes import write_scenes
-from trmml.encode import encode_images
+from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, identify
 from trmml.errors import ConfigError
-from trmml.evaluate import evaluate
-from trmml.features import FeatureSource, Progress
-from trmml.fit import fit
-from trmml.methods import METHODS, make_trainer
-from trmml.metric_figures import Metrics
-from trmml.report import write_report
-from trmml.tag import Tagger
-from trmml.trainer import train
+from trmml.features.base import FeatureSource, Progress
+from trmml.features.extract import encode_images
+from trmml.metrics.figures import Metrics
+from trmml.reporting.report import write_report
+from trmml.settings.sections import Settings
+from trmml.synthetic import write_scenes
+from trmml.tagging.evaluate import evaluate
+from trmml.tagging.tagger import Tagger
+from trmml.training.fit import fit
+from trmml.training.run_folder import write_text
+from trmml.training.trainer import train
 
 MARK = "demo.json"
 NEW_IMAGES = 6

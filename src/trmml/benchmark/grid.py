@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trmml.cell_run import CellRunner, Epoch, Job, for_cell
-from trmml.cells import CELL_FORMAT, Cell, CellFolder, CellKey, Ranks
+from trmml.benchmark.catalog import METHODS, Method
+from trmml.benchmark.data import Ground
+from trmml.benchmark.method_settings import MethodSettings, default_settings
+from trmml.benchmark.records import CELL_FORMAT, Cell, CellFolder, CellKey, Ranks
+from trmml.benchmark.run_cell import CellRunner, Epoch, Job, for_cell
 from trmml.errors import ConfigError, TrainingError
-from trmml.features import Progress
-from trmml.ground import Ground
-from trmml.labels import LabelMatrix
-from trmml.method_settings import MethodSettings, default_settings
-from trmml.methods import METHODS, Method
-from trmml.protocols import Known
+from trmml.features.base import Progress
+from trmml.labels.masks import Known
+from trmml.labels.matrix import LabelMatrix
 
 logger = logging.getLogger(__name__)
 

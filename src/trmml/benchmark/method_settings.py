@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trmml.checkpoint import write_text
-from trmml.config import PROTOCOLS, Precision, Protocol, changed, read_toml, validate
+from trmml.benchmark.catalog import Method
 from trmml.errors import ConfigError
-from trmml.methods import Method
+from trmml.settings.sections import PROTOCOLS, Precision, Protocol, changed, read_toml, validate
+from trmml.training.run_folder import write_text
 
 
 @dataclass(frozen=True)

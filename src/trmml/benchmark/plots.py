@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from trmml.results import MEAN, Line, Results
+from trmml.benchmark.results import MEAN, Line, Results
 
 # Categories in the plot of gains; of more, as many at either end.
 MOST_CATEGORIES = 40

@@ -24,9 +24,9 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from trmml.checkpoint import write_text
 from trmml.errors import CheckpointError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
+from trmml.training.run_folder import write_text
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
 CELL_FORMAT = 2
@@ -242,7 +242,7 @@ def commit() -> str | None:
     folder = Path(__file__).parent
     try:
         for command in (
-            ["ls-files", "--error-unmatch", "cells.py"],
+            ["ls-files", "--error-unmatch", Path(__file__).name],
             ["describe", "--always", "--dirty"],
         ):
             done = subprocess.run(

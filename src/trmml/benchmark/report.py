@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from trmml.cells import CellFolder
-from trmml.checkpoint import write_text
-from trmml.features import Progress
-from trmml.result_plots import write_plots
-from trmml.result_tables import result_tables
-from trmml.results import Results, load_results
-from trmml.table_text import WRITERS, Table, to_markdown
+from trmml.benchmark.plots import write_plots
+from trmml.benchmark.records import CellFolder
+from trmml.benchmark.results import Results, load_results
+from trmml.benchmark.table_text import WRITERS, Table, to_markdown
+from trmml.benchmark.tables import result_tables
+from trmml.features.base import Progress
+from trmml.training.run_folder import write_text
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def report_benchmark(
     for table in tables:
         for ending, write in WRITERS.items():
             write_text(folder.root / "tables" / f"{table.name}.{ending}", write(table))
-    sources = files("trmml").joinpath("references.bib").read_text(encoding="utf-8")
+    sources = files("trmml.benchmark").joinpath("references.bib").read_text(encoding="utf-8")
     write_text(folder.root / "tables" / "references.bib", sources)
     write_text(folder.root / "categories.csv", categories_csv(results))
     write_text(folder.root / "summary.json", summary_json(results))

@@ -13,11 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from trmml.cells import Cell, CellFolder
-from trmml.errors import DataError
-from trmml.features import Progress
-from trmml.methods import METHODS
-from trmml.statistics import (
+from trmml.benchmark.bootstrap import (
     Difference,
     Spread,
     difference,
@@ -27,6 +23,10 @@ from trmml.statistics import (
     over_shares,
     resampled_map,
 )
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.records import Cell, CellFolder
+from trmml.errors import DataError
+from trmml.features.base import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,20 +11,20 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from trmml.calibration import both_answers, calibrate
-from trmml.cells import Cell, CellKey, Ranks, commit, ranks_of
-from trmml.checkpoint import versions
-from trmml.features import FeatureSource, Progress
-from trmml.fit import make_fabric
-from trmml.ground import Ground
-from trmml.labels import LabelMatrix
-from trmml.methods import Method, make_trainer
-from trmml.metric_figures import Metrics, PrecisionRecall
-from trmml.metrics import measure, scores_of
-from trmml.model import MultiLabelModel, predict
-from trmml.protocols import Known
-from trmml.schedule import hold_out
-from trmml.trainer import Trainer, train
+from trmml.benchmark.catalog import Method, make_trainer
+from trmml.benchmark.data import Ground
+from trmml.benchmark.records import Cell, CellKey, Ranks, commit, ranks_of
+from trmml.features.base import FeatureSource, Progress
+from trmml.labels.masks import Known
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel, predict
+from trmml.metrics.calibration import both_answers, calibrate
+from trmml.metrics.figures import Metrics, PrecisionRecall
+from trmml.metrics.measure import measure, scores_of
+from trmml.training.fit import make_fabric
+from trmml.training.run_folder import versions
+from trmml.training.schedule import hold_out
+from trmml.training.trainer import Trainer, train
 
 Epoch = Literal["held-out", "last"]
 # The short names of `PrecisionRecall`, in its order.

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from trmml.cells import Cell
-from trmml.methods import METHODS
-from trmml.results import MEAN, Comparison, Line, Results
-from trmml.statistics import Spread
-from trmml.table_text import Row, Table, Value
+from trmml.benchmark.bootstrap import Spread
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.records import Cell
+from trmml.benchmark.results import MEAN, Comparison, Line, Results
+from trmml.benchmark.table_text import Row, Table, Value
 
 # Figures besides mAP, under the field's names; see `metrics.PrecisionRecall`.
 FIGURES = {

@@ -18,27 +18,27 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from trmml.cell_run import Epoch, for_cell, new_trainer
-from trmml.cells import CELL_FORMAT, commit
-from trmml.checkpoint import versions
-from trmml.config import Precision, Protocol
-from trmml.encoders.base import short_name
-from trmml.errors import ConfigError, DataError, TrainingError
-from trmml.features import Progress
-from trmml.ground import Ground
-from trmml.method_settings import (
+from trmml.benchmark.catalog import Method
+from trmml.benchmark.data import Ground
+from trmml.benchmark.method_settings import (
     nested,
     parse_method_settings,
     shared_changes,
     write_settings,
 )
-from trmml.methods import Method
-from trmml.metrics import measure, scores_of
-from trmml.model import predict
-from trmml.protocols import Known, share_known, single_positive
-from trmml.several_views import joined
-from trmml.trainer import train
-from trmml.tuning_search import ask, distribution, open_study, tell
+from trmml.benchmark.records import CELL_FORMAT, commit
+from trmml.benchmark.run_cell import Epoch, for_cell, new_trainer
+from trmml.benchmark.tuning_search import ask, distribution, open_study, tell
+from trmml.encoders.base import short_name
+from trmml.errors import ConfigError, DataError, TrainingError
+from trmml.features.base import Progress
+from trmml.features.views import joined
+from trmml.labels.masks import Known, share_known, single_positive
+from trmml.method.interface import predict
+from trmml.metrics.measure import measure, scores_of
+from trmml.settings.sections import Precision, Protocol
+from trmml.training.run_folder import versions
+from trmml.training.trainer import train
 
 if TYPE_CHECKING:
     import optuna

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trmml.benchmark.catalog import Choice, Range
 from trmml.errors import ConfigError, MissingExtraError
-from trmml.methods import Choice, Range
 
 if TYPE_CHECKING:
     import optuna

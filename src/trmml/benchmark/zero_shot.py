@@ -10,16 +10,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trmml.baselines.zero_shot import build_zero_shot
-from trmml.calibration import calibrate
-from trmml.checkpoint import versions
-from trmml.config import PromptSettings
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
-from trmml.features import FeatureSource
-from trmml.labels import LabelMatrix
-from trmml.metric_figures import Metrics
-from trmml.metrics import measure
-from trmml.model import MultiLabelModel, predict
+from trmml.features.base import FeatureSource
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel, predict
+from trmml.metrics.calibration import calibrate
+from trmml.metrics.figures import Metrics
+from trmml.metrics.measure import measure
+from trmml.settings.sections import PromptSettings
+from trmml.training.run_folder import versions
 
 TRAINED = "TRM-ML"
 

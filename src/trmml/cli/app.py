@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from trmml.cli_output import fail, quiet, say
+from trmml.cli.output import fail, quiet, say
 from trmml.errors import TrmmlError
 
 ANYWHERE = ("--debug", "--verbose", "-v")

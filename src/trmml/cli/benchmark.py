@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trmml import cli_options as options
-from trmml.cli_fit import pick_device
-from trmml.cli_output import Show, print_json, print_table, say, shown_progress, silenced
+from trmml.cli import options
+from trmml.cli.fit import pick_device
+from trmml.cli.output import Show, print_json, print_table, say, shown_progress, silenced
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from trmml.benchmark_report import Report
-    from trmml.config import Protocol
+    from trmml.benchmark.catalog import Method
+    from trmml.benchmark.data import Ground
+    from trmml.benchmark.method_settings import MethodSettings
+    from trmml.benchmark.report import Report
+    from trmml.benchmark.table_text import Table
+    from trmml.benchmark.tuning import Plan
     from trmml.datasets import Dataset
     from trmml.errors import TrainingError
-    from trmml.ground import Ground
-    from trmml.method_settings import MethodSettings
-    from trmml.methods import Method
-    from trmml.protocols import Known
-    from trmml.table_text import Table
-    from trmml.tuning import Plan
+    from trmml.labels.masks import Known
+    from trmml.settings.sections import Protocol
 
 # `--known 10..90` goes in steps of so many percent, as the field does.
 STEP = 10
@@ -66,8 +66,8 @@ def benchmark(
     rules = known_rules(known, single_positive, quota, masked=bool(masks))
     chosen_seeds = seed_list(seeds)
 
-    from trmml.benchmark import find_methods
-    from trmml.datasets.named import read_named
+    from trmml.benchmark.grid import find_methods
+    from trmml.datasets.catalog import read_named
     from trmml.encoders import load_encoder
 
     chosen = find_methods(method_keys(methods))
@@ -79,8 +79,8 @@ def benchmark(
     schedules = [v.training for s in start.values() for v in s.values.values()]
     loaded = load_encoder(encoder, image_size=image_size)
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
-    with silenced("trmml.calibration"), shown_progress() as progress:
-        from trmml.ground import open_ground
+    with silenced("trmml.metrics.calibration"), shown_progress() as progress:
+        from trmml.benchmark.data import open_ground
 
         ground = open_ground(
             _title(data, choices),
@@ -100,7 +100,7 @@ def benchmark(
             kept = [row for row, image in enumerate(train.images) if image in left]
             rules = [rule.rows(kept) for rule in rules]
         if tune is not None:
-            from trmml.tuning import Plan
+            from trmml.benchmark.tuning import Plan
 
             folder = settings or out / "settings"
             protocols = list(dict.fromkeys(rule.protocol for rule in rules))
@@ -111,7 +111,7 @@ def benchmark(
             ground, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
         )
     if failure is not None:
-        from trmml.cells import CellFolder
+        from trmml.benchmark.records import CellFolder
 
         if not CellFolder(out).cells():
             raise failure  # there is nothing to report
@@ -132,7 +132,7 @@ def _run(
     progress: Show,
 ) -> "TrainingError | None":
     """Run the grid; the error of cells that diverged, so that the others are reported first."""
-    from trmml.benchmark import run_benchmark
+    from trmml.benchmark.grid import run_benchmark
     from trmml.errors import TrainingError
 
     cells = run_benchmark(
@@ -161,7 +161,7 @@ def known_rules(
     known: str | None, single_positive: bool, quota: tuple[int, int] | None, masked: bool
 ) -> "list[Known]":
     """What the options on known labels add up to; 10 to 90 percent where none is given."""
-    from trmml import protocols
+    from trmml.labels import masks as protocols
 
     if known is None and not single_positive and quota is None and not masked:
         known = "10..90"
@@ -173,8 +173,8 @@ def known_rules(
 
 def _masks(paths: Sequence[Path], train: "Dataset") -> "list[Known]":
     """Masks from files, those of other projects too."""
-    from trmml import protocols
-    from trmml.datasets.peer_masks import read_mask
+    from trmml.datasets.tables.peer_masks import read_mask
+    from trmml.labels import masks as protocols
 
     return [protocols.fixed(path.stem, read_mask(path, train)) for path in paths]
 
@@ -239,14 +239,14 @@ def seed_list(text: str) -> list[int]:
 
 def method_keys(text: str) -> list[str]:
     """The keys of `--methods`."""
-    from trmml.methods import METHODS
+    from trmml.benchmark.catalog import METHODS
 
     return list(METHODS) if text == "all" else [part.strip() for part in text.split(",")]
 
 
 def _title(data: tuple[str, Path], choices: Mapping[str, str]) -> str:
     """What tables call the data: a set of the field by its name, and the choices made."""
-    from trmml.datasets.named import find_reader
+    from trmml.datasets.catalog import find_reader
 
     name, root = data
     title = name if find_reader(name).counts else root.resolve().name
@@ -261,7 +261,12 @@ def _settings(
     precision: options.Precision | None,
 ) -> "dict[str, MethodSettings]":
     """Each method's of the folder or its defaults; `--views` and `--precision` are for all."""
-    from trmml.method_settings import default_settings, read_settings, shared_changes, with_changes
+    from trmml.benchmark.method_settings import (
+        default_settings,
+        read_settings,
+        shared_changes,
+        with_changes,
+    )
 
     found, alike = {}, shared_changes(views, precision)
     for method in methods:
@@ -281,7 +286,7 @@ def _tune(
     progress: Show,
 ) -> None:
     """Search every method's settings; an upper bound's once, for its labels are always the same."""
-    from trmml.tuning import tune
+    from trmml.benchmark.tuning import tune
 
     folder.mkdir(parents=True, exist_ok=True)
     for method in methods:
@@ -301,7 +306,7 @@ def _tune(
 
 
 def _report(out: Path, draws: int) -> "Report":
-    from trmml.benchmark_report import report_benchmark
+    from trmml.benchmark.report import report_benchmark
 
     with shown_progress() as progress:
         return report_benchmark(out, draws=draws, progress=progress)
@@ -323,7 +328,7 @@ def _terminal(table: "Table") -> "RichTable":
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from trmml.table_text import shown
+    from trmml.benchmark.table_text import shown
 
     made = RichTable(title=Text(table.title), caption=Text(table.note))
     made.add_column("method")

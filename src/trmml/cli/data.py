@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trmml import cli_options as options
-from trmml.cli_app import Verb, examples
-from trmml.cli_output import print_json, print_table, say, shown_progress
+from trmml.cli import options
+from trmml.cli.app import Verb, examples
+from trmml.cli.output import print_json, print_table, say, shown_progress
 
 if TYPE_CHECKING:
     from trmml.datasets.check import Checked, Problem

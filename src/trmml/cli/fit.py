@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trmml import cli_options as options
-from trmml.cli_output import Show, comparison, print_json, print_table, say, shown_progress
+from trmml.cli import options
+from trmml.cli.output import Show, comparison, print_json, print_table, say, shown_progress
 
 # Held-out present labels below which a choice of epoch deserves a warning.
 FEW_POSITIVES = 50
 
 if TYPE_CHECKING:
-    from trmml.config import Protocol, Settings
     from trmml.datasets.base import Dataset
-    from trmml.encode import Encoding
     from trmml.encoders.base import Encoder
-    from trmml.evaluate import Evaluation
-    from trmml.labels import LabelMatrix
-    from trmml.metric_figures import Metrics
+    from trmml.features.extract import Encoding
+    from trmml.labels.matrix import LabelMatrix
+    from trmml.metrics.figures import Metrics
+    from trmml.settings.sections import Protocol, Settings
+    from trmml.tagging.evaluate import Evaluation
 
 
 def fit(
@@ -119,7 +119,7 @@ def _read(
     minus_one: options.Blank | None,
 ) -> "tuple[Dataset, Dataset | None]":
     """What to train on, and what to test on with the same categories: folder and table each."""
-    from trmml.datasets.folder import read_folder
+    from trmml.datasets.formats.folder import read_folder
 
     def read(part: tuple[Path, Path], names: Sequence[str] | None) -> "Dataset":
         return read_folder(*part, blank=blank, minus_one=minus_one, categories=names)
@@ -166,7 +166,7 @@ def _train(
     tensorboard: bool,
     progress: Show,
 ) -> None:
-    from trmml.fit import fit as train
+    from trmml.training.fit import fit as train
 
     records = train(
         data,
@@ -203,12 +203,12 @@ def _conclude(
     progress: Show,
 ) -> dict[str, Any]:
     """Evaluate where there is something to evaluate on, write the report, and sum up."""
-    from trmml.checkpoint import load_card, write_text
-    from trmml.compare import TRAINED, results, zero_shot_metrics
-    from trmml.encode import encode_images
-    from trmml.evaluate import evaluate
-    from trmml.report import write_report
-    from trmml.tag import Tagger
+    from trmml.benchmark.zero_shot import TRAINED, results, zero_shot_metrics
+    from trmml.features.extract import encode_images
+    from trmml.reporting.report import write_report
+    from trmml.tagging.evaluate import evaluate
+    from trmml.tagging.tagger import Tagger
+    from trmml.training.run_folder import load_card, write_text
 
     card, device = load_card(out), pick_device(device)
     say(_chosen(card.chosen))
@@ -260,7 +260,7 @@ def resolve_settings(
     """The settings that the options of the command line add up to."""
     if preset is not None and config is not None:
         raise typer.BadParameter("give --preset or --config, not both")
-    from trmml.config import load_settings
+    from trmml.settings.sections import load_settings
 
     source = config if preset is None else preset
     return load_settings(source, overrides or (), protocol=protocol)
@@ -268,7 +268,7 @@ def resolve_settings(
 
 def read_names(categories: Path | None) -> list[str] | None:
     """The names in a file, or None without one."""
-    from trmml.datasets.folder import read_categories
+    from trmml.datasets.formats.folder import read_categories
 
     return None if categories is None else read_categories(categories)
 
@@ -298,7 +298,7 @@ def _hide(
     if quota is not None:
         return replace(data, matrix=data.matrix.keep_quota(*quota, seed))
     if mask is not None:
-        from trmml.datasets.peer_masks import read_mask
+        from trmml.datasets.tables.peer_masks import read_mask
 
         return replace(data, matrix=read_mask(mask, data))
     return data

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trmml import cli_options as options
-from trmml.cli_app import Verb, Verbs, examples, trmml
-from trmml.cli_benchmark import benchmark
-from trmml.cli_data import data as data_verbs
-from trmml.cli_fit import fit, pick_device, read_names, resolve_settings
-from trmml.cli_output import (
+from trmml.cli import options
+from trmml.cli.app import Verb, Verbs, examples, trmml
+from trmml.cli.benchmark import benchmark
+from trmml.cli.data import data as data_verbs
+from trmml.cli.fit import fit, pick_device, read_names, resolve_settings
+from trmml.cli.output import (
     comparison,
     export_lines,
     print_json,
@@ -23,12 +23,12 @@ from trmml.cli_output import (
     settings_toml,
     shown_progress,
 )
-from trmml.cli_store import store
+from trmml.cli.store import store
 
 if TYPE_CHECKING:
     from trmml.encoders import Encoder
-    from trmml.evaluate import Evaluation
-    from trmml.tag import Tagger
+    from trmml.tagging.evaluate import Evaluation
+    from trmml.tagging.tagger import Tagger
 
 app = typer.Typer(
     cls=Verbs,
@@ -61,7 +61,7 @@ def demo(
     json: options.Json = False,
 ) -> None:
     """Run the main job on drawn scenes. Compares zero-shot, linear probe and TRM-ML."""
-    from trmml.demo import demo as run_demo
+    from trmml.benchmark.demo import demo as run_demo
 
     with shown_progress() as progress:
         result = run_demo(
@@ -98,7 +98,7 @@ def scenes(
     json: options.Json = False,
 ) -> None:
     """Draw a folder of labelled pictures. With complete and hidden labels, and captions."""
-    from trmml.datasets.scenes import write_scenes
+    from trmml.synthetic import write_scenes
 
     write_scenes(folder, images=images, seed=seed, style=style, known_share=known)
     if json:
@@ -157,8 +157,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Score a run on labelled pictures. Unknown labels are ignored."""
-    from trmml.datasets.folder import read_folder
-    from trmml.evaluate import evaluate as score_run
+    from trmml.datasets.formats.folder import read_folder
+    from trmml.tagging.evaluate import evaluate as score_run
 
     tagger = _load_tagger(run, encoder, device, ())
     names = read_names(categories) or list(tagger.category_names)
@@ -244,7 +244,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write a run as an ONNX file that tags without torch. Checked against torch first."""
-    from trmml.export import export as export_run
+    from trmml.deploy.onnx_file import export as export_run
 
     loaded = _load_encoder(run, encoder, text=bool(also))
     done = export_run(run, out, part=part, encoder=loaded, also=also or (), check=check or ())
@@ -291,7 +291,7 @@ def settings(
 
 
 def _load_tagger(run: Path, encoder: str | None, device: str, also: Sequence[str]) -> "Tagger":
-    from trmml.tag import Tagger
+    from trmml.tagging.tagger import Tagger
 
     loaded = _load_encoder(run, encoder, text=bool(also))
     return Tagger.load(run, encoder=loaded, device=pick_device(device), also=also)
@@ -299,8 +299,8 @@ def _load_tagger(run: Path, encoder: str | None, device: str, also: Sequence[str
 
 def _load_encoder(run: Path, spec: str | None, *, text: bool) -> "Encoder | None":
     """The encoder that was asked for, at the run's size; None where the run's own will do."""
-    from trmml.checkpoint import load_card
     from trmml.encoders import load_encoder
+    from trmml.training.run_folder import load_card
 
     size = load_card(run).encoder.size
     return None if spec is None else load_encoder(spec, image_size=size, text=text)
@@ -332,6 +332,6 @@ def _say_skipped(bad: int, pictures: int) -> None:
 
 
 def _write_report(run: Path, evaluation: "Evaluation | None") -> Path:
-    from trmml.report import write_report
+    from trmml.reporting.report import write_report
 
     return write_report(run, evaluation)

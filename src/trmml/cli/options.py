@@ -249,7 +249,7 @@ def encoding(store: Path | None, form: Form, live: bool, precision: EncoderArith
     """
     if live and (store is not None or form != "fp16"):
         raise typer.BadParameter("--live keeps no features: leave --store and --store-form out")
-    from trmml.encode import Encoding  # torch takes seconds to import
+    from trmml.features.extract import Encoding  # torch takes seconds to import
 
     return Encoding(store, form, live, precision)
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from trmml.config import Settings
-    from trmml.export import Exported
-    from trmml.tag import TaggedImage
+    from trmml.deploy.onnx_file import Exported
+    from trmml.settings.sections import Settings
+    from trmml.tagging.tagger import TaggedImage
 
 # A log file gets one line per so many seconds while one stage goes on.
 LINE_SECONDS = 30.0

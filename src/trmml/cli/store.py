@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from trmml import cli_options as options
-from trmml.cli_app import Verb, examples
-from trmml.cli_output import print_json, print_table, say
+from trmml.cli import options
+from trmml.cli.app import Verb, examples
+from trmml.cli.output import print_json, print_table, say
 
 store = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +24,7 @@ def list_all(folder: options.Store = None, json: options.Json = False) -> None:
     """List the stores, the one used last first."""
     from rich.table import Table
 
-    from trmml.stores import list_stores
+    from trmml.features.admin import list_stores
 
     infos = list_stores(_root(folder))
     if json:
@@ -51,8 +51,8 @@ def verify(
     ] = False,
 ) -> None:
     """Read every shard and name the damaged ones. Exit code 1 when any is left."""
-    from trmml.shards import damaged_shards
-    from trmml.stores import all_stores, find_store
+    from trmml.features.admin import all_stores, find_store
+    from trmml.features.shards import damaged_shards
 
     root = _root(folder)
     left = 0
@@ -76,7 +76,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a store. Its features are computed again when they are needed."""
-    from trmml.stores import all_stores, find_store, remove_store, store_bytes
+    from trmml.features.admin import all_stores, find_store, remove_store, store_bytes
 
     if (key is None) != everything:
         raise typer.BadParameter("give a store's key, or --all for every one")
@@ -92,6 +92,6 @@ def remove(
 
 
 def _root(folder: Path | None) -> Path:
-    from trmml.stores import default_root
+    from trmml.features.admin import default_root
 
     return folder or default_root()

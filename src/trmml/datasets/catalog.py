@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.coco import Coco2014Options, CocoJsonOptions, read_coco2014, read_coco_json
-from trmml.datasets.cub import CubOptions, read_cub
-from trmml.datasets.huggingface import HuggingFaceOptions, read_huggingface
-from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.label_studio import LabelStudioOptions, read_label_studio
-from trmml.datasets.nus_wide import NusWideOptions, read_nus_wide
-from trmml.datasets.options import ReaderOptions, Split, parse_options
-from trmml.datasets.parquet import ParquetOptions, read_parquet_set
-from trmml.datasets.plain import (
+from trmml.datasets.formats.coco import (
+    Coco2014Options,
+    CocoJsonOptions,
+    read_coco2014,
+    read_coco_json,
+)
+from trmml.datasets.formats.cub import CubOptions, read_cub
+from trmml.datasets.formats.huggingface import HuggingFaceOptions, read_huggingface
+from trmml.datasets.formats.label_studio import LabelStudioOptions, read_label_studio
+from trmml.datasets.formats.nus_wide import NusWideOptions, read_nus_wide
+from trmml.datasets.formats.parquet import ParquetOptions, read_parquet_set
+from trmml.datasets.formats.plain import (
     FolderOptions,
     ListedFolderOptions,
     ScenesOptions,
@@ -24,16 +27,18 @@ from trmml.datasets.plain import (
     read_plain_folder,
     read_scenes,
 )
-from trmml.datasets.visual_genome import Vg200Options, read_vg200
-from trmml.datasets.voc import (
+from trmml.datasets.formats.visual_genome import Vg200Options, read_vg200
+from trmml.datasets.formats.voc import (
     VocOptions,
     VocXmlOptions,
     read_voc2007,
     read_voc2012,
     read_voc_xml,
 )
-from trmml.datasets.webdataset import WebDatasetOptions, read_webdataset
-from trmml.datasets.yolo import YoloOptions, read_yolo
+from trmml.datasets.formats.webdataset import WebDatasetOptions, read_webdataset
+from trmml.datasets.formats.yolo import YoloOptions, read_yolo
+from trmml.datasets.image_files import ImageFiles
+from trmml.datasets.options import ReaderOptions, Split, parse_options
 from trmml.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)

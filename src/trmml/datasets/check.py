@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.named import (
+from trmml.datasets.catalog import (
     Counts,
     count_differences,
     expected_counts,

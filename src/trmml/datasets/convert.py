@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.folder import read_categories, read_folder
-from trmml.datasets.named import read_named
+from trmml.datasets.catalog import read_named
+from trmml.datasets.formats.folder import read_categories, read_folder
+from trmml.datasets.formats.plain import EDGES
+from trmml.datasets.formats.unpack import unpack_folder
 from trmml.datasets.options import Split
-from trmml.datasets.plain import EDGES
-from trmml.datasets.unpack import unpack_folder
 from trmml.errors import DataError
 
 Images = Literal["link", "copy"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trmml.datasets.tables import as_utf8
+from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
 
 _SHOWN = 8  # names of a wrong folder that a message lists

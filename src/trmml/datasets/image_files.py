@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from trmml.datasets.label_tables import suggest
+from trmml.datasets.tables.cells import suggest
 from trmml.errors import DataError
 
 _NAMES_TO_COMPARE = 1000  # on either side; difflib compares some thousand names in a second

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trmml.datasets.scenes import draw_scene
+from trmml.deploy.onnx_graph import Intake, Subject
 from trmml.encoders.base import Encoder
-from trmml.encoders.onnx import OPSET, open_session, refuse_without_onnx, trace
+from trmml.encoders.speed.onnx import OPSET, open_session, refuse_without_onnx, trace
 from trmml.errors import ConfigError, EncoderError
-from trmml.export_graph import Intake, Subject
 from trmml.images import find_images, read_image
-from trmml.tag import Tagger
+from trmml.synthetic import draw_scene
+from trmml.tagging.tagger import Tagger
 
 Part = Literal["all", "head"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from trmml.encoders.base import Encoder
 from trmml.errors import EncoderError
-from trmml.features import Features
-from trmml.tag import Tagger
+from trmml.features.base import Features
+from trmml.tagging.tagger import Tagger
 
 # Pillow's filters, the likeliest first; an exported file names one of them.
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")

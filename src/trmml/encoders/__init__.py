@@ -39,7 +39,7 @@ def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
         return load_bundled(image_size, text=text)
     if _is_factory(spec):
         return load_factory(spec, image_size=image_size)
-    from trmml.encoders.clip_load import check_architecture, describe_tags, load_open_clip
+    from trmml.encoders.clip.load import check_architecture, describe_tags, load_open_clip
 
     place, colon, wanted = spec.partition(":")
     if not spec.startswith("hf-hub:"):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from open_clip import SimpleTokenizer
 
-from trmml.encoders.clip import OpenClipEncoder
-from trmml.encoders.clip_load import build_image_model, build_model
-from trmml.encoders.clip_weights import fit_weights, read_weights
+from trmml.encoders.clip.encoder import OpenClipEncoder
+from trmml.encoders.clip.load import build_image_model, build_model
+from trmml.encoders.clip.weights import fit_weights, read_weights
 from trmml.errors import EncoderError
 
 FOLDER = Path(__file__).with_name("bundled_weights")

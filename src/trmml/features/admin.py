@@ -9,8 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from trmml.cache import cache_folder
 from trmml.errors import DataError
+from trmml.storage.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trmml.encoders.base import Encoder
-from trmml.encoders.precision import EncodeImage
-from trmml.inputs import prepared, view_of
+from trmml.encoders.speed.precision import EncodeImage
+from trmml.features.loader import prepared, view_of
 
 # Called with (what, done, total) while something long runs.
 Progress = Callable[[str, int, int], None]

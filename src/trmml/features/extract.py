@@ -9,13 +9,12 @@ from typing import get_args
 
 from PIL import Image
 
-from trmml.contents import ContentHashes
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
-from trmml.encoders.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
+from trmml.encoders.speed.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
 from trmml.errors import DataError
-from trmml.features import Features, FeatureSource, LiveFeatures, Progress, encode_batch
-from trmml.images import BadImage, read_image
-from trmml.inputs import (
+from trmml.features.admin import default_root
+from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
+from trmml.features.loader import (
     LOOKED_AT,
     OnBadImage,
     Picture,
@@ -26,9 +25,10 @@ from trmml.inputs import (
     view_of,
     workers,
 )
-from trmml.shards import Form
-from trmml.store import FeatureStore, StoreKey, settled_shortcut
-from trmml.stores import default_root
+from trmml.features.shards import Form
+from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
+from trmml.images import BadImage, read_image
+from trmml.storage.hashes import ContentHashes
 
 # Pictures from which reading the files to know their content is worth a progress bar.
 MANY = 1000

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from trmml.encoders.base import Encoder
-from trmml.encoders.precision import EncodeImage, batch_size
+from trmml.encoders.speed.precision import EncodeImage, batch_size
 from trmml.errors import DataError
 from trmml.images import augment, read_image
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from trmml.errors import DataError
-from trmml.features import Features
-from trmml.stores import DAMAGED
+from trmml.features.admin import DAMAGED
+from trmml.features.base import Features
 
 Form = Literal["fp16", "int8", "fp32"]
 

@@ -30,10 +30,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from trmml.contents import write_json
 from trmml.errors import DataError
-from trmml.features import Features
-from trmml.shards import Form, Shard, StoreFeatures, crc, open_shard, packed
+from trmml.features.base import Features
+from trmml.features.shards import Form, Shard, StoreFeatures, crc, open_shard, packed
+from trmml.storage.hashes import write_json
 
 logger = logging.getLogger(__name__)
 

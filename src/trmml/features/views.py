@@ -9,10 +9,10 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from trmml.encoders.precision import EncodeImage
+from trmml.encoders.speed.precision import EncodeImage
 from trmml.errors import ConfigError
-from trmml.features import Features, FeatureSource, encode_batch
-from trmml.inputs import Batch
+from trmml.features.base import Features, FeatureSource, encode_batch
+from trmml.features.loader import Batch
 
 
 class JoinedViews:

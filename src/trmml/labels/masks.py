@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trmml.config import Protocol
 from trmml.errors import ConfigError, DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import Protocol
 
 
 @dataclass(frozen=True, eq=False)

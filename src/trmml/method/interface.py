@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from trmml.features import Features, FeatureSource, Progress
-from trmml.labels import LabelMatrix
-from trmml.regions import Regions
+from trmml.features.base import Features, FeatureSource, Progress
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.regions import Regions
 
 # Added to positives and to negatives before a share is taken, so that none is 0 or 1.
 PRIOR_COUNT = 0.5

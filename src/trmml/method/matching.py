@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.config import MatchingSettings
+from trmml.settings.sections import MatchingSettings
 
 
 def match(

@@ -16,9 +16,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trmml.config import PromptSettings
 from trmml.encoders.base import Encoder
 from trmml.errors import ConfigError, EncoderError
+from trmml.settings.sections import PromptSettings
 
 # CoOp's start of random context tokens (Zhou et al. 2022, section 3.1).
 CONTEXT_STD = 0.02

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from trmml.calibration import fit_calibration, some_pairs
-from trmml.config import PrototypeSettings
-from trmml.labels import LabelMatrix
-from trmml.matching import match
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.matching import match
+from trmml.metrics.calibration import fit_calibration, some_pairs
+from trmml.settings.sections import PrototypeSettings
 
 # Rows of the table of likenesses that are made at a time.
 RIVAL_ROWS = 1024

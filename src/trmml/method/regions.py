@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from trmml.config import RegionSettings
+from trmml.settings.sections import RegionSettings
 
 # Squared lengths below this count as zero.
 TINY = 1e-12

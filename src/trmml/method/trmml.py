@@ -8,21 +8,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trmml.config import LossSettings, Settings
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.features import Features, Progress
-from trmml.hidden_regions import HiddenRegions
-from trmml.image_branch import MEANS_BATCH, ImageBranch
-from trmml.labels import LabelMatrix
-from trmml.losses import (
+from trmml.features.base import Features, Progress
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.classification import (
     asymmetric_loss,
     contrastive_loss,
     distillation,
     draw_anchors,
     weighted_bce,
 )
-from trmml.matching import Matching
-from trmml.model import (
+from trmml.method.heads.csra_head import HiddenRegions
+from trmml.method.heads.image_head import MEANS_BATCH, ImageBranch
+from trmml.method.heads.stacking import Opinions
+from trmml.method.interface import (
     MultiLabelModel,
     Output,
     Targets,
@@ -31,10 +30,11 @@ from trmml.model import (
     matrix_weights,
     pair_weights,
 )
-from trmml.opinions import Opinions
-from trmml.prompts import BakedPrompts, PromptLearner, build_prompts
-from trmml.prototypes import Prototypes
-from trmml.regions import RegionAttention, gather_regions
+from trmml.method.matching import Matching
+from trmml.method.prompts import BakedPrompts, PromptLearner, build_prompts
+from trmml.method.prototypes import Prototypes
+from trmml.method.regions import RegionAttention, gather_regions
+from trmml.settings.sections import LossSettings, Settings
 
 # Numbers in the region features that are made at a time: 16 MiB, so that they stay in the cache.
 MAX_FLOATS = 2**22

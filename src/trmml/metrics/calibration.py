@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from trmml.errors import CheckpointError, DataError
-from trmml.labels import LabelMatrix
-from trmml.score_checks import check_pairs, check_scores
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.checks import check_pairs, check_scores
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from trmml.errors import ConfigError, DataError
-from trmml.metric_figures import CategoryMetrics, Metrics, PrecisionRecall
-from trmml.score_checks import check_pairs, check_scores
+from trmml.metrics.checks import check_pairs, check_scores
+from trmml.metrics.figures import CategoryMetrics, Metrics, PrecisionRecall
 
 
 def average_precision(

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from trmml.errors import DataError
-from trmml.evaluate import Evaluation
-from trmml.explain import overlay, region_map, shrink
 from trmml.images import read_image
-from trmml.metrics import average_precision
+from trmml.metrics.measure import average_precision
+from trmml.tagging.evaluate import Evaluation
+from trmml.tagging.region_maps import overlay, region_map, shrink
 
 # Pictures from each end, and what is shown of each; together far below the 4 MB of a page.
 PICTURES, TAGS, MAPS = 4, 12, 3

@@ -10,14 +10,12 @@ from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-from trmml.calibration import Calibration
-from trmml.checkpoint import RunCard, load_card, load_tensors, write_text
 from trmml.errors import CheckpointError, DataError
-from trmml.evaluate import Evaluation
-from trmml.labels import LabelMatrix
-from trmml.metric_figures import Metrics
-from trmml.metrics import measure
-from trmml.report_sections import (
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.calibration import Calibration
+from trmml.metrics.figures import Metrics
+from trmml.metrics.measure import measure
+from trmml.reporting.sections import (
     Scored,
     asked,
     calibration,
@@ -28,6 +26,8 @@ from trmml.report_sections import (
     pseudo,
     results,
 )
+from trmml.tagging.evaluate import Evaluation
+from trmml.training.run_folder import RunCard, load_card, load_tensors, write_text
 
 # What stands for an undefined figure, and before a negative one.
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -108,7 +108,7 @@ def points(difference: float) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("trmml"),
+        loader=PackageLoader("trmml.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trmml.calibration import expected_calibration_error, reliability_bins
-from trmml.checkpoint import RunCard, load_tensors
-from trmml.config import Settings
-from trmml.evaluate import Evaluation
-from trmml.labels import LabelMatrix
-from trmml.metric_figures import Metrics
-from trmml.prototypes import PseudoLabels
-from trmml.report_figures import WIDE, line_chart, reliability_diagram
-from trmml.report_pictures import best_and_worst
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.prototypes import PseudoLabels
+from trmml.metrics.calibration import expected_calibration_error, reliability_bins
+from trmml.metrics.figures import Metrics
+from trmml.reporting.figures import WIDE, line_chart, reliability_diagram
+from trmml.reporting.pictures import best_and_worst
+from trmml.settings.sections import Settings
+from trmml.tagging.evaluate import Evaluation
+from trmml.training.run_folder import RunCard, load_tensors
 
 # Up to twice so many categories are listed in full, else so many from each end.
 ENDS = 30

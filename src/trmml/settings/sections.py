@@ -226,7 +226,7 @@ Kind = TypeVar("Kind", bound=Section)
 
 def preset_names() -> list[str]:
     """Names of the presets in the package."""
-    folder = resources.files("trmml") / "presets"
+    folder = resources.files("trmml.settings") / "presets"
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
@@ -319,7 +319,9 @@ def _suggest(name: str, kind: type[Section] = Settings) -> str:
 def _read_source(source: str | Path) -> dict[str, Any]:
     """The tree in a preset or a file."""
     if str(source) in preset_names():
-        with resources.as_file(resources.files("trmml") / "presets" / f"{source}.toml") as path:
+        with resources.as_file(
+            resources.files("trmml.settings") / "presets" / f"{source}.toml"
+        ) as path:
             return read_toml(path)
     if not Path(source).is_file():
         raise ConfigError(

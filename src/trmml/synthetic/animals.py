@@ -1,7 +1,7 @@
 """Ten animals, each facing right on the unit canvas."""
 
-from trmml.datasets.scenes.colours import BLACK, LEAF, PINK, WHITE, darker, lighter, mix
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.colours import BLACK, LEAF, PINK, WHITE, darker, lighter, mix
+from trmml.synthetic.pen import Pen
 
 
 def dog(pen: Pen) -> None:

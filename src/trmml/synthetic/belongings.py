@@ -2,7 +2,7 @@
 
 import math
 
-from trmml.datasets.scenes.colours import (
+from trmml.synthetic.colours import (
     BLACK,
     DARK_WOOD,
     GLASS,
@@ -13,7 +13,7 @@ from trmml.datasets.scenes.colours import (
     darker,
     lighter,
 )
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.pen import Pen
 
 
 def house(pen: Pen) -> None:

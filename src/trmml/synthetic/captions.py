@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trmml.datasets.scenes.categories import CATEGORY_NAMES
+from trmml.synthetic.categories import CATEGORY_NAMES
 
 _OPENINGS = ("a picture of", "a photo of", "a drawing of", "", "")
 

@@ -4,16 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from trmml.datasets.scenes import (
-    animals,
-    belongings,
-    food,
-    furniture,
-    tools,
-    vehicles,
-    weather,
-)
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic import animals, belongings, food, furniture, tools, vehicles, weather
+from trmml.synthetic.pen import Pen
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Six things to eat."""
 
-from trmml.datasets.scenes.colours import DARK_WOOD, GOLD, LEAF, PINK, RED, WHITE, WOOD, lighter
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.colours import DARK_WOOD, GOLD, LEAF, PINK, RED, WHITE, WOOD, lighter
+from trmml.synthetic.pen import Pen
 
 
 def apple(pen: Pen) -> None:

@@ -2,8 +2,8 @@
 
 import math
 
-from trmml.datasets.scenes.colours import BLACK, GOLD, WHITE, WOOD, lighter
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.colours import BLACK, GOLD, WHITE, WOOD, lighter
+from trmml.synthetic.pen import Pen
 
 
 def chair(pen: Pen) -> None:

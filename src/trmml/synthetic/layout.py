@@ -5,9 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from trmml.datasets.scenes.categories import CATEGORIES, CATEGORY_NAMES
-from trmml.datasets.scenes.settings import SETTINGS, Setting
-from trmml.datasets.scenes.styles import SceneStyle
+from trmml.synthetic.categories import CATEGORIES, CATEGORY_NAMES
+from trmml.synthetic.settings import SETTINGS, Setting
+from trmml.synthetic.styles import SceneStyle
 
 _COUNTS: Final = np.array([0.1, 0.2, 0.25, 0.22, 0.15, 0.08])  # of 2 to 7 objects
 _ODD_WEIGHT: Final = 0.12  # of a category where one would not look for it
@@ -58,7 +58,7 @@ def draw_layout(rng: np.random.Generator, style: SceneStyle) -> Layout:
     """A layout at random.
 
     Example:
-        >>> from trmml.datasets.scenes.styles import DEMO
+        >>> from trmml.synthetic.styles import DEMO
         >>> 2 <= sum(i.category is not None for i in
         ...          draw_layout(np.random.default_rng(0), DEMO).items) <= 7
         True

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import ImageDraw
 
-from trmml.datasets.scenes.colours import RGB, darker, lighter, mix
+from trmml.synthetic.colours import RGB, darker, lighter, mix
 
 Points = Sequence[tuple[float, float]]
 

@@ -7,18 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from trmml.datasets.scenes.colours import (
-    DARK_WOOD,
-    GLASS,
-    RGB,
-    STEEL,
-    WHITE,
-    WOOD,
-    darker,
-    lighter,
-    mix,
-)
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.colours import DARK_WOOD, GLASS, RGB, STEEL, WHITE, WOOD, darker, lighter, mix
+from trmml.synthetic.pen import Pen
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import math
 
-from trmml.datasets.scenes.colours import BLACK, DARK_WOOD, GOLD, STEEL, WOOD, darker, lighter
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.colours import BLACK, DARK_WOOD, GOLD, STEEL, WOOD, darker, lighter
+from trmml.synthetic.pen import Pen
 
 
 def hammer(pen: Pen) -> None:

@@ -1,6 +1,6 @@
 """Eight vehicles, each facing right on the unit canvas."""
 
-from trmml.datasets.scenes.colours import (
+from trmml.synthetic.colours import (
     BLACK,
     DARK_WOOD,
     GLASS,
@@ -12,7 +12,7 @@ from trmml.datasets.scenes.colours import (
     WOOD,
     lighter,
 )
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.pen import Pen
 
 
 def _wheel(pen: Pen, x: float, y: float, radius: float) -> None:

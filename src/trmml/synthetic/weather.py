@@ -2,8 +2,8 @@
 
 import math
 
-from trmml.datasets.scenes.colours import BLACK, GOLD, GREY, NAMED, WHITE, WOOD, darker
-from trmml.datasets.scenes.pen import Pen
+from trmml.synthetic.colours import BLACK, GOLD, GREY, NAMED, WHITE, WOOD, darker
+from trmml.synthetic.pen import Pen
 
 
 def sun(pen: Pen) -> None:

@@ -1,6 +1,6 @@
 """Draws a part of the pictures in a process of its own.
 
-`write_scenes` starts it as `python -m trmml.datasets.scenes.worker`. That, unlike a pool, works
+`write_scenes` starts it as `python -m trmml.synthetic.worker`. That, unlike a pool, works
 from any script and notebook and copies nothing of a parent that may have threads running.
 """
 
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: folder, number of pictures, seed, style, first picture, step.
     """
-    from trmml.datasets.scenes.writing import draw_part
+    from trmml.synthetic.writing import draw_part
 
     folder, images, seed, name, start, step = arguments
     style: Literal["demo", "caption"] = "demo" if name == "demo" else "caption"

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int8
 
-from trmml.datasets.scenes.categories import CATEGORY_NAMES
-from trmml.datasets.scenes.compose import Scene, draw_scene
-from trmml.datasets.scenes.styles import StyleName, find_style
 from trmml.errors import ConfigError, DataError
+from trmml.synthetic.categories import CATEGORY_NAMES
+from trmml.synthetic.compose import Scene, draw_scene
+from trmml.synthetic.styles import StyleName, find_style
 
 _FEW: Final = 200  # pictures below which starting processes costs more than it saves
 _BOX_COLUMNS: Final = ("category", "left", "top", "right", "bottom", "visible_share")
@@ -92,7 +92,7 @@ def _draw(draft: Path, images: int, seed: int, style: StyleName, processes: int)
     """Draw all pictures; one process each takes every n-th."""
     if processes == 1:
         return draw_part(draft, range(images), seed, style)
-    command = [sys.executable, "-m", "trmml.datasets.scenes.worker", str(draft.resolve())]
+    command = [sys.executable, "-m", "trmml.synthetic.worker", str(draft.resolve())]
     running = [
         subprocess.Popen(
             [*command, str(images), str(seed), style, str(start), str(processes)],

@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.datasets.base import Dataset
-from trmml.encode import Encoded, Encoding, encode_images
 from trmml.errors import DataError
-from trmml.features import FeatureSource, Progress
+from trmml.features.base import FeatureSource, Progress
+from trmml.features.extract import Encoded, Encoding, encode_images
+from trmml.features.loader import OnBadImage
+from trmml.features.views import joined
 from trmml.images import BadImage
-from trmml.inputs import OnBadImage
-from trmml.metric_figures import Metrics
-from trmml.metrics import measure
-from trmml.several_views import joined
-from trmml.tag import Tagger
+from trmml.metrics.figures import Metrics
+from trmml.metrics.measure import measure
+from trmml.tagging.tagger import Tagger
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.calibration import Calibration
-from trmml.checkpoint import RunCard, load_card, load_model
-from trmml.contents import ContentHashes
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder, freeze
-from trmml.encoders.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
+from trmml.encoders.speed.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
 from trmml.errors import ConfigError
-from trmml.explain import write_maps
-from trmml.features import Features
-from trmml.images import find_images
-from trmml.inputs import (
+from trmml.features.base import Features
+from trmml.features.loader import (
     LOOKED_AT,
     Batch,
     OnBadImage,
@@ -30,10 +25,15 @@ from trmml.inputs import (
     shortcut_holds,
     view_of,
 )
-from trmml.method import TRMML
-from trmml.model import Output
-from trmml.prompts import encode_templates
-from trmml.several_views import encode_looks
+from trmml.features.views import encode_looks
+from trmml.images import find_images
+from trmml.method.interface import Output
+from trmml.method.prompts import encode_templates
+from trmml.method.trmml import TRMML
+from trmml.metrics.calibration import Calibration
+from trmml.storage.hashes import ContentHashes
+from trmml.tagging.region_maps import write_maps
+from trmml.training.run_folder import RunCard, load_card, load_model
 
 # Pictures from which checking ways to decode is repaid: some are decoded and encoded twice.
 REPAID_FROM = 24

@@ -14,20 +14,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from trmml.calibration import Calibration, both_answers, calibrate
-from trmml.checkpoint import RunCard, save_model, save_tensors, write_text
-from trmml.config import Precision, Settings
 from trmml.datasets.base import Dataset
-from trmml.encode import Encoded, Encoding, encode_images
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
-from trmml.epoch_record import EpochRecord
 from trmml.errors import CheckpointError, ConfigError, MissingExtraError
-from trmml.features import Progress
-from trmml.inputs import OnBadImage
-from trmml.labels import LabelMatrix
-from trmml.method import TRMML, build_trmml
-from trmml.schedule import enough_epochs, hold_out
-from trmml.trainer import Trainer, train
+from trmml.features.base import Progress
+from trmml.features.extract import Encoded, Encoding, encode_images
+from trmml.features.loader import OnBadImage
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.trmml import TRMML, build_trmml
+from trmml.metrics.calibration import Calibration, both_answers, calibrate
+from trmml.settings.sections import Precision, Settings
+from trmml.training.record import EpochRecord
+from trmml.training.run_folder import RunCard, save_model, save_tensors, write_text
+from trmml.training.schedule import enough_epochs, hold_out
+from trmml.training.trainer import Trainer, train
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -24,15 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trmml.calibration import Calibration
-from trmml.config import Settings, parse_settings
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.errors import CheckpointError
-from trmml.matching import Matching
-from trmml.method import TRMML, build_branches
-from trmml.prompts import BakedPrompts
-from trmml.prototypes import Prototypes
-from trmml.regions import RegionAttention
+from trmml.method.matching import Matching
+from trmml.method.prompts import BakedPrompts
+from trmml.method.prototypes import Prototypes
+from trmml.method.regions import RegionAttention
+from trmml.method.trmml import TRMML, build_branches
+from trmml.metrics.calibration import Calibration
+from trmml.settings.sections import Settings, parse_settings
 
 # 5: the sum of opinions has a slope and an offset in each category.
 FORMAT = 5

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from trmml.config import TrainingSettings
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
-from trmml.model import MultiLabelModel
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel
+from trmml.settings.sections import TrainingSettings
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from trmml.checkpoint import load_tensors, save_tensors
 from trmml.errors import CheckpointError
-from trmml.model import MultiLabelModel
-from trmml.prototypes import PseudoLabels
+from trmml.method.interface import MultiLabelModel
+from trmml.method.prototypes import PseudoLabels
+from trmml.training.run_folder import load_tensors, save_tensors
 
 
 class TrainingState:

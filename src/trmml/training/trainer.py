@@ -17,17 +17,17 @@ from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from trmml.config import PrototypeSettings, TrainingSettings
-from trmml.epoch_record import EpochRecord
 from trmml.errors import TrainingError
-from trmml.features import Features, FeatureSource, Progress, read_features
-from trmml.labels import LabelMatrix
-from trmml.metrics import measure, scores_of
-from trmml.model import MultiLabelModel, Targets, predict
-from trmml.prototypes import PseudoLabels, pseudo_labels
-from trmml.schedule import hold_out, learning_rate, parameter_groups
-from trmml.several_views import joined
-from trmml.training_state import TrainingState
+from trmml.features.base import Features, FeatureSource, Progress, read_features
+from trmml.features.views import joined
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import MultiLabelModel, Targets, predict
+from trmml.method.prototypes import PseudoLabels, pseudo_labels
+from trmml.metrics.measure import measure, scores_of
+from trmml.settings.sections import PrototypeSettings, TrainingSettings
+from trmml.training.record import EpochRecord
+from trmml.training.schedule import hold_out, learning_rate, parameter_groups
+from trmml.training.state import TrainingState
 
 # Images that `MultiLabelModel.start` looks at.
 START_IMAGES = 256

@@ -36,9 +36,9 @@ from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, find_file, read_json
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import unique_names
+from trmml.datasets.tables.table import unique_names
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 _PARTS = {"train": "train2014", "test": "val2014"}
 

@@ -32,9 +32,9 @@ from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_lines
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import as_utf8, unique_names
+from trmml.datasets.tables.table import as_utf8, unique_names
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 _GUESSING = 2  # of certainties.txt: 1 not visible, 2 guessing, 3 probably, 4 definitely
 _FIELDS = r"^\s*(\d+)\s+(\d+)\s+([01])\s+([1-4])(?:\s|$)"

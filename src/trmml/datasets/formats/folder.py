@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.label_tables import Meaning, is_long, read_long, read_wide
-from trmml.datasets.tables import IMAGE_COLUMNS, Table, read_table, read_text, unique_names
+from trmml.datasets.tables.cells import Meaning, is_long, read_long, read_wide
+from trmml.datasets.tables.table import IMAGE_COLUMNS, Table, read_table, read_text, unique_names
 from trmml.errors import ConfigError, DataError
 
 

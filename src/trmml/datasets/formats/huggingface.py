@@ -26,10 +26,8 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_json, read_plain
-from trmml.datasets.image_files import locate
-from trmml.datasets.options import Split
-from trmml.datasets.packed import Pack, PackedOptions, read_label_columns, read_packs
-from trmml.datasets.parquet import (
+from trmml.datasets.formats.packed import Pack, PackedOptions, read_label_columns, read_packs
+from trmml.datasets.formats.parquet import (
     check_image_column,
     class_names,
     find_parts,
@@ -37,7 +35,9 @@ from trmml.datasets.parquet import (
     pack,
     parquet_features,
 )
-from trmml.datasets.tables import read_table
+from trmml.datasets.image_files import locate
+from trmml.datasets.options import Split
+from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 
 _SPLITS: Mapping[Split, Sequence[str]] = {

@@ -34,8 +34,7 @@ from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset
 from trmml.datasets.files import find_file, read_xml
-from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.label_studio_tasks import (
+from trmml.datasets.formats.label_studio_tasks import (
     REGIONS,
     Answer,
     Task,
@@ -43,10 +42,11 @@ from trmml.datasets.label_studio_tasks import (
     control_key,
     read_tasks,
 )
+from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import clean_name, unique_names
+from trmml.datasets.tables.table import clean_name, unique_names
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # that Label Studio puts before an uploaded name
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from trmml.datasets.base import Edges
 from trmml.datasets.files import below, read_json
-from trmml.datasets.tables import clean_name
+from trmml.datasets.tables.table import clean_name
 from trmml.errors import DataError
 
 Taxonomy = Literal["all", "leaf"]

@@ -39,12 +39,12 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_array, read_lines, read_plain
-from trmml.datasets.folder import read_categories
+from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import read_table
+from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 NUS_NAMES = tuple(
     "airport animal beach bear birds boats book bridge buildings cars castle cat cityscape clouds "

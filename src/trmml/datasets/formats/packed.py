@@ -9,13 +9,13 @@ import polars as pl
 from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.folder import read_categories
-from trmml.datasets.label_tables import Meaning, is_long, read_long, read_wide
+from trmml.datasets.formats.folder import read_categories
+from trmml.datasets.formats.unpack import unpack, unpack_folder
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import Table, unique_names
-from trmml.datasets.unpack import unpack, unpack_folder
+from trmml.datasets.tables.cells import Meaning, is_long, read_long, read_wide
+from trmml.datasets.tables.table import Table, unique_names
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 LIST_COLUMNS = ("present", "labels", "tags", "label")
 _NO_COLUMN = ""  # a frame of labels has no column of images to leave out

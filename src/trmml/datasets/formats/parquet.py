@@ -24,8 +24,8 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import find_file
+from trmml.datasets.formats.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
 from trmml.datasets.options import Split
-from trmml.datasets.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
 from trmml.errors import DataError
 
 _ROWS = 256  # images that are in memory at once

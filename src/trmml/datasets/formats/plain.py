@@ -36,10 +36,10 @@ from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset, Edges, is_share, ordered
 from trmml.datasets.files import find_file, find_folder
-from trmml.datasets.folder import from_table, image_names, read_categories
-from trmml.datasets.label_tables import Meaning, names_in, suggest
+from trmml.datasets.formats.folder import from_table, image_names, read_categories
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import Table, clean_name, read_table
+from trmml.datasets.tables.cells import Meaning, names_in, suggest
+from trmml.datasets.tables.table import Table, clean_name, read_table
 from trmml.errors import DataError
 
 EDGES = ("left", "top", "right", "bottom")

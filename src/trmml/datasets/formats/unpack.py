@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from trmml.cache import cache_folder
-from trmml.contents import write_json
 from trmml.errors import DataError
+from trmml.storage.cache import cache_folder
+from trmml.storage.hashes import write_json
 
 _SUFFIXES = (
     (b"\xff\xd8\xff", ".jpg"),

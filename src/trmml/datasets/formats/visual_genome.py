@@ -26,11 +26,11 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_json, read_lines
-from trmml.datasets.folder import read_categories
+from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 CATEGORIES = 200
 _LABELS = ("vg_category_200_labels_index.json", "vg_category_500_labels_index.json")

@@ -28,13 +28,13 @@ from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, find_file, find_folder, read_lines, read_xml
-from trmml.datasets.folder import read_categories
+from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.image_files import ImageFiles, locate
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import clean_name
+from trmml.datasets.tables.table import clean_name
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -28,10 +28,10 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import find_file
+from trmml.datasets.formats.packed import Pack, PackedOptions, read_packs
+from trmml.datasets.formats.parquet import find_parts
+from trmml.datasets.formats.webdataset_labels import Told, label_frames, parse_labels
 from trmml.datasets.options import Split
-from trmml.datasets.packed import Pack, PackedOptions, read_packs
-from trmml.datasets.parquet import find_parts
-from trmml.datasets.webdataset_labels import Told, label_frames, parse_labels
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
 

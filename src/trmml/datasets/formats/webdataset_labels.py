@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from trmml.datasets.packed import LIST_COLUMNS, list_column
-from trmml.datasets.tables import as_utf8
+from trmml.datasets.formats.packed import LIST_COLUMNS, list_column
+from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
 
 _ABSENT = "absent"

@@ -26,12 +26,12 @@ from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset, Edges, is_share
 from trmml.datasets.files import below, find_file, read_lines, read_plain
-from trmml.datasets.folder import read_categories
+from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables import unique_names
+from trmml.datasets.tables.table import unique_names
 from trmml.errors import DataError
 from trmml.images import find_images
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 _SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 

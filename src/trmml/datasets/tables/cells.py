@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from trmml.datasets.tables import Table, clean_name
+from trmml.datasets.tables.table import Table, clean_name
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 Meaning = Literal["unknown", "absent"]
 

@@ -28,9 +28,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from trmml.datasets.files import read_array
-from trmml.datasets.tables import read_text
+from trmml.datasets.tables.table import read_text
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 logger = logging.getLogger(__name__)
 

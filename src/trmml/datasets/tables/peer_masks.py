@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.mask_files import MaskFile, read_mask_file
+from trmml.datasets.tables.mask_files import MaskFile, read_mask_file
 from trmml.errors import DataError
-from trmml.labels import LabelMatrix
+from trmml.labels.matrix import LabelMatrix
 
 logger = logging.getLogger(__name__)
 

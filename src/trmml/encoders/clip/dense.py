@@ -17,7 +17,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from trmml.encoders.clip_blocks import apply_block, is_plain, read_first
+from trmml.encoders.clip.blocks import apply_block, is_plain, read_first
 from trmml.errors import EncoderError
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trmml.encoders.base import freeze
-from trmml.encoders.clip_dense import ImageTower, ResNetTower, transformer_tower
-from trmml.encoders.clip_preprocess import Preprocessing
-from trmml.encoders.clip_text import ClipTextTower, HuggingFaceTextTower, TextTower
-from trmml.encoders.clip_timm import timm_tower
+from trmml.encoders.clip.dense import ImageTower, ResNetTower, transformer_tower
+from trmml.encoders.clip.preprocess import Preprocessing
+from trmml.encoders.clip.text import ClipTextTower, HuggingFaceTextTower, TextTower
+from trmml.encoders.clip.timm_towers import timm_tower
 from trmml.errors import EncoderError
 
 Tokenizer = Callable[..., Tensor]

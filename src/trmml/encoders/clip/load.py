@@ -15,8 +15,8 @@ from open_clip.model import _build_vision_tower
 from open_clip.pretrained import download_pretrained_from_hf
 from torch import nn
 
-from trmml.encoders.clip import OpenClipEncoder
-from trmml.encoders.clip_weights import fit_weights, read_weights
+from trmml.encoders.clip.encoder import OpenClipEncoder
+from trmml.encoders.clip.weights import fit_weights, read_weights
 from trmml.errors import EncoderError, MissingExtraError
 
 logger = logging.getLogger(__name__)

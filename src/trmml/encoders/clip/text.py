@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from trmml.encoders.clip_blocks import encode_ends, is_plain
+from trmml.encoders.clip.blocks import encode_ends, is_plain
 from trmml.errors import EncoderError
 
 

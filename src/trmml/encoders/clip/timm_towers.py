@@ -16,7 +16,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from trmml.encoders.clip_dense import ImageTower, attend_alone, square_side
+from trmml.encoders.clip.dense import ImageTower, attend_alone, square_side
 from trmml.errors import EncoderError
 
 

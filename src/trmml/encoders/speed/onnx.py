@@ -15,9 +15,9 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.cache import cache_folder
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.errors import EncoderError, MissingExtraError
+from trmml.storage.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.cache import cache_folder
 from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.encoders.onnx import onnx_image_encoder
+from trmml.encoders.speed.onnx import onnx_image_encoder
 from trmml.errors import EncoderError
+from trmml.storage.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ PRECISIONS = ("fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8"
 CPU_CANDIDATES = ("fp32", "channels-last", "bf16", "onnx", "int8")
 CUDA_CANDIDATES = ("fp32", "channels-last", "bf16", "fp16", "compile")
 # Least cosine with fp32, of every image feature and of each picture's patches on average. int8
-# features of ViT-B-32 have 0.9998; benchmarks/precision.py says what mAP loses.
+# features of ViT-B-32 have 0.9998; `benchmarks/speed/precision.py` says what mAP loses.
 LEAST_COSINE = 0.998
 # Pictures from which measuring, about a minute once on a machine, is thought to be worth it.
 MEASURE_FROM = 500

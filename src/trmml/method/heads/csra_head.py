@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.config import HiddenRegionSettings
-from trmml.features import Features
-from trmml.image_branch import Standardisation, zero_linear
+from trmml.features.base import Features
+from trmml.method.heads.image_head import Standardisation, zero_linear
+from trmml.settings.sections import HiddenRegionSettings
 
 
 class HiddenRegions(nn.Module):

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.config import ImageBranchSettings, TrainingSettings
 from trmml.errors import TrainingError
-from trmml.features import Progress
-from trmml.labels import LabelMatrix
-from trmml.losses import weighted_bce
-from trmml.model import known_positive_share, lacking_negatives, matrix_weights
-from trmml.schedule import LEAST_STEPS, learning_rate
+from trmml.features.base import Progress
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.classification import weighted_bce
+from trmml.method.interface import known_positive_share, lacking_negatives, matrix_weights
+from trmml.settings.sections import ImageBranchSettings, TrainingSettings
+from trmml.training.schedule import LEAST_STEPS, learning_rate
 
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
 LEAST_CHANNEL = 1e-3

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.calibration import MOST_PAIRS, some_pairs
+from trmml.metrics.calibration import MOST_PAIRS, some_pairs
 
 # Momentum of the running mean and spread of each opinion.
 MOMENTUM = 0.98

@@ -1,0 +1,1 @@
+"""Methods compared on the same features, masks and metric: a grid, its search, its tables."""

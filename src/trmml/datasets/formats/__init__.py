@@ -1,0 +1,1 @@
+"""A reader per format in which labelled images come."""

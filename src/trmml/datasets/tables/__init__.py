@@ -1,0 +1,1 @@
+"""Tables of labels, and masks that say which of them are known."""

@@ -1,0 +1,1 @@
+"""Encoders of the CLIP family, as open_clip has them."""

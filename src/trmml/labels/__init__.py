@@ -1,0 +1,1 @@
+"""Which labels are known, and which masks hide them."""

@@ -1,0 +1,1 @@
+"""TRM-ML: a file per box of the paper's figure, and `trmml` that joins them."""

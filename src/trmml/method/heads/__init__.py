@@ -1,0 +1,1 @@
+"""Beyond the paper: classifiers beside the match, and what joins them."""

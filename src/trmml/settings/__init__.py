@@ -1,0 +1,1 @@
+"""Every setting of a run, its default and its range."""

@@ -1,0 +1,1 @@
+"""Use of a finished run: tags, scores and region maps."""
