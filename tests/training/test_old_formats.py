@@ -1,0 +1,35 @@
+"""Runs of every format that was ever written are read, and say what they said then.
+
+`run_format_5` was made by trmml 0.1.0 at commit c451c6d: `write_pictures(folder, 48)` with 70 % of
+the labels known, every part switched on. `expected.json` holds its probabilities there.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.toy import ToyEncoder, write_pictures
+from trmml.features.base import Features
+from trmml.tagging.tagger import Tagger
+
+FORMATS = (5,)
+
+
+@pytest.mark.parametrize("number", FORMATS)
+def test_a_run_of_an_old_format_gives_its_probabilities(number: int, tmp_path: Path) -> None:
+    run = Path(__file__).with_name(f"run_format_{number}")
+    assert json.loads((run / "model.json").read_text("utf-8"))["format"] == number
+    expected = json.loads((run / "expected.json").read_text("utf-8"))
+    encoder = ToyEncoder()
+    tagger = Tagger.load(run, encoder=encoder, also=["purple"])
+    assert list(tagger.category_names) == expected["category_names"]
+    write_pictures(tmp_path / "images", 48)
+    images = [Image.open(tmp_path / "images" / name) for name in expected["probabilities"]]
+    pixels = torch.stack([encoder.preprocess(image) for image in images])
+    scores = tagger.score(Features(*encoder.encode_image(pixels)))
+    wanted = torch.tensor(list(expected["probabilities"].values())).double()
+    # On one machine they agree to 1e-6; other processors sum in another order.
+    torch.testing.assert_close(scores.probabilities.double(), wanted, atol=1e-4, rtol=0)
