@@ -74,7 +74,7 @@ def test_every_category_can_be_drawn(index: int, style: SceneStyle) -> None:
 def test_there_are_enough_different_categories() -> None:
     assert len(set(CATEGORY_NAMES)) == len(CATEGORY_NAMES) == 48
     for setting in SETTINGS:
-        assert set(setting.seen) <= set(CATEGORY_NAMES)
+        assert set(setting.frequencies) <= set(CATEGORY_NAMES)
 
 
 def test_the_same_seed_gives_the_same_files_with_any_number_of_processes(

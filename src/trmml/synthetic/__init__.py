@@ -1,4 +1,4 @@
-"""The demo's world: pictures with 48 categories, drawn from a seed, with the truth beside them."""
+"""Draw images of 48 categories from a seed, with complete labels, boxes and captions."""
 
 from trmml.synthetic.categories import CATEGORY_NAMES
 from trmml.synthetic.compose import Box, Scene, draw_scene

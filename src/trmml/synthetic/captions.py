@@ -1,4 +1,4 @@
-"""Sentences about a picture."""
+"""Write the caption of an image."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ _OPENINGS = ("a picture of", "a photo of", "a drawing of", "", "")
 
 
 def name_with_article(name: str, colour: str = "") -> str:
-    """The name as a caption says it.
+    """Return a category name with its article, as in a caption.
 
     Example:
         >>> name_with_article("apple"), name_with_article("apple", "green")
@@ -28,20 +28,20 @@ def name_with_article(name: str, colour: str = "") -> str:
 
 def write_caption(
     rng: np.random.Generator,
-    seen: Sequence[tuple[int, str]],
+    objects: Sequence[tuple[int, str]],
     phrase: str,
     *,
     colour_share: float = 0.3,
 ) -> str:
-    """A sentence that names what is seen, some of it with its colour.
+    """Return a sentence that names each visible category, some with a colour.
 
     Args:
         rng: chooses the words and the order.
-        seen: category index and colour name of every object; repeated categories are named once.
+        objects: category index and colour name of every object; repeated categories are named once.
         phrase: the setting, such as "in a park", or "".
-        colour_share: how often a colour is said.
+        colour_share: how often a colour is named, in [0, 1].
     """
-    once = {index: colour for index, colour in seen}
+    once = {index: colour for index, colour in objects}
     items = [list(once.items())[k] for k in rng.permutation(len(once)).tolist()]
     names = [
         name_with_article(CATEGORY_NAMES[index], colour if rng.random() < colour_share else "")

@@ -10,10 +10,10 @@ from trmml.synthetic.pen import Pen
 
 @dataclass(frozen=True)
 class Category:
-    """One thing that can be in a picture.
+    """One category that an image can show.
 
     Args:
-        name: as a person would say it.
+        name: as used in labels and captions.
         draw: draws it on a unit canvas.
         colours: names from `colours.NAMED` that its own colour is drawn from.
         zone: where it is put; "any" is free.

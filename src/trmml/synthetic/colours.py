@@ -1,4 +1,4 @@
-"""Colours by name, so that a caption can say them, and how a style shifts them."""
+"""Colours by name, so that a caption can name them, and how a style shifts them."""
 
 import colorsys
 from typing import Final

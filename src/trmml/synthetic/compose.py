@@ -1,4 +1,4 @@
-"""From a layout to a picture with its labels, boxes and caption."""
+"""Draw a layout as an image, with its labels, boxes and caption."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _OUTLINE_FROM_PIXELS: Final = 20  # below this an outline would be all there is
 
 @dataclass(frozen=True)
 class Box:
-    """Where one object can be seen, in pixels; `right` and `bottom` are exclusive.
+    """The visible part of one object, in pixels; `right` and `bottom` are exclusive.
 
     Args:
         category: index in `CATEGORY_NAMES`.
@@ -46,15 +46,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the truth about it.
+    """An image with its labels, boxes and caption.
 
     Args:
         image: mode RGB.
-        category_indices: sorted, of all that can be seen.
-        boxes: one per object that can be seen.
+        category_indices: of all visible categories, sorted.
+        boxes: one per visible object.
         caption: one sentence.
-        setting: as the caption would say it, "" for a plain ground.
-        quality: the JPEG quality the picture is to be stored with.
+        setting: its phrase in the caption, "" for a plain background.
+        quality: the JPEG quality to store the image with.
     """
 
     image: Image.Image
@@ -66,7 +66,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, style: StyleName = "demo") -> Scene:
-    """A picture at random, in the hand of a style.
+    """Return a random image in a style.
 
     Example:
         >>> scene = draw_scene(np.random.default_rng(3), "caption")
@@ -79,17 +79,17 @@ def draw_scene(rng: np.random.Generator, style: StyleName = "demo") -> Scene:
 
 
 def render(layout: Layout, style: SceneStyle, rng: np.random.Generator) -> Scene:
-    """The picture of a layout."""
+    """Return the image of a layout."""
     turn = float(rng.uniform(-style.hue_turn, style.hue_turn))
     tint = (turn, float(rng.uniform(*style.saturation)))
-    ground = _ground(layout, rng)
+    canvas = _background(layout, rng)
     owner = np.full((layout.height, layout.width), -1, dtype=np.int16)
     painted = np.zeros(len(layout.items), dtype=np.int64)
     for number, item in enumerate(layout.items):
         tile = draw_item(item, round(item.side * min(layout.width, layout.height)), style, rng)
-        painted[number] = _paste(ground, owner, tile, item, number)
+        painted[number] = _paste(canvas, owner, tile, item, number)
     boxes = _boxes(layout, owner, painted)
-    image = _light(ground, style, tint, rng)
+    image = _light(canvas, style, tint, rng)
     indices = tuple(sorted({box.category for box in boxes}))
     phrase = layout.setting.phrase if layout.setting else ""
     caption = write_caption(rng, [(box.category, box.colour) for box in boxes], phrase)
@@ -98,7 +98,7 @@ def render(layout: Layout, style: SceneStyle, rng: np.random.Generator) -> Scene
 
 
 def draw_item(item: Item, pixels: int, style: SceneStyle, rng: np.random.Generator) -> Image.Image:
-    """One object alone on a transparent tile whose object part is `pixels` wide."""
+    """Return one object alone on a transparent tile whose object part is `pixels` wide."""
     side = max(8, pixels) * _OVERSAMPLING
     room = math.ceil(side * 1.5 / _OVERSAMPLING) * _OVERSAMPLING  # room to turn in
     main = pick(rng, item.colour)
@@ -153,8 +153,8 @@ def _scribble(pen: Pen) -> None:
         pen.curve(points, 0.08, pen.dark)
 
 
-def _ground(layout: Layout, rng: np.random.Generator) -> Image.Image:
-    """The background, painted twice as large and made smaller."""
+def _background(layout: Layout, rng: np.random.Generator) -> Image.Image:
+    """Return the background, painted at twice the size and reduced."""
     width, height = layout.width * _OVERSAMPLING, layout.height * _OVERSAMPLING
     colour = pick(rng, ("white", "grey", "blue", "yellow", "pink", "green")[rng.integers(6)])
     canvas = Image.new("RGB", (width, height), lighter(colour, float(rng.uniform(0.3, 0.9))))
@@ -169,15 +169,15 @@ def _ground(layout: Layout, rng: np.random.Generator) -> Image.Image:
 
 
 def _paste(
-    ground: Image.Image, owner: Int[np.ndarray, "h w"], tile: Image.Image, item: Item, number: int
+    canvas: Image.Image, owner: Int[np.ndarray, "h w"], tile: Image.Image, item: Item, number: int
 ) -> int:
-    """Put a tile on the picture, note whose pixels they are now; return how many it drew."""
-    left = round(item.x * ground.width - tile.width / 2)
-    top = round(item.y * ground.height - tile.height / 2)
-    ground.paste(tile, (left, top), tile)
+    """Paste a tile, mark its pixels as those of item `number`, and return how many they are."""
+    left = round(item.x * canvas.width - tile.width / 2)
+    top = round(item.y * canvas.height - tile.height / 2)
+    canvas.paste(tile, (left, top), tile)
     solid: Bool[np.ndarray, "h w"] = np.asarray(tile.getchannel("A")) > 127
     x0, y0 = max(0, left), max(0, top)
-    x1, y1 = min(ground.width, left + tile.width), min(ground.height, top + tile.height)
+    x1, y1 = min(canvas.width, left + tile.width), min(canvas.height, top + tile.height)
     if x1 > x0 and y1 > y0:
         owner[y0:y1, x0:x1][solid[y0 - top : y1 - top, x0 - left : x1 - left]] = number
     return int(solid.sum())
@@ -202,7 +202,7 @@ def _boxes(
 def _light(
     image: Image.Image, style: SceneStyle, tint: tuple[float, float], rng: np.random.Generator
 ) -> Image.Image:
-    """Tint, light, blur and grain."""
+    """Return the image with tint, light, blur and grain."""
     radius = float(rng.uniform(0.0, style.blur))
     if radius > 0.25:
         image = image.filter(ImageFilter.GaussianBlur(radius))
@@ -219,7 +219,7 @@ def _light(
 
 
 def _tint_matrix(turn: float, saturation: float) -> Float[np.ndarray, "3 3"]:
-    """Matrix that turns hues about the grey axis and scales the distance from it."""
+    """Return the matrix that turns hues about the grey axis and scales the distance from it."""
     corners: tuple[RGB, ...] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     turned = np.array([shift(corner, turn, 1.0, 1.0) for corner in corners]) / 255
     grey = np.full((3, 3), 1.0) * np.array([[0.3], [0.6], [0.1]])

@@ -12,10 +12,10 @@ _INK_BELOW: Final = 90.0  # grey level under which a pixel counts as ink and is 
 
 
 def hatch(tile: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """The RGBA tile with strokes of one kind over its fills.
+    """Return the RGBA tile with strokes of one kind over its fills.
 
     Args:
-        tile: the object on a transparent ground, smaller than 256 pixels beyond which strokes
+        tile: the object on a transparent background, smaller than 256 pixels beyond which strokes
             repeat.
         strength: 0 changes nothing, 1 paints the strokes fully.
         rng: chooses the kind, the place and whether strokes are light or dark.

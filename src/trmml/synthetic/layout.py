@@ -1,4 +1,4 @@
-"""What is where in a picture, before anything is drawn."""
+"""Choose which objects an image shows, and where, before anything is drawn."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,7 @@ from trmml.synthetic.settings import SETTINGS, Setting
 from trmml.synthetic.styles import SceneStyle
 
 _COUNTS: Final = np.array([0.1, 0.2, 0.25, 0.22, 0.15, 0.08])  # of 2 to 7 objects
-_ODD_WEIGHT: Final = 0.12  # of a category where one would not look for it
+_ODD_WEIGHT: Final = 0.12  # of a category that is unusual in the setting
 _TRIES: Final = 6  # places tried for an object; the one that covers least is taken
 
 
@@ -20,9 +20,9 @@ class Item:
 
     Args:
         category: index in `CATEGORIES`.
-        x: centre, share of the picture's width.
-        y: centre, share of the picture's height.
-        side: share of the picture's shorter side.
+        x: centre, share of the image's width.
+        y: centre, share of the image's height.
+        side: share of the image's shorter side.
         degrees: turn, clockwise.
         flipped: mirrored left to right.
         colour: name of its own colour.
@@ -39,12 +39,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Layout:
-    """A picture's size, its setting and its objects from the back to the front.
+    """An image's size, its setting and its objects from the back to the front.
 
     Args:
         width: in pixels.
         height: in pixels.
-        setting: None for a plain ground.
+        setting: None for a plain background.
         items: in drawing order.
     """
 
@@ -55,7 +55,7 @@ class Layout:
 
 
 def draw_layout(rng: np.random.Generator, style: SceneStyle) -> Layout:
-    """A layout at random.
+    """Return a random layout.
 
     Example:
         >>> from trmml.synthetic.styles import DEMO
@@ -79,10 +79,10 @@ def draw_layout(rng: np.random.Generator, style: SceneStyle) -> Layout:
 
 
 def _categories(rng: np.random.Generator, style: SceneStyle, setting: Setting) -> list[int]:
-    seen = np.array([setting.seen.get(name, _ODD_WEIGHT) for name in CATEGORY_NAMES])
-    weights = seen**style.frequency_power
+    frequencies = np.array([setting.frequencies.get(name, _ODD_WEIGHT) for name in CATEGORY_NAMES])
+    weights = frequencies**style.frequency_power
     count = 2 + int(rng.choice(len(_COUNTS), p=_COUNTS))
-    chosen = rng.choice(len(seen), count, replace=False, p=weights / weights.sum()).tolist()
+    chosen = rng.choice(len(frequencies), count, replace=False, p=weights / weights.sum()).tolist()
     if rng.random() < 0.15:
         chosen[-1] = chosen[0]  # two of a kind
     return chosen  # type: ignore[no-any-return]
@@ -91,7 +91,7 @@ def _categories(rng: np.random.Generator, style: SceneStyle, setting: Setting) -
 def _turned(
     rng: np.random.Generator, style: SceneStyle, index: int, x: float, y: float, side: float
 ) -> Item:
-    """The object at its place, turned, mirrored and coloured at random."""
+    """Return the object at its place, turned, mirrored and coloured at random."""
     category = CATEGORIES[index]
     free = category.turns and rng.random() < 0.7
     degrees = 180.0 if free else style.tilt_degrees

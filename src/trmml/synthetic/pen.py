@@ -1,7 +1,7 @@
-"""A pen that draws on a unit canvas, in the hand of a style.
+"""A pen that draws on a unit canvas, in one of the styles.
 
-Drawings speak in coordinates from 0 to 1, x to the right and y down. The pen turns them into
-pixels, and everything that makes one hand differ from another happens here.
+Drawings use coordinates from 0 to 1, x to the right and y down. The pen turns them into pixels,
+and all differences between the styles are applied here.
 """
 
 import math
@@ -126,7 +126,7 @@ class Pen:
         return mix(colour, _PAPER, self._wash) if sum(colour) > 180 else colour
 
     def _place(self, points: Float[np.ndarray, "n 2"]) -> list[float]:
-        """Pixels, flat, of points on the unit canvas, with this hand's errors."""
+        """Pixels, flat, of points on the unit canvas, with this style's errors."""
         if self._wobble or self._warp:
             stray = self.rng.uniform(0.0, 2 * math.pi, 4)
             swapped = points[:, ::-1]

@@ -1,4 +1,4 @@
-"""The eight settings: how each is painted and what is usually seen there.
+"""The eight settings: how each is painted and which categories are usual there.
 
 Nothing in a background may look like one of the categories.
 """
@@ -16,18 +16,18 @@ class Setting:
     """A place.
 
     Args:
-        phrase: how a caption says it, with its preposition.
-        weight: how often it is chosen, against the others.
+        phrase: its name in a caption, with a preposition.
+        weight: how often it is chosen, relative to the others.
         horizon: height at which the ground begins, 0 is the top.
         paint: paints it on a unit canvas.
-        seen: how often each category is chosen here, against the others.
+        frequencies: how often each category is chosen here, relative to the others.
     """
 
     phrase: str
     weight: float
     horizon: float
     paint: Callable[[Pen], None]
-    seen: Mapping[str, float | int]
+    frequencies: Mapping[str, float | int]
 
 
 def _choice(pen: Pen, *colours: RGB) -> RGB:

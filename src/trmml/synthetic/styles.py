@@ -1,4 +1,4 @@
-"""The two hands that draw the world: every number by which they differ."""
+"""The two styles of drawing, and every number by which they differ."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -10,7 +10,7 @@ StyleName = Literal["demo", "caption"]
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How one hand draws. Lengths are shares of the object's side unless they say otherwise.
+    """How one style draws. Lengths are shares of the object's side unless they say otherwise.
 
     Args:
         outline: width range of the ink outline.
@@ -20,17 +20,17 @@ class SceneStyle:
         wobble: how far a single shape strays from where it belongs.
         warp: how far the proportions of a whole object are bent.
         stretch: largest change of an object's height against its width.
-        hue_turn: largest turn of hue for a whole picture, 1 is a full circle.
-        saturation: range of the factor on saturation for a whole picture.
+        hue_turn: largest turn of hue for a whole image, 1 is a full circle.
+        saturation: range of the factor on saturation for a whole image.
         tilt_degrees: largest turn of an upright object.
-        side: range of an object's side as a share of the picture's shorter side.
+        side: range of an object's side as a share of the image's shorter side.
         clutter: largest number of meaningless shapes behind and before the objects.
-        shade: largest change of light across the picture.
-        cast: largest change of one colour channel of the picture.
+        shade: largest change of light across the image.
+        cast: largest change of one colour channel of the image.
         noise: range of the standard deviation of the grain, in grey levels of 255.
         blur: largest radius of the blur, in pixels.
         quality: range of the JPEG quality.
-        plain_share: share of pictures that show one object on a plain ground.
+        plain_share: share of images that show one object on a plain background.
         frequency_power: power on the categories' frequencies; 0 makes all alike.
     """
 
@@ -101,7 +101,7 @@ DEMO: Final = SceneStyle(
 
 
 def find_style(name: str) -> SceneStyle:
-    """The style of that name; a ConfigError names the two there are.
+    """Return the style of that name; a ConfigError lists the two names.
 
     Example:
         >>> find_style("demo").plain_share

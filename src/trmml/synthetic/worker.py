@@ -1,7 +1,7 @@
-"""Draws a part of the pictures in a process of its own.
+"""Draw a part of the images in a process of its own.
 
-`write_scenes` starts it as `python -m trmml.synthetic.worker`. That, unlike a pool, works
-from any script and notebook and copies nothing of a parent that may have threads running.
+`write_scenes` starts it as `python -m trmml.synthetic.worker`. Unlike a pool, this works from any
+script or notebook and copies nothing of a parent process that may run threads.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Literal
 
 
 def main(arguments: list[str]) -> None:
-    """Draw every n-th picture and print what is in them as JSON.
+    """Draw every n-th image and print their labels, captions and boxes as JSON.
 
     Args:
-        arguments: folder, number of pictures, seed, style, first picture, step.
+        arguments: folder, number of images, seed, style, first image, step.
     """
     from trmml.synthetic.writing import draw_part
 

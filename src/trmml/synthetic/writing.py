@@ -1,4 +1,4 @@
-"""A folder of pictures with tables, as a user would bring it."""
+"""Write drawn images as a folder with tables, in the form that users have."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from trmml.synthetic.categories import CATEGORY_NAMES
 from trmml.synthetic.compose import Scene, draw_scene
 from trmml.synthetic.styles import StyleName, find_style
 
-_FEW: Final = 200  # pictures below which starting processes costs more than it saves
+_FEW: Final = 200  # images below which starting processes costs more than it saves
 _BOX_COLUMNS: Final = ("category", "left", "top", "right", "bottom", "visible_share")
 
 
@@ -31,7 +31,7 @@ def write_scenes(
     known_share: float = 0.3,
     processes: int | None = None,
 ) -> None:
-    """Write a folder of generated pictures, their labels, captions and boxes, and a README.
+    """Write a folder of generated images, their labels, captions and boxes, and a README.
 
     The same arguments give the same bytes, however many processes draw. Everything is written
     beside `folder` first and moved there when complete.
@@ -40,9 +40,9 @@ def write_scenes(
         folder: must not exist or be empty.
         images: how many, at least 1.
         seed: not negative; image k depends on the seed, the style and k alone.
-        style: "demo", or "caption" for the hand that the bundled encoder has learned from.
+        style: "demo", or "caption" for the one that the bundled encoder was trained on.
         known_share: in (0, 1], share of entries that `labels_partial.csv` keeps.
-        processes: None draws few pictures in this process and many in one per core.
+        processes: None: few images are drawn in this process, many in one process per core.
     """
     find_style(style)
     _check(folder, images, seed, known_share, processes)
@@ -89,7 +89,7 @@ Truth = dict[str, object]
 
 
 def _draw(draft: Path, images: int, seed: int, style: StyleName, processes: int) -> list[Truth]:
-    """Draw all pictures; one process each takes every n-th."""
+    """Draw all images, each process every n-th, and return the truth of each image."""
     if processes == 1:
         return draw_part(draft, range(images), seed, style)
     command = [sys.executable, "-m", "trmml.synthetic.worker", str(draft.resolve())]
@@ -103,16 +103,16 @@ def _draw(draft: Path, images: int, seed: int, style: StyleName, processes: int)
     ]
     truth: list[Truth] = [{}] * images
     for start, worker in enumerate(running):
-        output, trouble = worker.communicate()
+        output, errors = worker.communicate()
         if worker.returncode:
-            last = trouble.decode(errors="replace").strip().splitlines()[-1:]
+            last = errors.decode(errors="replace").strip().splitlines()[-1:]
             raise DataError(f"{draft}: a drawing process failed: {' '.join(last)}")
         truth[start::processes] = json.loads(output)
     return truth
 
 
 def draw_part(draft: Path, numbers: Iterable[int], seed: int, style: StyleName) -> list[Truth]:
-    """Draw some of the pictures into `draft` and return what is in each."""
+    """Draw some of the images into `draft` and return the truth of each."""
     truth: list[Truth] = []
     for number in numbers:
         key = np.random.SeedSequence([seed, number, int(style == "demo")])
@@ -124,12 +124,12 @@ def draw_part(draft: Path, numbers: Iterable[int], seed: int, style: StyleName) 
 
 
 def _truth(name: str, scene: Scene) -> Truth:
+    present = list(scene.category_indices)
     boxes = [
         (CATEGORY_NAMES[box.category], box.left, box.top, box.right, box.bottom, box.visible_share)
         for box in scene.boxes
     ]
-    seen = list(scene.category_indices)
-    return {"image": name, "seen": seen, "caption": scene.caption, "boxes": boxes}
+    return {"image": name, "present": present, "caption": scene.caption, "boxes": boxes}
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def _write_tables(draft: Path, truth: list[Truth], seed: int, known_share: float
     images = [row["image"] for row in truth]
     labels = np.zeros((len(truth), len(CATEGORY_NAMES)), dtype=np.int8)
     for number, row in enumerate(truth):
-        labels[number, row["seen"]] = 1  # type: ignore[index]
+        labels[number, row["present"]] = 1  # type: ignore[index]
     known = np.random.RandomState(seed).random_sample(labels.shape) < known_share
     _write_wide(draft / "labels.csv", images, labels, np.ones_like(known))
     _write_wide(draft / "labels_partial.csv", images, labels, known)
@@ -158,7 +158,7 @@ def _write_wide(
     columns: dict[str, list[object]] = {"image": images}
     for index, name in enumerate(CATEGORY_NAMES):
         pairs = zip(labels[:, index].tolist(), known[:, index].tolist(), strict=True)
-        columns[name] = [label if seen else None for label, seen in pairs]
+        columns[name] = [label if is_known else None for label, is_known in pairs]
     schema = {"image": pl.String} | dict.fromkeys(CATEGORY_NAMES, pl.Int8)
     pl.DataFrame(columns, schema=schema).write_csv(path)
 
@@ -166,22 +166,22 @@ def _write_wide(
 _README: Final = """\
 # Generated scenes
 
-{images} pictures drawn by trmml from seed {seed} in the style "{style}". They show up to seven of
+{images} images drawn by trmml from seed {seed} in the style "{style}". They show up to seven of
 48 categories in eight settings. Nothing here was photographed; anyone may use it for anything.
 
 | File | What it holds |
 |---|---|
-| `images/` | the pictures, JPEG, of varying size |
-| `labels.csv` | one row per picture, one column per category: 1 present, 0 absent. Complete |
+| `images/` | the images, JPEG, of varying size |
+| `labels.csv` | one row per image, one column per category: 1 present, 0 absent. Complete |
 | `labels_partial.csv` | the same with blanks: only {known_share:.0%} of the entries are known |
-| `captions.csv` | one sentence per picture |
+| `captions.csv` | one sentence per image |
 | `boxes.csv` | one row per object: category, edges in pixels, visible share |
 
 In `boxes.csv` right and bottom are exclusive. A category counts as present when at least 30 % of
-one of its objects can be seen. An entry of `labels_partial.csv` is known where
+one of its objects is visible. An entry of `labels_partial.csv` is known where
 `numpy.random.RandomState({seed}).random_sample((images, categories)) < {known_share}`, so a larger
 share only ever adds entries.
 
-The same pictures again: `write_scenes(folder, images={images}, seed={seed}, style="{style}",
+The same images again: `write_scenes(folder, images={images}, seed={seed}, style="{style}",
 known_share={known_share})`.
 """
