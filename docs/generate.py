@@ -6,18 +6,18 @@ python docs/generate.py --check    write nothing; exit with 1 when a page is sta
 
 import itertools
 import json
+import re
+import subprocess
 import sys
+import textwrap
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-import typer.main
 from pydantic.fields import FieldInfo
 
-from trmml.cli.app import trmml
-from trmml.cli.main import app
 from trmml.settings.sections import Settings, preset_names
 
 DOCS = Path(__file__).parent
@@ -25,10 +25,11 @@ NOTE = "<!-- Written by docs/generate.py from {source}; do not edit. -->\n"
 
 SETTINGS_HEAD = """# Settings
 
-Every setting of `trmml fit`. A run takes the defaults below, then a preset (`--preset NAME`) or a
-TOML file (`--config FILE`), then each `--set section.name=value`. A name that is not in these
-tables is an error. All values that a run used are written to `settings.json` in its folder.
-What each setting does to the method, and where its default comes from: [method.md](method.md).
+These are all settings of `trmml fit`. A run starts from the defaults below. A preset
+(`--preset NAME`) or a TOML file (`--config FILE`) changes them, then each
+`--set section.name=value`. A name that is not in these tables is an error. Each run writes the
+values that it used to `settings.json` in its folder. [method.md](method.md) says what each setting
+does to the method, and where its default comes from.
 
 ```toml
 [training]
@@ -38,21 +39,20 @@ epochs = 20
 train_context = true
 ```
 
-`trmml settings --toml > settings.toml` writes such a file with everything in it.
-In Python: `Settings(training={"epochs": 20})`, or `load_settings("settings.toml",
-["prompts.train_context=true"])`.
+`trmml settings --toml > settings.toml` writes such a file with every setting in it. In Python, use
+`Settings(training={"epochs": 20})`, or
+`load_settings("settings.toml", ["prompts.train_context=true"])`.
 """
 
 CLI_HEAD = """# Command line
 
-Results go to stdout, everything else to stderr. Exit code 0: done; 1: an error, said in one line
-(`--debug` shows the traceback); 2: wrong usage; 130: interrupted. `trmml VERB --help` says what
-this page says. The verbs are Python functions of the same names, such as `trmml.fit`.
+Results go to stdout, everything else to stderr. The exit code is 0 when all is done, 1 after an
+error, 2 after wrong usage, and 130 after Ctrl-C. An error is one line; `--debug` adds the
+traceback. `trmml VERB --help` says what this page says. Most verbs are Python functions of the same
+name, such as `trmml.fit`.
 """
 
-OPTION_HEAD = ("option", "value", "default", "meaning")
-
-TYPE_WORDS = {str: "text", int: "whole number", float: "number", Path: "path", bool: ""}
+TYPE_WORDS = {str: "text", int: "whole number", float: "number", Path: "path"}
 
 
 def main(arguments: list[str]) -> int:
@@ -76,12 +76,41 @@ def pages() -> dict[str, str]:
     return {"settings.md": settings_page(), "cli.md": cli_page()}
 
 
+# Command line -------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """All verbs with their options, as typer describes them."""
+    command = [sys.executable, "-m", "typer", "trmml.cli.main", "utils", "docs", "--name", "trmml"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    _, _, body = text.partition("\n\n")  # typer's title and ours say the same
+    body = re.sub(r"^#+ `(.+)`$", r"## \1", body, flags=re.MULTILINE)
+    body = re.sub(r"\x08\nExamples:\n((?:  .+\n)+)", _console, body)
+    body = re.sub(r"^\* `--help`: .+\n", "", body, flags=re.MULTILINE)
+    body = re.sub(r"^\* .+$", _wrapped, body, flags=re.MULTILINE)
+    body = re.sub(r"\n{3,}", "\n\n", body)
+    return f"{NOTE.format(source='src/trmml/cli')}\n{CLI_HEAD}\n{body.strip()}\n"
+
+
+def _console(found: re.Match[str]) -> str:
+    """The examples of a verb as a block of code."""
+    lines = found[1].rstrip().splitlines()
+    return "\n".join(["```console", *(f"$ {line.strip()}" for line in lines), "```", ""])
+
+
+def _wrapped(found: re.Match[str]) -> str:
+    """An entry of a list in lines of at most 100 characters."""
+    return textwrap.fill(
+        found[0], width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
 # Settings -----------------------------------------------------------------------------------
 
 
 def settings_page() -> str:
     """All settings, a table per section."""
-    parts = [NOTE.format(source="src/trmml/config.py"), SETTINGS_HEAD]
+    parts = [NOTE.format(source="src/trmml/settings/sections.py"), SETTINGS_HEAD]
     if presets := preset_names():
         folder = resources.files("trmml.settings") / "presets"
         listed = [(f"`{n}`", _first_comment((folder / f"{n}.toml").read_text())) for n in presets]
@@ -126,78 +155,6 @@ def _kind(annotation: Any) -> str:
     if get_origin(annotation) is list:
         return _kind(get_args(annotation)[0])
     return TYPE_WORDS[annotation]
-
-
-# Command line -------------------------------------------------------------------------------
-
-
-def cli_page() -> str:
-    """All verbs, a table of options each."""
-    group: Any = typer.main.get_command(app)
-    shared = _rows(group.params, get_type_hints(trmml, include_extras=True))
-    parts = [NOTE.format(source="src/trmml/cli.py"), CLI_HEAD, "Options of every verb:\n"]
-    parts.append(_table(OPTION_HEAD, shared))
-    return "\n".join([*parts, *_verbs(app, group, "")])
-
-
-def _verbs(of: typer.Typer, group: Any, before: str) -> Iterator[str]:
-    """A part per verb of a group, and of the groups within it."""
-    functions = {
-        info.name or info.callback.__name__: info.callback
-        for info in of.registered_commands
-        if info.callback is not None
-    }
-    groups = {info.name: info.typer_instance for info in of.registered_groups}
-    for name, command in group.commands.items():
-        if name in groups:
-            yield from _verbs(groups[name], command, f"{name} ")
-            continue
-        rows = _rows(command.params, get_type_hints(functions[name], include_extras=True))
-        usage = " ".join([*(typed for row in rows if (typed := _as_typed(row))), "[OPTIONS]"])
-        examples = (command.epilog or "").replace("\b\nExamples:\n", "").rstrip()
-        shown = "\n".join(line.removeprefix("  ") for line in examples.splitlines())
-        yield f"## trmml {before}{name}\n\n{command.help}\n"
-        yield f"```\ntrmml {before}{name} {usage}\n```\n"
-        yield _table(OPTION_HEAD, rows)
-        yield f"```console\n{shown}\n```\n"
-
-
-def _rows(params: Iterable[Any], hints: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    return [_option_row(param, hints[param.name]) for param in params]
-
-
-def _as_typed(row: tuple[str, str, str, str]) -> str:
-    """A required argument or option in a usage line; nothing for the others."""
-    name, value, default, _ = row
-    if default != "required":
-        return ""
-    plain = name.strip("`")
-    return f"{plain} {value.upper()}" if plain.startswith("-") else plain
-
-
-def _option_row(param: Any, annotation: Any) -> tuple[str, str, str, str]:
-    is_option = param.opts[0][0] == "-"
-    name = ", ".join(param.opts) if is_option else (param.metavar or param.name).upper()
-    if param.required:
-        default = "required"
-    elif param.default is None or param.default is False or param.default == []:
-        default = ""
-    else:
-        default = _code(param.default)
-    return f"`{name}`", _value(param, annotation), default, param.help or ""
-
-
-def _value(param: Any, annotation: Any) -> str:
-    """What an argument or option takes, with its range."""
-    base, info = get_args(annotation)  # Annotated[type, typer's description]
-    if info.metavar and param.opts[0][0] == "-":
-        return str(info.metavar.lower())
-    limits = [
-        f"{word} {limit}"
-        for word, limit in (("at least", info.min), ("at most", info.max))
-        if limit is not None
-    ]
-    return ", ".join([_kind(base), *limits])
 
 
 # Markdown -----------------------------------------------------------------------------------

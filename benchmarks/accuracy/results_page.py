@@ -182,7 +182,7 @@ def _searched(ground: Published) -> str:
     if not (ground.folder / "settings").is_dir():
         return ""
     place = f"benchmarks/results/{ground.results.ground}/settings"
-    return f" The settings of each method, and what they were searched on: [{place}](../{place})."
+    return f" The settings of each method, and what they were searched on: `{place}`."
 
 
 def _rule(cell: Cell) -> str:

@@ -78,7 +78,8 @@ def test_every_command_and_option_is_documented_and_explained() -> None:
         for param in command.params:
             assert param.help, f"trmml {name}: {param.name} has no help"
             word = param.opts[0] if param.opts[0][0] == "-" else param.metavar or param.name.upper()
-            assert f"| `{word}" in section, f"trmml {name}: {word}"
+            entry = rf"^\* `(-\w, )?{re.escape(word)}[ `.]"
+            assert re.search(entry, section, flags=re.MULTILINE), f"trmml {name}: {word}"
 
 
 @pytest.mark.parametrize("section", Settings.model_fields)
@@ -86,7 +87,7 @@ def test_every_setting_is_explained(section: str) -> None:
     model = Settings.model_fields[section].annotation
     assert model is not None and model.__doc__
     missing = [name for name, field in model.model_fields.items() if not field.description]
-    assert not missing, f"config.py, {section}: no description of {', '.join(missing)}"
+    assert not missing, f"sections.py, {section}: no description of {', '.join(missing)}"
 
 
 # What pages refer to ------------------------------------------------------------------------
