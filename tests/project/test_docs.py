@@ -78,7 +78,7 @@ def test_every_command_and_option_is_documented_and_explained() -> None:
         for param in command.params:
             assert param.help, f"trmml {name}: {param.name} has no help"
             word = param.opts[0] if param.opts[0][0] == "-" else param.metavar or param.name
-            entry = rf"^\* `(-\w, )?{re.escape(word)}[ `.]"
+            entry = rf"^\* `(\S+, )?{re.escape(word)}[ `.,]"
             assert re.search(entry, section, flags=re.MULTILINE), f"trmml {name}: {word}"
 
 
