@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trmml.encoders import load_encoder
 from trmml.encoders.base import Encoder
-from trmml.metrics.measure import average_precision
+from trmml.metrics.average_precision import average_precisions
 from trmml.synthetic import CATEGORY_NAMES, draw_scene
 
 PROMPT = "a photo of a {}"
@@ -61,10 +61,7 @@ def score(encoder: Encoder, style: Literal["demo", "caption"], images: int, seed
 
 def per_category(scores: Tensor, truth: Tensor) -> list[float]:
     """AP of each category in percent; nan where no picture shows it."""
-    known = torch.ones(len(truth), dtype=torch.bool)
-    return [
-        100 * average_precision(scores[:, c], truth[:, c], known) for c in range(truth.shape[1])
-    ]
+    return (100 * average_precisions(scores, truth, torch.ones_like(truth))).tolist()
 
 
 def measure(encoder: Encoder, images: int, seed: int) -> dict[str, dict[str, object]]:

@@ -34,7 +34,7 @@ from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.trmml import build_trmml
-from trmml.metrics.measure import measure
+from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.training.trainer import Trainer
@@ -87,7 +87,7 @@ def field_way(encoder: Encoder, train: Dataset, known: LabelMatrix, test: Datase
     def test_map() -> float:
         found = torch.cat([loop.probabilities(part) for part in asked.split(8 * BATCH)])
         truth = test.matrix
-        return 100 * measure(found.double(), truth.labels, truth.known, test.category_names).mean_ap
+        return 100 * mean_defined(average_precisions(found.double(), truth.labels, truth.known))
 
     return learn(), test_map
 

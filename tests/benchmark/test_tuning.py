@@ -164,10 +164,7 @@ def test_a_trial_that_diverges_counts_as_nothing(
 def test_nothing_to_score_by_is_said(
     ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Undefined:
-        mean_ap = math.nan
-
-    monkeypatch.setattr("trmml.benchmark.tuning.measure", lambda *arguments: Undefined())
+    monkeypatch.setattr("trmml.benchmark.tuning.mean_defined", lambda aps: math.nan)
     with pytest.raises(DataError, match=r"expected a present label among the .* label more images"):
         search(ground, tmp_path)
 

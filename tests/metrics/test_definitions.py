@@ -1,8 +1,8 @@
 """Every figure against loops over plain lists, written from the definitions and not from the code.
 
 Source of the definitions: what the field's code computes (ASL, DualCoOp, HCP-MLR-PL), with the
-choices that the docstring of metrics.py states: ties are seen together, undefined categories are
-left out of means.
+choices that the docstrings of the metrics package state: ties have no order, undefined categories
+are left out of means.
 """
 
 import math
@@ -13,8 +13,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from trmml.metrics.average_precision import average_precision
 from trmml.metrics.figures import Metrics, PrecisionRecall
-from trmml.metrics.measure import average_precision, measure
+from trmml.metrics.measure import measure
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, None
 Rates = tuple[float, float, float]

@@ -9,8 +9,9 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
 from trmml.errors import ConfigError, DataError
+from trmml.metrics.average_precision import average_precision
 from trmml.metrics.checks import check_pairs
-from trmml.metrics.measure import average_precision, measure
+from trmml.metrics.measure import measure
 
 NAMES = [f"category {c}" for c in range(6)]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from trmml.benchmark.catalog import Method, make_trainer
@@ -18,9 +18,10 @@ from trmml.features.base import FeatureSource, Progress
 from trmml.labels.masks import Known
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, predict
+from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.metrics.calibration import both_answers, calibrate
 from trmml.metrics.figures import Metrics, PrecisionRecall
-from trmml.metrics.measure import measure, scores_of
+from trmml.metrics.measure import measure
 from trmml.training.fit import make_fabric
 from trmml.training.run_folder import versions
 from trmml.training.schedule import hold_out
@@ -94,10 +95,11 @@ class CellRunner:
         cut = calibration.thresholds  # 0.5 each where nothing could be calibrated
         metrics = measure(scores, test.labels, test.known, names, threshold=cut)
         half = measure(scores, test.labels, test.known, names, threshold=0.5)
-        ranking = scores_of(scored.test)
-        ranked = measure(ranking, test.labels, test.known, names)
-        figures = _figures(ranked, metrics, half)
-        return self._cell(job, scored, ranked, figures, calibrated), ranks_of(ranking.numpy())
+        ap = average_precisions(scored.test, test.labels, test.known)
+        interpolated = average_precisions(scored.test, test.labels, test.known, form="interpolated")
+        figures = _figures(ap, interpolated, metrics, half)
+        cell = self._cell(job, scored, figures, calibrated, ap=ap, ap_interpolated=interpolated)
+        return cell, ranks_of(scored.test.numpy())
 
     def _train(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> _Scored:
         ground, settings = self.ground, job.settings
@@ -157,19 +159,20 @@ class CellRunner:
         )
 
     def _map(self, logits: Float[Tensor, "N C"]) -> float:
-        test = self.ground.test
-        names = test.category_names
-        return measure(scores_of(logits), test.matrix.labels, test.matrix.known, names).mean_ap
+        test = self.ground.test.matrix
+        return mean_defined(average_precisions(logits, test.labels, test.known))
 
     def _cell(
         self,
         job: Job,
         scored: _Scored,
-        ranked: Metrics,
         figures: Mapping[str, float | None],
         calibrated: bool,
+        *,
+        ap: Float64[Tensor, "C"],
+        ap_interpolated: Float64[Tensor, "C"],
     ) -> Cell:
-        ground, rows = self.ground, ranked.per_category
+        ground = self.ground
         return Cell(
             ground=ground.name,
             method=job.method.key,
@@ -193,8 +196,8 @@ class CellRunner:
             seconds={name: round(value, 3) for name, value in scored.seconds.items()},
             epoch={**scored.epoch, "calibrated": calibrated},
             figures=figures,
-            ap=[_defined(row.ap) for row in rows],
-            ap_interpolated=[_defined(row.ap_interpolated) for row in rows],
+            ap=[_defined(value) for value in ap.tolist()],
+            ap_interpolated=[_defined(value) for value in ap_interpolated.tolist()],
             best_on_test=scored.best_on_test,
         )
 
@@ -230,11 +233,17 @@ def for_cell(settings: Any, *, seed: int, choose_epoch: Epoch) -> Any:
     return settings.model_copy(update={"training": training})
 
 
-def _figures(ranked: Metrics, metrics: Metrics, half: Metrics) -> dict[str, float | None]:
+def _figures(
+    ap: Float64[Tensor, "C"],
+    ap_interpolated: Float64[Tensor, "C"],
+    metrics: Metrics,
+    half: Metrics,
+) -> dict[str, float | None]:
     """Test figures by name, shares in [0, 1].
 
     Args:
-        ranked: of the logits.
+        ap: of each category, by logits.
+        ap_interpolated: the same in the interpolated form.
         metrics: of calibrated probabilities at the thresholds that were fitted.
         half: of the same at 0.5.
     """
@@ -244,9 +253,9 @@ def _figures(ranked: Metrics, metrics: Metrics, half: Metrics) -> dict[str, floa
         f"_top{metrics.top_k}": metrics.at_top_k,
     }
     found = {
-        "map": ranked.mean_ap,
-        "map_interpolated": ranked.mean_ap_interpolated,
-        "map_undefined_as_zero": ranked.mean_ap_undefined_as_zero,
+        "map": mean_defined(ap),
+        "map_interpolated": mean_defined(ap_interpolated),
+        "map_undefined_as_zero": mean_defined(ap.nan_to_num()),
     }
     for suffix, part in parts.items():
         found |= {n + suffix: v for n, v in zip(RATES, asdict(part).values(), strict=True)}

@@ -35,7 +35,7 @@ from trmml.features.base import Progress
 from trmml.features.views import joined
 from trmml.labels.masks import Known, share_known, single_positive
 from trmml.method.interface import predict
-from trmml.metrics.measure import measure, scores_of
+from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.sections import Precision, Protocol
 from trmml.training.run_folder import versions
 from trmml.training.trainer import train
@@ -202,8 +202,7 @@ def _score(
                 return 0.0
             looked = joined(source, settings.training.scored_views)
             logits = predict(trainer.model, looked, held, device=ground.device)
-            names = ground.train.category_names
-            found.append(measure(scores_of(logits), truth.labels, truth.known, names).mean_ap)
+            found.append(mean_defined(average_precisions(logits, truth.labels, truth.known)))
     if not any(math.isfinite(value) for value in found):
         raise DataError(
             f"expected a present label among the {len(held)} held-out training images to score"

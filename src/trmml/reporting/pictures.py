@@ -10,7 +10,7 @@ from PIL import Image
 
 from trmml.errors import DataError
 from trmml.images import read_image
-from trmml.metrics.measure import average_precision
+from trmml.metrics.average_precision import average_precision
 from trmml.tagging.evaluate import Evaluation
 from trmml.tagging.region_maps import overlay, region_map, shrink
 

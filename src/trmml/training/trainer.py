@@ -23,7 +23,7 @@ from trmml.features.views import joined
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.method.prototypes import PseudoLabels, pseudo_labels
-from trmml.metrics.measure import measure, scores_of
+from trmml.metrics.average_precision import average_precisions
 from trmml.settings.sections import PrototypeSettings, TrainingSettings
 from trmml.training.record import EpochRecord
 from trmml.training.schedule import hold_out, learning_rate, parameter_groups
@@ -234,9 +234,7 @@ class Trainer(TrainingState):
         with self.averaged():
             logits = self.predict_held_out()
         held = self.matrix.rows(self.held)
-        names = [str(c) for c in range(logits.shape[1])]
-        metrics = measure(scores_of(logits), held.labels, held.known, names)
-        aps = torch.tensor([row.ap for row in metrics.per_category], dtype=torch.float64)
+        aps = average_precisions(logits, held.labels, held.known)
         return torch.where(held.negatives > 0, aps, torch.nan)
 
     def predict_held_out(self) -> Float[Tensor, "H C"]:
