@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.toy import ToyEncoder, write_pictures
 from trmml.features.base import Features
+from trmml.labels.matrix import LabelMatrix
 from trmml.tagging.tagger import Tagger
 
 FORMATS = (5,)
@@ -33,3 +34,12 @@ def test_a_run_of_an_old_format_gives_its_probabilities(number: int, tmp_path: P
     wanted = torch.tensor(list(expected["probabilities"].values())).double()
     # On one machine they agree to 1e-6; other processors sum in another order.
     torch.testing.assert_close(scores.probabilities.double(), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("number", FORMATS)
+def test_the_labels_of_an_old_run_are_read(number: int) -> None:
+    run = Path(__file__).with_name(f"run_format_{number}")
+    card = json.loads((run / "model.json").read_text("utf-8"))
+    matrix = LabelMatrix.load(run / "known.safetensors")
+    assert matrix.checksum() == card["data"]["mask_sha256"]
+    assert matrix.known_share == card["data"]["known_share"]

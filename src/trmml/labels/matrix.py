@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trmml.errors import CheckpointError, ConfigError, DataError
 
-_FORMAT = "trmml.labels.matrix.1"
+_FORMAT = "trmml.labels.1"
 _ROWS_PER_DRAW = 8192  # the random numbers of so many images lie in memory at once
 
 
