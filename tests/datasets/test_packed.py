@@ -356,7 +356,7 @@ def test_shards_that_make_no_sense(tmp_path):
     write(tmp_path, {"train.tar": b"\1" * 600})
     with pytest.raises(DataError, match="is no tar file, or cut off"):
         read("webdataset", tmp_path)
-    with pytest.raises(DataError, match=r"the test shards was expected at test\.tar"):
+    with pytest.raises(DataError, match=r"the test set was expected at test\.tar"):
         read("webdataset", tmp_path, "test")
 
 
@@ -486,3 +486,19 @@ def test_a_folder_of_images_with_metadata(tmp_path):
     (tmp_path / "train/metadata.csv").unlink()
     with pytest.raises(DataError, match=r"Arrow or Parquet files, or its metadata was expected at"):
         read("huggingface", tmp_path)
+
+
+def test_a_null_list_beside_an_image_is_unknown(tmp_path):
+    write(tmp_path, {f"train/{name}.png": PNG for name in "abc"})
+    lines = ['{"file_name": "a.png", "labels": ["cat"]}', '{"file_name": "b.png", "labels": []}',
+             '{"file_name": "c.png", "labels": null}']  # fmt: skip
+    write(tmp_path, {"train/metadata.jsonl": "\n".join(lines)})
+    assert states(read("huggingface", tmp_path, blank="absent")) == [[Y], [N], [U]]
+    (tmp_path / "train/metadata.jsonl").unlink()
+    write(
+        tmp_path, {"train/metadata.csv": 'file_name,labels\na.png,"[""cat""]"\nb.png,[]\nc.png,\n'}
+    )
+    assert states(read("huggingface", tmp_path, blank="absent")) == [[Y], [N], [U]]
+    write(tmp_path, {"train/metadata.csv": "file_name,labels\na.png,cat;dog\nb.png,dog\nc.png,\n"})
+    data = read("huggingface", tmp_path, blank="absent")
+    assert states(data) == [[Y, Y], [N, Y], [N, N]]  # no cell holds JSON, so a blank lists nothing

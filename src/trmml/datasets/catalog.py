@@ -18,6 +18,7 @@ from trmml.datasets.formats.cub import CubOptions, read_cub
 from trmml.datasets.formats.huggingface import HuggingFaceOptions, read_huggingface
 from trmml.datasets.formats.label_studio import LabelStudioOptions, read_label_studio
 from trmml.datasets.formats.nus_wide import NusWideOptions, read_nus_wide
+from trmml.datasets.formats.packed import ShardOptions
 from trmml.datasets.formats.parquet import ParquetOptions, read_parquet_set
 from trmml.datasets.formats.plain import (
     FolderOptions,
@@ -35,7 +36,7 @@ from trmml.datasets.formats.voc import (
     read_voc2012,
     read_voc_xml,
 )
-from trmml.datasets.formats.webdataset import WebDatasetOptions, read_webdataset
+from trmml.datasets.formats.webdataset import read_webdataset
 from trmml.datasets.formats.yolo import YoloOptions, read_yolo
 from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.options import ReaderOptions, Split, parse_options
@@ -140,7 +141,7 @@ READERS: Mapping[str, Reader] = {
         read_label_studio, LabelStudioOptions, "Label Studio's JSON export", {}
     ),
     "parquet": Reader(read_parquet_set, ParquetOptions, "Parquet with image bytes", {}),
-    "webdataset": Reader(read_webdataset, WebDatasetOptions, "WebDataset tar shards", {}),
+    "webdataset": Reader(read_webdataset, ShardOptions, "WebDataset tar shards", {}),
     "huggingface": Reader(
         read_huggingface, HuggingFaceOptions, "a Hugging Face data set's folder", {}
     ),

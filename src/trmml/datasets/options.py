@@ -10,6 +10,12 @@ from trmml.errors import ConfigError
 
 Split = Literal["train", "test"]
 
+# What files and folders of a split may be called, in the order of preference.
+SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "test": ("test", "validation", "valid", "val"),
+}
+
 
 class ReaderOptions(BaseModel):
     """What every reader can be told; a reader's own options inherit from it."""

@@ -9,14 +9,14 @@ Any of these; the test set may also be called validation, valid or val:
     train/metadata.csv (.jsonl, .parquet)       an "imagefolder": file_name and label columns beside
                                                 the images
 
-Labels are as in `parquet.py`: names, or numbers whose names the data set's features give. For lists
-without `absent` it must be said what a category means that is not listed: option blank=absent or
-blank=unknown. Images inside the files are unpacked once, named by their content; see `unpack.py`.
+`label_columns.py` explains the labels; numbers take their names from the data set's features. A
+list that is null is unknown, as is a blank cell between JSON lists. Images inside the files are
+unpacked once, named by their content; see `unpack.py`.
 """
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,19 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_json, read_plain
-from trmml.datasets.formats.packed import Pack, PackedOptions, read_label_columns, read_packs
+from trmml.datasets.formats.label_columns import read_label_columns
+from trmml.datasets.formats.packed import Pack, PackedOptions, find_usual_shards, read_packs
 from trmml.datasets.formats.parquet import (
     check_image_column,
     class_names,
-    find_parts,
     image_bytes,
-    pack,
-    parquet_features,
+    read_parquet_files,
 )
 from trmml.datasets.image_files import locate
-from trmml.datasets.options import Split
+from trmml.datasets.options import SPLIT_NAMES, Split
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 
-_SPLITS: Mapping[Split, Sequence[str]] = {
-    "train": ("train",),
-    "test": ("test", "validation", "valid", "val"),
-}
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
 
@@ -62,22 +57,19 @@ def read_huggingface(root: Path, split: Split, options: HuggingFaceOptions) -> D
     """
     root = _snapshot(root)
     arrow = _arrow_files(root)
+    shards = find_usual_shards(root, ".parquet").items()
+    parquet = {part: kept for part, paths in shards
+               if (kept := [path for path in paths if path.name not in _METADATA])}  # fmt: skip
+    if (arrow or parquet) and split not in (arrow or parquet):
+        names = ", ".join(SPLIT_NAMES[split])
+        raise DataError(f"{root} has no {split} split; none of {names} is there. Check the root.")
     if arrow:
-        _require(split, arrow, root)
         packs = {part: [_arrow_pack(path, options.image) for path in paths]
                  for part, paths in arrow.items()}  # fmt: skip
         numbered = class_names(_features(arrow[split][0].parent), options.labels)
         return read_packs(root, split, packs, options, numbered=numbered)
-    parquet = find_parts(root, {"train": "", "test": ""}, ".parquet")
-    parquet = {part: [path for path in paths if path.name not in _METADATA]
-               for part, paths in parquet.items()}  # fmt: skip
-    parquet = {part: paths for part, paths in parquet.items() if paths}
     if parquet:
-        _require(split, parquet, root)
-        packs = {part: [pack(path, options.image) for path in paths]
-                 for part, paths in parquet.items()}  # fmt: skip
-        numbered = class_names(parquet_features(parquet[split][0]), options.labels)
-        return read_packs(root, split, packs, options, numbered=numbered)
+        return read_parquet_files(root, split, parquet, options, options.image)
     return _image_folder(root, split, options)
 
 
@@ -99,26 +91,21 @@ def _snapshot(root: Path) -> Path:
     return snapshots / revisions[0]
 
 
-def _require(split: Split, parts: Mapping[Split, Sequence[Path]], root: Path) -> None:
-    if split not in parts:
-        names = ", ".join(_SPLITS[split])
-        raise DataError(f"{root} has no {split} split; none of {names} is there. Check the root.")
-
-
 def _arrow_files(root: Path) -> dict[Split, list[Path]]:
     """Return the Arrow files of each split that is there, in their order."""
-    found: dict[Split, list[Path]] = {}
-    for split, words in _SPLITS.items():
-        for word in words:
-            state = root / word / "state.json"
-            if state.is_file():
-                found[split] = [root / word / name for name in _listed_files(state)]
-            else:
-                files = {*root.glob(f"*-{word}.arrow"), *root.glob(f"*-{word}-*-of-*.arrow")}
-                found[split] = sorted(files)
-            if found[split]:
-                break
-    return {split: files for split, files in found.items() if files}
+    arrow: dict[Split, list[Path]] = {}
+    for split, names in SPLIT_NAMES.items():
+        files = next(filter(None, (_arrow_files_of(root, name) for name in names)), None)
+        if files:
+            arrow[split] = files
+    return arrow
+
+
+def _arrow_files_of(root: Path, name: str) -> list[Path]:
+    state = root / name / "state.json"
+    if state.is_file():
+        return [root / name / file for file in _listed_files(state)]
+    return sorted({*root.glob(f"*-{name}.arrow"), *root.glob(f"*-{name}-*-of-*.arrow")})
 
 
 def _listed_files(state: Path) -> list[str]:
@@ -164,8 +151,8 @@ def _arrow_images(path: Path, image: str) -> Iterator[bytes]:
 def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Dataset:
     """Return a split whose images lie beside a table metadata.csv, .jsonl or .parquet."""
     tables: dict[Split, tuple[str, Path]] = {}
-    for part, words in _SPLITS.items():
-        places = [(word, root / word / file) for word in words for file in _METADATA]
+    for part, folders in SPLIT_NAMES.items():
+        places = [(name, root / name / file) for name in folders for file in _METADATA]
         place = next((place for place in places if place[1].is_file()), None)
         if place is not None:
             tables[part] = place
@@ -176,7 +163,7 @@ def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Data
     folder, path = tables[split]
     listed = frames[split][_FILE_NAME]
     names = [below(name or "", f"{path} row {i}") for i, name in enumerate(listed, start=1)]
-    columns = {part: frame.drop(_FILE_NAME) for part, frame in frames.items()}
+    columns = {part: [frame.drop(_FILE_NAME)] for part, frame in frames.items()}
     categories, matrix = read_label_columns(path, split, columns, root, options)
     rows = tuple(range(1, len(names) + 1))
     return Dataset(root, locate(root, [folder], names), categories, matrix, rows)
@@ -192,8 +179,11 @@ def _metadata(path: Path) -> pl.DataFrame:
             raise DataError(f"{path} is no JSON Lines: {error}. Write it again.") from error
     else:
         table = read_table(path)
-        frame = table.frame.rename(dict(zip(table.frame.columns, table.names, strict=True)))
-        frame = frame.with_columns(_lists(frame[name]) for name in frame.columns)
+        columns = {name: _lists(table.column(name)) for name in table.names}
+        if path.suffix == ".csv":  # which has no null: a blank cell is a text
+            columns = {name: column.fill_null("") if column.dtype == pl.String else column
+                       for name, column in columns.items()}  # fmt: skip
+        frame = pl.DataFrame(columns)
     if _FILE_NAME not in frame.columns:
         raise DataError(f"{path} has no column {_FILE_NAME!r}, but {', '.join(frame.columns)}.")
     if frame[_FILE_NAME].dtype not in (pl.String, pl.Null):
@@ -212,8 +202,6 @@ def _lists(column: pl.Series) -> pl.Series:
     if not len(filled) or not bool(filled.str.starts_with("[").all()):
         return column
     try:
-        return pl.Series(
-            column.name, [None if text is None else json.loads(text) for text in column]
-        )
+        return pl.Series([None if text is None else json.loads(text) for text in column])
     except (ValueError, TypeError):  # Python's lists, as in "['cat']", or text that begins so
         return column

@@ -3,13 +3,8 @@
     train.parquet or train-*.parquet, test.parquet or test-*.parquet; also below train/, data/
 
 The image is a column `image` (option image=NAME) of bytes, or of structs with `bytes` (and `path`)
-as Hugging Face writes them. Labels are one of:
-
-- a list of names (or of numbers, with names in the file's metadata or option categories=FILE) in
-  `present`, `labels`, `tags` or `label`, perhaps with a list `absent`. Without `absent` it must be
-  said what a category means that is not listed: option blank=absent or blank=unknown;
-- a column per category with 1, 0 or null (unknown).
-
+as Hugging Face writes them. `label_columns.py` explains the labels beside it; numbers may take
+their names from the file's metadata, as Hugging Face writes it.
 Images are unpacked once into a folder, named by their content; see `unpack.py`.
 """
 
@@ -23,8 +18,14 @@ import polars as pl
 from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.files import find_file
-from trmml.datasets.formats.packed import LIST_COLUMNS, Pack, PackedOptions, read_packs
+from trmml.datasets.formats.label_columns import LIST_COLUMNS
+from trmml.datasets.formats.packed import (
+    Pack,
+    PackedOptions,
+    ShardOptions,
+    find_shards,
+    read_packs,
+)
 from trmml.datasets.options import Split
 from trmml.errors import DataError
 
@@ -32,11 +33,9 @@ _ROWS = 256  # images that are in memory at once
 _DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
-class ParquetOptions(PackedOptions):
+class ParquetOptions(ShardOptions):
     """Choices of `parquet`."""
 
-    train: str = Field("", description="pattern of the training files; found when empty")
-    test: str = Field("", description="pattern of the test files; found when empty")
     image: str = Field("image", description="column of the images")
 
 
@@ -44,44 +43,30 @@ def read_parquet_set(root: Path, split: Split, options: ParquetOptions) -> Datas
     """Return a split's images, unpacked, with their labels; see the module.
 
     Raises:
-        DataError: there are no such files, one is damaged, or something must be said first.
+        DataError: there are no such files, one is damaged, or an option is required first.
     """
-    files = find_parts(root, {"train": options.train, "test": options.test}, ".parquet")
-    if split not in files:
-        find_file(root, [f"{split}.parquet", f"{split}-*.parquet"], f"the {split} set")
-    packs = {part: [pack(path, options.image) for path in paths] for part, paths in files.items()}
-    features = parquet_features(files[split][0])
-    numbered = class_names(features, options.labels)
+    files = find_shards(root, split, options, ".parquet")
+    return read_parquet_files(root, split, files, options, options.image)
+
+
+def read_parquet_files(
+    root: Path,
+    split: Split,
+    files: Mapping[Split, Sequence[Path]],
+    options: PackedOptions,
+    image: str,
+) -> Dataset:
+    """Return a split of Parquet files, whose images are in the column `image`.
+
+    Raises:
+        DataError: a file is damaged or lacks a column, or an option is required first.
+    """
+    packs = {part: [_pack(path, image) for path in paths] for part, paths in files.items()}
+    numbered = class_names(_features(files[split][0]), options.labels)
     return read_packs(root, split, packs, options, numbered=numbered)
 
 
-def find_parts(root: Path, patterns: Mapping[Split, str], suffix: str) -> dict[Split, list[Path]]:
-    """Return the files of each split that is there: by its pattern, or by the names in use.
-
-    Raises:
-        DataError: a pattern that was given matches nothing.
-    """
-    found: dict[Split, list[Path]] = {}
-    for split, pattern in patterns.items():
-        words = ("train",) if split == "train" else ("test", "validation", "valid", "val")
-        usual = [f"{folder}{word}{rest}{suffix}" for word in words for folder in ("", "data/")
-                 for rest in ("", "[-_.]*", "/*")]  # fmt: skip
-        for place in [pattern] if pattern else usual:
-            files = sorted(path for path in root.glob(place) if path.is_file())
-            if files:
-                found[split] = files
-                break
-        if pattern and split not in found:
-            raise DataError(f"no file in {root} matches {pattern!r} (option {split}=PATTERN).")
-    return found
-
-
-def pack(path: Path, image: str) -> Pack:
-    """Return a Parquet file as a pack.
-
-    Raises:
-        DataError: it is damaged or has no column of images.
-    """
+def _pack(path: Path, image: str) -> Pack:
     try:
         schema = pl.read_parquet_schema(path)
     except _DAMAGED as error:
@@ -112,10 +97,10 @@ def check_image_column(path: Path, schema: Mapping[str, Any], image: str) -> Non
         return
     if isinstance(dtype, pl.Struct) and "bytes" in [field.name for field in dtype.fields]:
         return
-    said = "does not exist" if dtype is None else f"holds {dtype}"
+    problem = "does not exist" if dtype is None else f"holds {dtype}"
     raise DataError(
-        f"{path}: the column {image!r} should hold the images' bytes, but {said}; the columns are "
-        f"{', '.join(schema)[:200]}. Name the column as option image=NAME."
+        f"{path}: the column {image!r} should hold the images' bytes, but {problem}; the columns "
+        f"are {', '.join(schema)[:200]}. Name the column as option image=NAME."
     )
 
 
@@ -132,10 +117,10 @@ def _images(path: Path, image: str) -> Iterator[bytes]:
 
 
 def image_bytes(path: Path, column: pl.Series, start: int = 0) -> Iterator[bytes]:
-    """Yield each row's image: its bytes, or the file that a struct's `path` names.
+    """Yield the bytes of each row's image.
 
     Raises:
-        DataError: a row has neither.
+        DataError: a row has none.
     """
     for row, value in enumerate(column, start=start + 1):
         data = value.get("bytes") if isinstance(value, dict) else value
@@ -148,7 +133,7 @@ def image_bytes(path: Path, column: pl.Series, start: int = 0) -> Iterator[bytes
         yield bytes(data)
 
 
-def parquet_features(path: Path) -> Mapping[str, Any]:
+def _features(path: Path) -> Mapping[str, Any]:
     """Return the features that Hugging Face writes into a Parquet file; empty without them."""
     try:
         info = json.loads(pl.read_parquet_metadata(path).get("huggingface", "{}"))

@@ -7,11 +7,10 @@
         0001.cls    one number, where there is neither; names by option categories=FILE
 
 Files with one name up to the first dot of the last part belong together, wherever in the shard
-they stand. An image without labels is unknown throughout. What a label file may hold, and that all
-must be alike, stands in `webdataset_labels.py`. For lists without `absent` it must be said what a
-category means that is not listed: option blank=absent or blank=unknown. Images are unpacked once,
-named by their content; see `unpack.py`. Links in a shard are passed over. A shard without the block
-of zeros that closes a tar file is refused, for it may have been cut off.
+they are. An image without labels is unknown throughout. `webdataset_labels.py` explains what a
+label file may hold. Images are unpacked once, named by their content; see `unpack.py`. Links in a
+shard are ignored. A shard without the block of zeros that closes a tar file is refused, because it
+may have been cut off.
 """
 
 import lzma
@@ -24,13 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.files import find_file
-from trmml.datasets.formats.packed import Pack, PackedOptions, read_packs
-from trmml.datasets.formats.parquet import find_parts
-from trmml.datasets.formats.webdataset_labels import Told, label_frames, parse_labels
+from trmml.datasets.formats.packed import Pack, ShardOptions, find_shards, read_packs
+from trmml.datasets.formats.webdataset_labels import LabelFile, label_frame, parse_labels
 from trmml.datasets.options import Split
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
@@ -39,61 +35,53 @@ _LABELS = ("json", "txt", "cls")
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
-class WebDatasetOptions(PackedOptions):
-    """Choices of `webdataset`."""
-
-    train: str = Field("", description="pattern of the training shards; found when empty")
-    test: str = Field("", description="pattern of the test shards; found when empty")
-
-
-def read_webdataset(root: Path, split: Split, options: WebDatasetOptions) -> Dataset:
+def read_webdataset(root: Path, split: Split, options: ShardOptions) -> Dataset:
     """Return a split's images, unpacked, with their labels; see the module.
 
     Raises:
-        DataError: there are no such shards, one is damaged, or something must be said first.
+        DataError: there are no such shards, one is damaged, or an option is required first.
     """
-    files = find_parts(root, {"train": options.train, "test": options.test}, ".tar")
-    if split not in files:
-        find_file(root, [f"{split}.tar", f"{split}-*.tar"], f"the {split} shards")
+    files = find_shards(root, split, options, ".tar")
     shards = {path: list(_samples(path)) for paths in files.values() for path in paths}
-    told = {path: [each.told for each in samples] for path, samples in shards.items()}
-    frames = label_frames(told, options.labels)
-    packs = {part: [_pack(path, shards[path], frames[path]) for path in paths]
-             for part, paths in files.items()}  # fmt: skip
-    return read_packs(root, split, packs, options)
+    frame = label_frame([s.labels for shard in shards.values() for s in shard], options.labels)
+    packs, start = {}, 0
+    for path, shard in shards.items():
+        packs[path] = _pack(path, shard, frame.slice(start, len(shard)))
+        start += len(shard)
+    parts = {part: [packs[path] for path in paths] for part, paths in files.items()}
+    return read_packs(root, split, parts, options)
 
 
 class _Sample(NamedTuple):
-    """An image's name in its shard, and what the file beside it says."""
+    """An image's name in its shard, and the label file beside it."""
 
     image: str
-    told: Told
+    labels: LabelFile
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
     """Yield the images of a shard with their labels, in the order of the images."""
     images: dict[str, str] = {}
-    said: dict[str, tuple[int, Told]] = {}
+    label_files: dict[str, tuple[int, LabelFile]] = {}
     for archive, member in _members(path):
         folder, slash, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
-        key = f"{folder}{slash}{stem}"
-        if f".{suffix.lower()}" in SUFFIXES:
+        key, suffix = f"{folder}{slash}{stem}", suffix.lower()
+        if f".{suffix}" in SUFFIXES:
             if key in images:
                 raise DataError(
                     f"{path}: {images[key]} and {member.name} share a name. Rename one."
                 )
             images[key] = member.name
-        elif suffix.lower() in _LABELS:
-            rank = _LABELS.index(suffix.lower())
-            if key not in said or rank < said[key][0]:
-                where = f"{path}, {member.name}"
-                labels = parse_labels(_content(archive, member, path), suffix.lower(), where)
-                said[key] = (rank, Told(labels, where))
+        elif suffix in _LABELS:
+            rank = _LABELS.index(suffix)
+            if key not in label_files or rank < label_files[key][0]:
+                labels = parse_labels(_content(archive, member, path), f"{path}, {member.name}")
+                label_files[key] = (rank, labels)
     if not images:
         raise DataError(f"{path} holds no image ({' '.join(SUFFIXES)}). Name the shards that do.")
-    nothing = (0, Told(None, ""))
-    yield from (_Sample(name, said.get(key, nothing)[1]) for key, name in images.items())
+    none = (0, LabelFile(None, ""))
+    yield from (_Sample(name, label_files.get(key, none)[1]) for key, name in images.items())
 
 
 @contextmanager
@@ -114,7 +102,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 
 
 def _check_end(archive: tarfile.TarFile, path: Path) -> None:
-    """Refuse a shard after whose last member no block of zeros stands.
+    """Refuse a shard without a block of zeros after its last member.
 
     Python reads a shard that was cut between two members, or that goes on with what is no member,
     as if it were complete.
@@ -135,9 +123,9 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> b
 
 
 def _pack(path: Path, samples: Sequence[_Sample], frame: pl.DataFrame) -> Pack:
-    silent = frozenset(row for row, each in enumerate(samples) if each.told.labels is None)
+    unlabelled = frozenset(row for row, s in enumerate(samples) if s.labels.content is None)
     names = [sample.image for sample in samples]
-    return Pack(path, frame, partial(_images, path, names), silent)
+    return Pack(path, frame, partial(_images, path, names), unlabelled)
 
 
 def _images(path: Path, names: Sequence[str]) -> Iterator[bytes]:

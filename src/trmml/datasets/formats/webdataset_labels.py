@@ -5,9 +5,9 @@ A file lists what is there, or has a key per category:
     {"labels": ["cat"]}, {"present": ["cat"], "absent": ["dog"]}, ["cat"], "cat;dog" or .txt, .cls
     {"cat": 1, "dog": 0, "owl": null}
 
-Lists may be called `present`, `labels`, `tags` or `label`, differently in each sample; null says
-nothing. But all samples must list names, or all numbers, or all have a key per category: what 0 or
-a name that is not listed means is said once for a set. A file with nothing of this is refused.
+Lists may be called `present`, `labels`, `tags` or `label`, differently in each sample; null is
+unknown. But all samples must list names, or all numbers, or all have a key per category: what 0 or
+a name that is not listed means is chosen once for a set. A file with nothing of this is refused.
 """
 
 import json
@@ -18,46 +18,45 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from trmml.datasets.formats.packed import LIST_COLUMNS, list_column
+from trmml.datasets.formats.label_columns import LIST_COLUMNS, list_column
 from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
 
 _ABSENT = "absent"
 _KEYS = ", ".join(LIST_COLUMNS)
 _ALIKE = 'Write all alike, for example as {"present": ["cat"], "absent": ["dog"]}.'
+_OTHER_KEY = "If another key holds the lists, name it as option labels=NAME."
 
 
-class Told(NamedTuple):
-    """What the label file of an image says, and where it stands; None where there is no file."""
+class LabelFile(NamedTuple):
+    """The label file of an image by key, and its place; `content` is None where there is none."""
 
-    labels: dict[str, Any] | None
+    content: Mapping[str, Any] | None
     where: str
 
 
-def parse_labels(data: bytes, suffix: str, where: str) -> dict[str, Any]:
+def parse_labels(data: bytes, where: str) -> LabelFile:
     """Return what a label file holds by key; a mere list is what is present.
 
     Args:
         data: the file.
-        suffix: "json", "txt" or "cls".
-        where: for messages.
+        where: its shard and name, which ends in json, txt or cls.
 
     Raises:
         DataError: it is no JSON, in another encoding than UTF-8, or holds something else.
     """
+    suffix = where.rpartition(".")[2].lower()
     text = as_utf8(Path(where), data).decode().strip()
-    if suffix == "txt":
-        return {"present": _words(text)}
     try:
-        value = json.loads(text)
+        value = _words(text) if suffix == "txt" else json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is no JSON: {error.msg}. Write it again.") from error
     if suffix == "cls" and isinstance(value, int):
-        return {"label": [value]}
+        value = [value]
     if isinstance(value, list):
-        return {"present": value}
+        value = {"present": value}
     if isinstance(value, dict):
-        return value
+        return LabelFile(value, where)
     raise DataError(f"{where}: expected an object or a list of names, got {text!r:.60}.")
 
 
@@ -65,91 +64,78 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in re.split("[;\n]", text) if word.strip()]
 
 
-def label_frames(shards: Mapping[Path, Sequence[Told]], chosen: str) -> Mapping[Path, pl.DataFrame]:
-    """Return the labels of each shard, a row per sample, as `packed.read_packs` reads them.
+def label_frame(files: Sequence[LabelFile], chosen: str) -> pl.DataFrame:
+    """Return the labels of all samples, a row each, as `read_label_columns` reads them.
 
     Args:
-        shards: the samples of each.
+        files: of the samples of all shards.
         chosen: the key of the lists, perhaps with a field after a dot; found when empty.
 
     Raises:
-        DataError: a file says nothing that can be read, or two are not alike.
+        DataError: a file holds nothing that can be read, or two are not alike.
     """
-    told = [each for shard in shards.values() for each in shard if each.labels is not None]
-    if not chosen and not _are_lists(told):
-        keys = dict.fromkeys(key for each in told for key in each.labels or {})
-        return {
-            path: pl.DataFrame([_answers(path, shard, key) for key in keys])
-            for path, shard in shards.items()
-        }
-    lists = {path: [_lists(each, chosen) for each in shard] for path, shard in shards.items()}
-    numbers = _are_numbers([each for shard in lists.values() for each in shard])
-    kind = pl.List(pl.Int64 if numbers else pl.String)
-    keys = dict.fromkeys(key for shard in lists.values() for each in shard
-                         for key in each.labels or {})  # fmt: skip
-    return {
-        path: pl.DataFrame(
-            [pl.Series(key, [(each.labels or {}).get(key) for each in shard], kind) for key in keys]
-        )
-        for path, shard in lists.items()
-    }
+    labelled = [file for file in files if file.content is not None]
+    if not chosen and not _are_lists(labelled):
+        keys = dict.fromkeys(key for file in labelled for key in file.content or {})
+        return pl.DataFrame([_answers(files, key) for key in keys])
+    lists = {file.where: _lists(file, chosen) for file in labelled}
+    kind = pl.List(pl.Int64 if _are_numbers(lists) else pl.String)
+    keys = dict.fromkeys(key for each in lists.values() for key in each)
+    rows = [lists.get(file.where, {}) for file in files]
+    return pl.DataFrame([pl.Series(key, [row.get(key) for row in rows], kind) for key in keys])
 
 
-def _are_lists(told: Sequence[Told]) -> bool:
+def _are_lists(files: Sequence[LabelFile]) -> bool:
     """Return whether the labels are lists, rather than a key per category; all must be alike."""
-    lists: list[Told] = []
-    others: list[Told] = []
-    for each in told:
-        labels = each.labels or {}
-        is_list = any(key in labels for key in LIST_COLUMNS) or isinstance(
-            labels.get(_ABSENT), list
-        )
-        (lists if is_list else others).append(each)
+    lists = [file for file in files if _has_lists(file.content or {})]
+    others = [file for file in files if not _has_lists(file.content or {})]
     if lists and others:
         raise DataError(
-            f"{lists[0].where} lists names, but {others[0].where} has none of the keys "
-            f"{_KEYS}. {_ALIKE} If another key holds the lists, name it as option labels=NAME."
+            f"{lists[0].where} lists names, but {others[0].where} has none of the keys {_KEYS}. "
+            f"{_ALIKE} {_OTHER_KEY}"
         )
-    for each in others:
-        values = (each.labels or {"": None}).values()
+    for file in others:
+        values = (file.content or {"": None}).values()
         if all(isinstance(value, list | dict) for value in values):
             raise DataError(
-                f"{each.where} should list names under one of the keys {_KEYS}, or hold 1, 0 or "
-                f"null for each category, but holds {each.labels!r:.80}. {_ALIKE} If another key "
-                "holds the lists, name it as option labels=NAME."
+                f"{file.where} should list names under one of the keys {_KEYS}, or hold 1, 0 or "
+                f"null for each category, but holds {file.content!r:.80}. {_ALIKE} {_OTHER_KEY}"
             )
     return bool(lists)
 
 
-def _lists(told: Told, chosen: str) -> Told:
-    """Return what is told as lists of present and perhaps absent, whatever they are called."""
-    if told.labels is None:
-        return told
-    present = _present(told.labels, chosen, told.where)
-    lists = {chosen or LIST_COLUMNS[0]: _list(present, told.where)}
-    if _ABSENT in told.labels:
-        lists[_ABSENT] = _list(told.labels[_ABSENT], told.where)
-    return Told(lists, told.where)
+def _has_lists(content: Mapping[str, Any]) -> bool:
+    listed = any(key in content for key in LIST_COLUMNS)
+    return listed or isinstance(content.get(_ABSENT), list)
 
 
-def _present(labels: Mapping[str, Any], chosen: str, where: str) -> Any:
-    key = list_column(labels, chosen, where)
-    if key in labels:
-        return labels[key]
+def _lists(file: LabelFile, chosen: str) -> dict[str, list[Any] | None]:
+    """Return the lists of a file as present (or `chosen`) and perhaps absent."""
+    content = file.content or {}
+    lists = {chosen or LIST_COLUMNS[0]: _list(_present(content, chosen, file.where), file.where)}
+    if _ABSENT in content:
+        lists[_ABSENT] = _list(content[_ABSENT], file.where)
+    return lists
+
+
+def _present(content: Mapping[str, Any], chosen: str, where: str) -> Any:
+    key = list_column(content, chosen, where)
+    if key in content:
+        return content[key]
     outer, _, field = chosen.partition(".")
-    inner = labels.get(outer)
-    if not chosen or (outer in labels and inner is None):
+    inner = content.get(outer)
+    if not chosen or (outer in content and inner is None):
         return None
     if isinstance(inner, dict) and field in inner:
         return inner[field]
     raise DataError(
-        f"{where} has no key {chosen!r}, but {', '.join(labels)[:200]}. Name another as option "
+        f"{where} has no key {chosen!r}, but {', '.join(content)[:200]}. Name another as option "
         "labels=NAME, or write null where nothing is known."
     )
 
 
 def _list(value: Any, where: str) -> list[Any] | None:
-    """Return names or numbers as a list; a text lists names as in a .txt, null says nothing."""
+    """Return names or numbers as a list; a text is split as in a .txt, null stays null."""
     if value is None:
         return None
     entries = _words(value) if isinstance(value, str) else value
@@ -163,23 +149,26 @@ def _list(value: Any, where: str) -> list[Any] | None:
     )
 
 
-def _are_numbers(told: Sequence[Told]) -> bool:
-    """Return whether the lists hold numbers, rather than names; all must be alike."""
-    first: dict[type, str] = {}
-    for each in told:
-        for entries in (each.labels or {}).values():
-            if entries:
-                first.setdefault(type(entries[0]), each.where)
+def _are_numbers(lists: Mapping[str, Mapping[str, list[Any] | None]]) -> bool:
+    """Return whether the lists of each place hold numbers, not names; all must be alike."""
+    filled = [(where, each) for where, row in lists.items() for each in row.values() if each]
+    first = {type(entries[0]): where for where, entries in reversed(filled)}
     if len(first) > 1:
         raise DataError(f"{first[str]} lists names, but {first[int]} lists numbers. {_ALIKE}")
     return int in first
 
 
-def _answers(path: Path, shard: Sequence[Told], key: str) -> pl.Series:
-    """Return the answers for a category, checked to be of one kind; polars would make them one."""
-    values = [(each.labels or {}).get(key) for each in shard]
-    kinds = {"numbers" if isinstance(value, int | float) else type(value).__name__
-             for value in values if value is not None}  # fmt: skip
-    if len(kinds) > 1:
-        raise DataError(f"{path}: {key!r} holds {' and '.join(sorted(kinds))}. {_ALIKE}")
+def _answers(files: Sequence[LabelFile], key: str) -> pl.Series:
+    """Return the answers for a category, checked to be of one kind; polars would convert them."""
+    values = [(file.content or {}).get(key) for file in files]
+    first = {_kind(value): file.where
+             for value, file in zip(reversed(values), reversed(files), strict=True)
+             if value is not None}  # fmt: skip
+    if len(first) > 1:
+        kinds, places = zip(*sorted(first.items()), strict=True)
+        raise DataError(f"{' and '.join(places)}: {key!r} holds {' and '.join(kinds)}. {_ALIKE}")
     return pl.Series(key, [int(value) if isinstance(value, bool) else value for value in values])
+
+
+def _kind(value: Any) -> str:
+    return "numbers" if isinstance(value, int | float) else type(value).__name__
