@@ -218,10 +218,10 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = trmml.load_encoder(TOY_SPEC)
-    monkeypatch.setattr(trmml, "load_encoder", lambda spec: toy)  # instead of a download
+    monkeypatch.setattr(trmml, "load_encoder", lambda spec: toy)  # a small one, for speed
     monkeypatch.chdir(tmp_path)
-    prepare("toy photos", "")
-    prepare("pictures", "new.jpg")
+    write_table(Path("photos/labels_partial.csv"), write_pictures(Path("photos"), 48))
+    prepare("pictures", "new/images/000001.jpg")
     blocks = re.findall(
         r"^```python\n(.*?)^```$", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL
     )
