@@ -10,12 +10,11 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.calibration import (
     Calibration,
     calibrate,
-    expected_calibration_error,
     fit_calibration,
-    reliability_bins,
     some_pairs,
 )
 from trmml.metrics.measure import measure
+from trmml.metrics.reliability import expected_calibration_error, reliability_bins
 
 
 def simulate(seed, n, c, *, spread=0.0, known_share=1.0, base=-1.0):

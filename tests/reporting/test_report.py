@@ -16,8 +16,8 @@ from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, DataError
 from trmml.labels.matrix import LabelMatrix
-from trmml.metrics.calibration import ReliabilityBin
 from trmml.metrics.measure import measure
+from trmml.metrics.reliability import ReliabilityBin
 from trmml.reporting.figures import line_chart, reliability_diagram, short, ticks
 from trmml.reporting.pictures import best_and_worst
 from trmml.reporting.report import percent, points, write_report

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from trmml.metrics.calibration import ReliabilityBin
+from trmml.metrics.reliability import ReliabilityBin
 
 # Of every line chart, in the SVG's own units; small enough that a phone need not shrink its text.
 WIDTH, WIDE, HEIGHT = 330, 460, 200

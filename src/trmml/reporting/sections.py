@@ -14,8 +14,8 @@ from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.prototypes import PseudoLabels
-from trmml.metrics.calibration import expected_calibration_error, reliability_bins
 from trmml.metrics.figures import Metrics
+from trmml.metrics.reliability import expected_calibration_error, reliability_bins
 from trmml.reporting.figures import WIDE, line_chart, reliability_diagram
 from trmml.reporting.pictures import best_and_worst
 from trmml.settings.sections import Settings
