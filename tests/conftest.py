@@ -61,11 +61,13 @@ def finished_run(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -
     """A run on the tiny pictures; read it, never write into it."""
     from trmml.datasets.formats.folder import read_folder
     from trmml.settings.sections import Settings
-    from trmml.training.fit import fit
+    from trmml.training.fit import train_run
 
     run = tmp_path_factory.mktemp("runs") / "toy"
     settings = Settings(training={"epochs": 4, "batch_size": 16, "held_out_share": 0.3})
     data = read_folder(pictures.train, pictures.train_table)
-    for _ in fit(data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"):
+    for _ in train_run(
+        data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"
+    ):
         pass
     return run

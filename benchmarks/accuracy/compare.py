@@ -27,7 +27,6 @@ from trmml.baselines.linear_probe import ProbeSettings, probe_settings
 from trmml.baselines.zero_shot import build_zero_shot
 from trmml.benchmark.catalog import METHODS, Method, make_trainer
 from trmml.benchmark.demo import TEST_SEED
-from trmml.benchmark.zero_shot import score
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
@@ -36,6 +35,7 @@ from trmml.features.base import FeatureSource
 from trmml.features.extract import Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel
+from trmml.reporting.comparison import score
 from trmml.settings.sections import Settings, load_settings
 from trmml.synthetic import write_scenes
 from trmml.training.trainer import train

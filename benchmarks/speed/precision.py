@@ -19,7 +19,6 @@ import torch
 from benchmarks.record import write_results
 from benchmarks.speed.training import random_encoder
 
-from trmml.benchmark.zero_shot import score
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
@@ -27,10 +26,11 @@ from trmml.encoders.base import Encoder, identify
 from trmml.encoders.speed.precision import LEAST_COSINE, SAMPLES, choose_precision
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.loader import sample_pixels
+from trmml.reporting.comparison import score
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.tagging.tagger import Tagger
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 
 
 def grounds(folder: Path, images: int, realbench: Path | None) -> Iterator[tuple[str, Any, Any]]:
@@ -59,7 +59,7 @@ def rows_of(
     run = folder / f"run-{len(list(folder.glob('run-*')))}"
     settings = Settings(training={"epochs": 6})
     exact = Encoding(store=store, form="fp32")
-    for _ in fit(train, encoder, run, settings=settings, device="cpu", encoding=exact):
+    for _ in train_run(train, encoder, run, settings=settings, device="cpu", encoding=exact):
         pass
     tagger = Tagger.load(run, encoder=encoder)
     samples = sample_pixels(test.paths, encoder, SAMPLES)

@@ -31,7 +31,6 @@ from benchmarks.speed.training import COCO
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from trmml.benchmark.zero_shot import score
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
 from trmml.encoders.base import identify
@@ -39,10 +38,11 @@ from trmml.features.base import Features, FeatureSource
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.store import Form
 from trmml.method.interface import predict
+from trmml.reporting.comparison import score
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.tagging.tagger import Tagger
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 
 BATCH = 32
 # Patches, width and feature size of what is stored.
@@ -132,7 +132,7 @@ def form_rows(images: int, device: str = "cpu") -> list[dict[str, Any]]:
             parts.append(read_folder(folder / name, folder / name / "labels.csv"))
         train, test = parts
         settings, root = Settings(training={"epochs": EPOCHS}), folder / "store"
-        for _ in fit(
+        for _ in train_run(
             train,
             encoder,
             folder / "run",

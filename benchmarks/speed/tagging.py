@@ -41,7 +41,7 @@ from trmml.features.loader import sample_pixels
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings
 from trmml.tagging.tagger import Tagger
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 
 ARCHITECTURE = "ViT-B-32"
 BATCH = 32
@@ -144,7 +144,9 @@ def finished_run(folder: Path, spec: str, names: Sequence[str], device: str = "c
     )
     settings = Settings(training={"epochs": 1})
     kept, out = Encoding(store=folder / "store"), folder / "run"
-    for _ in fit(data, load_encoder(spec), out, settings=settings, encoding=kept, device=device):
+    for _ in train_run(
+        data, load_encoder(spec), out, settings=settings, encoding=kept, device=device
+    ):
         pass
     return out
 

@@ -25,7 +25,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from trmml.benchmark.demo import TEST_SEED
-from trmml.benchmark.zero_shot import score
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from trmml.deploy.onnx_file import export
     from trmml.encoders import load_encoder
     from trmml.labels.matrix import LabelMatrix
+    from trmml.reporting.fit import fit
     from trmml.reporting.report import write_report
     from trmml.settings.sections import Settings, load_settings
     from trmml.synthetic import write_scenes as scenes
     from trmml.tagging.evaluate import evaluate
     from trmml.tagging.tagger import Tagger, tag
-    from trmml.training.fit import fit
 
     __version__: str
 
@@ -58,7 +58,7 @@ _SOURCES = {
     "demo": "trmml.benchmark.demo:demo",
     "evaluate": "trmml.tagging.evaluate:evaluate",
     "export": "trmml.deploy.onnx_file:export",
-    "fit": "trmml.training.fit:fit",
+    "fit": "trmml.reporting.fit:fit",
     "load_encoder": "trmml.encoders:load_encoder",
     "load_settings": "trmml.settings.sections:load_settings",
     "read_categories": "trmml.datasets.formats.folder:read_categories",

@@ -88,24 +88,31 @@ def read_image(
         raise DataError(_why_unreadable(str(source), error)) from error
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
+def find_images(paths: Sequence[str | Path], *, keep_missing: bool = False) -> list[Path]:
     """Return the image files that files, folders and patterns stand for.
 
     A file named outright is taken whatever its suffix. Folders are searched to the bottom, and
     patterns (`photos/*`, `photos/**/*.jpg`) expanded, for files with one of `SUFFIXES`; names that
     begin with a dot are skipped. What one path stands for is sorted with numbers by value (`2.jpg`
-    before `10.jpg`); a file that two paths stand for comes once, at the first.
+    before `10.jpg`); a file that two paths stand for comes once, at the first. With `keep_missing`
+    a path that stands for nothing is returned as it is, for the reader of the images to report.
 
     Raises:
         DataError: a path stands for nothing, or a folder may not be read.
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    if not paths:
+    if not paths and not keep_missing:
         raise DataError("no image was named. Give files, folders or patterns such as 'photos/*'.")
     found: dict[str, Path] = {}
     for path in paths:
-        for image in _expand(str(path)):
+        try:
+            images = _expand(str(path))
+        except DataError:
+            if not keep_missing:
+                raise
+            images = [Path(path)]
+        for image in images:
             found.setdefault(os.path.abspath(image), image)
     return list(found.values())
 

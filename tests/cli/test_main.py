@@ -15,6 +15,7 @@ from tests.conftest import Pictures
 from tests.toy import COLOURS
 from trmml.cli.main import app
 from trmml.settings.sections import load_settings, setting_names
+from trmml.tagging import tagger
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -223,7 +224,7 @@ def test_what_nobody_foresaw_is_one_line_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr(sys.modules["trmml.training.run_folder"], "load_card", broken)
+    monkeypatch.setattr(tagger, "load_card", broken)
     result = run("tag", finished_run, __file__)
     expected = "Error: unexpected ZeroDivisionError: by nought; --debug shows where it comes from\n"
     assert (result.exit_code, result.stderr) == (1, expected)
@@ -233,7 +234,7 @@ def test_ctrl_c_ends_with_130(finished_run: Path, monkeypatch: pytest.MonkeyPatc
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["trmml.training.run_folder"], "load_card", stopped)
+    monkeypatch.setattr(tagger, "load_card", stopped)
     result = run("tag", finished_run, __file__)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 

@@ -10,7 +10,7 @@ from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
 from trmml.settings.sections import Settings
 from trmml.tagging.tagger import Tagger
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_weights_from_a_file_train_and_tag(name, size, train_context, tmp_path_f
         **WHOLE,
     )
     run = root / f"run-{train_context}"
-    (record,) = fit(data, encoder, run, settings=settings, device="cpu")
+    (record,) = train_run(data, encoder, run, settings=settings, device="cpu")
     assert record.step == 1
     tagger = Tagger.load(run)  # the card says how to load the encoder again
     (tagged,) = tagger.tag([data.paths[0]], top=2)

@@ -8,7 +8,7 @@ from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 from trmml.training.run_folder import load_tensors
 from trmml.training.schedule import hold_out
 
@@ -27,7 +27,7 @@ def trained(pictures, out, change=None, truth=None):
     if change is not None:
         matrix = change(matrix)
     data = Dataset(data.root, data.images, data.category_names, matrix, data.rows)
-    records = list(fit(data, ToyEncoder(), out, settings=SETTINGS, truth=truth, device="cpu"))
+    records = list(train_run(data, ToyEncoder(), out, settings=SETTINGS, truth=truth, device="cpu"))
     counted = [v for r in records for n, v in r.pseudo.items() if not n.endswith("_right")]
     assert truth is None or sum(counted) > 0
     return load_tensors(out / "model.safetensors")[0]

@@ -19,7 +19,7 @@ from trmml.settings.sections import Settings
 from trmml.tagging.evaluate import evaluate
 from trmml.tagging.region_maps import overlay, region_map, shrink
 from trmml.tagging.tagger import REPAID_FROM, Tagger
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +91,12 @@ def test_a_new_name_is_scored_and_changes_no_other(finished_run, tagger, picture
 def test_new_names_are_calibrated_as_trained_names_scored_by_text_alone(pictures, tmp_path):
     from trmml.features.extract import encode_images
     from trmml.settings.sections import Settings
-    from trmml.training.fit import fit
+    from trmml.training.fit import train_run
 
     data = read_folder(pictures.train, pictures.train_table)
     settings = Settings(training={"epochs": 20, "batch_size": 16, "held_out_share": 0.3})
     encoder = ToyEncoder()
-    list(fit(data, encoder, tmp_path / "run", settings=settings, device="cpu"))
+    list(train_run(data, encoder, tmp_path / "run", settings=settings, device="cpu"))
     tagger = Tagger.load(tmp_path / "run", encoder=encoder, also=["a", "b", "c", "d"])
     tagger._new_text = tagger.model.prompts.start_features  # new names that mean the trained ones
     source = encode_images(data.paths, encoder).source
@@ -194,11 +194,11 @@ def test_long_thin_pictures_shrink_to_at_least_one_pixel():
 
 def test_a_run_on_an_encoder_object_needs_it_again(pictures, tmp_path):
     from trmml.settings.sections import Settings
-    from trmml.training.fit import fit
+    from trmml.training.fit import train_run
 
     data = read_folder(pictures.train, pictures.train_table)
     settings = Settings(training={"epochs": 1})
-    list(fit(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
+    list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
     with pytest.raises(ConfigError, match="pass the encoder"):
         Tagger.load(tmp_path / "run")
     tagger = Tagger.load(tmp_path / "run", encoder=ToyEncoder())
@@ -225,7 +225,9 @@ def looking_twice(pictures, tmp_path_factory) -> Path:
     training = {"epochs": 1, "batch_size": 16, "held_out_share": 0.3, "scored_views": 3}
     data = read_folder(pictures.train, pictures.train_table)
     settings = Settings(training=training)
-    for _ in fit(data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"):
+    for _ in train_run(
+        data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"
+    ):
         pass
     return run
 

@@ -12,7 +12,7 @@ from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings, TrainingSettings
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 from trmml.training.run_folder import load_card, load_model, load_tensors
 from trmml.training.schedule import hold_out, learning_rate
 from trmml.training.trainer import Trainer
@@ -27,7 +27,7 @@ def run_fit(pictures, out, *, training=None, encoder=None, known=0.6, **options)
     hidden = type(data)(data.root, data.images, data.category_names, truth.hide(known), data.rows)
     settings = Settings(training={**QUICK, **(training or {})}, **{**WHOLE, **sections})
     return list(
-        fit(
+        train_run(
             hidden,
             encoder or ToyEncoder(),
             out,
@@ -149,7 +149,9 @@ def test_single_positive_and_views_and_accumulation(pictures, tmp_path):
     single = data.matrix.keep_single_positive()
     changed = type(data)(data.root, data.images, data.category_names, single, data.rows)
     settings = Settings(training={**QUICK, "views": 2, "accumulate": 2})
-    records = list(fit(changed, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
+    records = list(
+        train_run(changed, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu")
+    )
     assert all(math.isfinite(value) for value in records[-1].losses.values())
 
 
@@ -177,7 +179,7 @@ def test_the_whole_picture_never_learns_from_held_out_labels(pictures, tmp_path)
         matrix = LabelMatrix(labels, data.matrix.known)
         changed = type(data)(data.root, data.images, data.category_names, matrix, data.rows)
         settings = Settings(training={**QUICK, "seed": 0, "held_out_share": 0.3})
-        list(fit(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
+        list(train_run(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
         saved = weights(tmp_path / name)
         found.append({n: v for n, v in saved.items() if n.startswith("image_branch.")})
     assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
@@ -193,7 +195,9 @@ def test_unanswered_pictures_take_part_for_pseudo_labels_only(pictures, tmp_path
     for weight in (0.0, 0.1):
         settings = Settings(training=QUICK, losses={"pseudo": weight})
         out = tmp_path / str(weight)
-        steps.append([r.step for r in fit(few, ToyEncoder(), out, settings=settings, device="cpu")])
+        steps.append(
+            [r.step for r in train_run(few, ToyEncoder(), out, settings=settings, device="cpu")]
+        )
     # 14 of the 20 that are answered are not held out, and 28 more: batches of 16
     assert steps == [[1, 2, 3], [3, 6, 9]]
 
@@ -201,7 +205,7 @@ def test_unanswered_pictures_take_part_for_pseudo_labels_only(pictures, tmp_path
 def test_few_pictures_get_more_epochs_unless_they_are_named(pictures, tmp_path):
     data = read_folder(pictures.train, pictures.train_table)
     settings = Settings(training={"batch_size": 8, "held_out_share": 0.3})
-    records = list(fit(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
+    records = list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
     assert len(records) == 40 and records[-1].step == 200  # 34 pictures are five batches
     assert load_card(tmp_path / "run").settings.training.epochs == 40
 
@@ -223,7 +227,7 @@ def test_resume_is_bit_exact(pictures, tmp_path, stop_after):
         data.root, data.images, data.category_names, data.matrix.hide(0.6), data.rows
     )
     settings = Settings(training={**QUICK, "epochs": 4}, **{**WHOLE, **sections})
-    going = fit(hidden, ToyEncoder(), tmp_path / "cut", settings=settings, device="cpu")
+    going = train_run(hidden, ToyEncoder(), tmp_path / "cut", settings=settings, device="cpu")
     for _ in range(stop_after):
         next(going)
     going.close()
@@ -271,7 +275,7 @@ def test_a_run_is_never_overwritten(pictures, tmp_path, finished_run):
 
 def test_resume_refuses_other_settings(pictures, tmp_path):
     data = read_folder(pictures.train, pictures.train_table)
-    going = fit(
+    going = train_run(
         data, ToyEncoder(), tmp_path / "run", settings=Settings(training=QUICK), device="cpu"
     )
     next(going)
@@ -279,10 +283,14 @@ def test_resume_refuses_other_settings(pictures, tmp_path):
     other = Settings(training={**QUICK, "epochs": 9})
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     with pytest.raises(CheckpointError, match="other data, labels or settings, or with features"):
-        list(fit(data, ToyEncoder(), tmp_path / "run", settings=other, resume=True, device="cpu"))
+        list(
+            train_run(
+                data, ToyEncoder(), tmp_path / "run", settings=other, resume=True, device="cpu"
+            )
+        )
     with pytest.raises(CheckpointError, match="of another encoder, size, precision or form"):
         list(
-            fit(
+            train_run(
                 data,
                 ToyEncoder(),
                 tmp_path / "run",
@@ -325,10 +333,10 @@ def test_unreadable_pictures_are_skipped_and_listed(pictures, tmp_path):
     data = read_folder(folder, pictures.train_table)
     settings = Settings(training=QUICK)
     with pytest.raises(DataError, match=r"003\.png"):
-        list(fit(data, ToyEncoder(), tmp_path / "a", settings=settings, device="cpu"))
+        list(train_run(data, ToyEncoder(), tmp_path / "a", settings=settings, device="cpu"))
     assert not (tmp_path / "a").exists()
     options = {"settings": settings, "device": "cpu", "on_bad_image": "skip"}
-    list(fit(data, ToyEncoder(), tmp_path / "b", **options))
+    list(train_run(data, ToyEncoder(), tmp_path / "b", **options))
     assert "003.png" in (tmp_path / "b/skipped.json").read_text()
 
 
@@ -355,14 +363,14 @@ def test_too_few_known_labels(pictures, tmp_path):
     alone = LabelMatrix(data.matrix.labels, known)
     changed = type(data)(data.root, data.images, data.category_names, alone, data.rows)
     with pytest.raises(DataError, match="at least 2 images"):
-        list(fit(changed, ToyEncoder(), tmp_path / "run", device="cpu"))
+        list(train_run(changed, ToyEncoder(), tmp_path / "run", device="cpu"))
     assert not (tmp_path / "run").exists()
 
 
 def test_unknown_device_is_a_config_error(pictures, tmp_path):
     data = read_folder(pictures.train, pictures.train_table)
     with pytest.raises(ConfigError, match="device"):
-        list(fit(data, ToyEncoder(), tmp_path / "run", device="toaster"))
+        list(train_run(data, ToyEncoder(), tmp_path / "run", device="toaster"))
 
 
 # Small parts --------------------------------------------------------------------------------

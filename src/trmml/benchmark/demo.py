@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 
 from trmml.baselines.linear_probe import probe_settings
 from trmml.benchmark.catalog import METHODS, make_trainer
-from trmml.benchmark.zero_shot import TRAINED, HeldOut, results, score, zero_shot_metrics
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
@@ -22,12 +21,13 @@ from trmml.errors import ConfigError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
 from trmml.metrics.figures import Metrics
+from trmml.reporting.comparison import TRAINED, HeldOut, results, score, zero_shot_metrics
 from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.tagging.evaluate import evaluate
 from trmml.tagging.tagger import Tagger
-from trmml.training.fit import fit
+from trmml.training.fit import train_run
 from trmml.training.run_folder import write_text
 from trmml.training.trainer import train
 
@@ -121,7 +121,7 @@ def demo(
     baselines = _baselines(encoder, data, encoded.source, test, asked.source, settings)
     for name, found in baselines.items():
         say(f"{name}: mAP {100 * found.mean_ap:.1f}")
-    for record in fit(
+    for record in train_run(
         data,
         encoder,
         out,

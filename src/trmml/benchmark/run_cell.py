@@ -22,7 +22,7 @@ from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.metrics.calibration import both_answers, calibrate
 from trmml.metrics.figures import Metrics, PrecisionRecall
 from trmml.metrics.measure import measure
-from trmml.training.fit import make_fabric
+from trmml.training.fabric import make_fabric
 from trmml.training.run_folder import versions
 from trmml.training.schedule import hold_out
 from trmml.training.trainer import Trainer, train

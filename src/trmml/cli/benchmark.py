@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from trmml.cli import options
-from trmml.cli.fit import pick_device
 from trmml.cli.output import Show, print_json, print_table, say, shown_progress, silenced
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def benchmark(
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
     with silenced("trmml.metrics.calibration"), shown_progress() as progress:
         from trmml.benchmark.data import open_ground
+        from trmml.training.fabric import pick_device
 
         ground = open_ground(
             _title(data, choices),

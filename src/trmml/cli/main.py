@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,24 +11,18 @@ from trmml.cli import options
 from trmml.cli.app import Verb, Verbs, examples, trmml
 from trmml.cli.benchmark import benchmark
 from trmml.cli.data import data as data_verbs
-from trmml.cli.fit import fit, pick_device, read_names, resolve_settings
+from trmml.cli.fit import fit, read_names, resolve_settings
 from trmml.cli.output import (
     comparison,
     export_lines,
     print_json,
     print_table,
     print_tags,
-    say,
     settings_table,
     settings_toml,
     shown_progress,
 )
 from trmml.cli.store import store
-
-if TYPE_CHECKING:
-    from trmml.encoders import Encoder
-    from trmml.tagging.evaluate import Evaluation
-    from trmml.tagging.tagger import Tagger
 
 app = typer.Typer(
     cls=Verbs,
@@ -159,8 +153,9 @@ def evaluate(
     """Score a run on labelled pictures. Unknown labels are ignored."""
     from trmml.datasets.formats.folder import read_folder
     from trmml.tagging.evaluate import evaluate as score_run
+    from trmml.tagging.tagger import Tagger
 
-    tagger = _load_tagger(run, encoder, device, ())
+    tagger = Tagger.load(run, encoder=encoder, device=device)
     names = read_names(categories) or list(tagger.category_names)
     data = read_folder(images, labels, blank=blank, minus_one=minus_one, categories=names)
     with shown_progress() as progress:
@@ -172,11 +167,12 @@ def evaluate(
             encoding=options.encoding(store, store_form, live, encoder_precision),
             progress=progress,
         )
-    _say_skipped(len(evaluation.bad), len(data))
     if csv is not None:
         evaluation.metrics.write_csv(csv)
     if report:
-        _write_report(run, evaluation)
+        from trmml.reporting.report import write_report
+
+        write_report(run, evaluation)
     if json:
         print_json(evaluation.metrics.to_dict())
     else:
@@ -207,13 +203,11 @@ def tag(
     jsonl: options.Jsonl = False,
 ) -> None:
     """Name what pictures show. With probabilities and, where asked for, region maps."""
-    paths = _pictures(images, skip=on_bad_image == "skip")
-    tagger = _load_tagger(run, encoder, device, also or ())
-    if not tagger.card.chosen.get("calibrated", True):
-        say(
-            "Warning: no absent label was held out to calibrate on; probabilities rank, but are too"
-            " low where blanks hide labels, and raw where nothing was held out."
-        )
+    from trmml.images import find_images
+    from trmml.tagging.tagger import Tagger
+
+    paths = find_images(_named(images), keep_missing=on_bad_image == "skip")
+    tagger = Tagger.load(run, encoder=encoder, device=device, also=also or ())
     tagged = tagger.tag(
         paths,
         top=top,
@@ -222,8 +216,7 @@ def tag(
         precision=precision,
         on_bad_image=on_bad_image,
     )
-    unreadable = print_tags(tagged, "jsonl" if jsonl else style)
-    _say_skipped(unreadable, len(paths))
+    print_tags(tagged, "jsonl" if jsonl else style)
 
 
 @app.command(
@@ -246,8 +239,7 @@ def export(
     """Write a run as an ONNX file that tags without torch. Checked against torch first."""
     from trmml.deploy.onnx_file import export as export_run
 
-    loaded = _load_encoder(run, encoder, text=bool(also))
-    done = export_run(run, out, part=part, encoder=loaded, also=also or (), check=check or ())
+    done = export_run(run, out, part=part, encoder=encoder, also=also or (), check=check or ())
     if json:
         print_json(done.to_dict())
         return
@@ -258,7 +250,9 @@ def export(
 @app.command(cls=Verb, epilog=examples("trmml report runs/photos"))
 def report(run: options.Run, json: options.Json = False) -> None:
     """Write a run's report.html anew."""
-    path = _write_report(run, None)
+    from trmml.reporting.report import write_report
+
+    path = write_report(run)
     if json:
         print_json({"report": str(path)})
     else:
@@ -290,48 +284,9 @@ def settings(
         print_table(settings_table(resolved))
 
 
-def _load_tagger(run: Path, encoder: str | None, device: str, also: Sequence[str]) -> "Tagger":
-    from trmml.tagging.tagger import Tagger
-
-    loaded = _load_encoder(run, encoder, text=bool(also))
-    return Tagger.load(run, encoder=loaded, device=pick_device(device), also=also)
-
-
-def _load_encoder(run: Path, spec: str | None, *, text: bool) -> "Encoder | None":
-    """The encoder that was asked for, at the run's size; None where the run's own will do."""
-    from trmml.encoders import load_encoder
-    from trmml.training.run_folder import load_card
-
-    size = load_card(run).encoder.size
-    return None if spec is None else load_encoder(spec, image_size=size, text=text)
-
-
-def _pictures(images: Sequence[str], *, skip: bool) -> list[Any]:
-    """The files that the arguments stand for; with `skip`, missing ones are named later on."""
-    from trmml.errors import DataError
-    from trmml.images import find_images
-
+def _named(images: Sequence[str]) -> list[str]:
+    """The arguments, with the lines of stdin in the place of "-"."""
     named: list[str] = []
     for image in images:
-        lines = sys.stdin.read().splitlines() if image == "-" else [image]
-        named += [line for line in lines if line]
-    if not skip:
-        return find_images(named)
-    found: list[Path] = []
-    for name in named:
-        try:
-            found += find_images([name])
-        except DataError:
-            found.append(Path(name))
-    return list(dict.fromkeys(found))
-
-
-def _say_skipped(bad: int, pictures: int) -> None:
-    if bad:
-        say(f"Warning: {bad} of {pictures} pictures cannot be read and were left out")
-
-
-def _write_report(run: Path, evaluation: "Evaluation | None") -> Path:
-    from trmml.reporting.report import write_report
-
-    return write_report(run, evaluation)
+        named += filter(None, sys.stdin.read().splitlines() if image == "-" else [image])
+    return named

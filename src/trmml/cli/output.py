@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -206,19 +206,10 @@ def comparison(methods: Mapping[str, Mapping[str, Any]]) -> "Table":
     return table
 
 
-def print_tags(tagged: "Iterable[TaggedImage]", style: str) -> int:
-    """Print tagged pictures as they come, or a table at the end; how many were unreadable."""
+def print_tags(tagged: "Iterator[TaggedImage]", style: str) -> None:
+    """Print tagged images as they come, or a table at the end."""
     printers = {"csv": _csv_rows, "jsonl": _json_lines, "table": _tag_table}
-    unreadable = 0
-
-    def counted() -> "Iterator[TaggedImage]":
-        nonlocal unreadable
-        for image in tagged:
-            unreadable += image.error is not None
-            yield image
-
-    printers[style](counted())
-    return unreadable
+    printers[style](tagged)
 
 
 def _json_lines(tagged: "Iterator[TaggedImage]") -> None:

@@ -89,7 +89,7 @@ def export(
     out: Path | str,
     *,
     part: Part = "all",
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     also: Sequence[str] = (),
     check: Sequence[Path | str] = (),
 ) -> Exported:
@@ -106,7 +106,7 @@ def export(
         out: the file to write; replaced if it is there. Beyond 2 GiB the weights go into a second
             file beside it, `<out>.data`.
         part: the whole tagger, or what follows the encoder.
-        encoder: the one the run was trained on; loaded from the run's card when None.
+        encoder: the one the run was trained on, or its name; see `Tagger.load`.
         also: names of further categories, recognised by their name alone.
         check: pictures to compare on (files, folders, patterns), besides drawn ones and noise.
 

@@ -70,7 +70,7 @@ def share_known(share: float) -> Known:
     if not 0 < share <= 1:
         raise ConfigError(
             f"the share of known labels must be above 0 and at most 1, got {share:g}; "
-            "to keep 10 percent, give 0.1 in Python and 10 on the command line"
+            "to keep 10 percent, write 0.1"
         )
     return Known(f"{100 * share:g} %", "partial", share=share)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.datasets.base import Dataset
+from trmml.encoders.base import Encoder
 from trmml.errors import DataError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
@@ -17,7 +18,7 @@ from trmml.features.views import joined
 from trmml.images import BadImage
 from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
-from trmml.tagging.tagger import Tagger
+from trmml.tagging.tagger import Tagger, warn_left_out
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def evaluate(
     run: Tagger | Path | str,
     data: Dataset,
     *,
+    encoder: Encoder | str | None = None,
+    device: str = "cpu",
     threshold: float | None = None,
     top_k: int = 3,
     on_bad_image: OnBadImage = "error",
@@ -61,6 +64,8 @@ def evaluate(
     Args:
         run: a run folder or a tagger.
         data: pictures and labels; must hold every category of the run, others are ignored.
+        encoder: of a run folder; see `Tagger.load`.
+        device: of a run folder.
         threshold: one probability for all categories; by default each category's own.
         top_k: of the figures for the k most probable tags.
         on_bad_image: stop at an unreadable picture, or leave it out and list it.
@@ -76,7 +81,10 @@ def evaluate(
         >>> evaluation.metrics.mean_ap  # doctest: +SKIP
         0.61
     """
-    tagger = run if isinstance(run, Tagger) else Tagger.load(run)
+    if isinstance(run, Tagger):
+        tagger = run
+    else:
+        tagger = Tagger.load(run, encoder=encoder, device=device)
     data = in_order(data, tagger.category_names)
     encoded = encoded or encode_images(
         data.paths,
@@ -89,6 +97,7 @@ def evaluate(
         on_bad_image=on_bad_image,
         progress=progress,
     )
+    warn_left_out(len(encoded.bad), len(data))
     data = data.subset(encoded.kept)
     source, parts = joined(encoded.source, tagger.views), torch.split(torch.arange(len(data)), 64)
     probabilities = torch.cat([tagger.score(source.batch(p)).probabilities for p in parts])

@@ -1,5 +1,6 @@
 """Tag pictures with a trained run: probabilities, thresholds, region maps, new names."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,10 @@ from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration
 from trmml.storage.hashes import ContentHashes
 from trmml.tagging.region_maps import write_maps
+from trmml.training.fabric import pick_device
 from trmml.training.run_folder import RunCard, load_card, load_model
+
+logger = logging.getLogger(__name__)
 
 # Pictures from which checking ways to decode is repaid: some are decoded and encoded twice.
 REPAID_FROM = 24
@@ -141,7 +145,7 @@ class Tagger:
         cls,
         run: Path | str,
         *,
-        encoder: Encoder | None = None,
+        encoder: Encoder | str | None = None,
         device: str = "cpu",
         also: Sequence[str] = (),
     ) -> "Tagger":
@@ -149,28 +153,30 @@ class Tagger:
 
         Args:
             run: made by `fit`.
-            encoder: the one it was trained on; loaded from the run's card when None.
-            device: "cpu", "cuda", ...
+            encoder: the one it was trained on, or what `load_encoder` takes to load it; as the
+                run's card says when None.
+            device: "auto", "cpu", "cuda", ...
             also: names of further categories to recognise, without training.
 
         Raises:
             CheckpointError: no finished run there, or another encoder.
             EncoderError: the run does not say which encoder it needs.
         """
-        run = Path(run)
+        run, device = Path(run), pick_device(device)
         card = load_card(run)
-        if encoder is None:
-            if card.encoder_spec is None:
-                raise ConfigError(
-                    f"{run} was trained on an encoder object ({card.encoder.name}), which cannot be"
-                    " loaded by name; pass the encoder"
-                )
-            encoder = load_encoder(card.encoder_spec, image_size=card.encoder.size, text=bool(also))
-        freeze(encoder)
-        if isinstance(encoder, nn.Module):
-            encoder.to(device)
-        model = load_model(run, encoder, card).to(device)
-        return cls(model=model, encoder=encoder, card=card, device=device, also=also)
+        spec = card.encoder_spec if encoder is None else encoder
+        if spec is None:
+            raise ConfigError(
+                f"{run} was trained on an encoder object ({card.encoder.name}), which cannot be"
+                " loaded by name; pass the encoder"
+            )
+        if isinstance(spec, str):
+            spec = load_encoder(spec, image_size=card.encoder.size, text=bool(also))
+        freeze(spec)
+        if isinstance(spec, nn.Module):
+            spec.to(device)
+        model = load_model(run, spec, card).to(device)
+        return cls(model=model, encoder=spec, card=card, device=device, also=also)
 
     def output(self, features: Features) -> Output:
         """What the model says of encoded pictures: logits, new names last, and regions."""
@@ -214,6 +220,11 @@ class Tagger:
         Raises:
             DataError: an unreadable picture under "error".
         """
+        if not self.card.chosen.get("calibrated", True):
+            logger.warning(
+                "no absent label was held out to calibrate on; probabilities rank, but are too low"
+                " where blanks hide labels, and raw where nothing was held out."
+            )
         if top is not None and top < 1:
             raise ConfigError(f"expected top to be at least 1, got {top}")
         if threshold is not None and not 0 <= threshold <= 1:
@@ -244,9 +255,12 @@ class Tagger:
             on_bad_image=on_bad_image,
             keep_images=folder is not None,
         )
+        unreadable = 0
         for batch, features in encode_looks(batches, encode, self.views, self.device):
+            unreadable += len(batch.bad)
             scores = None if features is None else self.score(features)
             yield from self._tagged(batch, scores, paths, stems, top, threshold, folder)
+        warn_left_out(unreadable, len(paths))
 
     def _pictures(self, paths: Sequence[Path]) -> list[Picture]:
         """All views of each picture; crops are seeded by its content, as when training."""
@@ -345,11 +359,17 @@ def _distinct_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
+def warn_left_out(unreadable: int, images: int) -> None:
+    """Log how many images could not be read, if any."""
+    if unreadable:
+        logger.warning("%d of %d pictures cannot be read and were left out", unreadable, images)
+
+
 def tag(
     run: Path | str,
     images: Sequence[Path | str],
     *,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     device: str = "cpu",
     also: Sequence[str] = (),
     top: int | None = None,
@@ -358,15 +378,16 @@ def tag(
     precision: str = "fp32",
     on_bad_image: OnBadImage = "error",
 ) -> list[TaggedImage]:
-    """Tags of the pictures that files, folders and patterns stand for.
+    """Tags of the images that files, folders and patterns stand for.
 
-    Arguments and errors are those of `Tagger.load` and `Tagger.tag`.
+    Arguments and errors are those of `Tagger.load` and `Tagger.tag`. Under "skip" a path that
+    stands for nothing comes back as an image with an error, too.
 
     Example:
         >>> for image in tag("runs/photos", ["holiday/*.jpg"]):  # doctest: +SKIP
         ...     print(image.path, [found.category for found in image.tags])
     """
-    paths = find_images(images)
+    paths = find_images(images, keep_missing=on_bad_image == "skip")
     tagger = Tagger.load(run, encoder=encoder, device=device, also=also)
     tagged = tagger.tag(
         paths,

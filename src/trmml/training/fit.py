@@ -1,9 +1,9 @@
-"""`fit`: from a data set and an encoder to a trained tagger in a run folder."""
+"""From a data set and an encoder to a trained model in a run folder."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
-from trmml.errors import CheckpointError, ConfigError, MissingExtraError
+from trmml.errors import CheckpointError, MissingExtraError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.features.loader import OnBadImage
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.trmml import TRMML, build_trmml
 from trmml.metrics.calibration import Calibration, both_answers, calibrate
-from trmml.settings.sections import Precision, Settings
+from trmml.settings.sections import Settings
+from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import RunCard, save_model, save_tensors, write_text
 from trmml.training.schedule import enough_epochs, hold_out
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def fit(
+def train_run(
     data: Dataset,
     encoder: Encoder,
     out: Path | str,
@@ -50,32 +50,15 @@ def fit(
     encoded: Encoded | None = None,
     tensorboard: bool = False,
     progress: Progress | None = None,
-) -> Iterator[EpochRecord]:
-    """Train a tagger; a generator of epoch records. The run folder is complete after the last.
+) -> Generator[EpochRecord, None, Sequence[int]]:
+    """Train a run; a generator of epoch records that returns which rows of `data` it could read.
 
-    Args:
-        data: images and labels; what is not known is worked out, never taken as "no".
-        encoder: see `load_encoder`; it stays frozen.
-        out: the run folder (see `checkpoint.py`), made if need be.
-        settings: defaults to `Settings()`.
-        encoder_spec: what `load_encoder` takes to load the encoder again, for `tag`; an encoder
-            that came from there knows its own.
-        truth: complete labels of the same images, only to report how right pseudo-labels are.
-        resume: continue a run that was stopped; with the same data, settings and encoder.
-        device: "auto", "cpu", "cuda" or "cuda:1".
-        encoding: how the encoder's features are made and kept; by default in the user's store.
-        on_bad_image: stop at an unreadable file, or leave it out and list it.
-        encoded: features of `data` from the same encoder, where they are computed already.
-        tensorboard: write a TensorBoard log beside log.jsonl.
-        progress: told (what, done, total) while something long runs.
+    The run folder holds a model after the last record. `reporting/fit.py` adds the evaluation and
+    the report, and explains the arguments.
 
     Raises:
         CheckpointError: the folder holds a run already, or `resume` does not fit it.
         DataError, ConfigError, EncoderError, TrainingError: see their names.
-
-    Example:
-        >>> for record in fit(data, encoder, "runs/photos"):  # doctest: +SKIP
-        ...     print(record)
     """
     settings, out = settings or Settings(), Path(out)
     _check_folder(out, resume)
@@ -126,19 +109,7 @@ def fit(
             yield record
     _finish(out, model, trainer, data, settings, identity, encoder_spec)
     state.unlink(missing_ok=True)
-
-
-def make_fabric(device: str, precision: Precision) -> Fabric:
-    """A single process on the device that was asked for."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise ConfigError(f"expected the device auto, cpu, cuda, cuda:1 or mps, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("the device cuda was asked for, but torch finds no CUDA card; use cpu")
-    chosen: list[int] | int = [int(number)] if number else 1
-    return Fabric(accelerator=kind, devices=chosen, precision=precision)
+    return encoded.kept
 
 
 def _check_folder(out: Path, resume: bool) -> None:

@@ -1,4 +1,4 @@
-"""A trained run beside zero-shot on the same pictures, and the results.json that says so."""
+"""A trained run beside zero-shot on the same images, and the results.json that says so."""
 
 import math
 from collections.abc import Mapping

@@ -1,0 +1,197 @@
+"""`fit`: train a run, compare it with zero-shot where there are test images, and report."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trmml.datasets.base import Dataset
+from trmml.encoders.base import Encoder
+from trmml.features.base import Progress
+from trmml.features.extract import Encoded, Encoding, encode_images
+from trmml.features.loader import OnBadImage
+from trmml.labels.masks import Known
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.figures import Metrics
+from trmml.reporting.comparison import TRAINED, results, zero_shot_metrics
+from trmml.reporting.report import write_report
+from trmml.settings.sections import Settings
+from trmml.tagging.evaluate import Evaluation, evaluate
+from trmml.tagging.tagger import Tagger
+from trmml.training.fabric import pick_device
+from trmml.training.fit import train_run
+from trmml.training.record import EpochRecord
+from trmml.training.run_folder import load_card, write_text
+
+# Held-out present labels below which the choice of the epoch deserves a warning.
+FEW_POSITIVES = 50
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    data: Dataset,
+    encoder: Encoder,
+    out: Path | str,
+    *,
+    settings: Settings | None = None,
+    encoder_spec: str | None = None,
+    mask: Known | LabelMatrix | None = None,
+    truth: LabelMatrix | None = None,
+    test: Dataset | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    encoding: Encoding | None = None,
+    on_bad_image: OnBadImage = "error",
+    encoded: Encoded | None = None,
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Generator[EpochRecord, None, dict[str, Any]]:
+    """Train a tagger; a generator of epoch records. The run folder is complete after the last.
+
+    The folder then holds the model, report.html and, with `test`, results.json. The generator
+    returns a summary of the run, which is what `trmml fit --json` prints.
+
+    Args:
+        data: images and labels. What is not known is estimated, never taken as "no".
+        encoder: see `load_encoder`; it stays frozen.
+        out: the run folder (see `run_folder.py`), made if need be.
+        settings: defaults to `Settings()`.
+        encoder_spec: what `load_encoder` takes to load the encoder again, for `tag`; an encoder
+            that came from there knows its own.
+        mask: hides labels first. A rule hides by the seed of training; a matrix, as `read_mask`
+            returns it, is used as it is. The labels of `data` are then the truth.
+        truth: complete labels of the same images, only to report how right pseudo-labels are.
+        test: labelled images to evaluate on and to compare with zero-shot; never trained on.
+        resume: continue a run that was stopped; with the same data, settings and encoder.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        encoding: how the encoder's features are made and kept; by default in the user's store.
+        on_bad_image: stop at an unreadable file, or leave it out and list it.
+        encoded: features of `data` from the same encoder, where they are computed already.
+        tensorboard: write a TensorBoard log beside log.jsonl.
+        progress: called with (what, done, total) while something long runs.
+        note: called with a line for people: what was read, and which epoch was kept.
+
+    Raises:
+        CheckpointError: the folder holds a run already, or `resume` does not fit it.
+        DataError, ConfigError, EncoderError, TrainingError: see their names.
+
+    Example:
+        >>> for record in fit(data, encoder, "runs/photos"):  # doctest: +SKIP
+        ...     print(record)
+    """
+    started, out, settings = time.monotonic(), Path(out), settings or Settings()
+    note = note or (lambda line: None)
+    if mask is not None:
+        truth = data.matrix if truth is None else truth
+        data = _hide(data, mask, settings.training.seed)
+    note(_described(data))
+    kept = yield from train_run(
+        data,
+        encoder,
+        out,
+        settings=settings,
+        encoder_spec=encoder_spec,
+        truth=truth,
+        resume=resume,
+        device=device,
+        encoding=encoding,
+        on_bad_image=on_bad_image,
+        encoded=encoded,
+        tensorboard=tensorboard,
+        progress=progress,
+    )
+    truth = None if truth is None else truth.rows(kept)
+    card = load_card(out)
+    note(_chosen(card.chosen))
+    summary = {"run": str(out), **card.data, "chosen": card.chosen}
+    evaluation, baselines = None, dict[str, Metrics]()
+    if test is not None:
+        evaluation, baselines = _compare(
+            Tagger.load(out, encoder=encoder, device=pick_device(device)),
+            test,
+            encoding=encoding,
+            on_bad_image=on_bad_image,
+            progress=progress,
+        )
+        summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
+    report = write_report(out, evaluation, baselines=baselines, truth=truth)
+    seconds = round(time.monotonic() - started, 1)
+    return {**summary, "seconds": seconds, "report": str(report)}
+
+
+def _hide(data: Dataset, mask: Known | LabelMatrix, seed: int) -> Dataset:
+    """The same images with fewer known labels."""
+    return replace(data, matrix=mask.of(data.matrix, seed) if isinstance(mask, Known) else mask)
+
+
+def _described(data: Dataset) -> str:
+    """What is trained on, so that a misread table is noticed at once."""
+    matrix = data.matrix
+    positives, negatives = int(matrix.positives.sum()), int(matrix.negatives.sum())
+    none = int((matrix.positives == 0).sum())
+    lacking = f"; {none} categories have no known present label" if none else ""
+    return (
+        f"{len(data)} pictures, {len(data.category_names)} categories, {matrix.known_share:.1%} of"
+        f" the labels known: {positives} present, {negatives} absent{lacking}"
+    )
+
+
+def _chosen(chosen: Mapping[str, Any]) -> str:
+    """Which epoch was kept and on what evidence."""
+    score, positives = chosen["held_out_map"], chosen["held_out_positives"]
+    held_out = "not to be had" if score is None else f"{100 * score:.1f}"
+    few = " Few: the choice is little more than luck." if positives < FEW_POSITIVES else ""
+    return (
+        f"Kept epoch {chosen['epoch']}: held-out mAP {held_out}, from {positives} present labels of"
+        f" {chosen['held_out_images']} held-out pictures.{few}"
+    )
+
+
+def _compare(
+    tagger: Tagger,
+    test: Dataset,
+    *,
+    encoding: Encoding | None,
+    on_bad_image: OnBadImage,
+    progress: Progress | None,
+) -> tuple[Evaluation, dict[str, Metrics]]:
+    """The run on the test images, and the encoder's own zero-shot on the same features."""
+    encoded = encode_images(
+        test.paths,
+        tagger.encoder,
+        identity=tagger.card.encoder,
+        encoding=encoding,
+        views=tagger.views,
+        seed=tagger.seed,
+        device=tagger.device,
+        on_bad_image=on_bad_image,
+        progress=progress,
+    )
+    evaluation = evaluate(tagger, test, encoded=encoded)
+    prompts = tagger.card.settings.prompts
+    baselines = zero_shot_metrics(
+        tagger.encoder, encoded.source, evaluation.data, prompts=prompts, device=tagger.device
+    )
+    if evaluation.metrics.mean_ap < max(metrics.mean_ap for metrics in baselines.values()):
+        logger.warning("training did not beat the encoder's own zero-shot; it needs more labels.")
+    return evaluation, baselines
+
+
+def _write_results(
+    out: Path, evaluation: Evaluation, baselines: Mapping[str, Metrics], seconds: float
+) -> dict[str, Any]:
+    """Write results.json into the run and return what it holds."""
+    card = evaluation.tagger.card
+    tree = results(
+        {**baselines, TRAINED: evaluation.metrics},
+        known_share=card.data["known_share"],
+        seed=card.settings.training.seed,
+        seconds=seconds,
+    )
+    write_text(out / "results.json", json.dumps(tree, indent=1) + "\n")
+    return tree
