@@ -34,6 +34,7 @@ from trmml.images import read_image
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.trmml import build_trmml
 from trmml.metrics.average_precision import average_precisions, mean_defined
+from trmml.reporting.comparison import score
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.training.trainer import Trainer
