@@ -171,7 +171,7 @@ BROKEN = {
     "no label": (table(GOOD.replace("001.png,0", "001.png,maybe")), (), "line 3, column 'red'"),
     "minus one": (table(GOOD.replace("001.png,0", "001.png,-1")), (), "minus_one="),
     "category twice": (table(GOOD.replace("blue", "red")), (), "'red'"),
-    "image twice": (table(GOOD + "001.png,1,1\n"), (), "line 6: image '001.png' stands in line 3"),
+    "image twice": (table(GOOD + "001.png,1,1\n"), (), "line 6: image '001.png' is in line 3"),
     "contradiction": (
         table("image,present,absent\n000.png,red,blue\n001.png,red;blue,red\n"),
         (),

@@ -62,7 +62,7 @@ def test_published_lists_are_exhaustive(tmp_path, name):
         ("c.png,cat,0.9,0,0.1,1", r"boxes\.csv line 2 has a box with .*\[0\.9, .* left <= right"),
         ("c.png,dgo,0,0,1,1", r"boxes\.csv line 2: 'dgo' is none of .*did you mean 'dog'\?"),
         ("a.png,cat,0,0,1,1\nq.png,cat,0,0,1,1",
-         r"line 3: image 'q\.png' stands not in .*test\.csv nor in .*train\.csv \(1 such images"),
+         r"line 3: image 'q\.png' is not in .*test\.csv nor in .*train\.csv \(1 such images"),
     ],
 )  # fmt: skip
 def test_boxes_of_another_kind(tmp_path, row, said):
@@ -76,7 +76,7 @@ def test_boxes_of_the_other_table_s_images_are_no_fault(tmp_path):
     write_folder(tmp_path)  # its boxes.csv is of both tables, and of a category left out
     assert len(boxes(read("folder", tmp_path, "test"))) == 1
     (tmp_path / "train.csv").unlink()
-    with pytest.raises(DataError, match=r"line 3: image 'a\.png' stands not in .*test\.csv \(1 "):
+    with pytest.raises(DataError, match=r"line 3: image 'a\.png' is not in .*test\.csv \(1 "):
         read("folder", tmp_path, "test")
 
 
@@ -201,7 +201,7 @@ def test_other_counts_than_published_are_told_once(tmp_path, caplog, published):
         read("folder", tmp_path, "test")
     assert told(caplog) == [
         "folder test: 2 categories, but 3 were published for these options; 1 positives, but 5 "
-        "were published for these options; `trmml data check folder ROOT` tells more"
+        "were published for these options; `trmml data check folder ROOT` shows more"
     ]
 
 

@@ -34,7 +34,7 @@ def test_a_set_that_fits_its_counts(tmp_path, published):
     assert train.known_share == 0.5 and train.boxes is None and train.expected == Counts(3, 2, 2)
     assert (test.split, test.images, test.known_share) == ("test", 1, 1.0)
     assert checked.notes == (
-        "train: of 1 images nothing is known",
+        "train: 1 images have no known label",
         "test: 1 categories have no positive, first 'dog'",
     )
 

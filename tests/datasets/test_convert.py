@@ -120,7 +120,7 @@ def test_names_that_make_another_table_are_refused_and_nothing_is_left(tmp_path)
     write(tmp_path, {"in/classes.txt": "cat\ntags\n", "in/labels/a.txt": ""})
     pictures(tmp_path, ["in/images/a.png"])
     with pytest.raises(
-        DataError, match=r"cannot be read back: .* may be called as a column of lists"
+        DataError, match=r"cannot be read back: .* may have the name of a column of lists"
     ):
         convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
     assert os.listdir(tmp_path) == ["in"]
@@ -130,7 +130,7 @@ def test_a_table_that_says_something_else_is_never_left(tmp_path, monkeypatch):
     write(tmp_path, {"in/classes.txt": "cat", "in/labels/a.txt": ""})
     pictures(tmp_path, ["in/images/a.png"])
     monkeypatch.setattr(module, "_CELLS", ("", "1", "1"))
-    with pytest.raises(DataError, match="does not say what was read"):
+    with pytest.raises(DataError, match="read back differs from the labels"):
         convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
     assert os.listdir(tmp_path) == ["in"]
 

@@ -100,7 +100,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(DataError, match=r"image 10 of images\.txt should be 1 .* but is '2'"):
         read("cub", tmp_path)
     write(tmp_path, {"CUB_200_2011/images.txt": "1 a.jpg\n1 b.jpg\n"})
-    with pytest.raises(DataError, match=r"images\.txt line 2: the number 1 stands there twice"):
+    with pytest.raises(DataError, match=r"images\.txt line 2: the number 1 is there twice"):
         read("cub", tmp_path)
     write(tmp_path, {"CUB_200_2011/images.txt": "a.jpg\n"})
     with pytest.raises(DataError, match=r"line 1: expected a number and a text, got 'a\.jpg'"):

@@ -340,7 +340,7 @@ BROKEN_TABLES: dict[str, tuple[str | bytes, str]] = {
     "cell after break": ('image,"c\nat"\na.jpg,x\n', r"line 3, column 'c\\nat': 'x'"),
     "image twice": (
         "image,cat\na.jpg,1\nb.jpg,\na.jpg,0\n",
-        r"line 4: image 'a\.jpg' stands in line 2",
+        r"line 4: image 'a\.jpg' is in line 2",
     ),
     "image twice, spelled": (
         "image,cat\nsub/d e.png,1\nsub\\d e.png,0\n",

@@ -67,7 +67,7 @@ def test_what_does_not_fit(tmp_path):
         read("vg200", tmp_path)
     assert present(read("vg200", tmp_path, missing="drop")) == [[], [199]]
     write(tmp_path, {"train_list_500.txt": "1.jpg\n1.jpg\n"})
-    with pytest.raises(DataError, match=r"line 2: '1\.jpg' stands in line 1 already"):
+    with pytest.raises(DataError, match=r"line 2: '1\.jpg' is in line 1 already"):
         read("vg200", tmp_path)
     (tmp_path / "train_list_500.txt").unlink()
     with pytest.raises(DataError, match=r"the train list of VG-200 was expected at train_list_500"):

@@ -124,7 +124,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(DataError, match=r"trainval\.txt line 2: there is no .*000005\.xml"):
         read("voc2007", tmp_path)
     write(tmp_path, {"VOCdevkit/VOC2007/ImageSets/Main/trainval.txt": "000012\n\n000012\n"})
-    with pytest.raises(DataError, match=r"line 3: '000012' stands in line 1 already"):
+    with pytest.raises(DataError, match=r"line 3: '000012' is in line 1 already"):
         read("voc2007", tmp_path)
     write(tmp_path, {"VOCdevkit/VOC2007/ImageSets/Main/trainval.txt": "\n"})
     with pytest.raises(DataError, match=r"trainval\.txt is empty"):

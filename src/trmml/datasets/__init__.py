@@ -1,4 +1,4 @@
-"""Readers of labelled images, each giving the same `Dataset`, and the drawn scenes of the demo."""
+"""Readers of labelled images, each giving the same `Dataset`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset"]
 
 
-def __getattr__(name: str) -> Any:  # the scenes are drawn by processes that need no torch
+def __getattr__(name: str) -> Any:  # the names and options of readers need no torch
     if name != "Dataset":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from trmml.datasets.base import Dataset

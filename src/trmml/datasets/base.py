@@ -139,7 +139,7 @@ class Dataset:
         category_names: in the order of the columns of `matrix`.
         matrix: images x categories.
         rows: per image the line (or row) of the table it came from, for messages.
-        boxes: where objects are, in sets that say so. None: the set says nothing of places.
+        boxes: where objects are. None: the set has no boxes.
 
     Raises:
         DataError: the parts have different lengths, or a box names an image or category that is
@@ -156,8 +156,8 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
         expected = tuple(self.matrix.known.shape)
-        found = (len(self.images), len(self.category_names))
-        if found != expected or len(self.rows) != len(self.images):
+        sizes = (len(self.images), len(self.category_names))
+        if sizes != expected or len(self.rows) != len(self.images):
             raise DataError(
                 f"a dataset of {len(self.images)} images, {len(self.category_names)} categories "
                 f"and {len(self.rows)} rows cannot have labels of shape {expected}. "
@@ -165,8 +165,8 @@ class Dataset:
             )
         if self.boxes is not None and len(self.boxes):
             for name, index, size in (
-                ("image", self.boxes.image, found[0]),
-                ("category", self.boxes.category, found[1]),
+                ("image", self.boxes.image, sizes[0]),
+                ("category", self.boxes.category, sizes[1]),
             ):
                 if int(index.min()) < 0 or int(index.max()) >= size:
                     raise DataError(

@@ -1,4 +1,4 @@
-"""Data sets by name: what each name reads, with which options, and the counts to expect."""
+"""Data sets by name: the reader of each, its options, and the published counts."""
 
 import difflib
 import logging
@@ -52,9 +52,9 @@ class Counts:
     Args:
         images: how many.
         categories: how many.
-        positives: present pairs; None where no source says.
-        tolerance: by how many images and positives the source may be off; "about" in our tables.
-        known: pairs that are present or absent; None where no source says.
+        positives: present pairs; None where no source gives them.
+        tolerance: by how many images and positives the source may differ; "about" in our tables.
+        known: pairs that are present or absent; None where no source gives them.
     """
 
     images: int
@@ -69,12 +69,12 @@ class Reader:
     """A name's reader.
 
     Args:
-        read: returns a split; it need not look whether images are there.
-        options: what it can be told.
-        title: what the name stands for, in a line.
+        read: returns a split; it need not check that the images exist.
+        options: its choices.
+        title: what the name means, in one line.
         counts: the published counts of train and test by the options that change them, as in
             {"images=all": (...)}; the first entry whose options are set counts. None, and no
-            entry: nobody published any.
+            entry: none were published.
     """
 
     read: Callable[[Path, Split, Any], Dataset]
@@ -90,7 +90,7 @@ def _sizes(train: int, test: int, categories: int, tolerance: int = 0) -> tuple[
     )
 
 
-# Where each count comes from stands in the reader's module.
+# The reader's module names the source of each count.
 READERS: Mapping[str, Reader] = {
     "coco2014": Reader(
         read_coco2014, Coco2014Options, "MS-COCO 2014",
@@ -151,7 +151,7 @@ READERS: Mapping[str, Reader] = {
 def read_named(name: str, root: Path, split: Split, options: Mapping[str, str]) -> Dataset:
     """Return a split of a data set by its name; every image of it exists.
 
-    Counts that differ from the published ones are told in one warning.
+    Counts that differ from the published ones are logged as one warning.
 
     Args:
         name: one of `READERS`.
@@ -169,7 +169,7 @@ def read_named(name: str, root: Path, split: Split, options: Mapping[str, str]) 
     differences = count_differences(data, expected_counts(reader, split, chosen))
     if differences:
         _log.warning(
-            "%s %s: %s; `trmml data check %s ROOT` tells more",
+            "%s %s: %s; `trmml data check %s ROOT` shows more",
             name, split, "; ".join(differences), name,
         )  # fmt: skip
     if not missing:
@@ -219,9 +219,9 @@ def read_unchecked(
     if not len(data):
         raise DataError(f"the {split} set in {root} holds no image. Check its list and options.")
     files = ImageFiles(data.root)
-    found = [files.find(name) for name in data.images]
-    missing = [index for index, name in enumerate(found) if name is None]
-    names = tuple(there or name for there, name in zip(found, data.images, strict=True))
+    on_disk = [files.find(name) for name in data.images]
+    missing = [index for index, name in enumerate(on_disk) if name is None]
+    names = tuple(path or name for path, name in zip(on_disk, data.images, strict=True))
     return replace(data, images=names), missing
 
 
@@ -240,17 +240,17 @@ def count_differences(data: Dataset, expected: Counts | None) -> list[str]:
               ("positives", int(matrix.positives.sum()), expected.positives, tolerance),
               ("known pairs", int(matrix.known.sum()), expected.known, 0)]  # fmt: skip
     return [
-        f"{found:,} {what}, but {'about ' if about else ''}{published:,} were published for these "
+        f"{count:,} {what}, but {'about ' if about else ''}{published:,} were published for these "
         "options"
-        for what, found, published, about in counts
-        if published is not None and abs(found - published) > about
+        for what, count, published, about in counts
+        if published is not None and abs(count - published) > about
     ]
 
 
 def expected_counts(reader: Reader, split: Split, options: ReaderOptions) -> Counts | None:
     """Return the published counts of a split under these options; None where there are none."""
-    said = {f"{key}={value}" for key, value in options.model_dump().items()}
+    chosen = {f"{key}={value}" for key, value in options.model_dump().items()}
     for needed, pair in reader.counts.items():
-        if set(needed.split()) <= said:
+        if set(needed.split()) <= chosen:
             return None if pair is None else pair[split == "test"]
     return None

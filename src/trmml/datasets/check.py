@@ -1,4 +1,4 @@
-"""Check a data set: count it, compare with what was published, find what is missing or broken."""
+"""Check a data set: count it, compare with the published counts, find missing and broken files."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class SplitCount:
         known_share: of all pairs, in [0, 1].
         positives: pairs known to be present.
         negatives: pairs known to be absent.
-        boxes: how many; None where the set says nothing of places.
+        boxes: how many; None where the set has no boxes.
         expected: the published counts; None where there are none.
     """
 
@@ -115,9 +115,9 @@ def check(
         name: one of `named.READERS`.
         root: its folder.
         options: the reader's choices.
-        splits: what to look at.
+        splits: which to check.
         decode: also decode every image.
-        progress: told (what, done, total) while images are decoded.
+        progress: called with (what, done, total) while images are decoded.
 
     Raises:
         ConfigError: there is no such name or option.
@@ -134,7 +134,7 @@ def check(
         except DataError as error:
             problems.append(Problem(split, str(error), "Correct this, then check again."))
             continue
-        except TrmmlError:  # of what was asked for, not of the files
+        except TrmmlError:  # in the arguments, not in the files
             raise
         except Exception as error:  # what a reader did not foresee must not end the check
             problems.append(_unforeseen(root, split, error))
@@ -258,7 +258,7 @@ def _notes(data: Dataset, split: Split) -> Iterator[str]:
         yield f"{split}: {len(without)} categories have no positive, first {without[0]!r}"
     silent = int((~data.matrix.known.any(1)).sum())
     if silent:
-        yield f"{split}: of {silent} images nothing is known"
+        yield f"{split}: {silent} images have no known label"
     repeats = len(data) - len(set(data.images))
     if repeats:
         yield f"{split}: {repeats} images are the same as another"
@@ -271,10 +271,10 @@ def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:
     train, test = data["train"], data["test"]
     if train.category_names != test.category_names:
         other = sorted(set(train.category_names) ^ set(test.category_names))
-        said = f"{other[0]!r} is in one only" if other else "their order differs"
+        difference = f"{other[0]!r} is in one only" if other else "their order differs"
         yield Problem(
             None,
-            f"train and test have different categories: {said}",
+            f"train and test have different categories: {difference}",
             "Give both the same list of categories.",
         )
     both = sorted(set(map(str, train.paths)) & set(map(str, test.paths)))
@@ -282,6 +282,6 @@ def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:
         yield Problem(
             None,
             f"{len(both):,} images are in train and in test",
-            "Take them out of one: a score on images that were trained on says nothing.",
+            "Take them out of one: a score on training images means nothing.",
             tuple(both),
         )

@@ -56,7 +56,7 @@ def convert(
     after each table has been read back and found equal.
 
     Args:
-        name: one of `named.READERS`.
+        name: one of `catalog.READERS`.
         root: the data set's folder.
         out: must not exist or be empty, and is not the current folder, which cannot be replaced.
         options: the reader's choices.
@@ -170,15 +170,15 @@ def _write_boxes(
 
 
 def _compare(draft: Path, split: Split, data: Dataset) -> None:
-    """Read a table back; what is written must say what was read."""
+    """Read a table back and compare; it must hold the same labels."""
     names = read_categories(draft / "categories.txt")
     try:
         again = read_folder(draft / "images", draft / f"{split}.csv", categories=names)
     except DataError as error:
         raise DataError(
-            f"the {split} table cannot be read back: {error} A category may be called as a column "
-            "of lists is (present, labels, tags, image); rename it."
+            f"the {split} table cannot be read back: {error} A category may have the name of a "
+            "column of lists (present, labels, tags) or of images (image); rename it."
         ) from error
     same = torch.equal(again.matrix.known, data.matrix.known)
     if not same or not torch.equal(again.matrix.labels, data.matrix.labels):
-        raise DataError(f"the {split} table does not say what was read. Please report this.")
+        raise DataError(f"the {split} table read back differs from the labels. Please report this.")

@@ -44,7 +44,7 @@ class ImageFiles:
         return files.get(leaf) or files.get(unicodedata.normalize("NFC", leaf))
 
     def listed(self) -> list[str]:
-        """Return the files seen so far, and those directly in the root."""
+        """Return the files of all folders listed so far, and those directly in the root."""
         self._listing("")
         return sorted({path for listing in self._listings.values() for path in listing[0].values()})
 
@@ -104,8 +104,8 @@ def locate(root: Path, folders: Sequence[str], names: Sequence[str]) -> tuple[st
     """
     files = ImageFiles(root)
     prefixes = [f"{folder}/" if folder else "" for folder in folders]
-    found = []
+    located = []
     for name in names:
         places = (files.find(prefix + name) for prefix in prefixes)
-        found.append(next((place for place in places if place is not None), prefixes[0] + name))
-    return tuple(found)
+        located.append(next((place for place in places if place is not None), prefixes[0] + name))
+    return tuple(located)

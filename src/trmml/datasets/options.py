@@ -18,7 +18,7 @@ SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {
 
 
 class ReaderOptions(BaseModel):
-    """What every reader can be told; a reader's own options inherit from it."""
+    """Choices of every reader; a reader's own options inherit from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -69,8 +69,8 @@ def read_cub(root: Path, split: Split, options: CubOptions) -> Dataset:
     rank = {key: row for row, key in enumerate(sorted(images))}
     rows = torch.tensor([rank[key] for key in chosen])
     listed = [below(images[key], f"{list_path}, image {key}") for key in chosen]
-    found = locate(root, [(folder / "images").relative_to(root).as_posix()], listed)
-    return Dataset(root, found, names, LabelMatrix(labels[rows], known[rows]), tuple(chosen))
+    located = locate(root, [(folder / "images").relative_to(root).as_posix()], listed)
+    return Dataset(root, located, names, LabelMatrix(labels[rows], known[rows]), tuple(chosen))
 
 
 def _attribute_names(folder: Path) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def _numbered(path: Path) -> dict[int, str]:
         if not number.isdecimal() or not text.strip():
             raise DataError(f"{path} line {row}: expected a number and a text, got {line!r:.80}.")
         if int(number) in entries:
-            raise DataError(f"{path} line {row}: the number {number} stands there twice.")
+            raise DataError(f"{path} line {row}: the number {number} is there twice.")
         entries[int(number)] = text.strip()
     return entries
 
@@ -142,7 +142,7 @@ def _labels(
         )
     known[image, attribute] = True
     without = int((~known).sum())
-    if without:  # in the published file none; with certainty=use no count can tell
+    if without:  # the published file has none; with certainty=use no count shows it
         _log.warning("%s: %d of %d pairs have no line and are unknown", path, without, known.size)
     known[image, attribute] = (numbers[:, 3] > _GUESSING) if certainty == "use" else True
     return torch.from_numpy(labels), torch.from_numpy(known)

@@ -30,7 +30,7 @@ def read_folder(
         images: the folder; names in the table may lead into folders below it.
         labels: a CSV file in UTF-8 or a Parquet file.
         blank: what a blank cell, or a name that a row does not list, means. None: unknown, but a
-            table that lists only what is present needs it said.
+            table that lists only what is present requires a choice.
         minus_one: what -1 means in a table with a column per category. With "absent", 0 means
             unknown there; no and false stay absent.
         categories: the names to read, in this order. None: all columns in their order, or the
@@ -57,8 +57,8 @@ def read_folder(
     files = ImageFiles(Path(images))
     table = read_table(Path(labels))
     data = from_table(Path(images), table, blank=blank, minus_one=minus_one, categories=wanted)
-    found = _find_images(files, table, data.images)
-    return Dataset(data.root, found, data.category_names, data.matrix, data.rows)
+    names = _find_images(files, table, data.images)
+    return Dataset(data.root, names, data.category_names, data.matrix, data.rows)
 
 
 def from_table(
@@ -147,7 +147,7 @@ def _image_names(table: Table, column: str) -> list[str]:
         key = unicodedata.normalize("NFC", name)
         if key in first:
             raise DataError(
-                f"{table.place(index)}: image {value!r} stands in {table.unit} "
+                f"{table.place(index)}: image {value!r} is in {table.unit} "
                 f"{table.rows[first[key]]} already ({_count_repeats(raw)} names occur more than "
                 "once). Keep one row per image, with all that is known about it."
             )
@@ -165,8 +165,8 @@ def _count_repeats(names: Sequence[object]) -> int:
 
 
 def _find_images(files: ImageFiles, table: Table, names: Sequence[str]) -> tuple[str, ...]:
-    found = [files.find(name) for name in names]
-    missing = [index for index, name in enumerate(found) if name is None]
+    on_disk = [files.find(name) for name in names]
+    missing = [index for index, name in enumerate(on_disk) if name is None]
     if missing:
         name = names[missing[0]]
         raise DataError(
@@ -174,4 +174,4 @@ def _find_images(files: ImageFiles, table: Table, names: Sequence[str]) -> tuple
             f"{files.suggest(name)} {len(missing)} of {len(names)} images are missing. "
             "Correct the table, or name the folder that holds the images."
         )
-    return tuple(name for name in found if name is not None)
+    return tuple(name for name in on_disk if name is not None)

@@ -81,7 +81,7 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
         if (root / file).is_file()
     }
     controls = _controls(root, options, [task for part in parts.values() for task in part])
-    controls, tasks = _told_apart(controls, parts[split])
+    controls, tasks = _distinct_names(controls, parts[split])
     listed = [name for names in controls.values() for name in names]
     names = unique_names(listed, f"{path}: the controls' list")
     if not names:
@@ -93,20 +93,20 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
     labels, known = (torch.zeros(len(tasks), len(names), dtype=torch.bool) for _ in range(2))
     boxes = []
     for index, task in enumerate(tasks):
-        present, absent = _verdict(task, controls, options, path)
+        present, absent = _agreed(task, controls, options, path)
         labels[index, [columns[name] for name in present]] = True
         known[index, [columns[name] for name in present | absent]] = True
-        found = (box for answers in task.annotators for a in answers for box in a.boxes)
-        boxes += [(index, columns[name], edges) for name, edges in found if name in present]
+        drawn = (box for answers in task.annotators for a in answers for box in a.boxes)
+        boxes += [(index, columns[name], edges) for name, edges in drawn if name in present]
     images = _locate(root, options.image_folder, [task.image for task in tasks])
     rows = tuple(task.row for task in tasks)
     return Dataset(root, images, names, LabelMatrix(labels, known), rows, Boxes.collect(boxes))
 
 
-def _verdict(
+def _agreed(
     task: Task, controls: Mapping[str, Sequence[str]], options: LabelStudioOptions, path: Path
 ) -> tuple[set[str], set[str]]:
-    """Return what is present and what is absent by the word of all annotators."""
+    """Return what all annotators agree is present, and what all agree is absent."""
     present: list[set[str]] = []
     absent: list[set[str]] = []
     for answers in task.annotators:
@@ -138,15 +138,15 @@ def _controls(
     path = root / options.config
     if path.is_file():
         return _interface(path, options)
-    seen: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
     for task in tasks:
         for answers in task.annotators:
             for answer in answers:
-                seen.setdefault(answer.control, set()).update(answer.names)
-    return {control: sorted(seen[control]) for control in sorted(seen)}
+                used.setdefault(answer.control, set()).update(answer.names)
+    return {control: sorted(used[control]) for control in sorted(used)}
 
 
-def _told_apart(
+def _distinct_names(
     controls: Mapping[str, Sequence[str]], tasks: Sequence[Task]
 ) -> tuple[dict[str, list[str]], list[Task]]:
     """Return controls and tasks, where names that several controls have begin with the control."""
@@ -186,11 +186,11 @@ def _interface(path: Path, options: LabelStudioOptions) -> dict[str, list[str]]:
 def _locate(root: Path, folder: str, images: Sequence[str]) -> tuple[str, ...]:
     """Return where each image lies: by its path, its name, or its name before it was uploaded."""
     files = ImageFiles(root)
-    found = []
+    located = []
     for image in images:
         name = image.rpartition("/")[2]
         tries = (f"{folder}/{image}", image, f"{folder}/{name}",
                  f"{folder}/{_UPLOAD_PREFIX.sub('', name)}")  # fmt: skip
         places = (files.find(place.removeprefix("./")) for place in tries)
-        found.append(next((place for place in places if place), tries[0]))
-    return tuple(found)
+        located.append(next((place for place in places if place), tries[0]))
+    return tuple(located)

@@ -19,7 +19,7 @@ REGIONS = "regions/"
 
 
 class Answer(NamedTuple):
-    """What one annotator said with one control, and the names above in a taxonomy."""
+    """What one annotator answered with one control, and the names above in a taxonomy."""
 
     control: str
     names: frozenset[str]

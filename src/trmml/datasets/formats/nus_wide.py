@@ -100,8 +100,8 @@ def read_nus_wide(root: Path, split: Split, options: NusWideOptions) -> Dataset:
         part = _cole(root, split, len(names))
     present = torch.from_numpy(part.labels)
     known = present if options.labels == "tags" else torch.ones_like(present)
-    found = locate(root, _FOLDERS, part.images)
-    data = Dataset(root, found, names, LabelMatrix(present, known), tuple(part.rows))
+    located = locate(root, _FOLDERS, part.images)
+    data = Dataset(root, located, names, LabelMatrix(present, known), tuple(part.rows))
     if options.empty == "keep":
         return data
     return data.subset(present.any(1).nonzero()[:, 0].tolist())
@@ -114,7 +114,7 @@ def _names(root: Path) -> tuple[str, ...]:
         return NUS_NAMES
     names = tuple(read_categories(given))
     if sorted(names) != sorted(NUS_NAMES):
-        other = sorted(set(names) ^ set(NUS_NAMES)) or ["a name that stands there twice"]
+        other = sorted(set(names) ^ set(NUS_NAMES)) or ["a name that is there twice"]
         raise DataError(
             f"{given} should hold the 81 concepts of NUS-WIDE, but differs in {other[0]!r} and "
             f"{len(other) - 1} more. Take Concepts81.txt of the official download."

@@ -2,19 +2,19 @@
 
 `folder`, and what `trmml data convert` writes:
 
-    images/...              the pictures
+    images/...              the images
     train.csv, test.csv     tables as docs/data.md explains them (.parquet serves as well)
     categories.txt          the names to read, one per line; all columns where it is not there
     boxes.csv               optional: image,category,left,top,right,bottom as shares in [0, 1],
                             of the images of both tables
 
 `corel5k` and `posters` are such folders whose tables (`image,labels`, names joined by ";") list
-what is present; what they do not list is absent. In `folder` it must be said. No download has
-this form; it was made of:
+what is present; what they do not list is absent. `folder` requires a choice. No download has this
+form; the two were made of:
 
-- `corel5k`, 4,500 / 499 photographs: https://github.com/ParkByungYoon/corel-5k at 6fc96e0, the
+- `corel5k`, 4,500 / 499 images: https://github.com/ParkByungYoon/corel-5k at 6fc96e0, the
   usual split. categories.txt names the 242 of its 374 words that at least 5 training and 1 test
-  photographs have. At most 5 words a photograph, so what is absent is often only untold.
+  images have. An image has at most 5 words, so what counts as absent is often only unlisted.
 - `posters`, 4,000 / 2,000 film posters: images of
   https://github.com/srijonsarkar/Movie-Genre-Prediction at e3820ba, genres of
   https://github.com/d-misra/Multi-label-movie-poster-genre-classification at 8c2c190,
@@ -23,7 +23,7 @@ this form; it was made of:
   no public file: other draws give other figures.
 
 `scenes`: what `trmml scenes` draws. ROOT holds the folders train/ and test/ (drawn from different
-seeds), or is one such folder, of which the last pictures are the test set.
+seeds), or is one such folder, of which the last images are the test set.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ from trmml.datasets.tables.table import Table, clean_name, read_table
 from trmml.errors import DataError
 
 EDGES = ("left", "top", "right", "bottom")
-_PRESENT_SHARE = 0.3  # of an object that can be seen; below it `trmml scenes` calls it absent
+_PRESENT_SHARE = 0.3  # visible share of an object below which `trmml scenes` calls it absent
 
 
 class FolderOptions(ReaderOptions):
@@ -93,7 +93,7 @@ def read_listed_folder(root: Path, split: Split, options: ListedFolderOptions) -
 
 
 def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:
-    """Return drawn scenes with boxes around what can be seen; see the module.
+    """Return drawn scenes with boxes around the visible objects; see the module.
 
     Raises:
         DataError: a table is missing or damaged.
@@ -149,7 +149,7 @@ def _check_names(data: Dataset, table: Table, labels: Table, rest: Path | None) 
         row = next(row for row, image in enumerate(images) if image in strange)
         also = "" if rest is None else f" nor in {rest}"
         raise DataError(
-            f"{table.place(row)}: image {images[row]!r} stands not in {labels.path}{also} "
+            f"{table.place(row)}: image {images[row]!r} is not in {labels.path}{also} "
             f"({len(strange)} such images). Correct the name, or remove its boxes."
         )
     names = [clean_name(str(cell)) for cell in table.column("category")]

@@ -69,7 +69,7 @@ def read_vg200(root: Path, split: Split, options: Vg200Options) -> Dataset:
     for index, (row, _) in enumerate(lines):
         name = images[index]
         if name in first:
-            raise DataError(f"{path} line {row}: {name!r} stands in line {first[name]} already.")
+            raise DataError(f"{path} line {row}: {name!r} is in line {first[name]} already.")
         first[name] = row
         if name not in listed:
             raise DataError(

@@ -18,23 +18,27 @@ them, so that a category with nothing else is absent (HCP-MLR-PL, DualCoOp, Cole
 `unknown` leaves such a pair out, as VOC's own evaluation does; `positive` counts them.
 """
 
-import xml.etree.ElementTree as Xml
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import torch
 from pydantic import Field
 
-from trmml.datasets.base import Boxes, Dataset, Edges, ordered
-from trmml.datasets.files import below, find_file, find_folder, read_lines, read_xml
+from trmml.datasets.base import Dataset
+from trmml.datasets.files import below, find_file, find_folder, read_lines
 from trmml.datasets.formats.folder import read_categories
-from trmml.datasets.image_files import ImageFiles, locate
+from trmml.datasets.formats.voc_xml import (
+    Annotation,
+    Difficult,
+    ListLine,
+    as_dataset,
+    read_annotations,
+    stem_of,
+)
+from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.table import clean_name
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
-from trmml.labels.matrix import LabelMatrix
 
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -42,8 +46,6 @@ VOC_NAMES = (
     "tvmonitor",
 )  # fmt: skip
 _LISTS = {"2007": ("trainval", "test"), "2012": ("train", "val")}
-
-Difficult = Literal["negative", "unknown", "positive"]
 
 
 class VocOptions(ReaderOptions):
@@ -74,30 +76,6 @@ class VocXmlOptions(ReaderOptions):
     blank: Literal["absent", "unknown"] = Field(
         "absent", description="what a category means that an image has no object of"
     )
-
-
-class _Line(NamedTuple):
-    """A line of a list: its number, its place for messages and what it names."""
-
-    row: int
-    where: str
-    text: str
-
-
-class _Object(NamedTuple):
-    name: str
-    difficult: bool
-    edges: Edges | None
-
-
-class _Annotation(NamedTuple):
-    """An XML file: the line of the list that named it, its image and what is in it."""
-
-    row: int
-    path: Path
-    stem: str
-    image: str
-    objects: list[_Object]
 
 
 def read_voc2007(root: Path, split: Split, options: VocOptions) -> Dataset:
@@ -132,57 +110,55 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
     lists = _xml_lists(root, options)
     if split not in lists:
         find_file(root, [options.test], "the test list (option test=FILE)")
-    parts = {part: _annotations(root, lines, options.annotations) for part, lines in lists.items()}
+    parts = {
+        part: read_annotations(root, lines, options.annotations) for part, lines in lists.items()
+    }
     if options.categories:
         names = tuple(read_categories(root / options.categories))
     else:
-        objects = (found for part in parts.values() for entry in part for found in entry.objects)
-        names = tuple(sorted({found.name for found in objects}))
+        objects = (each for part in parts.values() for entry in part for each in entry.objects)
+        names = tuple(sorted({each.name for each in objects}))
     if not names:
         raise DataError(
             f"no XML file in {root / options.annotations} holds an object. Give the names as "
             "option categories=FILE if that is meant."
         )
     entries = _with_images(root, parts[split], options.image_folder)
-    return _dataset(root, [options.image_folder], entries, names, options.difficult, options.blank)
+    return as_dataset(
+        root, [options.image_folder], entries, names, options.difficult, options.blank
+    )
 
 
-def _xml_lists(root: Path, options: VocXmlOptions) -> dict[Split, list[_Line]]:
+def _xml_lists(root: Path, options: VocXmlOptions) -> dict[Split, list[ListLine]]:
     """Return the lines of each list that is there."""
-    lists: dict[Split, list[_Line]] = {}
+    lists: dict[Split, list[ListLine]] = {}
     if (root / options.test).is_file():
         lists["test"] = _list_lines(root / options.test)
     if (root / options.train).is_file():
         lists["train"] = _list_lines(root / options.train)
         return lists
     find_folder(root, [options.annotations], "XML files (option annotations=FOLDER)")
-    tested = {_stem(line.text) for line in lists.get("test", [])}
+    tested = {stem_of(line.text) for line in lists.get("test", [])}
     folder = root / options.annotations
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.xml"))
-    rest = [name for name in files if _stem(name) not in tested]
+    rest = [name for name in files if stem_of(name) not in tested]
     if not rest:
         raise DataError(f"{folder} holds no XML file to train on. Name the folder that does.")
-    lists["train"] = [_Line(row, str(folder), name) for row, name in enumerate(rest, start=1)]
+    lists["train"] = [ListLine(row, str(folder), name) for row, name in enumerate(rest, start=1)]
     return lists
 
 
-def _list_lines(path: Path) -> list[_Line]:
-    lines = [_Line(row, f"{path} line {row}", text) for row, text in read_lines(path)]
+def _list_lines(path: Path) -> list[ListLine]:
+    lines = [ListLine(row, f"{path} line {row}", text) for row, text in read_lines(path)]
     return [line._replace(text=below(line.text, line.where)) for line in lines]
 
 
-def _stem(name: str) -> str:
-    """Return a name without the suffix of an image or an XML file; `a.b` has none."""
-    head, dot, suffix = name.rpartition(".")
-    return head if f"{dot}{suffix}".lower() in (*SUFFIXES, ".xml") else name
-
-
-def _with_images(root: Path, annotations: Sequence[_Annotation], folder: str) -> list[_Annotation]:
+def _with_images(root: Path, annotations: Sequence[Annotation], folder: str) -> list[Annotation]:
     """Return the annotations with images that are there, as far as there are any; none twice."""
     files = ImageFiles(root)
     endings = ("", *SUFFIXES, *map(str.upper, SUFFIXES))
     first: dict[str, Path] = {}
-    found = []
+    located = []
     for entry in annotations:
         # A <filename> may have no suffix, no folder, or be that of before the files were renamed.
         names = (stem + ending for stem in (entry.image, entry.stem) for ending in endings)
@@ -193,8 +169,8 @@ def _with_images(root: Path, annotations: Sequence[_Annotation], folder: str) ->
                 "<filename> of one, or remove it."
             )
         first[image] = entry.path
-        found.append(entry._replace(image=image))
-    return found
+        located.append(entry._replace(image=image))
+    return located
 
 
 def _read_devkit(root: Path, year: str, split: Split, options: VocOptions) -> Dataset:
@@ -204,93 +180,7 @@ def _read_devkit(root: Path, year: str, split: Split, options: VocOptions) -> Da
     base = find_folder(root, sets, f"the image lists of VOC {year}").removesuffix("/ImageSets/Main")
     path = find_file(root, [f"{base}/ImageSets/Main/{part}.txt"], f"VOC {year}'s list {part}")
     lines = [line._replace(text=line.text.split()[0]) for line in _list_lines(path)]
-    annotations = _annotations(root, lines, f"{base}/Annotations")
+    annotations = read_annotations(root, lines, f"{base}/Annotations")
     annotations = [entry._replace(image=f"{entry.stem}.jpg") for entry in annotations]
     folder = f"{base}/JPEGImages".removeprefix("./")
-    return _dataset(root, [folder], annotations, VOC_NAMES, options.difficult, "absent")
-
-
-def _annotations(root: Path, lines: Sequence[_Line], folder: str) -> list[_Annotation]:
-    """Return what the XML files of a list hold."""
-    seen: dict[str, int] = {}
-    annotations = []
-    for row, where, text in lines:
-        stem = _stem(text)
-        if stem in seen:
-            raise DataError(f"{where}: {stem!r} stands in line {seen[stem]} already. Remove one.")
-        seen[stem] = row
-        file = root / folder / f"{stem}.xml"
-        if not file.is_file():
-            raise DataError(
-                f"{where}: there is no {file}. Unpack the annotations there, or take the line out "
-                "of the list."
-            )
-        tree = read_xml(file)
-        image = below(_text(tree, "filename") or stem, str(file))
-        annotations.append(_Annotation(row, file, stem, image, list(_objects(tree, file))))
-    return annotations
-
-
-def _text(element: Xml.Element, name: str) -> str:
-    return (element.findtext(name) or "").strip()
-
-
-def _objects(tree: Xml.Element, path: Path) -> Iterator[_Object]:
-    size = tree.find("size")
-    width, height = (0.0 if size is None else _number(size, key, path) for key in _SIZE)
-    for entry in tree.findall("object"):
-        name = clean_name(_text(entry, "name"))
-        if not name:
-            raise DataError(f"{path} has an object without a name. Name it, or remove it.")
-        box = entry.find("bndbox")
-        edges = None
-        if box is not None and width > 0 and height > 0:
-            left, top, right, bottom = (_number(box, key, path) for key in _EDGES)
-            ordered((left, top, right, bottom), str(path))
-            # VOC counts pixels from 1 and includes the last one.
-            edges = ((left - 1) / width, (top - 1) / height, right / width, bottom / height)
-        yield _Object(name, _text(entry, "difficult") == "1", edges)
-
-
-_SIZE = ("width", "height")
-_EDGES = ("xmin", "ymin", "xmax", "ymax")
-
-
-def _number(element: Xml.Element, name: str, path: Path) -> float:
-    text = _text(element, name)
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{path}: {name} is {text!r}, not a number. Correct it.") from None
-
-
-def _dataset(
-    root: Path,
-    folders: Sequence[str],
-    annotations: Sequence[_Annotation],
-    names: tuple[str, ...],
-    difficult: Difficult,
-    blank: str,
-) -> Dataset:
-    columns = {name: column for column, name in enumerate(names)}
-    easy, hard = (torch.zeros(len(annotations), len(names), dtype=torch.bool) for _ in range(2))
-    boxes: list[tuple[int, int, Edges]] = []
-    for row, annotation in enumerate(annotations):
-        for found in annotation.objects:
-            if found.name not in columns:
-                raise DataError(
-                    f"{annotation.path}: object {found.name!r} is none of the {len(names)} "
-                    f"categories ({', '.join(names[:8])} ...). Correct the name."
-                )
-            column = columns[found.name]
-            (hard if found.difficult else easy)[row, column] = True
-            if found.edges is not None and (difficult == "positive" or not found.difficult):
-                boxes.append((row, column, found.edges))
-    labels = easy | hard if difficult == "positive" else easy
-    known = labels.clone() if blank == "unknown" else torch.ones_like(labels)
-    if difficult != "positive":
-        known[hard & ~easy] = difficult == "negative"
-    found_images = locate(root, folders, [annotation.image for annotation in annotations])
-    rows = tuple(annotation.row for annotation in annotations)
-    matrix = LabelMatrix(labels, known)
-    return Dataset(root, found_images, names, matrix, rows, Boxes.collect(boxes))
+    return as_dataset(root, [folder], annotations, VOC_NAMES, options.difficult, "absent")

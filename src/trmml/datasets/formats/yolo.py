@@ -8,12 +8,12 @@
     classes.txt                                 one name per line (also obj.names)
 
 As shares of width and height, counted from the left and the top; pixels are refused. A sixth number
-(a confidence) is passed over; a line with more is a polygon, whose box is taken. The test set may
+(a confidence) is ignored; a line with more is a polygon, whose box is taken. The test set may
 also be called val or valid.
 
-An image **with an empty label file** was looked at and shows nothing: every category is absent. An
-image **without a label file** may mean the same, which is how the training tools take it, or that
-nobody looked. `no_file=unknown` (the default), `absent` or `drop` says which.
+An image **with an empty label file** was checked and shows nothing: every category is absent. An
+image **without a label file** may mean the same, as it does for the training tools, or that nobody
+checked it. `no_file=unknown` (the default), `absent` or `drop` decides.
 """
 
 from collections.abc import Iterator
@@ -62,17 +62,17 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     labels = torch.zeros(len(images), len(names), dtype=torch.bool)
     known = torch.ones_like(labels)
     boxes: list[tuple[int, int, Edges]] = []
-    looked_at = []
+    labelled = []
     for index, (_, image) in enumerate(images):
         file = root / _label_name(image)
         if file.is_file():
-            looked_at.append(index)
+            labelled.append(index)
             for category, edges in _objects(file, len(names)):
                 labels[index, category] = True
                 boxes.append((index, category, edges))
         else:
             known[index] = options.no_file == "absent"
-    if not looked_at:
+    if not labelled:
         raise DataError(
             f"none of the {len(images)} images below {root} has a label file; the first was "
             f"expected at {_label_name(images[0][1])}. Put the labels there."
@@ -81,7 +81,7 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     matrix = LabelMatrix(labels, known)
     listed = tuple(image for _, image in images)
     data = Dataset(root, listed, names, matrix, rows, Boxes.collect(boxes))
-    return data.subset(looked_at) if options.no_file == "drop" else data
+    return data.subset(labelled) if options.no_file == "drop" else data
 
 
 def _parts(split: Split, options: YoloOptions) -> tuple[str, ...]:
@@ -94,8 +94,7 @@ def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tu
     folders = [place for place in named if not place.endswith(".txt")]
     lists = [root / place for place in named if place.endswith(".txt")]
     if folders:
-        found = find_images([root / folder for folder in folders])
-        return list(enumerate((p.relative_to(root).as_posix() for p in found), start=1))
+        return _numbered(root, folders)
     if not lists:
         folders = [place for part in parts for place in (f"images/{part}", f"{part}/images")]
         lists = [root / f"{part}.txt" for part in parts if (root / f"{part}.txt").is_file()]
@@ -110,12 +109,17 @@ def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tu
                     f" called {' or '.join(parts)}. Say in data.yaml which is which, for example"
                     f" train: images/{inside[0]}."
                 )
-            found = find_images([root / folder])
-            return list(enumerate((p.relative_to(root).as_posix() for p in found), start=1))
+            return _numbered(root, [folder])
     if not lists:
         find_file(root, [f"{part}.txt" for part in parts], f"a list, or images in {folders[0]},")
     lines = read_lines(lists[0])
     return [(row, below(line, f"{lists[0]} line {row}")) for row, line in lines]
+
+
+def _numbered(root: Path, folders: list[str]) -> list[tuple[int, str]]:
+    """Return the images in folders by name below `root`, numbered from 1."""
+    paths = find_images([root / folder for folder in folders])
+    return list(enumerate((path.relative_to(root).as_posix() for path in paths), start=1))
 
 
 def _named(root: Path, card: dict[str, Any], part: str) -> list[str]:
@@ -123,27 +127,27 @@ def _named(root: Path, card: dict[str, Any], part: str) -> list[str]:
 
     Its `path` is where its writer had the set: it counts only where it leads below `root`.
     """
-    said = card.get(part) or []
-    places = [said] if isinstance(said, str) else said
+    named = card.get(part) or []
+    places = [named] if isinstance(named, str) else named
     if not isinstance(places, list):
         return []
     tops = [str(card.get("path") or ""), ""]
-    found = []
+    there = []
     for place in map(str, places):
         for top in tops:
             whole = (root / top / place).resolve()
             if whole.exists() and whole.is_relative_to(root.resolve()):
-                found.append(whole.relative_to(root.resolve()).as_posix())
+                there.append(whole.relative_to(root.resolve()).as_posix())
                 break
-    return found
+    return there
 
 
 def _label_name(image: str) -> str:
     """Return where an image's labels lie: `labels` for the last `images` in its path, or beside it.
 
     Example:
-        >>> _label_name("images/train/a.b.jpg"), _label_name("photos/a.jpg")
-        ('labels/train/a.b.txt', 'photos/a.txt')
+        >>> _label_name("images/train/a.b.jpg"), _label_name("trip/a.jpg")
+        ('labels/train/a.b.txt', 'trip/a.txt')
     """
     *folders, name = image.split("/")
     if "images" in folders:
@@ -189,7 +193,7 @@ def _edges(numbers: list[float], where: str) -> Edges:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """Return what data.yaml says; of a plain list of names, these."""
+    """Return the content of data.yaml; a plain list of names becomes its `names`."""
     if path.suffix not in (".yaml", ".yml"):
         return {"names": list(read_categories(path))}
     try:
@@ -200,7 +204,7 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _names(path: Path, card: dict[str, Any]) -> tuple[str, ...]:
-    """Return the category names that the card of a file says."""
+    """Return the category names of a card."""
     names: Any = card.get("names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[index] for index in range(len(names))]

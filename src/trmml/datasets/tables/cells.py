@@ -91,7 +91,7 @@ def read_long(
         image_column: the column of the images.
         categories: the names to keep, in this order; the sorted union when None.
         blank: what a name means that a row does not list. Without a column of absent names it
-            must be said.
+            is required.
 
     Raises:
         DataError: `blank` is needed, a row contradicts itself, or no name is left.

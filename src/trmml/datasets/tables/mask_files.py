@@ -40,12 +40,12 @@ _ZIP, _PICKLE, _NUMPY = b"PK\x03\x04", b"\x80", b"\x93NUMPY"  # how files begin
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a file says.
+    """The content of a file.
 
     Args:
         known: a row per image, a column per category.
-        labels: None where the file tells only what is known.
-        images: the name of each row's image; None where the file stands in the order of the data.
+        labels: None where the file holds only which pairs are known.
+        images: the name of each row's image; None where rows are in the order of the data.
     """
 
     known: Bool[Tensor, "N C"]
@@ -54,7 +54,7 @@ class MaskFile:
 
 
 def read_mask_file(path: Path, width: int) -> MaskFile:
-    """Return what a file says, its format told by how it begins. Nothing in it is executed.
+    """Return the content of a file, whose format shows in its first bytes. No code in it is run.
 
     Args:
         path: one of the files that the module lists.
@@ -86,7 +86,7 @@ def read_mask_file(path: Path, width: int) -> MaskFile:
 def _from_codes(
     path: Path, codes: np.ndarray, *, unknown: int, absent: int, images: Sequence[str] | None
 ) -> MaskFile:
-    """A matrix of numbers in which 1 means present."""
+    """Return the mask of a matrix of numbers in which 1 means present."""
     wrong = codes[~((codes == 1) | (codes == unknown) | (codes == absent))]
     if wrong.size:
         raise DataError(f"{path} holds {wrong[0]}, not only 1, 0 and -1. It is no file of labels.")
@@ -95,7 +95,7 @@ def _from_codes(
 
 
 def _read_torch(path: Path) -> MaskFile:
-    """A tensor written by torch.save, read by the unpickler that calls nothing but torch's own."""
+    """Return a tensor of torch.save; the unpickler calls only torch's own functions."""
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever it runs into
@@ -125,14 +125,14 @@ def _read_torch(path: Path) -> MaskFile:
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Whether every entry stands in the file: no sparse form, no row that is shown many times."""
+    """Return whether the file holds every entry: no sparse form, no row repeated by its strides."""
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _dualcoop_order(path: Path) -> list[str] | None:
-    """The images in DualCoOp's order, where the set's own files lie around the mask."""
+    """Return the images in DualCoOp's order, where the set's own files are beside the mask."""
     annotations = path.parent / "instances_train2014.json"
     if annotations.is_file():
         try:
@@ -149,7 +149,7 @@ def _dualcoop_order(path: Path) -> list[str] | None:
 
 
 def _read_rows(path: Path, lines: Sequence[tuple[int, str]], width: int) -> MaskFile:
-    """TaI-DPT's text: a line per image, a number per category."""
+    """Return TaI-DPT's text: a line per image, a number per category."""
     codes = np.zeros((len(lines), width), dtype=np.int8)
     for row, (number, line) in enumerate(lines):
         cells = line.split(",")
@@ -163,7 +163,7 @@ def _read_rows(path: Path, lines: Sequence[tuple[int, str]], width: int) -> Mask
 
 
 def _read_lists(path: Path, lines: Sequence[tuple[int, str]], width: int) -> MaskFile:
-    """SPLC's and SCPNet's text: an image and the indices of its present categories per line."""
+    """Return SPLC's and SCPNet's text: an image and the indices of what is present per line."""
     images, present = [], torch.zeros(len(lines), width, dtype=torch.bool)
     for row, (number, line) in enumerate(lines):
         name, comma, listed = line.rpartition(",")
@@ -192,12 +192,12 @@ def _whole(cell: str, path: Path, line: int, allowed: range) -> int:
 
 
 def _read_cole(path: Path) -> MaskFile:
-    """Cole et al.'s matrix, and the names of the images from the file beside it."""
+    """Return Cole et al.'s matrix, and the names of the images from the file beside it."""
     match = _COLE.fullmatch(path.name)
     if match is None:
         raise DataError(
             f"{path} is not called formatted_train_labels_obs.npy or formatted_train_labels.npy. "
-            "Its name must tell what 0 means: unknown in the first, absent in the second."
+            "The name decides what 0 means: unknown in the first, absent in the second."
         )
     codes, beside = read_array(path), path.with_name(f"{match['split']}_images.npy")
     if codes.ndim != 2 or codes.dtype.kind not in "iufb":

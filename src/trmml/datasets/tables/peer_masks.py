@@ -1,6 +1,6 @@
-"""Align what other projects knew with a data set, so that figures can be compared with theirs.
+"""Align the masks of other projects with a data set, to compare figures with theirs.
 
-The formats stand in `mask_files.py`. Which image a row belongs to:
+`mask_files.py` explains the formats. Which image a row belongs to:
 
 - SPLC's and SCPNet's lists name it in each line. Cole's lie beside `formatted_train_images.npy`.
 - DualCoOp's rows follow COCO's images by their first annotation, which is read from
@@ -32,10 +32,10 @@ _EXTENSION = re.compile(r"\.(jpe?g|png)$", flags=re.IGNORECASE)
 
 
 def read_mask(path: Path | str, data: Dataset) -> LabelMatrix:
-    """Return what a file of this or another project knows about the images of `data`.
+    """Return the labels that a file of this or another project holds for the images of `data`.
 
-    Where the file tells only which pairs are known, their labels are those of `data`, and a pair
-    that is unknown there stays unknown. Formats are told by content. No file is executed.
+    Where the file holds only which pairs are known, their labels are those of `data`, and a pair
+    that is unknown there stays unknown. The content decides the format. No code in it is run.
 
     Args:
         path: one of the files that `mask_files.py` lists.
@@ -67,7 +67,7 @@ def read_mask(path: Path | str, data: Dataset) -> LabelMatrix:
 
 
 def _rows(mask: MaskFile, data: Dataset, path: Path) -> Tensor:
-    """The mask's row of each image of the data."""
+    """Return the mask's row of each image of the data."""
     count = len(mask.known)
     if mask.images is None:
         if count != len(data):
@@ -98,7 +98,7 @@ def _rows(mask: MaskFile, data: Dataset, path: Path) -> Tensor:
 
 
 def _key(name: str, *, whole: bool) -> str:
-    """A name without its extension, and without folders unless `whole`."""
+    """Return a name without its extension, and without folders unless `whole`."""
     plain = _EXTENSION.sub("", name.strip().replace("\\", "/"))
     return plain if whole else plain.rpartition("/")[2]
 
@@ -115,10 +115,10 @@ def _check_agreement(given: LabelMatrix, data: Dataset, path: Path) -> None:
         return
     count, both = int(wrong.sum()), int((given.known & data.matrix.known).sum())
     image, category = wrong.nonzero()[0].tolist()
-    says = "present" if given.labels[image, category] else "absent"
+    state = "present" if given.labels[image, category] else "absent"
     raise DataError(
         f"{path} contradicts {count} of {both} labels known in both: it calls "
-        f"{data.category_names[category]!r} {says} in {data.images[image]!r}. If there are many, "
-        "the images or categories stand in another order, or -1 and 0 mean something else; if "
+        f"{data.category_names[category]!r} {state} in {data.images[image]!r}. If there are many, "
+        "the images or categories are in another order, or -1 and 0 mean something else; if "
         "few, the data was read with other choices, such as VOC's difficult objects."
     )

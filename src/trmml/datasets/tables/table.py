@@ -50,7 +50,7 @@ def clean_name(name: str) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Return the table in a CSV or Parquet file, told apart by content.
+    """Return the table in a CSV or Parquet file; the content decides which it is.
 
     CSV: UTF-8, with or without byte order mark, fields separated by commas, semicolons or tabs,
     quoted where they hold one of these or a line break, any line ends.
@@ -247,16 +247,17 @@ def unique_names(names: Sequence[str], where: str, *, blanks: bool = False) -> t
         DataError: two names are the same once cleaned, or one is blank and `blanks` is False.
     """
     cleaned = tuple(clean_name(name) for name in names)
-    seen: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for position, name in enumerate(cleaned, start=1):
         if not name and not blanks:
             raise DataError(f"{where}: name {position} is blank. Write a name or remove it.")
-        if name and name in seen:
+        if name and name in positions:
             raise DataError(
-                f"{where} names {name!r} twice, as {seen[name]} and {position}. Space around a "
-                "name and the way its accents are stored make no difference; rename or remove one."
+                f"{where} names {name!r} twice, as {positions[name]} and {position}. Space around "
+                "a name and the way its accents are stored make no difference; rename or remove "
+                "one."
             )
-        seen[name] = position
+        positions[name] = position
     return cleaned
 
 

@@ -1,0 +1,213 @@
+"""The parts of a file in COCO's JSON form, each checked: categories, images, annotations, boxes."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trmml.datasets.base import Edges, ordered
+from trmml.datasets.files import below
+from trmml.datasets.tables.table import unique_names
+from trmml.errors import DataError
+
+
+class ImageEntry(NamedTuple):
+    """An entry of `images`: its place in the file from 1, its name and its size in pixels."""
+
+    row: int
+    name: str
+    width: float
+    height: float
+    entry: Mapping[str, Any]
+
+
+def _entries(tree: Any, name: str, path: Path) -> list[dict[str, Any]]:
+    entries = tree.get(name) if isinstance(tree, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(
+            f"{path} has no list of {name!r}. A COCO file has images, annotations and categories; "
+            "take instances_*.json, not captions or predictions."
+        )
+    return entries
+
+
+def _field(entry: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in entry:
+        raise DataError(f"{where} has no {name!r}; it has {', '.join(entry) or 'nothing'}.")
+    return entry[name]
+
+
+def _id(entry: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return an id, which is a number or, in some exports, text."""
+    key = _field(entry, name, where)
+    if isinstance(key, bool) or not isinstance(key, int | float | str):
+        raise DataError(f"{where}: {name!r} is {key!r:.60}, not a number or text. Correct it.")
+    return key
+
+
+def category_columns(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Return the category names and the column of each id, in the order of the ids.
+
+    Raises:
+        DataError: there is none, or an id or a name is missing, repeated or of another type.
+    """
+    entries = _entries(tree, "categories", path)
+    named: dict[int, str] = {}
+    for place, entry in enumerate(entries, start=1):
+        where = f"{path}, category {place}"
+        key, name = _id(entry, "id", where), _field(entry, "name", where)
+        if not isinstance(key, int) or key in named:
+            raise DataError(f"{where}: the id {key!r} is no number of its own. Give each one.")
+        if not isinstance(name, str | int):
+            raise DataError(f"{where}: the name is {name!r:.60}, not text. Correct it.")
+        named[key] = str(name)
+    if not named:
+        raise DataError(f"{path} lists no category. Take the file that holds them.")
+    order = sorted(named)
+    names = unique_names([named[key] for key in order], f"{path}, categories")
+    return names, {key: column for column, key in enumerate(order)}
+
+
+def image_entries(tree: Any, path: Path) -> dict[Any, ImageEntry]:
+    """Return the images by id, in the order of the file.
+
+    Raises:
+        DataError: an id, a file name or a size is missing or wrong, or two entries share one.
+    """
+    listed: dict[Any, ImageEntry] = {}
+    places: dict[str, int] = {}
+    for place, entry in enumerate(_entries(tree, "images", path), start=1):
+        where = f"{path}, image {place}"
+        key = _id(entry, "id", where)
+        if key in listed:
+            raise DataError(f"{where}: the id {key!r} is that of image {listed[key].row} too.")
+        name = below(_file_name(entry, where), where)
+        if places.setdefault(name, place) != place:  # two answers to the same questions
+            raise DataError(
+                f"{where}: the file {name!r} is that of image {places[name]} too. Make one entry of"
+                " the two, with the annotations of both."
+            )
+        width, height = (_pixels(entry, side, where) for side in ("width", "height"))
+        listed[key] = ImageEntry(place, name, width, height, entry)
+    return listed
+
+
+def _pixels(entry: Mapping[str, Any], name: str, where: str) -> float:
+    """Return a length in pixels; 0 where the entry has none."""
+    try:
+        value = float(entry.get(name) or 0)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(
+            f"{where}: {name!r} is {entry[name]!r:.60}, not a number of pixels. Correct it."
+        )
+    return value
+
+
+def _file_name(entry: Mapping[str, Any], where: str) -> str:
+    """Return the file of an image; LVIS has only its URL, of which folder and file are taken."""
+    if entry.get("file_name") is None and isinstance(entry.get("coco_url"), str):
+        return "/".join(entry["coco_url"].split("/")[-2:])
+    name = _field(entry, "file_name", where)
+    if not isinstance(name, str):
+        raise DataError(f"{where}: 'file_name' is {name!r:.60}, not text. Name the file.")
+    return name
+
+
+def annotation_entries(
+    tree: Any, path: Path, listed: Mapping[Any, ImageEntry], columns: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    """Return the annotations, each of an image and a category that are listed.
+
+    Raises:
+        DataError: one is of another image or category, or its flag `iscrowd` is no flag.
+    """
+    entries = _entries(tree, "annotations", path)
+    for place, entry in enumerate(entries, start=1):
+        where = f"{path}, annotation {place}"
+        if _id(entry, "image_id", where) not in listed:
+            raise DataError(
+                f"{where} is of image {entry['image_id']!r}, which the file does not list. "
+                "Images and annotations come from different files, or one was cut."
+            )
+        if _id(entry, "category_id", where) not in columns:
+            raise DataError(
+                f"{where} is of category {entry['category_id']!r}, which is none of the "
+                f"{len(columns)} ids listed ({', '.join(map(str, list(columns)[:8]))} ...). "
+                "Correct the id, or add the category."
+            )
+        if entry.get("iscrowd") not in (0, 1, None):  # text would count as true, "0" as well
+            raise DataError(
+                f"{where}: 'iscrowd' is {entry['iscrowd']!r:.60}, not 0 or 1. Correct it."
+            )
+    return entries
+
+
+def known_pairs(
+    labels: Tensor,
+    listed: Mapping[Any, ImageEntry],
+    columns: Mapping[int, int],
+    blank: str,
+    path: Path,
+) -> Tensor:
+    """Return which pairs are known.
+
+    Args:
+        labels: images x categories, True where annotated.
+        listed: the images, in the order of the rows.
+        columns: of the category ids.
+        blank: what a category is that an image has no annotation of, "absent" or "unknown".
+        path: for messages.
+
+    Raises:
+        DataError: `neg_category_ids` is no list of ids.
+    """
+    known = torch.ones_like(labels) if blank == "absent" else labels.clone()
+    for row, image in enumerate(listed.values()):
+        absent = image.entry.get("neg_category_ids")
+        if absent is None:
+            continue
+        where = f"{path}, image {image.row}: neg_category_ids"
+        if not isinstance(absent, list):
+            raise DataError(f"{where} is {absent!r:.60}, not a list of ids. Write one.")
+        wrong = [key for key in absent if isinstance(key, list | dict) or key not in columns]
+        if wrong:
+            raise DataError(f"{where} names {wrong[0]!r:.60}, which is no category of the file.")
+        known[row] = labels[row]
+        known[row, [columns[key] for key in absent]] = True
+    return known
+
+
+def box_rows(
+    annotations: Sequence[Mapping[str, Any]],
+    listed: Mapping[Any, ImageEntry],
+    rows: Mapping[Any, int],
+    columns: Mapping[int, int],
+    path: Path,
+) -> Iterator[tuple[int, int, Edges]]:
+    """Yield image, category and edges of each box: `bbox` is left, top, width, height in pixels.
+
+    Raises:
+        DataError: a box is no box, or its image has no size.
+    """
+    for entry in annotations:
+        box, image = entry.get("bbox"), listed[entry["image_id"]]
+        where = f"{path}, annotation {entry.get('id')}"
+        if box is None or box == []:
+            continue
+        numbers = isinstance(box, list) and all(isinstance(edge, int | float) for edge in box)
+        if not numbers or len(box) != 4:
+            raise DataError(f"{where}: bbox {box!r:.60} is not left, top, width and height.")
+        if image.width <= 0 or image.height <= 0:
+            raise DataError(
+                f"{path}, image {image.row} has a box but no width and height. Add them."
+            )
+        left, top, width, height = map(float, box)
+        left, top, right, bottom = ordered((left, top, left + width, top + height), where)
+        edges = (left / image.width, top / image.height,
+                 right / image.width, bottom / image.height)  # fmt: skip
+        yield rows[entry["image_id"]], columns[entry["category_id"]], edges
