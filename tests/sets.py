@@ -22,13 +22,13 @@ def write(root: Path, files: Mapping[str, str | bytes]) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def pictures(root: Path, names: Iterable[str], size: tuple[int, int] = (8, 4)) -> None:
-    """Write a small picture for each name, all different."""
-    write(root, {name: picture(index, size) for index, name in enumerate(names)})
+def write_images(root: Path, names: Iterable[str], size: tuple[int, int] = (8, 4)) -> None:
+    """Write a small image for each name, all different."""
+    write(root, {name: image_bytes(index, size) for index, name in enumerate(names)})
 
 
-def picture(number: int, size: tuple[int, int] = (8, 4), form: str = "PNG") -> bytes:
-    """The bytes of a small picture; another number, another picture."""
+def image_bytes(number: int, size: tuple[int, int] = (8, 4), form: str = "PNG") -> bytes:
+    """Return the bytes of a small image; another number, another image."""
     file = io.BytesIO()
     Image.new("RGB", size, (number % 256, number // 256, 7)).save(file, form)
     return file.getvalue()
@@ -41,7 +41,9 @@ def read(name: str, root: Path, split: Split = "train", **options: str) -> Datas
 def states(data: Dataset) -> list[list[State]]:
     """What is known of each pair."""
     pairs = zip(data.matrix.labels.tolist(), data.matrix.known.tolist(), strict=True)
-    return [[yes if told else None for yes, told in zip(*pair, strict=True)] for pair in pairs]
+    return [
+        [yes if there else None for yes, there in zip(*pair, strict=True)] for pair in pairs
+    ]
 
 
 def boxes(data: Dataset) -> list[tuple[str, str, tuple[float, ...]]]:

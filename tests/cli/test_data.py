@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.sets import pictures, write
+from tests.sets import write, write_images
 from trmml.cli.main import app
 
 
@@ -15,7 +15,7 @@ def root(tmp_path: Path) -> Path:
     write(tmp_path / "in", {
         "train.csv": "image,labels\na.png,cat\nb.png,\n", "test.csv": "image,labels\nc.png,cat\n",
     })  # fmt: skip
-    pictures(tmp_path / "in", ["images/a.png", "images/b.png", "images/c.png"])
+    write_images(tmp_path / "in", ["images/a.png", "images/b.png", "images/c.png"])
     return tmp_path / "in"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from tests.sets import N, U, Y, boxes, read, states, write, write_images
 from trmml.datasets.catalog import READERS, Counts, expected_counts, find_reader
 from trmml.datasets.options import parse_options
 from trmml.errors import ConfigError, DataError
@@ -21,7 +21,7 @@ FOLDER = {
 
 def write_folder(root: Path) -> Path:
     write(root, FOLDER)
-    pictures(root, ["images/a.png", "images/sub/b.png", "images/c.png"])
+    write_images(root, ["images/a.png", "images/sub/b.png", "images/c.png"])
     return root
 
 
@@ -53,7 +53,7 @@ def test_published_lists_are_exhaustive(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "row, said",
+    "row, message",
     [
         ("c.png,cat,0,0,8,4", r"boxes\.csv line 2: expected edges as shares .* Divide"),
         ("c.png,cat,a,0,1,1", "expected numbers, got"),
@@ -65,10 +65,10 @@ def test_published_lists_are_exhaustive(tmp_path, name):
          r"line 3: image 'q\.png' is not in .*test\.csv nor in .*train\.csv \(1 such images"),
     ],
 )  # fmt: skip
-def test_boxes_of_another_kind(tmp_path, row, said):
+def test_boxes_of_another_kind(tmp_path, row, message):
     head = "image,category,left,top,right,bottom\n"
     write(write_folder(tmp_path), {"boxes.csv": head + row})
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("folder", tmp_path, "test")
 
 
@@ -188,7 +188,7 @@ def test_published_counts_follow_the_options():
     assert counts("yolo") == [None, None]
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "trmml.datasets.catalog"]
 
 
@@ -197,9 +197,9 @@ def test_other_counts_than_published_are_told_once(tmp_path, caplog, published):
     published(Counts(2, 2, 1), Counts(1, 3, 5))
     with caplog.at_level(logging.WARNING):
         read("folder", tmp_path, blank="absent")
-        assert told(caplog) == []  # all agree
+        assert warnings_of(caplog) == []  # all agree
         read("folder", tmp_path, "test")
-    assert told(caplog) == [
+    assert warnings_of(caplog) == [
         "folder test: 2 categories, but 3 were published for these options; 1 positives, but 5 "
         "were published for these options; `trmml data check folder ROOT` shows more"
     ]
@@ -211,7 +211,7 @@ def test_counts_are_of_what_the_files_list(tmp_path, caplog, published):
     (tmp_path / "images/a.png").unlink()
     with caplog.at_level(logging.WARNING):
         read("folder", tmp_path, blank="absent", missing="drop")
-    assert told(caplog) == ["folder: 1 train images are not there and were left out"]
+    assert warnings_of(caplog) == ["folder: 1 train images are not there and were left out"]
 
 
 def test_the_documents_list_every_name_with_its_options():
@@ -222,9 +222,9 @@ def test_the_documents_list_every_name_with_its_options():
     for name, reader in READERS.items():
         row = section.partition(f"\n| `{name}` |")[2].partition("\n")[0]
         assert row, name
-        said = row + everywhere + (packed if "packed files" in row else "")
+        text = row + everywhere + (packed if "packed files" in row else "")
         for option in reader.options.model_fields:
-            assert re.search(rf"`{option}[`=]", said), f"{name}: {option}"
+            assert re.search(rf"`{option}[`=]", text), f"{name}: {option}"
 
 
 @pytest.mark.parametrize("name", READERS)

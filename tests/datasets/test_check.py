@@ -17,11 +17,11 @@ def write_folder(root: Path) -> Path:
     tables = {"train.csv": "image,cat,dog\na.png,1,\nb.png,0,1\nc.png,,\n",
               "test.csv": "image,cat,dog\nd.png,1,0\n"}  # fmt: skip
     sets.write(root, tables)
-    sets.pictures(root, [f"images/{name}.png" for name in "abcd"])
+    sets.write_images(root, [f"images/{name}.png" for name in "abcd"])
     return root
 
 
-def said(checked: Checked) -> list[str]:
+def problems_of(checked: Checked) -> list[str]:
     return [problem.what for problem in checked.problems]
 
 
@@ -52,7 +52,7 @@ def test_a_set_that_fits_its_counts(tmp_path, published):
 def test_a_wrong_set_is_refused(tmp_path, published, counts, what):
     published(counts, Counts(1, 2))
     checked = check("folder", write_folder(tmp_path), {})
-    assert not checked.ok and said(checked) == [what]
+    assert not checked.ok and problems_of(checked) == [what]
     assert checked.problems[0].split == "train" and "fetch again" in checked.problems[0].advice
 
 
@@ -61,7 +61,7 @@ def test_images_that_are_missing_are_all_listed(tmp_path):
     for name in ("a", "c"):
         (tmp_path / f"images/{name}.png").unlink()
     checked = check("folder", tmp_path, {})
-    assert said(checked) == ["2 of 3 images are not there"]
+    assert problems_of(checked) == ["2 of 3 images are not there"]
     assert checked.problems[0].files == ("a.png", "c.png")
     assert "missing=drop" in checked.problems[0].advice
     assert checked.splits[0].images == 3
@@ -80,7 +80,7 @@ def test_images_that_are_left_out_are_a_note(tmp_path, published):
     assert (train.images, train.positives, train.negatives) == (1, 1, 1)
     (tmp_path / "images/b.png").unlink()
     checked = check("folder", tmp_path, {"missing": "drop"})
-    assert said(checked) == ["3 of 3 images are not there"]
+    assert problems_of(checked) == ["3 of 3 images are not there"]
     assert "missing=drop" not in checked.problems[0].advice
 
 
@@ -89,16 +89,16 @@ def test_images_that_are_broken_are_found_by_decoding(tmp_path):
     whole = (tmp_path / "images/b.png").read_bytes()
     sets.write(tmp_path, {"images/b.png": whole[:40], "images/d.png": b""})
     (tmp_path / "images/a.png").unlink()
-    assert said(check("folder", tmp_path, {})) == ["1 of 3 images are not there"]
-    seen: list[tuple[str, int, int]] = []
-    checked = check("folder", tmp_path, {}, decode=True, progress=lambda *step: seen.append(step))
+    assert problems_of(check("folder", tmp_path, {})) == ["1 of 3 images are not there"]
+    steps: list[tuple[str, int, int]] = []
+    checked = check("folder", tmp_path, {}, decode=True, progress=lambda *step: steps.append(step))
     assert [(p.split, p.files) for p in checked.problems] == [
         ("train", ("a.png",)),
         ("train", ("b.png",)),
         ("test", ("d.png",)),
     ]
     assert "1 images cannot be decoded, first: " in checked.problems[1].what
-    assert seen == [("decode train", 2, 2), ("decode test", 1, 1)]
+    assert steps == [("decode train", 2, 2), ("decode test", 1, 1)]
 
 
 def test_a_split_that_cannot_be_read_does_not_hide_the_other(tmp_path):
@@ -106,7 +106,7 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_other(tmp_path):
     (tmp_path / "test.csv").unlink()
     checked = check("folder", tmp_path, {})
     assert [count.split for count in checked.splits] == ["train"] and not checked.ok
-    assert "the test table was expected at test.csv" in said(checked)[0]
+    assert "the test table was expected at test.csv" in problems_of(checked)[0]
     assert check("folder", tmp_path, {}, splits=["train"]).ok
 
 
@@ -121,7 +121,7 @@ def test_an_error_that_no_reader_foresaw_does_not_end_the_check(tmp_path, monkey
     monkeypatch.setattr(named, "READERS", {**named.READERS, "folder": reader})
     checked = check("folder", write_folder(tmp_path), {})
     assert [count.split for count in checked.splits] == ["test"]
-    assert said(checked) == [
+    assert problems_of(checked) == [
         f"reading {tmp_path} ended in an unexpected TypeError: object of type 'int' has no len()"
     ]
     assert checked.problems[0].split == "train" and "--verbose" in checked.problems[0].advice
@@ -130,12 +130,12 @@ def test_an_error_that_no_reader_foresaw_does_not_end_the_check(tmp_path, monkey
 def test_splits_that_do_not_fit_together(tmp_path):
     write_folder(tmp_path)
     sets.write(tmp_path, {"test.csv": "image,cat,owl\na.png,1,0\n"})
-    assert said(check("folder", tmp_path, {})) == [
+    assert problems_of(check("folder", tmp_path, {})) == [
         "train and test have different categories: 'dog' is in one only",
         "1 images are in train and in test",
     ]
     sets.write(tmp_path, {"test.csv": "image,dog,cat\nd.png,1,0\n"})
-    assert said(check("folder", tmp_path, {})) == [
+    assert problems_of(check("folder", tmp_path, {})) == [
         "train and test have different categories: their order differs"
     ]
 
@@ -187,7 +187,7 @@ def test_miniatures_are_refused_by_the_published_counts(tmp_path, form):
     write, options, published = MINIATURES[form]
     checked = check(form.partition(",")[0], write(tmp_path), options)
     assert not checked.ok and [each.split for each in checked.splits] == ["train", "test"]
-    found = [what for what in said(checked) if "images, but" in what]
+    found = [what for what in problems_of(checked) if "images, but" in what]
     images = [each.images for each in checked.splits]
     assert found == [
         f"{count} images, but {number} were published for these options"
@@ -196,11 +196,13 @@ def test_miniatures_are_refused_by_the_published_counts(tmp_path, form):
 
 
 def test_labels_of_cub_that_were_cut_off_are_refused(tmp_path):
-    found = said(check("cub", test_cub.write_cub(tmp_path), {}))
+    found = problems_of(check("cub", test_cub.write_cub(tmp_path), {}))
     pairs = [what for what in found if "known pairs" in what]
     assert pairs == ["6 known pairs, but 1,870,128 were published for these options",
                      "5 known pairs, but 1,807,728 were published for these options"]  # fmt: skip
-    assert not any("pairs" in what for what in said(check("cub", tmp_path, {"certainty": "use"})))
+    assert not any(
+        "pairs" in what for what in problems_of(check("cub", tmp_path, {"certainty": "use"}))
+    )
 
 
 def test_what_was_never_counted_is_told(tmp_path):
@@ -208,7 +210,7 @@ def test_what_was_never_counted_is_told(tmp_path):
     labels[0, 13] = 1.0
     for part, name in (("train", "1.jpg"), ("val", "2.jpg")):
         test_nus_wide.write_cole(tmp_path, [name], labels, part)
-    sets.pictures(tmp_path, ["Flickr/1.jpg", "Flickr/2.jpg"])
+    sets.write_images(tmp_path, ["Flickr/1.jpg", "Flickr/2.jpg"])
     checked = check("nuswide", tmp_path, {"version": "cole", "empty": "drop"})
     assert checked.ok and checked.notes[0] == (
         "train: no counts were published for these options to compare with"

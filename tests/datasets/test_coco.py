@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from tests.sets import N, U, Y, boxes, read, states, write, write_images
 from trmml.errors import ConfigError, DataError
 
 # Ids of categories are neither in order nor without gaps, as in the original (1 to 90).
@@ -48,7 +48,7 @@ def write_coco(root: Path, content: str | None = None) -> Path:
     )
     for part in ("train2014", "val2014"):
         names = (image["file_name"].replace("train2014", part) for image in IMAGES)
-        pictures(root, [f"{part}/{name}" for name in names])
+        write_images(root, [f"{part}/{name}" for name in names])
     return root
 
 
@@ -126,10 +126,10 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change, said", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_files_that_contradict_themselves(tmp_path, change, said):
+@pytest.mark.parametrize("change, message", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_files_that_contradict_themselves(tmp_path, change, message):
     write_coco(tmp_path, json.dumps(tree(**change)))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("coco2014", tmp_path)
 
 
@@ -150,11 +150,11 @@ WRONG_TYPES: dict[str, tuple[str, int, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part, index, change, said", WRONG_TYPES.values(), ids=WRONG_TYPES)
-def test_values_of_another_type(tmp_path, part, index, change, said):
+@pytest.mark.parametrize("part, index, change, message", WRONG_TYPES.values(), ids=WRONG_TYPES)
+def test_values_of_another_type(tmp_path, part, index, change, message):
     content = json.loads(json.dumps(tree()))
     content[part][index] |= change
-    with pytest.raises(DataError, match=rf"instances_train2014\.json, .*{said}"):
+    with pytest.raises(DataError, match=rf"instances_train2014\.json, .*{message}"):
         read("coco2014", write_coco(tmp_path, json.dumps(content)))
 
 
@@ -166,9 +166,9 @@ def test_ids_may_be_text_and_what_is_null_is_not_told(tmp_path):
     assert states(data) == [[Y, N, N]] and boxes(data) == []
 
 
-@pytest.mark.parametrize("text, said", [("", "is empty"), ('{"images": [', "line 1 is no JSON")])
-def test_files_that_were_cut_off(tmp_path, text, said):
-    with pytest.raises(DataError, match=said):
+@pytest.mark.parametrize("text, message", [("", "is empty"), ('{"images": [', "line 1 is no JSON")])
+def test_files_that_were_cut_off(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
         read("coco2014", write_coco(tmp_path, text))
 
 
@@ -193,7 +193,7 @@ def test_options_are_checked(tmp_path):
 def test_an_export_with_its_own_folders(tmp_path):
     text = json.dumps(tree(images=[i | {"file_name": f"sub\\{i['id']}.jpg"} for i in IMAGES]))
     write(tmp_path, {"train/_annotations.coco.json": text})
-    pictures(tmp_path, [f"train/sub/{image['id']}.jpg" for image in IMAGES])
+    write_images(tmp_path, [f"train/sub/{image['id']}.jpg" for image in IMAGES])
     options = {"train": "train/_annotations.coco.json", "train_images": "train"}
     data = read("coco", tmp_path, **options)
     assert data.images[1] == "train/sub/9.jpg"
@@ -209,7 +209,7 @@ def test_a_federated_set_knows_what_was_looked_for(tmp_path):
               {"id": 2, "file_name": "b.jpg", "neg_category_ids": []}]  # fmt: skip
     annotations = [{"image_id": 1, "category_id": 18}]
     write(tmp_path, {"train.json": json.dumps(tree(images=images, annotations=annotations))})
-    pictures(tmp_path, ["images/a.jpg", "images/b.jpg"])
+    write_images(tmp_path, ["images/a.jpg", "images/b.jpg"])
     assert states(read("coco", tmp_path)) == [[U, Y, N], [U, U, U]]
     images[1]["neg_category_ids"] = [7]
     write(tmp_path, {"train.json": json.dumps(tree(images=images, annotations=annotations))})
@@ -222,5 +222,5 @@ def test_lvis_names_its_files_by_their_urls(tmp_path):
     image |= {"neg_category_ids": [90]}
     annotations = [{"image_id": 1, "category_id": 18}]
     write(tmp_path, {"train.json": json.dumps(tree(images=[image], annotations=annotations))})
-    pictures(tmp_path, ["images/train2017/000000391895.jpg"])
+    write_images(tmp_path, ["images/train2017/000000391895.jpg"])
     assert read("coco", tmp_path).images == ("images/train2017/000000391895.jpg",)

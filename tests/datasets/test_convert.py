@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import sets
-from tests.sets import boxes, pictures, read, states, write
+from tests.sets import boxes, read, states, write, write_images
 from trmml.datasets import convert as module
 from trmml.datasets.base import Dataset
 from trmml.datasets.convert import convert
@@ -51,7 +51,7 @@ def test_boxes_come_back_to_the_last_bit(tmp_path):
     write(
         tmp_path, {"in/classes.txt": "cat", "in/labels/a.txt": "0 0.3 0.7 0.1 0.0123456789012345"}
     )
-    pictures(tmp_path, ["in/images/a.png"])
+    write_images(tmp_path, ["in/images/a.png"])
     convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
     first, second = read("yolo", tmp_path / "in"), read("folder", tmp_path / "out")
     assert first.boxes is not None and second.boxes is not None
@@ -68,7 +68,7 @@ def test_names_of_every_kind(tmp_path):
         writer.writerows(
             [["image", *names], ["a, b.png", *"1010101"], ['c"d.png', *"01", *[""] * 5]]
         )
-    pictures(tmp_path, ["images/a, b.png", 'images/c"d.png'])
+    write_images(tmp_path, ["images/a, b.png", 'images/c"d.png'])
     convert("folder", tmp_path, tmp_path / "out", {}, splits=["train"])
     assert_same(read("folder", tmp_path / "out"), read("folder", tmp_path))
     assert states(read("folder", tmp_path / "out"))[1] == [False, True, *[None] * 5]
@@ -90,7 +90,7 @@ def test_a_second_name_of_an_image_is_never_that_of_another(tmp_path):
     lines = "".join(f"images/{name}\n" for name in names)
     labels = {"labels/x.txt": "0 0.5 0.5 1 1", "labels/x-2.txt": "", "labels/x-3.txt": ""}
     write(tmp_path / "in", {"classes.txt": "cat", "train.txt": lines} | labels)
-    pictures(tmp_path / "in", {f"images/{name}" for name in names})
+    write_images(tmp_path / "in", {f"images/{name}" for name in names})
     convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
     plain = read("folder", tmp_path / "out")
     assert_same(plain, read("yolo", tmp_path / "in"))
@@ -118,7 +118,7 @@ def test_unpacked_images_are_copied_unless_links_are_asked_for(tmp_path, monkeyp
 
 def test_names_that_make_another_table_are_refused_and_nothing_is_left(tmp_path):
     write(tmp_path, {"in/classes.txt": "cat\ntags\n", "in/labels/a.txt": ""})
-    pictures(tmp_path, ["in/images/a.png"])
+    write_images(tmp_path, ["in/images/a.png"])
     with pytest.raises(
         DataError, match=r"cannot be read back: .* may have the name of a column of lists"
     ):
@@ -128,7 +128,7 @@ def test_names_that_make_another_table_are_refused_and_nothing_is_left(tmp_path)
 
 def test_a_table_that_says_something_else_is_never_left(tmp_path, monkeypatch):
     write(tmp_path, {"in/classes.txt": "cat", "in/labels/a.txt": ""})
-    pictures(tmp_path, ["in/images/a.png"])
+    write_images(tmp_path, ["in/images/a.png"])
     monkeypatch.setattr(module, "_CELLS", ("", "1", "1"))
     with pytest.raises(DataError, match="read back differs from the labels"):
         convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
@@ -137,7 +137,7 @@ def test_a_table_that_says_something_else_is_never_left(tmp_path, monkeypatch):
 
 def test_what_cannot_be_written(tmp_path):
     write(tmp_path, {"in/train.csv": "image,cat\na.png,1\n", "in/test.csv": "image,dog\na.png,1\n"})
-    pictures(tmp_path, ["in/images/a.png"])
+    write_images(tmp_path, ["in/images/a.png"])
     with pytest.raises(DataError, match="different categories, so they cannot share a table"):
         convert("folder", tmp_path / "in", tmp_path / "out", {})
     write(tmp_path, {"out/file": "x"})
@@ -152,7 +152,7 @@ def test_what_cannot_be_written(tmp_path):
 
 def test_the_current_folder_cannot_be_replaced(tmp_path, monkeypatch):
     write(tmp_path, {"in/train.csv": "image,cat\na.png,1\n"})
-    pictures(tmp_path, ["in/images/a.png"])
+    write_images(tmp_path, ["in/images/a.png"])
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     for out in (Path(), tmp_path / "out"):
@@ -163,7 +163,7 @@ def test_the_current_folder_cannot_be_replaced(tmp_path, monkeypatch):
 
 def test_an_empty_folder_may_be_filled(tmp_path):
     write(tmp_path, {"in/train.csv": "image,cat\na.png,1\n"})
-    pictures(tmp_path, ["in/images/a.png"])
+    write_images(tmp_path, ["in/images/a.png"])
     (tmp_path / "out").mkdir()
     assert convert("folder", tmp_path / "in", tmp_path / "out", {}, splits=["train"]).boxes == 0
     assert (tmp_path / "out" / "images" / "train" / "a.png").is_symlink()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sets import N, U, Y, pictures, read, states, write
+from tests.sets import N, U, Y, read, states, write, write_images
 from trmml.errors import DataError
 
 IMAGES = {1: "001.Albatross/A_0046_18.jpg", 2: "001.Albatross/A 2.jpg", 10: "002.Ani/B_1.jpg",
@@ -39,7 +39,7 @@ def write_cub(root: Path, base: str = "CUB_200_2011", labels: str = LABELS) -> P
             f"{base}/attributes/image_attribute_labels.txt": labels,
         },
     )
-    pictures(root, [f"{base}/images/{name}" for name in IMAGES.values()])
+    write_images(root, [f"{base}/images/{name}" for name in IMAGES.values()])
     return root
 
 
@@ -71,7 +71,7 @@ def test_wherever_it_was_unpacked(tmp_path, base):
 
 
 @pytest.mark.parametrize(
-    "labels, said",
+    "labels, message",
     [
         ("1 1 1\n", r"filled line 1: '1 1 1' does not begin with image, attribute, 0 or 1"),
         ("1 1 1 4 2.0\n\n1 2 2 4 2.0\n", r"filled line 2: .* \(1 such lines\)"),
@@ -84,8 +84,8 @@ def test_wherever_it_was_unpacked(tmp_path, base):
         ("\n", "is empty"),
     ],
 )
-def test_labels_that_make_no_sense(tmp_path, labels, said):
-    with pytest.raises(DataError, match=said):
+def test_labels_that_make_no_sense(tmp_path, labels, message):
+    with pytest.raises(DataError, match=message):
         read("cub", write_cub(tmp_path, labels=labels))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from tests.sets import N, U, Y, boxes, read, states, write, write_images
 from trmml.errors import DataError
 
 Result = dict[str, Any]
@@ -38,7 +38,7 @@ def write_export(root: Path, tasks: object, file: str = "train.json") -> Path:
 
 
 def read_tasks(root: Path, *tasks: dict[str, Any], **options: str):
-    pictures(root, [f"images/{index}.png" for index in range(len(tasks))])
+    write_images(root, [f"images/{index}.png" for index in range(len(tasks))])
     return read("label-studio", write_export(root, tasks), **options)
 
 
@@ -200,14 +200,14 @@ def test_names_of_both_splits_count(tmp_path):
     ],
 )
 def test_where_an_image_lies(tmp_path, source, place):
-    pictures(tmp_path, [place])
+    write_images(tmp_path, [place])
     write_export(tmp_path, [task(source, [choices("cat")])])
     assert read("label-studio", tmp_path).images == (place,)
 
 
 def test_exports_of_another_kind(tmp_path):
     choice = choices("cat")
-    for tree, said in (
+    for tree, message in (
         ({"images": []}, "is no list of tasks with 'data'"),
         ([{"image": "a.png", "tag": "cat"}], "not as JSON-MIN"),
         ([task("a.png") | {"data": {"photo": "a.png"}}], "task 1: data has no 'image', but photo"),
@@ -225,7 +225,7 @@ def test_exports_of_another_kind(tmp_path):
         ),
         ([task("a.png", [rectangle("cat", x="?")])], "task 1: a rectangle lacks x, y"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             read("label-studio", write_export(tmp_path, tree))
     with pytest.raises(DataError, match=r"the test export .option test=FILE. was expected"):
         read("label-studio", tmp_path, "test")

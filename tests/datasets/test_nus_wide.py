@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.sets import pictures, read, write
+from tests.sets import read, write, write_images
 from trmml.datasets.formats.nus_wide import NUS_NAMES
 from trmml.errors import DataError
 
@@ -29,7 +29,7 @@ def write_official(
         files[f"{truth}/Labels_{name}_Train.txt"] = end.join(marks) + end
         files[f"{truth}/Labels_{name}_Test.txt"] = "1\n" if name == "sky" else "0\n"
     write(root, files)
-    pictures(root, [f"Flickr/{name}".replace("\\", "/") for name in TRAIN + TEST])
+    write_images(root, [f"Flickr/{name}".replace("\\", "/") for name in TRAIN + TEST])
     return root
 
 
@@ -82,14 +82,14 @@ def test_tags_say_what_is_there_and_nothing_else(tmp_path):
 def test_official_files_that_do_not_fit(tmp_path):
     write_official(tmp_path)
     file = "Groundtruth/TrainTestLabels/Labels_sky_Train.txt"
-    for content, said in (
+    for content, message in (
         ("1\n0\n", r"Labels_sky_Train\.txt has 2 lines for 3 images"),
         ("1\n0\n2\n", r"Labels_sky_Train\.txt line 3: expected 1 times 0 or 1, got '2'"),
         ("1 0\n0 0\n2 0\n", r"line 1: expected 1 times"),
         ("", r"Labels_sky_Train\.txt is empty"),
     ):
         write(tmp_path, {file: content})
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             read("nuswide", tmp_path)
     (tmp_path / file).unlink()
     with pytest.raises(DataError, match=r"ground truth of 'sky' was expected at Groundtruth/"):
@@ -110,7 +110,7 @@ images/4_5.jpg,"['']",train\r
 
 def test_the_table_of_asl(tmp_path):
     write(tmp_path, {"nus_wid_data.csv": ASL})
-    pictures(tmp_path, ["images/0_2124494179_b.jpg", "images/2_3.jpg", "images/1_2.jpg",
+    write_images(tmp_path, ["images/0_2124494179_b.jpg", "images/2_3.jpg", "images/1_2.jpg",
                         "images/4_5.jpg"])  # fmt: skip
     data = read("nuswide", tmp_path, version="asl")
     assert data.images == ("images/0_2124494179_b.jpg", "images/1_2.jpg", "images/4_5.jpg")
@@ -119,7 +119,7 @@ def test_the_table_of_asl(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("images/a.jpg,\"['unicorn']\",train", r"line 2: 'unicorn' is none of the 81"),
         ("images/a.jpg,sky,train", r"line 2: the label 'sky' is no list"),
@@ -128,9 +128,9 @@ def test_the_table_of_asl(tmp_path):
         ("images/a.jpg,\"['sky']\",val", r"no line whose split_name is 'train'"),
     ],
 )
-def test_a_table_with_something_else(tmp_path, line, said):
+def test_a_table_with_something_else(tmp_path, line, message):
     write(tmp_path, {"nus_wid_data.csv": f"filepath,label,split_name\n{line}\n"})
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("nuswide", tmp_path, version="asl")
 
 
@@ -142,7 +142,7 @@ def test_the_lists_of_scpnet(tmp_path):
             "nus_val.txt": "images/c.jpg, 80\n",
         },
     )
-    pictures(tmp_path, ["images/a.jpg", "images/b.jpg", "images/c.jpg"])
+    write_images(tmp_path, ["images/a.jpg", "images/b.jpg", "images/c.jpg"])
     data = read("nuswide", tmp_path, version="asl")
     assert data.images == ("images/b.jpg", "images/a.jpg")
     assert present(data) == [{"clouds", "sky"}, set()]
@@ -177,7 +177,7 @@ def test_the_arrays_of_cole(tmp_path):
     labels[0, [13, 55]] = 1.0
     write_cole(tmp_path, ["zebra/2.jpg", "1.jpg"], labels)
     write_cole(tmp_path, ["1.jpg"], labels[:1], "val")
-    pictures(tmp_path, ["Flickr/zebra/2.jpg", "Flickr/1.jpg"])
+    write_images(tmp_path, ["Flickr/zebra/2.jpg", "Flickr/1.jpg"])
     data = read("nuswide", tmp_path, version="cole")
     assert data.images == ("Flickr/zebra/2.jpg", "Flickr/1.jpg")
     assert present(data) == [{"clouds", "sky"}, set()]
@@ -190,7 +190,7 @@ def test_the_same_as_text(tmp_path):
     marks[80] = "1.0"
     write(tmp_path, {"formatted_train_images.txt": "a.jpg\r\n",
                      "formatted_train_labels.txt": " ".join(marks) + "\r\n"})  # fmt: skip
-    pictures(tmp_path, ["a.jpg"])
+    write_images(tmp_path, ["a.jpg"])
     assert present(read("nuswide", tmp_path, version="cole")) == [{"zebra"}]
 
 

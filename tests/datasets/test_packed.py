@@ -14,11 +14,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.sets import N, State, U, Y, picture, read, states, write
+from tests.sets import N, State, U, Y, image_bytes, read, states, write
 from trmml.datasets.formats.unpack import unpack
 from trmml.errors import DataError
 
-JPEG, PNG, WEBP = (picture(k, form=form) for k, form in enumerate(("JPEG", "PNG", "WEBP")))
+JPEG, PNG, WEBP = (image_bytes(k, form=form) for k, form in enumerate(("JPEG", "PNG", "WEBP")))
 IMAGES = [PNG, JPEG, PNG, WEBP]
 
 
@@ -308,7 +308,7 @@ def test_forms_of_labels(tmp_path, members, options, expected):
 
 
 @pytest.mark.parametrize(
-    "first, second, said",
+    "first, second, message",
     [
         ('{"cat": 1}', '["cat"]', r"b\.json lists names, but .*a\.json has none of the keys"),
         ('{"present": ["cat"]}', '{"caption": "a cat"}', r"a\.json lists .* b\.json has none"),
@@ -322,13 +322,13 @@ def test_forms_of_labels(tmp_path, members, options, expected):
     ],
 )
 @pytest.mark.parametrize("shards", [("train.tar", "train.tar"), ("train-0.tar", "test-0.tar")])
-def test_labels_are_written_alike_or_refused(tmp_path, shards, first, second, said):
+def test_labels_are_written_alike_or_refused(tmp_path, shards, first, second, message):
     members: dict[str, dict[str, bytes | str]] = {name: {} for name in shards}
     members[shards[0]] |= {"a.png": PNG, "a.json": first}
     members[shards[1]] |= {"b.png": JPEG, "b.json": second}
     for name, files in members.items():
         shard(tmp_path, name, files)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("webdataset", tmp_path)
 
 
@@ -340,9 +340,9 @@ def test_a_key_that_was_named_must_be_there(tmp_path):
 
 
 def test_shards_that_make_no_sense(tmp_path):
-    def fails(said: str, members: Mapping[str, bytes | str], **options: str) -> None:
+    def fails(message: str, members: Mapping[str, bytes | str], **options: str) -> None:
         shard(tmp_path, "train.tar", members)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             read("webdataset", tmp_path, **options)
 
     fails(r"holds no image", {"a.json": "[]"})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sets import pictures, read, write
+from tests.sets import read, write, write_images
 from trmml.errors import DataError
 
 LABELS = {"2.jpg": [0, 17, 17], "713.jpg": [], "1.jpg": [199], "9.jpg": [3]}
@@ -19,7 +19,7 @@ def write_vg(root: Path, labels: object = None, size: int = 200) -> Path:
             f"vg_category_{size}_labels_index.json": json.dumps(labels or LABELS),
         },
     )
-    pictures(root, ["VG_100K/713.jpg", "VG_100K_2/2.jpg", "VG_100K/1.jpg", "VG_100K/9.jpg"])
+    write_images(root, ["VG_100K/713.jpg", "VG_100K_2/2.jpg", "VG_100K/1.jpg", "VG_100K/9.jpg"])
     return root
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from tests.sets import N, U, Y, boxes, read, states, write, write_images
 from trmml.datasets.formats.voc import VOC_NAMES
 from trmml.errors import DataError
 
@@ -48,7 +48,7 @@ def write_devkit(root: Path, year: str = "2007", base: str = "VOCdevkit/VOC2007"
         },
     )
     numbers = ("000012", "000005", "000009", "000001")
-    pictures(root, [f"{base}/JPEGImages/{number}.jpg" for number in numbers])
+    write_images(root, [f"{base}/JPEGImages/{number}.jpg" for number in numbers])
     return root
 
 
@@ -108,7 +108,7 @@ def test_files_that_do_not_fit(tmp_path):
         read("voc2007", tmp_path)
     assert named(read("voc2007", tmp_path, missing="drop")) == [{CAT: Y}, {}]
     file = base / "Annotations/000005.xml"
-    for content, said in (
+    for content, message in (
         (annotation("a", ("unicorn", 0, WHOLE)), "'unicorn' is none of the 20 categories"),
         (annotation("a", ("", 0, WHOLE)), "an object without a name"),
         (annotation("a", (CAT, 0, WHOLE), size="wide 4"), "width is 'wide', not a number"),
@@ -118,7 +118,7 @@ def test_files_that_do_not_fit(tmp_path):
         ("<!DOCTYPE a [<!ENTITY b 'b'>]><annotation/>", "declares a document type"),
     ):
         file.write_text(content)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             read("voc2007", tmp_path)
     file.unlink()
     with pytest.raises(DataError, match=r"trainval\.txt line 2: there is no .*000005\.xml"):
@@ -143,7 +143,7 @@ def write_folder(root: Path) -> Path:
             "Annotations/c.xml": annotation("c.png", ("fox", 0, WHOLE)),
         },
     )
-    pictures(root, ["JPEGImages/b.png", "JPEGImages/trip/a.png", "JPEGImages/c.png"])
+    write_images(root, ["JPEGImages/b.png", "JPEGImages/trip/a.png", "JPEGImages/c.png"])
     return root
 
 
@@ -193,9 +193,11 @@ def test_a_folder_without_what_is_asked_for(tmp_path):
 @pytest.mark.parametrize("name", ["b", "old.jpg", "elsewhere/b.png"])
 def test_an_image_is_found_by_the_name_of_its_xml_file(tmp_path, name):
     write(tmp_path, {"Annotations/sub/b.xml": annotation(name, ("owl", 0, WHOLE))})
-    pictures(tmp_path, ["JPEGImages/sub/b.JPG"])
+    write_images(tmp_path, ["JPEGImages/sub/b.JPG"])
     assert read("voc-xml", tmp_path).images == ("JPEGImages/sub/b.JPG",)
-    pictures(tmp_path, [f"JPEGImages/{name}.tif", f"JPEGImages/{name}"])  # it names one after all
+    write_images(
+        tmp_path, [f"JPEGImages/{name}.tif", f"JPEGImages/{name}"]
+    )  # it exists
     assert read("voc-xml", tmp_path).images == (f"JPEGImages/{name}",)
 
 
@@ -209,7 +211,7 @@ def test_an_image_that_is_nowhere_is_asked_for_as_it_is_named(tmp_path):
 def test_dots_in_names_are_no_suffix(tmp_path):
     for name in ("a.b", "a.c"):
         write(tmp_path, {f"Annotations/{name}.xml": annotation(f"{name}.png", ("owl", 0, WHOLE))})
-        pictures(tmp_path, [f"JPEGImages/{name}.png"])
+        write_images(tmp_path, [f"JPEGImages/{name}.png"])
     for line in ("a.b", "a.b.png", "a.b.xml", "a.b.PNG"):
         write(tmp_path, {"test.txt": line})
         assert read("voc-xml", tmp_path, "test").images == ("JPEGImages/a.b.png",)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sets import N, U, Y, boxes, pictures, read, states, write
+from tests.sets import N, U, Y, boxes, read, states, write, write_images
 from trmml.errors import DataError
 
 YAML = "\ufefftrain: images/train\r\nval: images/val\r\nnc: 3\r\n"
@@ -18,7 +18,7 @@ IMAGES = [f"images/train/{name}.png" for name in "abcd"] + ["images/val/e.png"]
 
 def write_yolo(root: Path) -> Path:
     write(root, {"data.yaml": YAML} | LABELS)
-    pictures(root, IMAGES)
+    write_images(root, IMAGES)
     return root
 
 
@@ -60,7 +60,7 @@ def test_splits_outside_and_names_one_a_line(tmp_path, form):
     write(tmp_path, {"classes.txt": "cat\r\ndog\r\n"})
     for part, name, line in (("train", "a", "0 0.5 0.5 1 1"), ("valid", "b", "1 0.5 0.5 1 1")):
         image = form.format(part, name)
-        pictures(tmp_path, [image])
+        write_images(tmp_path, [image])
         write(tmp_path, {image.replace("images", "labels").replace(".png", ".txt"): line})
     assert states(read("yolo", tmp_path)) == [[Y, N]]
     assert states(read("yolo", tmp_path, "test")) == [[N, Y]]
@@ -69,7 +69,7 @@ def test_splits_outside_and_names_one_a_line(tmp_path, form):
 def test_lists_and_labels_beside_images(tmp_path):
     lists = {"train.txt": "./photos/a.png\r\nphotos/gone.png\r\n", "obj.names": "cat\n"}
     write(tmp_path, lists | {"photos/a.txt": "0 0.5 0.5 1 1\n", "data.yaml": "names: [cat]"})
-    pictures(tmp_path, ["photos/a.png"])
+    write_images(tmp_path, ["photos/a.png"])
     with pytest.raises(DataError, match=r"1 of the 2 train images .*gone\.png \(entry 2"):
         read("yolo", tmp_path)
     assert states(read("yolo", tmp_path, missing="drop")) == [[Y]]
@@ -77,14 +77,14 @@ def test_lists_and_labels_beside_images(tmp_path):
 
 def test_a_plain_folder_is_a_training_set(tmp_path):
     write(tmp_path, {"classes.txt": "cat", "labels/a.txt": ""})
-    pictures(tmp_path, ["images/a.png"])
+    write_images(tmp_path, ["images/a.png"])
     assert states(read("yolo", tmp_path)) == [[N]]
     with pytest.raises(DataError, match="a list, or images in images/test"):
         read("yolo", tmp_path, "test")
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("3 0.5 0.5 1 1", r"a\.txt line 1: category 3 is none of the 3 names"),
         ("-1 0.5 0.5 1 1", "category -1 is none"),
@@ -98,9 +98,9 @@ def test_a_plain_folder_is_a_training_set(tmp_path):
         ("0 .1 .1 .2 inf .3 .3", "expected shares of width and height in"),
     ],
 )
-def test_lines_that_make_no_sense(tmp_path, line, said):
+def test_lines_that_make_no_sense(tmp_path, line, message):
     write(write_yolo(tmp_path), {"labels/train/a.txt": line})
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("yolo", tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_rounding_beyond_the_border_is_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("names: {1: cat, 2: dog}", "a mapping that counts from 0"),
         ("nc: 3", "needs 'names'"),
@@ -120,22 +120,22 @@ def test_rounding_beyond_the_border_is_cut(tmp_path):
         ("names: [cat", "is no YAML"),
     ],
 )
-def test_names_that_are_none(tmp_path, text, said):
+def test_names_that_are_none(tmp_path, text, message):
     write(write_yolo(tmp_path), {"data.yaml": text})
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("yolo", tmp_path)
 
 
 def test_a_folder_without_labels(tmp_path):
     write(tmp_path, {"classes.txt": "cat"})
-    pictures(tmp_path, ["images/train/a.png"])
+    write_images(tmp_path, ["images/train/a.png"])
     with pytest.raises(DataError, match=r"none of the 1 images .* expected at labels/train/a\.txt"):
         read("yolo", tmp_path, no_file="absent")
 
 
 def test_data_yaml_says_which_folder_is_which(tmp_path):
     names = [f"images/{part}2017/{name}.png" for part, name in (("train", "a"), ("val", "b"))]
-    pictures(tmp_path, names)
+    write_images(tmp_path, names)
     lines = {"labels/train2017/a.txt": "0 0.5 0.5 1 1\n", "labels/val2017/b.txt": ""}
     write(tmp_path, lines | {"classes.txt": "cat\n"})
     with pytest.raises(DataError, match=r"holds folders \(train2017, val2017\).*data.yaml"):
