@@ -41,9 +41,7 @@ def read(name: str, root: Path, split: Split = "train", **options: str) -> Datas
 def states(data: Dataset) -> list[list[State]]:
     """What is known of each pair."""
     pairs = zip(data.matrix.labels.tolist(), data.matrix.known.tolist(), strict=True)
-    return [
-        [yes if there else None for yes, there in zip(*pair, strict=True)] for pair in pairs
-    ]
+    return [[yes if there else None for yes, there in zip(*pair, strict=True)] for pair in pairs]
 
 
 def boxes(data: Dataset) -> list[tuple[str, str, tuple[float, ...]]]:

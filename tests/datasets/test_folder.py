@@ -41,9 +41,7 @@ def write(tmp_path: Path) -> Write:
 
 def states(data: Dataset) -> list[list[State]]:
     pairs = zip(data.matrix.labels.tolist(), data.matrix.known.tolist(), strict=True)
-    return [
-        [yes if there else None for yes, there in zip(*pair, strict=True)] for pair in pairs
-    ]
+    return [[yes if there else None for yes, there in zip(*pair, strict=True)] for pair in pairs]
 
 
 WIDE = "image,cat,dog,owl\na.jpg,1,0,\nb.jpg,yes,no,\nsub/d e.png,TRUE,False,  \n"

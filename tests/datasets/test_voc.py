@@ -195,9 +195,7 @@ def test_an_image_is_found_by_the_name_of_its_xml_file(tmp_path, name):
     write(tmp_path, {"Annotations/sub/b.xml": annotation(name, ("owl", 0, WHOLE))})
     write_images(tmp_path, ["JPEGImages/sub/b.JPG"])
     assert read("voc-xml", tmp_path).images == ("JPEGImages/sub/b.JPG",)
-    write_images(
-        tmp_path, [f"JPEGImages/{name}.tif", f"JPEGImages/{name}"]
-    )  # it exists
+    write_images(tmp_path, [f"JPEGImages/{name}.tif", f"JPEGImages/{name}"])  # it exists
     assert read("voc-xml", tmp_path).images == (f"JPEGImages/{name}",)
 
 
