@@ -44,7 +44,8 @@ from trmml.encoders import load_encoder
 from trmml.errors import DataError
 from trmml.labels.masks import Known, share_known, single_positive
 from trmml.method.interface import MultiLabelModel
-from trmml.settings.sections import Precision, changed
+from trmml.settings.choices import Precision
+from trmml.settings.sections import changed
 from trmml.training.trainer import train
 
 HELD_OUT = 0.25

@@ -22,9 +22,10 @@ from benchmarks.speed.timing import in_turn, rates
 from benchmarks.speed.training import COCO
 from PIL import Image
 
-from trmml.deploy.onnx_file import TOLERANCE, Part, export
+from trmml.deploy.onnx_file import TOLERANCE, export
 from trmml.encoders.speed.onnx import open_session
 from trmml.features.base import encode_batch
+from trmml.settings.choices import ExportPart
 from trmml.tagging.tagger import Tagger
 
 
@@ -35,12 +36,12 @@ def rows_of(name: str, run: Path, folder: Path, batch: int, rounds: int) -> list
     images = generator.integers(0, 256, (batch, *2 * (tagger.encoder.size,), 3), dtype=np.uint8)
     pixels = torch.stack([tagger.encoder.preprocess(Image.fromarray(image)) for image in images])
     features = encode_batch(tagger.encoder.encode_image, pixels, "cpu")
-    torch_ways: dict[Part, Callable[[], object]] = {
+    torch_ways: dict[ExportPart, Callable[[], object]] = {
         "all": lambda: tagger.score(encode_batch(tagger.encoder.encode_image, pixels, "cpu")),
         "head": lambda: tagger.score(features),
     }
     given = {"all": images, "head": features.hidden_patches.numpy()}
-    for part in get_args(Part):
+    for part in get_args(ExportPart):
         done = export(run, folder / f"{part}.onnx", part=part)
         session = open_session(done.path)
         intake = {session.get_inputs()[0].name: given[part]}

@@ -36,9 +36,9 @@ from trmml.encoders import load_encoder
 from trmml.encoders.base import identify
 from trmml.features.base import Features, FeatureSource
 from trmml.features.extract import Encoding, encode_images
-from trmml.features.store import Form
 from trmml.method.interface import predict
 from trmml.reporting.comparison import score
+from trmml.settings.choices import StoreForm
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.tagging.tagger import Tagger
@@ -47,7 +47,7 @@ from trmml.training.fit import train_run
 BATCH = 32
 # Patches, width and feature size of what is stored.
 SHAPES = {"RN101, 448 pixels": (196, 2048, 512), "ViT-B-32, 224 pixels": (49, 768, 512)}
-FORMS: tuple[Form, ...] = get_args(Form)
+FORMS: tuple[StoreForm, ...] = get_args(StoreForm)
 EPOCHS = 4
 
 
@@ -79,7 +79,7 @@ class Ready:
 
 
 def rate_row(
-    shape: str, encoder: nn.Module, form: Form, images: int, rounds: int
+    shape: str, encoder: nn.Module, form: StoreForm, images: int, rounds: int
 ) -> dict[str, Any]:
     """Bytes and rates of one shape in one form, and the share of a training step spent waiting."""
     identity = identify(encoder)

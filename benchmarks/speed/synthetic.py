@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from trmml.encoders.base import EncoderIdentity, identify
 from trmml.features.base import Features, FeatureSource
-from trmml.features.store import FeatureStore, Form, StoreKey
+from trmml.features.store import FeatureStore, StoreKey
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.trmml import build_trmml
+from trmml.settings.choices import StoreForm
 from trmml.settings.sections import Settings
 from trmml.training.trainer import Trainer
 
@@ -70,7 +71,7 @@ class SyntheticEncoder(nn.Module):
 
 
 def filled_store(
-    root: Path, identity: EncoderIdentity, images: int, form: Form = "fp16"
+    root: Path, identity: EncoderIdentity, images: int, form: StoreForm = "fp16"
 ) -> FeatureSource:
     """A store on disk with random features of so many images, written shard by shard."""
     key = StoreKey(

@@ -21,7 +21,7 @@ from trmml.features.extract import Encoding
 from trmml.labels.masks import fixed, quota, share_known, single_positive
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.measure import measure
-from trmml.settings.sections import PROTOCOLS
+from trmml.settings.choices import PROTOCOLS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 

@@ -17,7 +17,8 @@ from trmml.benchmark.tuning import Plan, Trial, split, tune
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import ConfigError, DataError, TrainingError
 from trmml.labels.matrix import LabelMatrix
-from trmml.settings.sections import PROTOCOLS, Protocol, TrainingSettings
+from trmml.settings.choices import PROTOCOLS, Protocol
+from trmml.settings.sections import TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 

@@ -17,8 +17,8 @@ from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
 from trmml.errors import ConfigError, DataError
 from trmml.features.base import Features, FeatureSource, MemoryFeatures, Progress, read_features
 from trmml.features.extract import Encoding, encode_images
-from trmml.features.loader import OnBadImage
 from trmml.features.views import joined
+from trmml.settings.choices import OnBadImage
 
 # Share of the free memory that the features of a set may take, of which there are two; the rest is
 # for models and the store's cache.

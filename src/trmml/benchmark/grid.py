@@ -14,11 +14,12 @@ from trmml.benchmark.catalog import METHODS, Method
 from trmml.benchmark.data import Ground
 from trmml.benchmark.method_settings import MethodSettings, default_settings
 from trmml.benchmark.records import CELL_FORMAT, Cell, CellFolder, CellKey, Ranks
-from trmml.benchmark.run_cell import CellRunner, Epoch, Job, for_cell
+from trmml.benchmark.run_cell import CellRunner, Job, for_cell
 from trmml.errors import ConfigError, TrainingError
 from trmml.features.base import Progress
 from trmml.labels.masks import Known
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.choices import EpochRule
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def run_benchmark(
     known: Sequence[Known],
     seeds: Sequence[int] = (0, 1, 2),
     settings: Mapping[str, MethodSettings] | None = None,
-    epoch: Epoch = "held-out",
+    epoch: EpochRule = "held-out",
     best_on_test: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Finished]:
@@ -140,7 +141,7 @@ class _Grid:
     """The cells of one run, and what they have in common."""
 
     def __init__(
-        self, ground: Ground, settings: Mapping[str, MethodSettings], epoch: Epoch, best: bool
+        self, ground: Ground, settings: Mapping[str, MethodSettings], epoch: EpochRule, best: bool
     ) -> None:
         self.ground, self.settings, self.epoch, self.best = ground, settings, epoch, best
         self._runner = CellRunner(ground, epoch, best)

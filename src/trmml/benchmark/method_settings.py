@@ -18,7 +18,8 @@ from typing import Any
 
 from trmml.benchmark.catalog import Method
 from trmml.errors import ConfigError
-from trmml.settings.sections import PROTOCOLS, Precision, Protocol, changed, read_toml, validate
+from trmml.settings.choices import PROTOCOLS, Precision, Protocol
+from trmml.settings.sections import changed, read_toml, validate
 from trmml.training.run_folder import write_text
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -22,12 +22,12 @@ from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.metrics.calibration import both_answers, calibrate
 from trmml.metrics.figures import Metrics, PrecisionRecall
 from trmml.metrics.measure import measure
+from trmml.settings.choices import EpochRule
 from trmml.training.fabric import make_fabric
 from trmml.training.run_folder import versions
 from trmml.training.schedule import hold_out
 from trmml.training.trainer import Trainer, train
 
-Epoch = Literal["held-out", "last"]
 # The short names of `PrecisionRecall`, in its order.
 RATES = ("op", "or", "of1", "cp", "cr", "cf1", "mean_f1")
 
@@ -78,7 +78,7 @@ class CellRunner:
     """
 
     ground: Ground
-    epoch: Epoch
+    epoch: EpochRule
     best_on_test: bool
     _untrained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -226,7 +226,7 @@ def new_trainer(
     )
 
 
-def for_cell(settings: Any, *, seed: int, choose_epoch: Epoch) -> Any:
+def for_cell(settings: Any, *, seed: int, choose_epoch: EpochRule) -> Any:
     """A method's settings with the seed of the cell and the rule that all methods share."""
     update = {"seed": seed, "choose_epoch": choose_epoch}
     training = settings.training.model_copy(update=update)
@@ -266,7 +266,7 @@ def _defined(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _epoch(trainer: Trainer, epochs: int, by: Epoch) -> dict[str, Any]:
+def _epoch(trainer: Trainer, epochs: int, by: EpochRule) -> dict[str, Any]:
     best = trainer.best_record
     scored = not math.isnan(best["held_out_map"])  # single positive has nothing to choose by
     return {

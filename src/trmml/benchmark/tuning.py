@@ -27,7 +27,7 @@ from trmml.benchmark.method_settings import (
     write_settings,
 )
 from trmml.benchmark.records import CELL_FORMAT, commit
-from trmml.benchmark.run_cell import Epoch, for_cell, new_trainer
+from trmml.benchmark.run_cell import for_cell, new_trainer
 from trmml.benchmark.tuning_search import ask, distribution, open_study, tell
 from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, DataError, TrainingError
@@ -36,7 +36,7 @@ from trmml.features.views import joined
 from trmml.labels.masks import Known, share_known, single_positive
 from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
-from trmml.settings.sections import Precision, Protocol
+from trmml.settings.choices import EpochRule, Precision, Protocol
 from trmml.training.run_folder import versions
 from trmml.training.trainer import train
 
@@ -124,7 +124,7 @@ def tune(
     *,
     folder: Path,
     work: Path,
-    epoch: Epoch = "held-out",
+    epoch: EpochRule = "held-out",
     progress: Progress | None = None,
 ) -> Iterator[Trial]:
     """Search a method's settings for one protocol; a generator of trials as they are finished.
@@ -178,7 +178,7 @@ def _score(
     protocol: Protocol,
     plan: Plan,
     changes: Mapping[str, Any],
-    epoch: Epoch,
+    epoch: EpochRule,
     progress: Progress | None,
 ) -> float:
     """Mean held-out mAP over folds and masks; 0 where training diverges."""
@@ -232,7 +232,9 @@ def _defaults(method: Method) -> dict[str, Any]:
     return found
 
 
-def _identity(ground: Ground, method: Method, protocol: Protocol, plan: Plan, epoch: Epoch) -> str:
+def _identity(
+    ground: Ground, method: Method, protocol: Protocol, plan: Plan, epoch: EpochRule
+) -> str:
     """Hash of all that trials depend on; the number of trials may grow."""
     budget = {name: value for name, value in asdict(plan).items() if name != "trials"}
     encoder = {name: value for name, value in ground.same.items() if name != "data"}

@@ -8,6 +8,7 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.output import Show, print_json, print_table, say, shown_progress, silenced
+from trmml.settings import choices
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from trmml.datasets import Dataset
     from trmml.errors import TrainingError
     from trmml.labels.masks import Known
-    from trmml.settings.sections import Protocol
 
 # `--known 10..90` goes in steps of so many percent, as the field does.
 STEP = 10
@@ -127,7 +127,7 @@ def _run(
     known: "Sequence[Known]",
     seeds: Sequence[int],
     settings: "dict[str, MethodSettings]",
-    epoch: options.EpochRule,
+    epoch: choices.EpochRule,
     best_on_test: bool,
     progress: Show,
 ) -> "TrainingError | None":
@@ -258,7 +258,7 @@ def _settings(
     methods: "Sequence[Method]",
     folder: Path | None,
     views: int | None,
-    precision: options.Precision | None,
+    precision: choices.Precision | None,
 ) -> "dict[str, MethodSettings]":
     """Each method's of the folder or its defaults; `--views` and `--precision` are for all."""
     from trmml.benchmark.method_settings import (
@@ -278,11 +278,11 @@ def _settings(
 def _tune(
     ground: "Ground",
     methods: "Sequence[Method]",
-    protocols: "Sequence[Protocol]",
+    protocols: Sequence[choices.Protocol],
     plan: "Plan",
     folder: Path,
     out: Path,
-    epoch: options.EpochRule,
+    epoch: choices.EpochRule,
     progress: Show,
 ) -> None:
     """Search every method's settings; an upper bound's once, for its labels are always the same."""

@@ -8,6 +8,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import print_json, print_table, say, shown_progress
+from trmml.settings.choices import ImageTransfer
 
 if TYPE_CHECKING:
     from trmml.datasets.check import Checked, Problem
@@ -79,7 +80,7 @@ def convert(
     option: Choice = None,
     split: Part = "both",
     images: Annotated[
-        Literal["link", "copy"] | None,
+        ImageTransfer | None,
         typer.Option(
             help="Link to the images where they are, or copy. Default: link, but copy what was "
             "unpacked.",

@@ -9,12 +9,13 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.output import Show, comparison, print_json, print_table, say, shown_progress
+from trmml.settings.choices import Protocol
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
     from trmml.labels.masks import Known
     from trmml.labels.matrix import LabelMatrix
-    from trmml.settings.sections import Protocol, Settings
+    from trmml.settings.sections import Settings
     from trmml.training.record import EpochRecord
 
 
@@ -137,7 +138,7 @@ def resolve_settings(
     preset: str | None,
     config: Path | None,
     overrides: Sequence[str] | None,
-    protocol: "Protocol" = "partial",
+    protocol: Protocol = "partial",
 ) -> "Settings":
     """The settings that the options of the command line add up to."""
     if preset is not None and config is not None:

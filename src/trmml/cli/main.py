@@ -23,6 +23,7 @@ from trmml.cli.output import (
     shown_progress,
 )
 from trmml.cli.store import store
+from trmml.settings.choices import StyleName
 
 app = typer.Typer(
     cls=Verbs,
@@ -87,7 +88,7 @@ def scenes(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.", show_default=False)],
     images: options.SceneCount = 1000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
-    style: Annotated[options.Style, typer.Option(help="The hand they are drawn in.")] = "demo",
+    style: Annotated[StyleName, typer.Option(help="The hand they are drawn in.")] = "demo",
     known: Annotated[float, typer.Option(help="Share of labels in labels_partial.csv.")] = 0.3,
     json: options.Json = False,
 ) -> None:

@@ -6,18 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Blank = Literal["unknown", "absent"]
-OnBadImage = Literal["error", "skip"]
-Form = Literal["fp16", "int8", "fp32"]
-EncoderArithmetic = Literal[
-    "auto", "fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8"
-]
-# As in config.py, which takes pydantic along: too long for --help.
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+from trmml.settings import choices
+
 TagFormat = Literal["table", "csv", "jsonl"]
-ExportPart = Literal["all", "head"]
-Style = Literal["demo", "caption"]
-EpochRule = Literal["held-out", "last"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 Images = Annotated[Path, typer.Option(help="Folder of the pictures.", show_default=False)]
@@ -40,11 +31,12 @@ RunEncoder = Annotated[
 ]
 Categories = Annotated[Path | None, typer.Option(help="File with the names to read, one per line.")]
 BlankOption = Annotated[
-    Blank | None, typer.Option(help="What a blank, or a name that is not listed, means.")
+    choices.Blank | None, typer.Option(help="What a blank, or a name that is not listed, means.")
 ]
-MinusOne = Annotated[Blank | None, typer.Option(help="What -1 means.")]
+MinusOne = Annotated[choices.Blank | None, typer.Option(help="What -1 means.")]
 BadImage = Annotated[
-    OnBadImage, typer.Option(help="Stop at an unreadable picture, or leave it out and list it.")
+    choices.OnBadImage,
+    typer.Option(help="Stop at an unreadable picture, or leave it out and list it."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -92,7 +84,7 @@ Set = Annotated[
     typer.Option("--set", metavar="SECTION.NAME=VALUE", help="One setting; may be repeated."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Sets training.epochs.")]
-PrecisionOption = Annotated[Precision | None, typer.Option(help="Sets training.precision.")]
+PrecisionOption = Annotated[choices.Precision | None, typer.Option(help="Sets training.precision.")]
 Store = Annotated[
     Path | None,
     typer.Option(
@@ -102,11 +94,12 @@ Store = Annotated[
     ),
 ]
 StoreForm = Annotated[
-    Form, typer.Option(help="How features are kept: int8 is half of fp16, fp32 is exact.")
+    choices.StoreForm,
+    typer.Option(help="How features are kept: int8 is half of fp16, fp32 is exact."),
 ]
 Live = Annotated[bool, typer.Option("--live", help="Keep no features; compute them at each use.")]
 EncoderPrecision = Annotated[
-    EncoderArithmetic,
+    choices.EncoderPrecision,
     typer.Option(help="Arithmetic of the encoder; auto is the fastest that changes nothing."),
 ]
 Tensorboard = Annotated[
@@ -147,7 +140,7 @@ OnnxFile = Annotated[
     Path, typer.Argument(metavar="OUT", help="File to write, as photos.onnx.", show_default=False)
 ]
 Part = Annotated[
-    ExportPart,
+    choices.ExportPart,
     typer.Option(help="The whole tagger, or its head alone: from hidden patches on."),
 ]
 Check = Annotated[
@@ -159,7 +152,7 @@ Check = Annotated[
 ]
 SceneCount = Annotated[int, typer.Option("--images", min=1, help="How many pictures.")]
 TagPrecision = Annotated[
-    EncoderArithmetic,
+    choices.EncoderPrecision,
     typer.Option(
         "--precision", help="Arithmetic of the encoder; auto is the fastest that changes nothing."
     ),
@@ -204,7 +197,7 @@ SettingsFolder = Annotated[
     ),
 ]
 EpochOption = Annotated[
-    EpochRule,
+    choices.EpochRule,
     typer.Option(help="Which epoch is reported: chosen on held-out training labels, or the last."),
 ]
 BestOnTest = Annotated[
@@ -231,7 +224,7 @@ Views = Annotated[
     ),
 ]
 PrecisionForAll = Annotated[
-    Precision | None, typer.Option(help="Sets training.precision for every method.")
+    choices.Precision | None, typer.Option(help="Sets training.precision for every method.")
 ]
 ReportOnly = Annotated[
     bool, typer.Option("--report-only", help="Run nothing: write tables and plots anew.")
@@ -241,7 +234,9 @@ Draws = Annotated[
 ]
 
 
-def encoding(store: Path | None, form: Form, live: bool, precision: EncoderArithmetic) -> Any:
+def encoding(
+    store: Path | None, form: choices.StoreForm, live: bool, precision: choices.EncoderPrecision
+) -> Any:
     """What the options on features say, as an `Encoding`.
 
     Raises:

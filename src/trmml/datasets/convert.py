@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -18,8 +17,8 @@ from trmml.datasets.formats.plain import EDGES
 from trmml.datasets.formats.unpack import unpack_folder
 from trmml.datasets.options import Split
 from trmml.errors import DataError
+from trmml.settings.choices import ImageTransfer
 
-Images = Literal["link", "copy"]
 _CELLS = ("", "0", "1")  # unknown, absent, present
 
 
@@ -47,7 +46,7 @@ def convert(
     options: Mapping[str, str],
     *,
     splits: Sequence[Split] = ("train", "test"),
-    images: Images | None = None,
+    images: ImageTransfer | None = None,
 ) -> Converted:
     """Write a data set as a folder that `read_folder` and the name `folder` read.
 
@@ -113,7 +112,7 @@ def _names(parts: Mapping[Split, Dataset]) -> tuple[str, ...]:
     return names
 
 
-def _place_images(folder: Path, split: Split, data: Dataset, images: Images) -> list[str]:
+def _place_images(folder: Path, split: Split, data: Dataset, images: ImageTransfer) -> list[str]:
     """Link or copy the images; their names below `folder`, none twice."""
     taken: set[str] = set()
     names = []

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -23,10 +23,9 @@ from trmml.encoders.base import Encoder
 from trmml.encoders.speed.onnx import OPSET, open_session, refuse_without_onnx, trace
 from trmml.errors import ConfigError, EncoderError
 from trmml.images import find_images, read_image
+from trmml.settings.choices import ExportPart
 from trmml.synthetic import draw_scene
 from trmml.tagging.tagger import Tagger
-
-Part = Literal["all", "head"]
 
 # Of what stands under the key `trmml` in the file's metadata.
 FORMAT = 1
@@ -60,7 +59,7 @@ class Exported:
     """
 
     path: Path
-    part: Part
+    part: ExportPart
     categories: tuple[str, ...]
     opset: int
     size_bytes: int
@@ -88,7 +87,7 @@ def export(
     run: Path | str,
     out: Path | str,
     *,
-    part: Part = "all",
+    part: ExportPart = "all",
     encoder: Encoder | str | None = None,
     also: Sequence[str] = (),
     check: Sequence[Path | str] = (),
@@ -119,8 +118,8 @@ def export(
         DataError: a picture to check on cannot be read.
     """
     _need_extra()
-    if part not in get_args(Part):
-        raise ConfigError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+    if part not in get_args(ExportPart):
+        raise ConfigError(f"part must be one of {', '.join(get_args(ExportPart))}, got {part!r}")
     out = Path(out)
     made, paths = _made_pictures(), find_images(check) if check else []
     with _folder_beside(out) as folder:

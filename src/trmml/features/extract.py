@@ -16,7 +16,6 @@ from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
 from trmml.features.loader import (
     LOOKED_AT,
-    OnBadImage,
     Picture,
     card_decoding_holds,
     prepared,
@@ -25,9 +24,9 @@ from trmml.features.loader import (
     view_of,
     workers,
 )
-from trmml.features.shards import Form
 from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.images import BadImage, read_image
+from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
 
 # Pictures from which reading the files to know their content is worth a progress bar.
@@ -50,7 +49,7 @@ class Encoded:
     kept: list[int]
     bad: list[BadImage]
     precision: str
-    form: Form
+    form: StoreForm
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Encoding:
     """
 
     store: Path | None = None
-    form: Form = "fp16"
+    form: StoreForm = "fp16"
     live: bool = False
     precision: str = "fp32"
 
@@ -228,7 +227,7 @@ class _Run:
             self._tell("encode", done, len(names))
         return unread
 
-    def conclude(self, source: FeatureSource | None, form: Form) -> Encoded:
+    def conclude(self, source: FeatureSource | None, form: StoreForm) -> Encoded:
         """What was found, or an error where no picture can be read."""
         bad = [BadImage(str(self.paths[i]), None, self.bad[i]) for i in sorted(self.bad)]
         if source is None or len(bad) == len(self.paths):
@@ -270,7 +269,7 @@ def _row(content: str, seed: int, view: int) -> str:
 
 def _settled(root: Path, key: StoreKey) -> bool | None:
     """Whether large JPEGs are decoded smaller, where that was found out in any form."""
-    forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(Form)]
+    forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(StoreForm)]
     return next((holds for holds in forms if holds is not None), None)
 
 
@@ -295,7 +294,7 @@ def _with_decoder(
     return card if card_decoding_holds(paths, encoder, encode, device) else key
 
 
-def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: Form) -> StoreKey:
+def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: StoreForm) -> StoreKey:
     """What the features depend on where Pillow decodes.
 
     `preprocess` is known by what it makes of a test picture.

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,10 @@ from trmml.encoders.base import Encoder
 from trmml.encoders.speed.precision import EncodeImage, batch_size
 from trmml.errors import DataError
 from trmml.images import augment, read_image
+from trmml.settings.choices import OnBadImage
 
 logger = logging.getLogger(__name__)
 
-OnBadImage = Literal["error", "skip"]
 # Pictures that a card decodes at a time: 12 megapixels each are 0.6 GB.
 ON_CARD = 16
 # Batches that are decoded while a card encodes. A processor that encodes has no core to spare:

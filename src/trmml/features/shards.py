@@ -4,7 +4,6 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Int, Shaped
@@ -14,8 +13,7 @@ from torch import Tensor
 from trmml.errors import DataError
 from trmml.features.admin import DAMAGED
 from trmml.features.base import Features
-
-Form = Literal["fp16", "int8", "fp32"]
+from trmml.settings.choices import StoreForm
 
 
 class Shard:
@@ -113,7 +111,7 @@ class StoreFeatures:
         return StoreFeatures(self._shards, self._places[:, torch.as_tensor(indices).long()])
 
 
-def packed(features: Features, form: Form) -> dict[str, Shaped[Tensor, "..."]]:
+def packed(features: Features, form: StoreForm) -> dict[str, Shaped[Tensor, "..."]]:
     """Features in the form they are kept in; the image feature in fp32 whatever the form."""
     hidden = features.hidden_patches
     tensors = {"image": features.image_feature.float().contiguous()}

@@ -32,7 +32,8 @@ from safetensors.torch import save_file
 
 from trmml.errors import DataError
 from trmml.features.base import Features
-from trmml.features.shards import Form, Shard, StoreFeatures, crc, open_shard, packed
+from trmml.features.shards import Shard, StoreFeatures, crc, open_shard, packed
+from trmml.settings.choices import StoreForm
 from trmml.storage.hashes import write_json
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class StoreKey:
     preprocessing: str
     precision: str
     decoder: str
-    form: Form
+    form: StoreForm
     patches: int
     hidden_size: int
     feature_size: int

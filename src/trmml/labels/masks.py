@@ -7,7 +7,7 @@ import torch
 
 from trmml.errors import ConfigError, DataError
 from trmml.labels.matrix import LabelMatrix
-from trmml.settings.sections import Protocol
+from trmml.settings.choices import Protocol
 
 
 @dataclass(frozen=True, eq=False)

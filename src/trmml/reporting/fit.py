@@ -12,12 +12,12 @@ from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
-from trmml.features.loader import OnBadImage
 from trmml.labels.masks import Known
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import TRAINED, results, zero_shot_metrics
 from trmml.reporting.report import write_report
+from trmml.settings.choices import OnBadImage
 from trmml.settings.sections import Settings
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger

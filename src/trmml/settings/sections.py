@@ -14,13 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
-
-# Settings are searched apart for the two, and `trmml benchmark --tune` writes a part for each: what
-# helps where negatives are known may hurt without.
-Protocol = Literal["partial", "single_positive"]
-PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
-# As Lightning Fabric names them.
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+from trmml.settings.choices import PROTOCOLS, EpochRule, Precision, Protocol
 
 
 class Section(BaseModel):
@@ -177,7 +171,7 @@ class TrainingSettings(Section):
     held_out_share: float = Field(
         0.1, gt=0, lt=1, description="share of the images whose known labels choose the epoch"
     )
-    choose_epoch: Literal["held-out", "last"] = Field(
+    choose_epoch: EpochRule = Field(
         "held-out",
         description="the latest that the best does not beat by more than chance, or the last",
     )

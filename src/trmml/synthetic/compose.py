@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
+from trmml.settings.choices import StyleName
 from trmml.synthetic.captions import write_caption
 from trmml.synthetic.categories import CATEGORIES
 from trmml.synthetic.colours import RGB, darker, lighter, pick, shift
 from trmml.synthetic.hatching import hatch
 from trmml.synthetic.layout import Item, Layout, draw_layout
 from trmml.synthetic.pen import Pen
-from trmml.synthetic.styles import SceneStyle, StyleName, find_style
+from trmml.synthetic.styles import SceneStyle, find_style
 
 SMALLEST_VISIBLE_SHARE: Final = 0.3
 _OVERSAMPLING: Final = 2

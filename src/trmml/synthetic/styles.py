@@ -1,11 +1,9 @@
 """The two styles of drawing, and every number by which they differ."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from trmml.errors import ConfigError
-
-StyleName = Literal["demo", "caption"]
 
 
 @dataclass(frozen=True)

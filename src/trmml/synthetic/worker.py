@@ -7,7 +7,8 @@ script or notebook and copies nothing of a parent process that may run threads.
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+
+from trmml.settings.choices import StyleName
 
 
 def main(arguments: list[str]) -> None:
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> None:
     from trmml.synthetic.writing import draw_part
 
     folder, images, seed, name, start, step = arguments
-    style: Literal["demo", "caption"] = "demo" if name == "demo" else "caption"
+    style: StyleName = "demo" if name == "demo" else "caption"
     numbers = range(int(start), int(images), int(step))
     json.dump(draw_part(Path(folder), numbers, int(seed), style), sys.stdout)
 

@@ -14,9 +14,10 @@ import polars as pl
 from jaxtyping import Bool, Int8
 
 from trmml.errors import ConfigError, DataError
+from trmml.settings.choices import StyleName
 from trmml.synthetic.categories import CATEGORY_NAMES
 from trmml.synthetic.compose import Scene, draw_scene
-from trmml.synthetic.styles import StyleName, find_style
+from trmml.synthetic.styles import find_style
 
 _FEW: Final = 200  # images below which starting processes costs more than it saves
 _BOX_COLUMNS: Final = ("category", "left", "top", "right", "bottom", "visible_share")

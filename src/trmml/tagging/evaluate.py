@@ -13,11 +13,11 @@ from trmml.encoders.base import Encoder
 from trmml.errors import DataError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
-from trmml.features.loader import OnBadImage
 from trmml.features.views import joined
 from trmml.images import BadImage
 from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
+from trmml.settings.choices import OnBadImage
 from trmml.tagging.tagger import Tagger, warn_left_out
 
 

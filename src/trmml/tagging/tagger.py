@@ -18,7 +18,6 @@ from trmml.features.base import Features
 from trmml.features.loader import (
     LOOKED_AT,
     Batch,
-    OnBadImage,
     Picture,
     card_decoding_holds,
     prepared,
@@ -32,6 +31,7 @@ from trmml.method.interface import Output
 from trmml.method.prompts import encode_templates
 from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration
+from trmml.settings.choices import OnBadImage
 from trmml.storage.hashes import ContentHashes
 from trmml.tagging.region_maps import write_maps
 from trmml.training.fabric import pick_device

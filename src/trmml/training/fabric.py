@@ -4,7 +4,7 @@ import torch
 from lightning_fabric import Fabric
 
 from trmml.errors import ConfigError
-from trmml.settings.sections import Precision
+from trmml.settings.choices import Precision
 
 
 def pick_device(device: str) -> str:

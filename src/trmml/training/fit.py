@@ -18,10 +18,10 @@ from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
 from trmml.errors import CheckpointError, MissingExtraError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
-from trmml.features.loader import OnBadImage
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.trmml import TRMML, build_trmml
 from trmml.metrics.calibration import Calibration, both_answers, calibrate
+from trmml.settings.choices import OnBadImage
 from trmml.settings.sections import Settings
 from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord

@@ -7,17 +7,18 @@ from pathlib import Path, PurePosixPath
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.tables.cells import Meaning, is_long, read_long, read_wide
+from trmml.datasets.tables.cells import is_long, read_long, read_wide
 from trmml.datasets.tables.table import IMAGE_COLUMNS, Table, read_table, read_text, unique_names
 from trmml.errors import ConfigError, DataError
+from trmml.settings.choices import Blank
 
 
 def read_folder(
     images: Path | str,
     labels: Path | str,
     *,
-    blank: Meaning | None = None,
-    minus_one: Meaning | None = None,
+    blank: Blank | None = None,
+    minus_one: Blank | None = None,
     categories: Sequence[str] | None = None,
 ) -> Dataset:
     r"""Return the images of a folder that a table names, with their labels.
@@ -65,8 +66,8 @@ def from_table(
     images: Path,
     table: Table,
     *,
-    blank: Meaning | None = None,
-    minus_one: Meaning | None = None,
+    blank: Blank | None = None,
+    minus_one: Blank | None = None,
     categories: Sequence[str] | None = None,
 ) -> Dataset:
     """Return what `read_folder` does of a table, without looking whether the images are there.

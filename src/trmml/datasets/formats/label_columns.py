@@ -15,10 +15,11 @@ from pydantic import Field
 
 from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.cells import Meaning, is_long, read_long, read_wide
+from trmml.datasets.tables.cells import is_long, read_long, read_wide
 from trmml.datasets.tables.table import Table, unique_names
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.choices import Blank
 
 LIST_COLUMNS = ("present", "labels", "tags", "label")
 _NO_COLUMN = ""  # a frame of labels has no column of images to leave out
@@ -37,10 +38,10 @@ class LabelColumnOptions(ReaderOptions):
         "indices",
         description="whether [0, 1] names categories 0 and 1, or answers for each in turn",
     )
-    blank: Meaning | None = Field(
+    blank: Blank | None = Field(
         None, description="what a name means that an image does not list; required for lists"
     )
-    minus_one: Meaning | None = Field(None, description="what a label of -1 means")
+    minus_one: Blank | None = Field(None, description="what a label of -1 means")
 
 
 class _Columns(NamedTuple):

@@ -38,9 +38,10 @@ from trmml.datasets.base import Boxes, Dataset, Edges, is_share, ordered
 from trmml.datasets.files import find_file, find_folder
 from trmml.datasets.formats.folder import from_table, image_names, read_categories
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.cells import Meaning, names_in, suggest
+from trmml.datasets.tables.cells import names_in, suggest
 from trmml.datasets.tables.table import Table, clean_name, read_table
 from trmml.errors import DataError
+from trmml.settings.choices import Blank
 
 EDGES = ("left", "top", "right", "bottom")
 _PRESENT_SHARE = 0.3  # visible share of an object below which `trmml scenes` calls it absent
@@ -49,10 +50,10 @@ _PRESENT_SHARE = 0.3  # visible share of an object below which `trmml scenes` ca
 class FolderOptions(ReaderOptions):
     """Choices of `folder`."""
 
-    blank: Meaning | None = Field(
+    blank: Blank | None = Field(
         None, description="what a blank, or a name that is not listed, means"
     )
-    minus_one: Meaning | None = Field(None, description="what -1 means")
+    minus_one: Blank | None = Field(None, description="what -1 means")
 
 
 class ListedFolderOptions(ReaderOptions):
@@ -110,7 +111,7 @@ def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:
     return data.subset(range(first) if split == "train" else range(first, len(data)))
 
 
-def _read(root: Path, split: Split, blank: Meaning | None, minus_one: Meaning | None) -> Dataset:
+def _read(root: Path, split: Split, blank: Blank | None, minus_one: Blank | None) -> Dataset:
     path = find_file(root, [f"{split}.csv", f"{split}.parquet"], f"the {split} table")
     names = root / "categories.txt"
     categories = read_categories(names) if names.is_file() else None

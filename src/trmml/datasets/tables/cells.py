@@ -3,7 +3,6 @@
 import difflib
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,8 +11,7 @@ import torch
 from trmml.datasets.tables.table import Table, clean_name
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
-
-Meaning = Literal["unknown", "absent"]
+from trmml.settings.choices import Blank
 
 PRESENT_COLUMNS = ("present", "labels", "tags")
 _ABSENT_COLUMN = "absent"
@@ -56,8 +54,8 @@ def read_wide(
     image_column: str,
     categories: Sequence[str] | None,
     *,
-    blank: Meaning | None,
-    minus_one: Meaning | None,
+    blank: Blank | None,
+    minus_one: Blank | None,
 ) -> tuple[tuple[str, ...], LabelMatrix]:
     """Return the categories and the labels of a table with one column per category.
 
@@ -82,7 +80,7 @@ def read_wide(
 
 
 def read_long(
-    table: Table, image_column: str, categories: Sequence[str] | None, *, blank: Meaning | None
+    table: Table, image_column: str, categories: Sequence[str] | None, *, blank: Blank | None
 ) -> tuple[tuple[str, ...], LabelMatrix]:
     """Return the categories and the labels of a table that lists names, as in `cat;dog`.
 
@@ -176,7 +174,7 @@ def _is_text(column: pl.Series) -> bool:
 
 
 def _check_cells(
-    table: Table, names: tuple[str, ...], codes: np.ndarray, minus_one: Meaning | None
+    table: Table, names: tuple[str, ...], codes: np.ndarray, minus_one: Blank | None
 ) -> None:
     wrong = np.argwhere(codes == _WRONG)
     if len(wrong):

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.encoders.speed.onnx import onnx_image_encoder
 from trmml.errors import EncoderError
+from trmml.settings.choices import EncoderPrecision
 from trmml.storage.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8")
+PRECISIONS = tuple(name for name in get_args(EncoderPrecision) if name != "auto")
 # What is tried for "auto". torch.compile takes a minute anew in every process, which only a card
 # repays; half precisions without instructions for them are slower than fp32, which is measured.
 CPU_CANDIDATES = ("fp32", "channels-last", "bf16", "onnx", "int8")

@@ -1,0 +1,34 @@
+"""The words that an option may take, for the library and the command line alike.
+
+Nothing is imported here but typing: `trmml --help` reads this file, and torch takes seconds.
+"""
+
+from typing import Literal
+
+# Settings are searched apart for the two, and `trmml benchmark --tune` writes a part for each: what
+# helps where negatives are known may hurt without.
+Protocol = Literal["partial", "single_positive"]
+PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
+# Arithmetic of training, as Lightning Fabric names it.
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+# Which epoch is reported.
+EpochRule = Literal["held-out", "last"]
+
+# Arithmetic of the encoder. "auto" is the fastest that changes nothing.
+EncoderPrecision = Literal[
+    "auto", "fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8"
+]
+# How a feature store keeps numbers.
+StoreForm = Literal["fp16", "int8", "fp32"]
+# What to do about an image that cannot be read.
+OnBadImage = Literal["error", "skip"]
+
+# What a blank, or a name that is not listed, means in a table of labels.
+Blank = Literal["unknown", "absent"]
+# How a converted data set takes its images along.
+ImageTransfer = Literal["link", "copy"]
+# The hand that scenes are drawn in.
+StyleName = Literal["demo", "caption"]
+
+# What an ONNX file holds: the whole tagger, or what follows the encoder.
+ExportPart = Literal["all", "head"]
