@@ -180,10 +180,10 @@ def version_in_pyproject() -> str:
 # Examples -----------------------------------------------------------------------------------
 
 # Hidden comments prepare what a block needs: `<!-- file: NAME -->` writes the next block to a file,
-# `<!-- pictures: NAMES -->` draws pictures, `<!-- toy photos -->` a folder of toy pictures with a
-# table, `<!-- no test -->` leaves the next block alone.
+# `<!-- images: NAMES -->` draws images, `<!-- toy photos -->` a folder of toy images with a table,
+# `<!-- no test -->` leaves the next block alone.
 PART = re.compile(
-    r"^<!-- (?P<order>file|pictures|no test|toy photos)(?:: (?P<names>.+?))? -->$"
+    r"^<!-- (?P<order>file|images|no test|toy photos)(?:: (?P<names>.+?))? -->$"
     r"|^```(?P<kind>\w+)\n(?P<code>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
 )
@@ -221,7 +221,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trmml, "load_encoder", lambda spec: toy)  # a small one, for speed
     monkeypatch.chdir(tmp_path)
     write_table(Path("photos/labels_partial.csv"), write_pictures(Path("photos"), 48))
-    prepare("pictures", "new/images/000001.jpg")
+    prepare("images", "new/images/000001.jpg")
     blocks = re.findall(
         r"^```python\n(.*?)^```$", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL
     )
@@ -232,7 +232,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def prepare(order: str, argument: str) -> None:
-    if order == "pictures":
+    if order == "images":
         for name in argument.split():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (64, 48), "orange").save(name)
