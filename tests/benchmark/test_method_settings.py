@@ -8,10 +8,10 @@ from trmml.benchmark.method_settings import (
     default_settings,
     parse_method_settings,
     read_settings,
-    to_toml,
     write_settings,
 )
 from trmml.errors import ConfigError
+from trmml.settings.files import to_toml
 from trmml.settings.sections import TrainingSettings
 
 PROBE = METHODS["probe-masked"]

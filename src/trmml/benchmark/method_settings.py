@@ -10,8 +10,7 @@ learning_rate = 0.001
 ground = "corel5k"
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from trmml.benchmark.catalog import Method
 from trmml.errors import ConfigError
 from trmml.settings.choices import PROTOCOLS, Precision, Protocol
+from trmml.settings.files import to_toml
 from trmml.settings.sections import changed, read_toml, validate
 from trmml.training.run_folder import write_text
 
@@ -142,25 +142,6 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def to_toml(tree: Mapping[str, Any], path: Sequence[str] = ()) -> str:
-    """Nested dictionaries of plain values as TOML; None is left out, for TOML cannot say it.
-
-    Example:
-        >>> print(to_toml({"partial": {"training": {"epochs": 3}}}), end="")
-        [partial.training]
-        epochs = 3
-    """
-    plain = {n: v for n, v in tree.items() if not isinstance(v, Mapping) and v is not None}
-    tables = {n: v for n, v in tree.items() if isinstance(v, Mapping)}
-    text = ""
-    if path and (plain or not tables):
-        text = "[" + ".".join(map(_key, path)) + "]\n"
-    text += "".join(f"{_key(n)} = {json.dumps(v, ensure_ascii=False)}\n" for n, v in plain.items())
-    parts = [text] if text else []
-    parts += [to_toml(table, (*path, name)) for name, table in tables.items()]
-    return "\n".join(part for part in parts if part)
-
-
 def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries, the second over the first."""
     both = dict(start)
@@ -171,8 +152,3 @@ def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         else:
             both[name] = value
     return both
-
-
-def _key(name: str) -> str:
-    bare = name.replace("-", "").replace("_", "").isalnum() and name.isascii()
-    return name if bare else json.dumps(name)

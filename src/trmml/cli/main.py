@@ -19,7 +19,6 @@ from trmml.cli.output import (
     print_table,
     print_tags,
     settings_table,
-    settings_toml,
     shown_progress,
 )
 from trmml.cli.store import store
@@ -280,6 +279,8 @@ def settings(
     if json:
         print_json(resolved.model_dump())
     elif toml:
+        from trmml.settings.files import settings_toml
+
         typer.echo(settings_toml(resolved), nl=False)
     else:
         print_table(settings_table(resolved))

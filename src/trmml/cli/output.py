@@ -268,32 +268,10 @@ def settings_table(settings: "Settings") -> "Table":
     from rich.text import Text
 
     table = Table("setting", "value", "meaning")
-    for section, name, value, meaning in _each_setting(settings):
-        table.add_row(f"{section}.{name}", Text(_toml_value(value) or "off"), Text(meaning))
-    return table
-
-
-def settings_toml(settings: "Settings") -> str:
-    """Every setting as TOML that `fit --config` reads; what is off is a comment."""
-    lines, last = [], ""
-    for section, name, value, meaning in _each_setting(settings):
-        if section != last:
-            lines += [*([""] if last else []), f"[{section}]"]
-            last = section
-        if meaning:
-            lines.append(f"# {meaning}")
-        written = _toml_value(value)
-        lines.append(f"{name} = {written}" if written else f'# {name} = "..."')
-    return "\n".join(lines) + "\n"
-
-
-def _each_setting(settings: "Settings") -> "Iterator[tuple[str, str, Any, str]]":
     for section in type(settings).model_fields:
         part = getattr(settings, section)
         for name, field in type(part).model_fields.items():
-            yield section, name, getattr(part, name), field.description or ""
-
-
-def _toml_value(value: Any) -> str:
-    """A number, text or truth value in TOML; nothing for None, which TOML cannot say."""
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+            value = getattr(part, name)
+            shown = "off" if value is None else json.dumps(value, ensure_ascii=False)
+            table.add_row(f"{section}.{name}", Text(shown), Text(field.description or ""))
+    return table
