@@ -13,7 +13,7 @@ from torch import Tensor, nn
 # What is off by default, switched on: tests are of every part.
 WHOLE = {
     "regions": {"mlp_size": 128},
-    "hidden_regions": {"use": True},
+    "csra_head": {"use": True},
     "losses": {"pseudo": 0.1, "contrastive": 0.02},
 }
 COLOURS = {

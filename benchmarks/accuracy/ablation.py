@@ -50,7 +50,7 @@ from trmml.training.trainer import train
 
 HELD_OUT = 0.25
 PSEUDO = {"losses.pseudo": 0.1}
-PLAIN = {"image_branch.use": False, "hidden_regions.use": False, "opinions.frozen": False}
+PLAIN = {"image_head.use": False, "csra_head.use": False, "stacking.zero_shot": False}
 # What is changed in each row, by section and name; a part of the paper first, then what is ours.
 # "with" marks what is off by default.
 ROWS: dict[str, dict[str, Any]] = {
@@ -70,16 +70,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "distillation, ten times the weight": {"losses.distillation": 0.1},
     "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
     "regions: with an MLP": {"regions.mlp_size": 128},
-    "no hidden regions": {"hidden_regions.use": False},
-    "with hidden regions": {"hidden_regions.use": True},
-    "no whole picture": {"image_branch.use": False},
-    "whole picture: no linear map": {"image_branch.linear": False},
-    "whole picture: no spectrum power": {"image_branch.spectrum_power": 0.0},
-    "whole picture: wide directions count more": {"image_branch.spectrum_power": 0.25},
-    "whole picture: wide directions count less": {"image_branch.spectrum_power": -0.25},
-    "whole picture: learned again": {"image_branch.learn_again": True},
-    "no frozen opinion": {"opinions.frozen": False},
-    "opinions not weighed": {"opinions.weigh": False},
+    "no hidden regions": {"csra_head.use": False},
+    "with hidden regions": {"csra_head.use": True},
+    "no whole picture": {"image_head.use": False},
+    "whole picture: no linear map": {"image_head.linear": False},
+    "whole picture: no spectrum power": {"image_head.spectrum_power": 0.0},
+    "whole picture: wide directions count more": {"image_head.spectrum_power": 0.25},
+    "whole picture: wide directions count less": {"image_head.spectrum_power": -0.25},
+    "whole picture: learned again": {"image_head.learn_again": True},
+    "no frozen opinion": {"stacking.zero_shot": False},
+    "opinions not weighed": {"stacking.fit_weights": False},
     "no weight average": {"training.average_share": 0.0},
     "the match alone": PLAIN,
 }

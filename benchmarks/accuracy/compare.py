@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.compare scenes --known 0.3 --seeds 0 1 2
     python -m benchmarks.accuracy.compare corel5k --root REALBENCH --known 0.1 --seeds 0 1 2
-    python -m benchmarks.accuracy.compare scenes --variant "no image branch" image_branch.use=false
+    python -m benchmarks.accuracy.compare scenes --variant "no image head" image_head.use=false
 
 `scenes` draws the demo's world and uses the bundled encoder. Any other name is a folder under
 --root with train.csv, test.csv (image,labels), categories.txt and images/; its encoder.py holds

@@ -33,7 +33,7 @@ from trmml.features.base import FeatureSource
 from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.heads.image_head import ImageBranch
+from trmml.method.heads.image_head import ImageHead
 from trmml.method.trmml import build_trmml
 from trmml.settings.sections import Settings
 from trmml.training.trainer import Trainer
@@ -143,8 +143,8 @@ def text_floor(encoder: OpenClipEncoder, device: str) -> float:
 def whole_picture(hidden_size: int, device: str) -> float:
     """Seconds in which the branch on the whole picture makes all its passes."""
     settings, matrix = Settings(), some_labels(MEANS)
-    branch = ImageBranch(
-        categories=len(COCO), hidden_size=hidden_size, settings=settings.image_branch
+    branch = ImageHead(
+        categories=len(COCO), hidden_size=hidden_size, settings=settings.image_head
     ).to(device)
     means = torch.rand(1, MEANS, hidden_size).half()
     return timed(lambda: branch.learn(means, matrix, settings.training))

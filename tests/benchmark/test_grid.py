@@ -22,6 +22,7 @@ from trmml.labels.masks import fixed, quota, share_known, single_positive
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.measure import measure
 from trmml.settings.choices import PROTOCOLS
+from trmml.settings.old_names import first_names
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
 
@@ -135,6 +136,20 @@ def test_best_on_test_stands_apart(whole: tuple[Path, Counted]) -> None:
             assert cell.best_on_test is not None and cell.best_on_test["epoch"] in (1, 2)
             if cell.epoch["chosen"] > 0:
                 assert cell.best_on_test["map"] >= cell.mean_ap - 1e-9
+
+
+def test_cells_of_a_grid_with_old_names_are_not_run_again(ground: Ground, tmp_path: Path) -> None:
+    run(ground, tmp_path, Counted([]).methods(["trmml"]), known=[SIXTY], seeds=[0])
+    file = tmp_path / "cells.jsonl"
+    (line,) = file.read_text("utf-8").splitlines()
+    cell = json.loads(line)
+    old = {**cell, "settings": first_names(cell["settings"])}
+    assert old["settings"]["opinions"] == {"frozen": True, "weigh": True}
+    file.write_text(json.dumps(old) + "\n", "utf-8")
+    again = Counted([])
+    assert run(ground, tmp_path, again.methods(["trmml"]), known=[SIXTY], seeds=[0]) == []
+    assert again.built == []
+    assert next(iter(CellFolder(tmp_path).cells().values())).settings == cell["settings"]
 
 
 def test_asking_for_the_test_sets_best_epoch_changes_no_headline(

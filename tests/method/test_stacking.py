@@ -9,10 +9,10 @@ import torch
 from trmml.errors import TrainingError
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.heads.csra_head import HiddenRegions
-from trmml.method.heads.image_head import ImageBranch, Standardisation
-from trmml.method.heads.stacking import Opinions
-from trmml.settings.sections import HiddenRegionSettings, ImageBranchSettings, TrainingSettings
+from trmml.method.heads.csra_head import CSRAHead
+from trmml.method.heads.image_head import ImageHead, Standardisation
+from trmml.method.heads.stacking import Stacking
+from trmml.settings.sections import CSRAHeadSettings, ImageHeadSettings, TrainingSettings
 
 C, P, W = 3, 4, 6
 
@@ -44,7 +44,7 @@ def test_standardisation_by_hand() -> None:
 
 @torch.no_grad()
 def test_hidden_regions_equal_a_loop() -> None:
-    module = HiddenRegions(categories=C, hidden_size=W, settings=HiddenRegionSettings(share=0.7))
+    module = CSRAHead(categories=C, hidden_size=W, settings=CSRAHeadSettings(share=0.7))
     batch = features()
     module.start(batch, torch.tensor([0.1, 0.2, 0.3]))
     moved(module).eval()
@@ -60,7 +60,7 @@ def test_hidden_regions_equal_a_loop() -> None:
 
 
 def test_image_branch_equals_its_formula() -> None:
-    module = ImageBranch(categories=C, hidden_size=W, settings=ImageBranchSettings(width=7))
+    module = ImageHead(categories=C, hidden_size=W, settings=ImageHeadSettings(width=7))
     mean = pooled(features())
     module.start(mean, torch.full((C,), 0.5))
     moved(module).eval()
@@ -77,19 +77,19 @@ def test_image_branch_equals_its_formula() -> None:
 @pytest.mark.parametrize("kind", ["image", "hidden"])
 def test_branches_start_at_the_known_shares(kind: str) -> None:
     share = torch.tensor([0.1, 0.5, 0.9])
-    module: ImageBranch | HiddenRegions = (
-        ImageBranch(categories=C, hidden_size=W, settings=ImageBranchSettings())
+    module: ImageHead | CSRAHead = (
+        ImageHead(categories=C, hidden_size=W, settings=ImageHeadSettings())
         if kind == "image"
-        else HiddenRegions(categories=C, hidden_size=W, settings=HiddenRegionSettings())
+        else CSRAHead(categories=C, hidden_size=W, settings=CSRAHeadSettings())
     )
 
     def logits(batch: Features) -> torch.Tensor:
-        if isinstance(module, HiddenRegions):
+        if isinstance(module, CSRAHead):
             return module(batch)
         return torch.cat(list(module(pooled(batch)).values()), dim=1)
 
     def start(batch: Features) -> None:
-        if isinstance(module, HiddenRegions):
+        if isinstance(module, CSRAHead):
             module.start(batch, share)
         else:
             module.start(pooled(batch), share)
@@ -107,7 +107,7 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
     direction = torch.randn(C, W, generator=generator)
     views = torch.stack([truth.float() @ direction + 0.1 * i for i in range(2)])
     known = torch.rand(truth.shape, generator=generator) < 0.7
-    settings = ImageBranchSettings(
+    settings = ImageHeadSettings(
         width=16, dropout=0, batch_size=16, learning_rate=3e-2, linear_rate=3e-2
     )
     told: list[tuple[str, int, int]] = []
@@ -115,7 +115,7 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
     def learned(labels: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            module = ImageBranch(categories=C, hidden_size=W, settings=settings)
+            module = ImageHead(categories=C, hidden_size=W, settings=settings)
         training = TrainingSettings(seed=seed)
         module.learn(
             views.half(), LabelMatrix(labels, known), training, lambda *step: told.append(step)
@@ -134,11 +134,11 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
         assert not torch.equal(logits, learned(truth, seed=1)[name])
 
 
-def branch(**settings: float) -> ImageBranch:
+def branch(**settings: float) -> ImageHead:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        chosen = ImageBranchSettings(width=8, dropout=0, **settings)
-        return ImageBranch(categories=C, hidden_size=W, settings=chosen)
+        chosen = ImageHeadSettings(width=8, dropout=0, **settings)
+        return ImageHead(categories=C, hidden_size=W, settings=chosen)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
@@ -248,40 +248,40 @@ def test_few_pictures_still_get_enough_steps() -> None:
 
 
 def test_a_rate_beyond_reason_is_named() -> None:
-    with pytest.raises(TrainingError, match=r"whole picture is (nan|inf).*image_branch.learning_"):
+    with pytest.raises(TrainingError, match=r"whole picture is (nan|inf).*image_head.learning_"):
         branch(learning_rate=1e30, linear_rate=1e30).learn(
             1e4 * pooled(features(40))[None], random_matrix(40), TrainingSettings()
         )
 
 
 def test_before_anything_is_learned_the_match_is_all_there_is() -> None:
-    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])
     match = torch.randn(4, C)
-    assert torch.equal(opinions([match, torch.zeros(4, C)]), match)
-    opinions.observe([match, torch.full((4, C), 2.0)])  # a constant opinion spreads nothing
-    assert torch.allclose(opinions([match, torch.full((4, C), 2.0)]), match, atol=1e-6)
+    assert torch.equal(stacking([match, torch.zeros(4, C)]), match)
+    stacking.track([match, torch.full((4, C), 2.0)])  # a constant opinion spreads nothing
+    assert torch.allclose(stacking([match, torch.full((4, C), 2.0)]), match, atol=1e-6)
 
 
 def test_the_sum_by_hand() -> None:
-    opinions = Opinions(categories=1, weights=[1.0, 2.0])
+    stacking = Stacking(categories=1, weights=[1.0, 2.0])
     match, other = torch.tensor([[1.0], [3.0]]), torch.tensor([[10.0], [30.0]])
-    opinions.settle(torch.stack([match, other]))
+    stacking.measure(torch.stack([match, other]))
     # The spread of the match is 2 ** 0.5, and the other lies 2 ** -0.5 spreads from its mean.
-    assert torch.allclose(opinions([match, other]), torch.tensor([[-1.0], [5.0]]))
+    assert torch.allclose(stacking([match, other]), torch.tensor([[-1.0], [5.0]]))
 
 
 def test_with_few_pictures_spreads_follow_the_mean_ratio() -> None:
     torch.manual_seed(0)
     few = torch.randn(2, 3, C) * torch.tensor([1.0, 4.0])[:, None, None]
-    opinions = Opinions(categories=C, weights=[1.0, 1.0])
-    opinions.settle(few)
-    ratio = (opinions.spread[1] / opinions.spread[0]).log()
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])
+    stacking.measure(few)
+    ratio = (stacking.spread[1] / stacking.spread[0]).log()
     plain = (few.std(dim=1)[1] / few.std(dim=1)[0]).log()
     assert torch.allclose(ratio.mean(), plain.mean(), atol=1e-5)
     assert ratio.std() < plain.std() / 5
     flat = torch.cat([few[:1], torch.zeros(1, 3, C)])
-    opinions.settle(flat)  # an opinion that says nothing still adds nothing
-    assert torch.equal(opinions([flat[0], flat[1]]), flat[0])
+    stacking.measure(flat)  # an opinion that says nothing still adds nothing
+    assert torch.equal(stacking([flat[0], flat[1]]), flat[0])
 
 
 def test_many_pairs_weigh_as_a_sample_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,15 +289,15 @@ def test_many_pairs_weigh_as_a_sample_of_them(monkeypatch: pytest.MonkeyPatch) -
     weights = []
     for most in (10**6, 2000):
         monkeypatch.setattr("trmml.method.heads.stacking.MOST_PAIRS", most)
-        opinions = Opinions(categories=C, weights=[1.0, 1.0])
-        opinions.settle(found)
-        opinions.weigh(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))
-        weights.append(opinions.weights)
+        stacking = Stacking(categories=C, weights=[1.0, 1.0])
+        stacking.measure(found)
+        stacking.fit_weights(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))
+        weights.append(stacking.weights)
     assert not torch.equal(*weights) and torch.allclose(*weights, atol=0.1)
 
 
 def separable(images: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
-    """Opinions of which the first is right, the second noise; and the labels."""
+    """Logits of two heads of which the first is right, the second noise; and the labels."""
     generator = torch.Generator().manual_seed(0)
     labels = (torch.rand(images, C, generator=generator) < 0.3).float()
     right = 3 * labels + torch.randn(images, C, generator=generator)
@@ -307,11 +307,11 @@ def separable(images: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
 def test_an_opinion_counts_by_what_it_is_worth() -> None:
     found, labels = separable()
     for order in ([0, 1], [1, 0]):
-        opinions = Opinions(categories=C, weights=[1.0, 1.0])
-        opinions.settle(found[order])
-        opinions.weigh(found[order], labels, torch.ones_like(labels), torch.full((C,), 0.3))
-        good, noise = opinions.weights[order.index(0)], opinions.weights[order.index(1)]
-        assert good > 8 * noise and float(opinions.weights.sum()) == pytest.approx(2)
+        stacking = Stacking(categories=C, weights=[1.0, 1.0])
+        stacking.measure(found[order])
+        stacking.fit_weights(found[order], labels, torch.ones_like(labels), torch.full((C,), 0.3))
+        good, noise = stacking.weights[order.index(0)], stacking.weights[order.index(1)]
+        assert good > 8 * noise and float(stacking.weights.sum()) == pytest.approx(2)
 
 
 def test_the_weighed_sum_compares_across_categories() -> None:
@@ -321,17 +321,17 @@ def test_the_weighed_sum_compares_across_categories() -> None:
     right = 2 * labels + torch.randn(labels.shape, generator=generator)
     # The match has another place and scale in each category, which say nothing of the labels.
     found = torch.stack([right * torch.tensor([0.1, 1, 9]) + torch.tensor([4, -3, 0]), right])
-    opinions = Opinions(categories=C, weights=[1.0, 1.0])
-    opinions.settle(found)
-    before = opinions(list(found))
-    opinions.weigh(found, labels, torch.ones_like(labels), share)
-    after = opinions(list(found))
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])
+    stacking.measure(found)
+    before = stacking(list(found))
+    stacking.fit_weights(found, labels, torch.ones_like(labels), share)
+    after = stacking(list(found))
     assert torch.allclose(after.sigmoid().mean(dim=0), share, atol=0.1)
     assert not torch.allclose(before.sigmoid().mean(dim=0), share, atol=0.2)
     # Nothing changes places within a category, but by rounding.
-    single = Opinions(categories=C, weights=[1.0, 1.0])
-    single.settle(found)
-    single.weights.copy_(opinions.weights)
+    single = Stacking(categories=C, weights=[1.0, 1.0])
+    single.measure(found)
+    single.weights.copy_(stacking.weights)
     ordered = after.gather(0, single(list(found)).argsort(dim=0))
     assert float(ordered.diff(dim=0).min()) > -1e-4
 
@@ -339,12 +339,12 @@ def test_the_weighed_sum_compares_across_categories() -> None:
 def test_an_opinion_that_learned_anew_counts_as_before() -> None:
     generator = torch.Generator().manual_seed(0)
     match, before = torch.randn(2, 50, C, generator=generator)
-    opinions = Opinions(categories=C, weights=[1.0, 2.0])
-    opinions.settle(torch.stack([match, before]))
-    said = opinions([match, before])
+    stacking = Stacking(categories=C, weights=[1.0, 2.0])
+    stacking.measure(torch.stack([match, before]))
+    said = stacking([match, before])
     after = 3 * before + 7  # the same opinion on another scale
-    opinions.follow(1, before[:20], after[:20])
-    assert torch.allclose(opinions([match, after]), said, atol=1e-4)
+    stacking.rescale(1, before[:20], after[:20])
+    assert torch.allclose(stacking([match, after]), said, atol=1e-4)
 
 
 def test_opinions_that_agree_do_not_trade_their_weights_by_chance() -> None:
@@ -356,10 +356,10 @@ def test_opinions_that_agree_do_not_trade_their_weights_by_chance() -> None:
         twin = good + 0.1 * torch.randn(40, C, generator=generator)
         weak = 0.3 * labels + torch.randn(40, C, generator=generator)
         found = torch.stack([good, twin, weak])
-        opinions = Opinions(categories=C, weights=[1.0, 1.0, 1.0])
-        opinions.settle(found)
-        opinions.weigh(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))
-        shares.append(opinions.weights / opinions.weights.sum())
+        stacking = Stacking(categories=C, weights=[1.0, 1.0, 1.0])
+        stacking.measure(found)
+        stacking.fit_weights(found, labels, torch.ones_like(labels), torch.full((C,), 0.3))
+        shares.append(stacking.weights / stacking.weights.sum())
     first, second, third = torch.stack(shares).T
     assert float((first - second).abs().max()) < 0.15  # twins count alike
     assert float(third.max()) < 0.1  # the weak one for little, not for a third
@@ -370,41 +370,41 @@ def test_unknown_labels_weigh_nothing() -> None:
     known = (torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < 0.5).float()
     weights = []
     for shown in (labels, torch.where(known > 0, labels, 1 - labels)):
-        opinions = Opinions(categories=C, weights=[1.0, 1.0])
-        opinions.settle(found)
-        opinions.weigh(found, shown * known, known, torch.full((C,), 0.3))
-        weights.append(opinions.weights)
+        stacking = Stacking(categories=C, weights=[1.0, 1.0])
+        stacking.measure(found)
+        stacking.fit_weights(found, shown * known, known, torch.full((C,), 0.3))
+        weights.append(stacking.weights)
     assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("images", [0, 1, 3])
 def test_nothing_to_weigh_by_leaves_the_weights(images: int) -> None:
-    opinions = Opinions(categories=C, weights=[1.0, 0.5])
+    stacking = Stacking(categories=C, weights=[1.0, 0.5])
     nothing = torch.zeros(images, C)
-    opinions.settle(torch.randn(2, images, C))
-    opinions.weigh(torch.randn(2, images, C), nothing, nothing, torch.full((C,), 0.5))
-    assert opinions.weights.tolist() == [1.0, 0.5]
-    assert opinions([torch.ones(2, C), torch.ones(2, C)]).isfinite().all()
+    stacking.measure(torch.randn(2, images, C))
+    stacking.fit_weights(torch.randn(2, images, C), nothing, nothing, torch.full((C,), 0.5))
+    assert stacking.weights.tolist() == [1.0, 0.5]
+    assert stacking([torch.ones(2, C), torch.ones(2, C)]).isfinite().all()
 
 
 def test_few_labels_change_little() -> None:
     found, _ = separable(2)
-    opinions = Opinions(categories=C, weights=[1.0, 1.0])
-    opinions.settle(found)
-    opinions.weigh(found, torch.eye(2, C), torch.ones(2, C), torch.full((C,), 0.3))
-    assert 0.3 < float(opinions.weights[0]) < 1.7
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])
+    stacking.measure(found)
+    stacking.fit_weights(found, torch.eye(2, C), torch.ones(2, C), torch.full((C,), 0.3))
+    assert 0.3 < float(stacking.weights[0]) < 1.7
 
 
 def test_permuting_categories_permutes_the_sum() -> None:
     found, _ = separable(20)
     order = [2, 0, 1]
-    one, two = (Opinions(categories=C, weights=[1.0, 1.0]) for _ in range(2))
-    one.settle(found)
-    two.settle(found[:, :, order])
+    one, two = (Stacking(categories=C, weights=[1.0, 1.0]) for _ in range(2))
+    one.measure(found)
+    two.measure(found[:, :, order])
     assert torch.allclose(two(list(found[:, :, order])), one(list(found))[:, order], atol=1e-6)
 
 
 def test_no_gradient_crosses_the_sum() -> None:
-    opinions = Opinions(categories=C, weights=[1.0, 1.0])
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])
     match = torch.randn(4, C, requires_grad=True)
-    assert not opinions([match, match]).requires_grad
+    assert not stacking([match, match]).requires_grad

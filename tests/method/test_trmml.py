@@ -45,9 +45,9 @@ def targets(images: int = 5, categories: int = 4, seed: int = 0, nothing: bool =
 
 
 PLAIN = {
-    "image_branch": {"use": False},
-    "hidden_regions": {"use": False},
-    "opinions": {"frozen": False},
+    "image_head": {"use": False},
+    "csra_head": {"use": False},
+    "stacking": {"zero_shot": False},
 }
 ALL_TERMS = {"losses": {"pseudo": 0.1, "distillation": 0.1, "contrastive": 0.1}}
 
@@ -139,7 +139,7 @@ def test_one_image_alone_equals_it_in_a_batch():
 def test_the_encoder_is_no_part_of_the_model():
     names = [name for name, _ in build(prompts={"train_context": True}).named_parameters()]
     assert all(
-        name.startswith(("prompts.", "regions.", "matching.", "image_branch.", "hidden_regions."))
+        name.startswith(("prompts.", "regions.", "matching.", "image_head.", "csra_head."))
         for name in names
     )
 

@@ -234,7 +234,7 @@ def test_every_row_of_the_ablation_changes_a_setting() -> None:
 
 
 def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
-    (tmp_path / "trmml.toml").write_text("[partial.hidden_regions]\nuse = true\n")
+    (tmp_path / "trmml.toml").write_text("[partial.csra_head]\nuse = true\n")
     methods, settings = ablation.variants(tmp_path, {})
     by = {method.name: method for method in methods}
     for name, expected in (

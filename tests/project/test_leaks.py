@@ -45,7 +45,7 @@ def test_held_out_labels_reach_no_weight(pictures, tmp_path):
     two = trained(pictures, tmp_path / "two", change=flip_held_out)
     # How much each opinion counts is what they are asked for; nothing else is.
     differ = {name for name in one if not torch.equal(one[name], two[name])}
-    assert differ == {"opinions.weights", "opinions.slope", "opinions.offset"}
+    assert differ == {"stacking.weights", "stacking.slope", "stacking.offset"}
 
 
 def test_training_labels_do(pictures, tmp_path):

@@ -61,11 +61,23 @@ def test_settings_cannot_be_changed():
         ("training.epochs=0", r"training.epochs = 0.*greater than or equal to 1"),
         ("epochs=3", r"expected --set section.name=value, got 'epochs=3'; did you mean"),
         ("training.epochs", r"expected --set section.name=value"),
+        (
+            "opinions.weigh=false",
+            r"no setting 'opinions'; opinions.weigh is now stacking.fit_weights",
+        ),
+        ("hidden_regions.use=true", r"hidden_regions.use is now csra_head.use"),
     ],
 )
 def test_errors_name_the_setting(override: str, message: str):
     with pytest.raises(ConfigError, match=message):
         load_settings(None, [override])
+
+
+def test_a_file_with_an_old_name_gets_the_new_one(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text("[partial.image_branch]\nuse = false\nwidth = 8\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"use is now image_head.use, .*now image_head.width"):
+        load_settings(path)
 
 
 def test_unknown_source_and_broken_toml(tmp_path):

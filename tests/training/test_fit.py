@@ -80,7 +80,7 @@ def test_the_encoder_is_bit_identical_afterwards(pictures, tmp_path):
 
 def test_learning_lowers_the_loss_and_beats_the_start(pictures, tmp_path):
     records = run_fit(pictures, tmp_path / "run", training={"epochs": 25}, known=1.0)
-    assert records[-1].losses["hidden"] < 0.8 * records[0].losses["hidden"]
+    assert records[-1].losses["csra"] < 0.8 * records[0].losses["csra"]
     assert records[-1].held_out_map > 0.9
 
 
@@ -94,7 +94,7 @@ def test_one_seed_gives_one_result_and_another_another(pictures, tmp_path):
 
 def test_saved_and_loaded_give_the_same_logits(pictures, tmp_path):
     encoder = ToyEncoder()
-    sections = {"prompts": {"train_context": True}, "image_branch": {"learn_again": False}}
+    sections = {"prompts": {"train_context": True}, "image_head": {"learn_again": False}}
     run_fit(pictures, tmp_path / "run", sections=sections)
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
     model = load_model(tmp_path / "run", encoder, load_card(tmp_path / "run"))
@@ -131,8 +131,8 @@ def test_pseudo_labels_are_counted_and_checked(pictures, tmp_path):
         {"regions": {"learn": False}},
         {"regions": {"hidden_rank": 0}},
         {"regions": {"mlp_size": 0}, "losses": {}},
-        {"image_branch": {"use": False}},
-        {"image_branch": {"linear": False}},
+        {"image_head": {"use": False}},
+        {"image_head": {"linear": False}},
         {"prompts": {"text_residual": False, "train_context": True, "shared_context": True}},
         {"prompts": {"negative_template": "no {}"}},
         {"losses": {"pseudo": 0, "distillation": 0, "contrastive": 0}},
@@ -157,12 +157,12 @@ def test_single_positive_and_views_and_accumulation(pictures, tmp_path):
 
 def test_only_the_image_branch_learns_from_what_was_held_out(pictures, tmp_path):
     for again in (False, True):
-        sections = {"image_branch": {"learn_again": again, "epochs": 2}}
+        sections = {"image_head": {"learn_again": again, "epochs": 2}}
         run_fit(pictures, tmp_path / str(again), sections=sections)
     kept, learned = weights(tmp_path / "False"), weights(tmp_path / "True")
     moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
-    assert moved and all(name.startswith(("image_branch.", "opinions.")) for name in moved)
-    assert "opinions.weights" not in moved
+    assert moved and all(name.startswith(("image_head.", "stacking.")) for name in moved)
+    assert "stacking.weights" not in moved
     # What calibrates was said before.
     said = [load_tensors(tmp_path / n / "held_out.safetensors")[0] for n in ("False", "True")]
     assert torch.equal(said[0]["logits"], said[1]["logits"])
@@ -181,7 +181,7 @@ def test_the_whole_picture_never_learns_from_held_out_labels(pictures, tmp_path)
         settings = Settings(training={**QUICK, "seed": 0, "held_out_share": 0.3})
         list(train_run(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
         saved = weights(tmp_path / name)
-        found.append({n: v for n, v in saved.items() if n.startswith("image_branch.")})
+        found.append({n: v for n, v in saved.items() if n.startswith("image_head.")})
     assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
 
 

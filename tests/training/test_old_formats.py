@@ -11,10 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.toy import ToyEncoder, write_pictures
+from tests.conftest import Pictures
+from tests.toy import WHOLE, ToyEncoder, write_pictures
+from trmml.datasets.formats.folder import read_folder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.sections import Settings
 from trmml.tagging.tagger import Tagger
+from trmml.training.fit import train_run
+from trmml.training.old_formats import PREFIXES
+from trmml.training.run_folder import load_tensors, save_tensors
 
 FORMATS = (5,)
 
@@ -43,3 +49,22 @@ def test_the_labels_of_an_old_run_are_read(number: int) -> None:
     matrix = LabelMatrix.load(run / "known.safetensors")
     assert matrix.checksum() == card["data"]["mask_sha256"]
     assert matrix.known_share == card["data"]["known_share"]
+
+
+def test_a_run_begun_in_format_5_goes_on(pictures: Pictures, tmp_path: Path) -> None:
+    data = read_folder(pictures.train, pictures.train_table)
+    settings = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3}, **WHOLE)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    list(train_run(data, ToyEncoder(), whole, settings=settings, device="cpu"))
+    going = train_run(data, ToyEncoder(), cut, settings=settings, device="cpu")
+    next(going)
+    going.close()
+    tensors, metadata = load_tensors(cut / "state.safetensors")
+    for old, new in PREFIXES.items():
+        assert any(f".{new}" in name for name in tensors)
+        tensors = {name.replace(f".{new}", f".{old}"): each for name, each in tensors.items()}
+    save_tensors(cut / "state.safetensors", tensors, metadata)
+    list(train_run(data, ToyEncoder(), cut, settings=settings, resume=True, device="cpu"))
+    trained = [load_tensors(run / "model.safetensors")[0] for run in (whole, cut)]
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])

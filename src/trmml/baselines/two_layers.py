@@ -1,7 +1,7 @@
-"""The two layers of TRM-ML's image branch as a method of their own, trained like a probe.
+"""The two layers of TRM-ML's image head as a method of their own, trained like a probe.
 
 No published rival: a part of TRM-ML, to tell what is owed to it and what to the rest. Source: ours,
-`image_branch.py`; the loss is that of the masked probe.
+`heads/image_head.py`; the loss is that of the masked probe.
 """
 
 from collections.abc import Sequence

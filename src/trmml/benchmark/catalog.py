@@ -41,14 +41,14 @@ from trmml.settings.search_space import Choice as Choice
 from trmml.settings.search_space import Range as Range
 from trmml.settings.search_space import Space as Space
 from trmml.settings.sections import (
-    HiddenRegionSettings,
-    ImageBranchSettings,
+    CSRAHeadSettings,
+    ImageHeadSettings,
     LossSettings,
-    OpinionSettings,
     PromptSettings,
     RegionSettings,
     Section,
     Settings,
+    StackingSettings,
     TrainingSettings,
     load_settings,
 )
@@ -95,9 +95,9 @@ class PublishedSettings(Settings):
 
     prompts: PromptSettings = _PUBLISHED.prompts
     regions: RegionSettings = _PUBLISHED.regions
-    image_branch: ImageBranchSettings = _PUBLISHED.image_branch
-    hidden_regions: HiddenRegionSettings = _PUBLISHED.hidden_regions
-    opinions: OpinionSettings = _PUBLISHED.opinions
+    image_head: ImageHeadSettings = _PUBLISHED.image_head
+    csra_head: CSRAHeadSettings = _PUBLISHED.csra_head
+    stacking: StackingSettings = _PUBLISHED.stacking
     losses: LossSettings = _PUBLISHED.losses
     training: TrainingSettings = coop.PROMPT_TRAINING
 
@@ -136,9 +136,9 @@ def _zero_shot_ensemble(
 _TRMML: Space = {
     "training.learning_rate": Range(7e-4, 4e-3, log=True),
     "training.epochs": Choice((4, 8, 12)),
-    "image_branch.learning_rate": Range(2e-4, 1.2e-3, log=True),
-    "image_branch.spectrum_power": Choice((-0.25, 0.0, 0.25)),
-    "hidden_regions.use": Choice((False, True)),
+    "image_head.learning_rate": Range(2e-4, 1.2e-3, log=True),
+    "image_head.spectrum_power": Choice((-0.25, 0.0, 0.25)),
+    "csra_head.use": Choice((False, True)),
 }
 
 _MASKED = Method(

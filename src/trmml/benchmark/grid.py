@@ -20,6 +20,7 @@ from trmml.features.base import Progress
 from trmml.labels.masks import Known
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import EpochRule
+from trmml.settings.old_names import first_names
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class _Grid:
         parts = {
             "format": CELL_FORMAT,
             "method": method.key,
-            "settings": settings.model_dump(mode="json"),
+            "settings": first_names(settings.model_dump(mode="json")),
             "mask": card["sha256"],
             "same": self.ground.same,
         }

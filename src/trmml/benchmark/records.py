@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.old_names import current_names
 from trmml.training.run_folder import write_text
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
@@ -264,8 +265,9 @@ def _parse(line: bytes, where: str) -> Cell:
     try:
         tree = json.loads(line)
         names = {field.name for field in fields(Cell)}
+        tree = {**tree, "settings": current_names(tree["settings"])}
         return Cell(**{name: value for name, value in tree.items() if name in names})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{where} is damaged ({error}); remove the line") from None
 
 

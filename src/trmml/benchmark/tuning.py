@@ -37,6 +37,7 @@ from trmml.labels.masks import Known, share_known, single_positive
 from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.choices import EpochRule, Precision, Protocol
+from trmml.settings.old_names import current_name, first_name, first_names
 from trmml.training.run_folder import versions
 from trmml.training.trainer import train
 
@@ -150,7 +151,10 @@ def tune(
     if not method.space:
         return
     defaults = _defaults(method)
-    space = {name: distribution(name, each, defaults[name]) for name, each in method.space.items()}
+    space = {  # the journal knows settings by their first names
+        first_name(name): distribution(name, each, defaults[name])
+        for name, each in method.space.items()
+    }
     identity = _identity(ground, method, protocol, plan, epoch)
     study = open_study(work / f"{method.key}-{protocol}-{identity[:12]}.journal")
     alike = shared_changes(plan.views, plan.precision)
@@ -163,13 +167,13 @@ def tune(
         changes, trial = defaults, None
         if done:
             trial = ask(study, space, plan.seed, len(done))
-            changes = trial.params
+            changes = _changes(trial.params)
         seen = {**changes, **alike}
         value = _score(ground, method, protocol, plan, seen, epoch, progress)
-        tell(study, space, trial, changes, value)
+        tell(study, space, trial, {first_name(n): v for n, v in changes.items()}, value)
     card = _provenance(ground, method, protocol, plan, done[: plan.trials])
     best = max(done[: plan.trials], key=lambda each: each.value or 0.0)
-    write_settings(method, folder, protocol, {**best.params, **alike}, card)
+    write_settings(method, folder, protocol, {**_changes(best.params), **alike}, card)
 
 
 def _score(
@@ -239,8 +243,14 @@ def _identity(
     budget = {name: value for name, value in asdict(plan).items() if name != "trials"}
     encoder = {name: value for name, value in ground.same.items() if name != "data"}
     parts = [CELL_FORMAT, ground.fingerprint["train"], encoder, method.key, protocol]
-    parts += [budget, epoch, _space(method), method.settings().model_dump()]
+    parts += [budget, epoch, {first_name(name): part for name, part in _space(method).items()}]
+    parts.append(first_names(method.settings().model_dump()))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _changes(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial changes, by the present names of settings."""
+    return {current_name(name): value for name, value in params.items()}
 
 
 def _space(method: Method) -> dict[str, Any]:
@@ -251,7 +261,7 @@ def _trial(
     method: Method, protocol: Protocol, plan: Plan, done: "Sequence[optuna.trial.FrozenTrial]"
 ) -> Trial:
     values = [each.value or 0.0 for each in done]
-    last = done[-1].params
+    last = _changes(done[-1].params)
     return Trial(method.key, protocol, len(done), plan.trials, values[-1], max(values), last)
 
 

@@ -89,7 +89,7 @@ class Output:
             opinions than the match take part; what follows does.
         regions: one per category, with the attention over patches that made it.
         match_logits: of text-region matching alone.
-        opinions: what is combined into the logits, the match first; of trained categories only.
+        head_logits: what is combined into the logits, the match first; of trained categories only.
         text_features: unit length.
         teacher: the frozen model's logits.
         category_features: one vector per image and category, any length.
@@ -99,7 +99,7 @@ class Output:
     logits: Float[Tensor, "B C"]
     regions: Regions | None = None
     match_logits: Float[Tensor, "B C"] | None = None
-    opinions: dict[str, Float[Tensor, "B trained"]] = field(default_factory=dict)
+    head_logits: dict[str, Float[Tensor, "B trained"]] = field(default_factory=dict)
     text_features: Float[Tensor, "C D"] | None = None
     teacher: Float[Tensor, "B C"] | None = None
     category_features: Float[Tensor, "B C R"] | None = None

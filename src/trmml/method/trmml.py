@@ -18,9 +18,9 @@ from trmml.method.classification import (
     draw_anchors,
     weighted_bce,
 )
-from trmml.method.heads.csra_head import HiddenRegions
-from trmml.method.heads.image_head import MEANS_BATCH, ImageBranch
-from trmml.method.heads.stacking import Opinions
+from trmml.method.heads.csra_head import CSRAHead
+from trmml.method.heads.image_head import MEANS_BATCH, ImageHead
+from trmml.method.heads.stacking import Stacking
 from trmml.method.interface import (
     MultiLabelModel,
     Output,
@@ -43,12 +43,12 @@ START_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Branches:
+class Heads:
     """The opinions beside the match, and what joins them; None where one is switched off."""
 
-    image: ImageBranch | None
-    hidden: HiddenRegions | None
-    opinions: Opinions | None
+    image: ImageHead | None
+    csra: CSRAHead | None
+    stacking: Stacking | None
     settings: Settings
 
 
@@ -76,7 +76,7 @@ class TRMML(MultiLabelModel):
         regions: RegionAttention,
         matching: Matching,
         prototypes: Prototypes,
-        branches: Branches,
+        heads: Heads,
         losses: LossSettings,
     ) -> None:
         super().__init__()
@@ -86,11 +86,11 @@ class TRMML(MultiLabelModel):
         self.regions = regions
         self.matching = matching
         self.prototypes = prototypes
-        self.image_branch, self.hidden_regions = branches.image, branches.hidden
-        self.opinions = branches.opinions
-        settings = branches.settings
-        self._frozen, self._weigh = settings.opinions.frozen, settings.opinions.weigh
-        self._rates = {"hidden_regions.": settings.hidden_regions.rate_factor}
+        self.image_head, self.csra_head = heads.image, heads.csra
+        self.stacking = heads.stacking
+        settings = heads.settings
+        self._stacking = settings.stacking
+        self._rates = {"csra_head.": settings.csra_head.rate_factor}
         self._training = settings.training
         self.losses = losses
         self._start_scale = float(matching.log_scale.detach().exp())
@@ -144,24 +144,26 @@ class TRMML(MultiLabelModel):
         teaches = self.training and self.losses.distillation > 0
         dense, teacher = None, None
         # The frozen opinion counts nothing before it was weighed, after training.
-        if teaches or (self.opinions is not None and self._frozen and not self.training):
+        if teaches or (
+            self.stacking is not None and self._stacking.zero_shot and not self.training
+        ):
             dense = self.dense_logits(patches)
         if teaches and dense is not None:
             teacher = self.frozen_logits(dense, features.image_feature)
-        logits, opinions = match_logits, self._opinions(features, match_logits, dense)
-        if self.opinions is not None:
-            known = self.opinions(list(opinions.values()))
+        logits, head_logits = match_logits, self._head_logits(features, match_logits, dense)
+        if self.stacking is not None:
+            known = self.stacking(list(head_logits.values()))
             logits = torch.cat([known, match_logits[:, len(self.weak) :]], dim=1)
         return Output(
             logits=logits,
             regions=regions,
             match_logits=match_logits,
-            opinions=opinions,
+            head_logits=head_logits,
             text_features=text,
             teacher=teacher,
         )
 
-    def _opinions(
+    def _head_logits(
         self,
         features: Features,
         match_logits: Float[Tensor, "B K"],
@@ -169,12 +171,12 @@ class TRMML(MultiLabelModel):
     ) -> dict[str, Float[Tensor, "B C"]]:
         """What each branch says of the trained categories, the match first."""
         found = {"match": match_logits[:, : len(self.weak)]}
-        if self.image_branch is not None:
-            found |= self.image_branch(features.hidden_patches.mean(dim=1))
-        if self.hidden_regions is not None:
-            found["hidden"] = self.hidden_regions(features)
-        if self._frozen and dense is not None and not self.training:
-            found["frozen"] = dense
+        if self.image_head is not None:
+            found |= self.image_head(features.hidden_patches.mean(dim=1))
+        if self.csra_head is not None:
+            found["csra"] = self.csra_head(features)
+        if self._stacking.zero_shot and dense is not None and not self.training:
+            found["zero_shot"] = dense
         return found
 
     @torch.no_grad()
@@ -193,16 +195,16 @@ class TRMML(MultiLabelModel):
         return (dense + self._start_scale * image_feature @ text.T) / 2
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
-        """`classification`, `pseudo`, `distillation`, `contrastive`, and those of the opinions."""
+        """`classification`, `pseudo`, `distillation`, `contrastive`, and the CSRA head's."""
         settings, logits = self.losses, output.match_logits
         assert logits is not None
         labels = targets.labels & targets.known
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
         weights = pair_weights(targets, settings.weak_negative * self.weak)
         terms = {"classification": self._asymmetric(logits, labels, weights)}
-        if "hidden" in output.opinions:
+        if "csra" in output.head_logits:
             known = pair_weights(targets, self.weak)
-            terms["hidden"] = weighted_bce(output.opinions["hidden"], labels, known)
+            terms["csra"] = weighted_bce(output.head_logits["csra"], labels, known)
         if settings.pseudo > 0:
             terms["pseudo"] = self._asymmetric(
                 logits, targets.pseudo_labels, targets.pseudo.float()
@@ -224,8 +226,8 @@ class TRMML(MultiLabelModel):
         progress: Progress | None = None,
     ) -> None:
         """Train the image branch, from nothing; no step of the loop changes it."""
-        if self.image_branch is not None:
-            self.image_branch.learn(means(), matrix, self._training, progress)
+        if self.image_head is not None:
+            self.image_head.learn(means(), matrix, self._training, progress)
 
     def learn_again(
         self,
@@ -234,22 +236,22 @@ class TRMML(MultiLabelModel):
         progress: Progress | None = None,
     ) -> None:
         """Train the image branch anew where that is set; its opinions keep their scale."""
-        branch = self.image_branch
+        branch = self.image_head
         if branch is None or not branch.settings.learn_again:
             return
         pooled = means()
         before = self._said_of(pooled[0])
         branch.learn(pooled, matrix, self._training, progress)
-        if self.opinions is not None:
+        if self.stacking is not None:
             # Mean and spread were measured on held-out images, which are none any more.
             for number, (name, after) in enumerate(self._said_of(pooled[0]).items(), start=1):
-                self.opinions.follow(number, before[name], after)  # the match is number 0
+                self.stacking.rescale(number, before[name], after)  # the match is number 0
 
     @torch.no_grad()
     def _said_of(self, pooled: Float[Tensor, "N W"]) -> dict[str, Float[Tensor, "N C"]]:
         """The opinions of the image branch, in eval mode."""
-        assert self.image_branch is not None
-        branch = self.image_branch.eval()
+        assert self.image_head is not None
+        branch = self.image_head.eval()
         device = branch.standard.mean.device
         parts = [branch(part.to(device).float()) for part in torch.split(pooled, MEANS_BATCH)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -286,7 +288,7 @@ class TRMML(MultiLabelModel):
         settings = self.losses
         return {
             "classification": 1.0,
-            "hidden": 1.0,
+            "csra": 1.0,
             "pseudo": settings.pseudo,
             "distillation": settings.distillation,
             "contrastive": settings.contrastive,
@@ -298,7 +300,7 @@ class TRMML(MultiLabelModel):
             "regions.log_scale",
             "matching.log_scale",
             "matching.bias",
-            "hidden_regions.mean.bias",
+            "csra_head.mean.bias",
         ]
 
     def rate_factors(self) -> dict[str, float]:
@@ -311,8 +313,8 @@ class TRMML(MultiLabelModel):
         self.weak.copy_(lacking_negatives(matrix))
         share = known_positive_share(matrix)
         self.share.copy_(share)
-        if self.hidden_regions is not None:
-            self.hidden_regions.start(features, share)
+        if self.csra_head is not None:
+            self.csra_head.start(features, share)
         if not self.matching.bias.requires_grad:
             return
         training = self.training
@@ -336,8 +338,8 @@ class TRMML(MultiLabelModel):
         self, output: Output, targets: Targets, *, evidence: bool
     ) -> Float[Tensor, "B C"] | None:
         """Update the prototypes from known pairs; return their evidence for every pair if asked."""
-        if self.opinions is not None:
-            self.opinions.observe(list(output.opinions.values()))
+        if self.stacking is not None:
+            self.stacking.track(list(output.head_logits.values()))
         evidence = evidence and self.losses.pseudo > 0
         if self.losses.pseudo == 0 == self.losses.contrastive:
             return None  # nobody asks the prototypes
@@ -355,17 +357,17 @@ class TRMML(MultiLabelModel):
     @torch.no_grad()
     def settle(self, outputs: Iterable[Output], matrix: LabelMatrix) -> None:
         """Measure the opinions on the held-out images, and weigh them by their labels."""
-        if self.opinions is None:
+        if self.stacking is None:
             return
-        found = [torch.stack(list(output.opinions.values())).cpu() for output in outputs]
+        found = [torch.stack(list(output.head_logits.values())).cpu() for output in outputs]
         opinions = torch.cat(found, dim=1).float()
-        device = self.opinions.mean.device
-        self.opinions.cpu().settle(opinions)
-        if self._weigh:
+        device = self.stacking.mean.device
+        self.stacking.cpu().measure(opinions)
+        if self._stacking.fit_weights:
             # Blanks are negatives where they were in training, not where nothing is held out.
             weights = matrix_weights(matrix, self.weak.cpu())
-            self.opinions.weigh(opinions, matrix.labels.float(), weights, self.share.cpu())
-        self.opinions.to(device)
+            self.stacking.fit_weights(opinions, matrix.labels.float(), weights, self.share.cpu())
+        self.stacking.to(device)
 
     @torch.no_grad()
     def bake(self) -> None:
@@ -396,7 +398,7 @@ def build_trmml(
             hidden_size=identity.hidden_size,
             settings=settings.regions,
         )
-        branches = build_branches(categories, identity.hidden_size, settings)
+        heads = build_heads(categories, identity.hidden_size, settings)
     return TRMML(
         project=encoder.project,
         prompts=prompts,
@@ -408,20 +410,20 @@ def build_trmml(
             feature_size=identity.feature_size,
             settings=settings.prototypes,
         ),
-        branches=branches,
+        heads=heads,
         losses=settings.losses,
     )
 
 
-def build_branches(categories: int, hidden_size: int, settings: Settings) -> Branches:
+def build_heads(categories: int, hidden_size: int, settings: Settings) -> Heads:
     """The opinions beside the match, where they are switched on."""
     sizes = {"categories": categories, "hidden_size": hidden_size}
-    image, hidden = settings.image_branch, settings.hidden_regions
-    learned = image.use * (1 + image.linear) + hidden.use
-    weights = [1.0] * (1 + learned) + [0.0] * settings.opinions.frozen
-    return Branches(
-        image=ImageBranch(**sizes, settings=image) if image.use else None,
-        hidden=HiddenRegions(**sizes, settings=hidden) if hidden.use else None,
-        opinions=Opinions(categories=categories, weights=weights) if len(weights) > 1 else None,
+    image, csra = settings.image_head, settings.csra_head
+    learned = image.use * (1 + image.linear) + csra.use
+    weights = [1.0] * (1 + learned) + [0.0] * settings.stacking.zero_shot
+    return Heads(
+        image=ImageHead(**sizes, settings=image) if image.use else None,
+        csra=CSRAHead(**sizes, settings=csra) if csra.use else None,
+        stacking=Stacking(categories=categories, weights=weights) if len(weights) > 1 else None,
         settings=settings,
     )

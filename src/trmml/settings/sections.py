@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
 from trmml.settings.choices import PROTOCOLS, EpochRule, Precision, Protocol
+from trmml.settings.old_names import current_name
 
 
 class Section(BaseModel):
@@ -66,13 +67,13 @@ class MatchingSettings(Section):
     bias: bool = Field(True, description="learn a bias per category")
 
 
-class ImageBranchSettings(Section):
-    """A second opinion on the whole picture (`image_branch.py`); beyond the paper."""
+class ImageHeadSettings(Section):
+    """A head on the whole image, beside the match (`image_head.py`); beyond the paper."""
 
-    use: bool = Field(True, description="add the branch; false is the method as published")
+    use: bool = Field(True, description="add the head; false is the method as published")
     width: int = Field(1024, ge=1, description="of the hidden layer")
     dropout: float = Field(0.5, ge=0, lt=1, description="share dropped before each layer")
-    linear: bool = Field(True, description="an opinion more: a linear map of the whole picture")
+    linear: bool = Field(True, description="one head more: a linear map of the whole image")
     spectrum_power: float = Field(
         0.0, ge=-0.5, le=0.5, description="variance to this power scales each principal direction"
     )
@@ -83,26 +84,29 @@ class ImageBranchSettings(Section):
     learning_rate: float = Field(6e-4, gt=0, description="highest, of the two layers")
     linear_rate: float = Field(3e-4, gt=0, description="highest, of the linear map")
     learn_again: bool = Field(
-        False, description="at the end anew, from the held-out images too, once they have weighed"
+        False,
+        description="at the end train it again, on the held-out images too",
     )
 
 
-class HiddenRegionSettings(Section):
-    """A third, on regions of the hidden map (`hidden_regions.py`); beyond the paper."""
+class CSRAHeadSettings(Section):
+    """A head on regions of the hidden map (`csra_head.py`); beyond the paper."""
 
-    use: bool = Field(False, description="add the branch; false is the method as published")
+    use: bool = Field(False, description="add the head; false is the method as published")
     share: float = Field(0.5, ge=0, description="weight of the gathered patches beside the mean")
     dropout: float = Field(0.5, ge=0, lt=1, description="share of the channels that is dropped")
-    rate_factor: float = Field(0.5, gt=0, description="learning-rate factor of the branch")
+    rate_factor: float = Field(0.5, gt=0, description="learning-rate factor of the head")
 
 
-class OpinionSettings(Section):
-    """How the opinions become one logit (`opinions.py`); beyond the paper."""
+class StackingSettings(Section):
+    """How the logits of all heads become one (`stacking.py`); beyond the paper."""
 
-    frozen: bool = Field(
-        True, description="the frozen encoder's own dense scores are one, too; needs `weigh`"
+    zero_shot: bool = Field(
+        True, description="add the frozen encoder's dense scores as a head; needs `fit_weights`"
     )
-    weigh: bool = Field(True, description="weigh them by held-out labels; false: all alike")
+    fit_weights: bool = Field(
+        True, description="fit the heads' weights on held-out labels; false: all the same"
+    )
 
 
 class PrototypeSettings(Section):
@@ -138,7 +142,7 @@ class LossSettings(FocusSettings):
         1.0,
         ge=0,
         description="weight of blanks as negatives in the match, for categories without any known"
-        " negative; the other opinions give them 1",
+        " negative; the other heads give them 1",
     )
     pseudo: float = Field(0.0, ge=0, description="weight of the pseudo-label term; 0 = off")
     distillation: float = Field(0.01, ge=0, description="weight of the distillation term; 0 = off")
@@ -202,9 +206,9 @@ class Settings(Section):
     prompts: PromptSettings = PromptSettings()
     regions: RegionSettings = RegionSettings()
     matching: MatchingSettings = MatchingSettings()
-    image_branch: ImageBranchSettings = ImageBranchSettings()
-    hidden_regions: HiddenRegionSettings = HiddenRegionSettings()
-    opinions: OpinionSettings = OpinionSettings()
+    image_head: ImageHeadSettings = ImageHeadSettings()
+    csra_head: CSRAHeadSettings = CSRAHeadSettings()
+    stacking: StackingSettings = StackingSettings()
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
@@ -290,9 +294,8 @@ def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
         name = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{where}: there is no setting {name!r}{_suggest(name, kind)}{more}"
-            ) from None
+            hint = _renamed(name, first["input"]) or _suggest(name, kind)
+            raise ConfigError(f"{where}: there is no setting {name!r}{hint}{more}") from None
         message = f"{where}: setting {name} = {first['input']!r}: {first['msg']}{more}"
         raise ConfigError(message) from None
 
@@ -301,6 +304,14 @@ def setting_names(kind: type[Section] = Settings) -> list[str]:
     """All settings of a method as `section.name`."""
     fields = kind.model_fields
     return [f"{s}.{n}" for s, f in fields.items() for n in f.annotation.model_fields]  # type: ignore[union-attr]
+
+
+def _renamed(name: str, value: Any) -> str:
+    """What an old setting, or each one given in an old section, is called now; else nothing."""
+    if current_name(name) == name:
+        return ""
+    names = [f"{name}.{key}" for key in value] if isinstance(value, Mapping) and value else [name]
+    return "; " + ", ".join(f"{old} is now {current_name(old)}" for old in names)
 
 
 def _suggest(name: str, kind: type[Section] = Settings) -> str:

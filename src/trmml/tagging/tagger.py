@@ -138,7 +138,7 @@ class Tagger:
             templates = [prompts.template, *filter(None, [prompts.negative_template])]
             self._new_text, *negatives = encode_templates(encoder, templates, also)
             self._new_negative = negatives[0] if negatives else None
-        self.calibration = _extended(card.calibration, card.new_names, len(also))
+        self.calibration = _extended(card.calibration, card.new_categories, len(also))
 
     @classmethod
     def load(

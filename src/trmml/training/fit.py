@@ -22,6 +22,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.method.trmml import TRMML, build_trmml
 from trmml.metrics.calibration import Calibration, both_answers, calibrate
 from trmml.settings.choices import OnBadImage
+from trmml.settings.old_names import first_names
 from trmml.settings.sections import Settings
 from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord
@@ -135,7 +136,7 @@ def _fingerprint(
 ) -> str:
     """Hash of all that must be the same for a run to continue."""
     parts = [
-        json.dumps(settings.model_dump(), sort_keys=True),
+        json.dumps(first_names(settings.model_dump()), sort_keys=True),
         data.matrix.checksum(),
         "\n".join((*data.images, *data.category_names)),
         identity.checksum,
@@ -195,7 +196,7 @@ def _finish(
         encoder_spec=encoder_spec,
         settings=settings,
         calibration=calibrate(logits, held),
-        new_names=_calibrate_new_names(model, trainer, held),
+        new_categories=_calibrate_new_categories(model, trainer, held),
         chosen={
             **_json_safe(trainer.best_record),
             "by": trainer.training.choose_epoch,
@@ -215,11 +216,11 @@ def _finish(
     save_model(out, model, card)
 
 
-def _calibrate_new_names(model: TRMML, trainer: Trainer, held: LabelMatrix) -> Calibration:
-    """One line and threshold for names that were never trained.
+def _calibrate_new_categories(model: TRMML, trainer: Trainer, held: LabelMatrix) -> Calibration:
+    """One line and threshold for all categories that were never trained.
 
     The trained categories are scored as if they were new, by their text alone, and calibrated
-    together: that is what a new name can expect.
+    together: that is what a new category can expect.
     """
     text = model.prompts.start_features
     negative = None if model.negative_prompts is None else model.negative_prompts.start_features

@@ -30,12 +30,10 @@ from trmml.method.matching import Matching
 from trmml.method.prompts import BakedPrompts
 from trmml.method.prototypes import Prototypes
 from trmml.method.regions import RegionAttention
-from trmml.method.trmml import TRMML, build_branches
+from trmml.method.trmml import TRMML, build_heads
 from trmml.metrics.calibration import Calibration
 from trmml.settings.sections import Settings, parse_settings
-
-# 5: the sum of opinions has a slope and an offset in each category.
-FORMAT = 5
+from trmml.training.old_formats import FORMAT, current_card, current_tensors
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,7 +81,7 @@ class RunCard:
         encoder_spec: what `load_encoder` takes, or None when an object was passed.
         settings: the resolved settings.
         calibration: from logits to probabilities and thresholds.
-        new_names: the same for a name that was never trained, as one category.
+        new_categories: the same for a category that was never trained, all as one.
         chosen: epoch, held-out mAP and how the epoch was chosen.
         data: name and counts of the training data, the mask's checksum.
     """
@@ -93,7 +91,7 @@ class RunCard:
     encoder_spec: str | None
     settings: Settings
     calibration: Calibration
-    new_names: Calibration
+    new_categories: Calibration
     chosen: dict[str, Any]
     data: dict[str, Any]
 
@@ -107,7 +105,7 @@ class RunCard:
             "encoder_spec": self.encoder_spec,
             "settings": self.settings.model_dump(),
             "calibration": self.calibration.to_dict(),
-            "new_names": self.new_names.to_dict(),
+            "new_categories": self.new_categories.to_dict(),
             "chosen": self.chosen,
             "data": self.data,
             "versions": versions(),
@@ -116,19 +114,15 @@ class RunCard:
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any], where: str) -> "RunCard":
         """Read the JSON form; `where` names the file in errors."""
-        if tree.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{where} has format {tree.get('format')!r}; this version of trmml reads {FORMAT}."
-                " Train again, or use the version of trmml that wrote it"
-            )
         try:
+            tree = current_card(tree, where)
             return cls(
                 category_names=tuple(tree["category_names"]),
                 encoder=EncoderIdentity.from_dict(tree["encoder"]),
                 encoder_spec=tree["encoder_spec"],
                 settings=parse_settings(tree["settings"], where),
                 calibration=Calibration.from_dict(tree["calibration"]),
-                new_names=Calibration.from_dict(tree["new_names"]),
+                new_categories=Calibration.from_dict(tree["new_categories"]),
                 chosen=dict(tree["chosen"]),
                 data=dict(tree["data"]),
             )
@@ -204,7 +198,7 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
             f" got {found.name} at {found.size} px ({_sums(found)}), which encodes {part}"
             " differently; pass the same encoder and input size"
         )
-    tensors, _ = load_tensors(run / "model.safetensors")
+    tensors = current_tensors(load_tensors(run / "model.safetensors")[0])
     learned = ("prompts.text_residual", "prompts.context_tokens", "negative_prompts.")
     tensors = {k: v for k, v in tensors.items() if not k.startswith(learned)}
     categories, settings = len(card.category_names), card.settings
@@ -223,7 +217,7 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
         prototypes=Prototypes(
             categories=categories, feature_size=size, settings=settings.prototypes
         ),
-        branches=build_branches(categories, card.encoder.hidden_size, settings),
+        heads=build_heads(categories, card.encoder.hidden_size, settings),
         losses=settings.losses,
     )
     try:

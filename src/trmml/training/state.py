@@ -12,6 +12,7 @@ from torch import Tensor
 from trmml.errors import CheckpointError
 from trmml.method.interface import MultiLabelModel
 from trmml.method.prototypes import PseudoLabels
+from trmml.training.old_formats import current_tensors
 from trmml.training.run_folder import load_tensors, save_tensors
 
 
@@ -75,9 +76,10 @@ class TrainingState:
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = value
-        self.model.load_state_dict(groups["model"])
-        self.average = {n: v.to(self.fabric.device) for n, v in groups["average"].items()}
-        self.best = groups.get("best", {})
+        self.model.load_state_dict(current_tensors(groups["model"]))
+        average = current_tensors(groups["average"])
+        self.average = {n: v.to(self.fabric.device) for n, v in average.items()}
+        self.best = current_tensors(groups.get("best", {}))
         self.evidence = tensors["evidence"]
         self.pseudo = PseudoLabels(
             labels=groups["pseudo"]["labels"], chosen=groups["pseudo"]["chosen"]

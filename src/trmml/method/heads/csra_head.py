@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from trmml.features.base import Features
 from trmml.method.heads.image_head import Standardisation, zero_linear
-from trmml.settings.sections import HiddenRegionSettings
+from trmml.settings.sections import CSRAHeadSettings
 
 
-class HiddenRegions(nn.Module):
+class CSRAHead(nn.Module):
     """What the wide map says of each category: of its mean patch, and of the patches that speak.
 
     logits_c = w_c . mean_p h_p + share * sum_p softmax_P(u_c . h_p) (u_c . h_p)
@@ -25,9 +25,7 @@ class HiddenRegions(nn.Module):
         classifier serves both terms.
     """
 
-    def __init__(
-        self, *, categories: int, hidden_size: int, settings: HiddenRegionSettings
-    ) -> None:
+    def __init__(self, *, categories: int, hidden_size: int, settings: CSRAHeadSettings) -> None:
         super().__init__()
         self.share = settings.share
         self.standard = Standardisation(hidden_size)

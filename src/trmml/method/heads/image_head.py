@@ -14,7 +14,7 @@ from trmml.features.base import Progress
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.classification import weighted_bce
 from trmml.method.interface import known_positive_share, lacking_negatives, matrix_weights
-from trmml.settings.sections import ImageBranchSettings, TrainingSettings
+from trmml.settings.sections import ImageHeadSettings, TrainingSettings
 from trmml.training.schedule import LEAST_STEPS, learning_rate
 
 # A channel whose spread is a smaller share of the mean spread than this is as good as constant.
@@ -60,8 +60,8 @@ class Standardisation(nn.Module):
         self.spread.copy_(spread.clamp(min=LEAST_CHANNEL * float(spread.mean()) + 1e-9))
 
 
-class ImageBranch(nn.Module):
-    """Opinions on the whole picture, of the mean hidden patch: two layers, and one linear map.
+class ImageHead(nn.Module):
+    """Logits of the whole image, from the mean hidden patch: two layers, and one linear map.
 
     h = T standard(root(mean_p h_p)),  root(x) = sign(x) sqrt(|x|)
     image = W2 ReLU(W1 h) + b2,  linear = W h + b
@@ -86,7 +86,7 @@ class ImageBranch(nn.Module):
     Trains, in `learn` alone: W1 (W -> M), W2 (M -> C), W (W -> C), b, b2; W2 and W start at zero.
     """
 
-    def __init__(self, *, categories: int, hidden_size: int, settings: ImageBranchSettings) -> None:
+    def __init__(self, *, categories: int, hidden_size: int, settings: ImageHeadSettings) -> None:
         super().__init__()
         self.settings = settings
         self.standard = Standardisation(hidden_size)
@@ -98,9 +98,9 @@ class ImageBranch(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         """Unbounded logits."""
-        return self._opinions(self.standard(signed_root(pooled)))
+        return self._head_logits(self.standard(signed_root(pooled)))
 
-    def _opinions(self, rooted: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
+    def _head_logits(self, rooted: Float[Tensor, "B W"]) -> dict[str, Float[Tensor, "B C"]]:
         hidden = F.relu(self.into(self.dropout(rooted)))
         found = {"image": self.out(self.dropout(hidden))}
         if self.linear is not None:
@@ -156,7 +156,7 @@ class ImageBranch(nn.Module):
                     means = pooled[view, part].to(device, torch.float32)
                     rooted = self.standard(signed_root(means))
                     with half:
-                        found = self._opinions(rooted if turn is None else rooted @ turn)
+                        found = self._head_logits(rooted if turn is None else rooted @ turn)
                     loss = _loss(found, matrix.rows(part), blank)
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
@@ -165,8 +165,8 @@ class ImageBranch(nn.Module):
                 if not loss.isfinite():  # and never is again once it was not
                     raise TrainingError(
                         f"the loss of the whole picture is {loss.item():g} after pass {done} of"
-                        f" {passes}; lower image_branch.learning_rate and"
-                        " image_branch.linear_rate, or set image_branch.use=false"
+                        f" {passes}; lower image_head.learning_rate and"
+                        " image_head.linear_rate, or set image_head.use=false"
                     )
                 if progress is not None:
                     progress("whole picture", done * len(told), passes * len(told))

@@ -1,4 +1,4 @@
-"""Several opinions on the same pairs in one logit, each counting by what it is worth."""
+"""The logits of several heads in one, each weighted by how well it explains held-out labels."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,37 +10,38 @@ from torch import Tensor, nn
 
 from trmml.metrics.calibration import MOST_PAIRS, some_pairs
 
-# Momentum of the running mean and spread of each opinion.
+# Momentum of the running mean and spread of each head.
 MOMENTUM = 0.98
-# An opinion whose logits spread less than this has learned nothing yet, and adds nothing.
+# A head whose logits spread less than this has learned nothing yet, and adds nothing.
 LEAST_SPREAD = 1e-3
-# How strongly each opinion's own slope is held to its weight before any label was seen, in pairs.
+# How strongly each head's own slope is held to its start, in pairs.
 SLOPE_STRENGTH = 1.0
-# What an opinion is worth alone: its slope to this power, so that a weak one counts for little.
+# What a head is worth alone: its slope to this power, so that a weak head counts for little.
 SLOPE_POWER = 3.0
 # How strongly the weights of all together are held to what each is worth alone, in pairs.
 JOINT_STRENGTH = 30.0
-# From so many pictures on, a category's own ratio of spreads counts more than that of all.
-STEADY_PICTURES = 20
+# From so many images on, a category's own ratio of spreads counts more than that of all.
+STEADY_IMAGES = 20
 
 
-class Opinions(nn.Module):
-    """A weighted sum of opinions, standardised in each category.
+class Stacking(nn.Module):
+    """A weighted sum of the heads' logits, standardised in each category.
 
-    sum_c = mean_0c + spread_0c * sum_k weight_k (o_kc - mean_kc) / spread_kc
+    sum_c = mean_0c + spread_0c * sum_k weight_k (logit_kc - mean_kc) / spread_kc
     combined_c = slope_c sum_c + offset_c
 
-    The first opinion is the match with the texts: it sets the scale, and before the others have
-    learned anything it is all there is, so that step 0 stays frozen CLIP. Opinions are learned by
-    losses of their own, and no gradient crosses the sum: a shared loss lets one starve the others.
+    The first head is the match with the texts. It sets the scale. Before the others have learned
+    anything it is all there is, so that step 0 stays frozen CLIP. Each head learns by a loss of its
+    own, and no gradient crosses the sum: with a shared loss one head starves the others.
 
-    Shapes: K opinions (B, C) -> (B, C).
-    Trains: nothing; `observe` and `weigh` move the buffers. Slopes are 1 and offsets 0 until
-    `weigh` has found the log-odds that the sum stands for, which compare across categories.
+    Shapes: K heads' logits (B, C) -> (B, C).
+    Trains: nothing; `track`, `measure` and `fit_weights` move the buffers. Slopes are 1 and offsets
+        0 until `fit_weights` has found the log-odds of the sum, which compare across categories.
+    Source: stacking (Wolpert 1992); the standardisation and the weights' prior are ours.
 
     Args:
         categories: C.
-        weights: of each opinion until `weigh` is called; the first is 1.
+        weights: of each head until `fit_weights` is called; the first is 1.
     """
 
     mean: Tensor  # (K, C)
@@ -57,75 +58,75 @@ class Opinions(nn.Module):
         self.register_buffer("slope", torch.ones(categories))
         self.register_buffer("offset", torch.zeros(categories))
 
-    def forward(self, opinions: Sequence[Float[Tensor, "B C"]]) -> Float[Tensor, "B C"]:
-        """All opinions in one logit, without gradient."""
-        first, *others = opinions
+    def forward(self, heads: Sequence[Float[Tensor, "B C"]]) -> Float[Tensor, "B C"]:
+        """The logits of all heads in one, without gradient."""
+        first, *others = heads
         total = self.weights[0] * first + (1 - self.weights[0]) * self.mean[0]
-        for number, opinion in enumerate(others, start=1):
-            scaled = self._standardised(number, opinion)
+        for number, logits in enumerate(others, start=1):
+            scaled = self._standardised(number, logits)
             total = total + self.weights[number] * self.spread[0] * scaled
         return (self.slope * total + self.offset).detach()
 
-    def _standardised(self, number: int, opinion: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """What an opinion says, with mean 0 and spread 1; 0 where it has learned nothing."""
+    def _standardised(self, number: int, logits: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """A head's logits with mean 0 and spread 1; 0 where it has learned nothing."""
         spread = self.spread[number]
-        scaled = (opinion - self.mean[number]) / spread.clamp(min=LEAST_SPREAD)
+        scaled = (logits - self.mean[number]) / spread.clamp(min=LEAST_SPREAD)
         return torch.where(spread > LEAST_SPREAD, scaled, 0.0)
 
     @torch.no_grad()
-    def observe(self, opinions: Sequence[Float[Tensor, "B C"]]) -> None:
-        """Track mean and spread over the training batches.
+    def track(self, heads: Sequence[Float[Tensor, "B C"]]) -> None:
+        """Move mean and spread towards those of a training batch.
 
         Args:
-            opinions: all, or without the last, which then keeps its own.
+            heads: logits of all, or without the last, which then keeps its own.
         """
-        stack = torch.stack([opinion.to(self.mean) for opinion in opinions])
+        stack = torch.stack([logits.to(self.mean) for logits in heads])
         if stack.shape[1] > 1:
             keep = MOMENTUM if bool(self.spread[0].any()) else 0.0
             self.mean[: len(stack)].lerp_(stack.mean(dim=1), 1 - keep)
             self.spread[: len(stack)].lerp_(stack.std(dim=1), 1 - keep)
 
     @torch.no_grad()
-    def settle(self, opinions: Float[Tensor, "K N C"]) -> None:
-        """Measure mean and spread anew, on pictures that were not trained on."""
-        if opinions.shape[1] > 1:
-            self.mean.copy_(opinions.mean(dim=1))
-            self.spread.copy_(_steadied(opinions.std(dim=1), opinions.shape[1]))
+    def measure(self, heads: Float[Tensor, "K N C"]) -> None:
+        """Take mean and spread from images that were not trained on."""
+        if heads.shape[1] > 1:
+            self.mean.copy_(heads.mean(dim=1))
+            self.spread.copy_(_steadied(heads.std(dim=1), heads.shape[1]))
 
     @torch.no_grad()
-    def follow(
+    def rescale(
         self, number: int, before: Float[Tensor, "N C"], after: Float[Tensor, "N C"]
     ) -> None:
-        """Keep mean and spread true of an opinion that has learned anew.
+        """Adapt mean and spread to a head that was trained again, so that it counts as before.
 
         Args:
-            number: of the opinion.
-            before: what it said of some pictures when mean and spread were measured.
-            after: what it says of them now.
+            number: of the head.
+            before: its logits of some images when mean and spread were measured.
+            after: its logits of the same images now.
         """
         ratio = after.std(dim=0) / before.std(dim=0).clamp(min=LEAST_SPREAD)
         centred = self.mean[number] - before.mean(dim=0)
         self.mean[number] = centred * ratio + after.mean(dim=0)
         self.spread[number] *= ratio
 
-    def weigh(
+    def fit_weights(
         self,
-        opinions: Float[Tensor, "K N C"],
+        heads: Float[Tensor, "K N C"],
         targets: Float[Tensor, "N C"],
         weights: Float[Tensor, "N C"],
         positive_share: Float[Tensor, " C"],
     ) -> None:
-        """Weigh the opinions by how well together they explain labels that were held out.
+        """Find the weights with which the heads together best explain held-out labels.
 
-        One weight per opinion for all categories, at least 0, by logistic regression on the
-        standardised opinions (stacking, Wolpert 1992), with the log-odds of each category's share
-        as offset. Opinions that mostly agree can trade their weights at almost no cost, so that
-        chance would decide: the weights are held to what each opinion is worth alone.
+        Each head has one weight for all categories, at least 0. It comes from a logistic regression
+        on the standardised logits, with the log-odds of each category's share as offset. Heads that
+        mostly agree can trade their weights at almost no cost, so that chance would decide.
+        Therefore the weights are held to what each head is worth alone.
 
         Without a held-out positive the weights stay.
 
         Args:
-            opinions: of the held-out images.
+            heads: logits of the held-out images.
             targets: 1 where a category is present.
             weights: of each pair; 0 where nothing is known.
             positive_share: of each category among the known training labels, strictly between 0
@@ -133,26 +134,26 @@ class Opinions(nn.Module):
         """
         if float((targets * weights).sum()) == 0:
             return
-        scaled = torch.stack([self._standardised(k, each) for k, each in enumerate(opinions)])
-        # Most pairs are unknown: only the others are looked at, and of them no more than serve.
-        there = weights > 0
-        used = some_pairs(there, MOST_PAIRS)
-        weights = weights * (int(there.sum()) / int(used.sum()))  # as many pairs as there are
+        scaled = torch.stack([self._standardised(k, each) for k, each in enumerate(heads)])
+        # Most pairs are unknown: only the others are used, and of them no more than help.
+        counted = weights > 0
+        used = some_pairs(counted, MOST_PAIRS)
+        weights = weights * (int(counted.sum()) / int(used.sum()))  # as many pairs as there are
         offset = positive_share.logit().expand_as(used)
         pairs = _Pairs(scaled[:, used], targets[used], weights[used], offset[used])
         worth = _worth_alone(pairs, self.weights)
         if not worth.any():
             return
-        found, shift = _weights_together(pairs, worth / worth.max())
-        self.weights.copy_(found / found.sum() * len(found))
-        # Until now the sum has the scale of the first opinion in each category; that of the fit
-        # is the same in all.
-        self.slope.copy_(found.mean() / self.spread[0].clamp(min=LEAST_SPREAD))
+        together, shift = _weights_together(pairs, worth / worth.max())
+        self.weights.copy_(together / together.sum() * len(together))
+        # Until now the sum has the scale of the first head in each category; that of the fit is
+        # the same in all.
+        self.slope.copy_(together.mean() / self.spread[0].clamp(min=LEAST_SPREAD))
         self.offset.copy_(positive_share.logit() + shift - self.slope * self.mean[0])
 
 
 class _Pairs(NamedTuple):
-    """Known pairs U in one list, with what K opinions say of them, standardised."""
+    """Known pairs U in one list, with the standardised logits of K heads."""
 
     scaled: Float[Tensor, "K U"]
     targets: Float[Tensor, " U"]
@@ -168,7 +169,7 @@ class _Pairs(NamedTuple):
 
 
 def _worth_alone(pairs: _Pairs, start: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
-    """The logistic slope of each opinion by itself, to a power; 0 where it is no help."""
+    """The logistic slope of each head by itself, to a power; 0 where it is no help."""
     slope = start.clone().requires_grad_()
     shifts = torch.zeros(len(start), 1, requires_grad=True)
 
@@ -196,17 +197,17 @@ def _weights_together(
     return F.softplus(free.detach()), shift.detach()
 
 
-def _steadied(spread: Float[Tensor, "K C"], pictures: int) -> Float[Tensor, "K C"]:
-    """Spreads whose ratios to the first opinion's do not come from a few pictures' chance.
+def _steadied(spread: Float[Tensor, "K C"], images: int) -> Float[Tensor, "K C"]:
+    """Spreads whose ratios to the first head's do not come from the chance of a few images.
 
-    The ratio is what an opinion counts for in a category. The fewer pictures, the more its
+    The ratio is what a head counts for in a category. The fewer images there are, the more its
     logarithm is drawn to its mean over the categories.
     """
     usable = spread > LEAST_SPREAD
     usable = usable & usable[0]
     ratio = (spread / spread[0]).log()
     mean = torch.where(usable, ratio, 0).sum(dim=1, keepdim=True) / usable.sum(dim=1, keepdim=True)
-    drawn = (pictures * ratio + STEADY_PICTURES * mean) / (pictures + STEADY_PICTURES)
+    drawn = (images * ratio + STEADY_IMAGES * mean) / (images + STEADY_IMAGES)
     return torch.where(usable, spread[0] * drawn.exp(), spread)
 
 

@@ -1,0 +1,64 @@
+"""Names of settings that were changed, for what was written before.
+
+A name in a file of the user's own is an error that says the new one. What trmml wrote itself is
+read as if it had the new names, and fingerprints are still made of the old ones, so that a grid or
+a run that was begun before the change goes on.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Sections, and settings whose own name changed too: those of format 5 by those of format 6.
+RENAMED = {
+    "image_branch": "image_head",
+    "hidden_regions": "csra_head",
+    "opinions": "stacking",
+    "opinions.frozen": "stacking.zero_shot",
+    "opinions.weigh": "stacking.fit_weights",
+}
+_FIRST = {new: old for old, new in RENAMED.items()}
+
+
+def current_name(name: str) -> str:
+    """The present name of a setting or section, `section.name` or `section`.
+
+    Example:
+        >>> [current_name(name) for name in ("opinions.weigh", "image_branch.epochs", "probe")]
+        ['stacking.fit_weights', 'image_head.epochs', 'probe']
+    """
+    return _renamed(name, RENAMED)
+
+
+def first_name(name: str) -> str:
+    """The name that a setting or section had first; the inverse of `current_name`."""
+    return _renamed(name, _FIRST)
+
+
+def current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings under their present names.
+
+    Example:
+        >>> current_names({"opinions": {"weigh": False}, "training": {"epochs": 3}})
+        {'stacking': {'fit_weights': False}, 'training': {'epochs': 3}}
+    """
+    return _tree(tree, current_name)
+
+
+def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings under their first names; the inverse of `current_names`."""
+    return _tree(tree, first_name)
+
+
+def _renamed(name: str, table: Mapping[str, str]) -> str:
+    section, dot, key = name.partition(".")
+    return table.get(name) or table.get(section, section) + dot + key
+
+
+def _tree(tree: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for section, values in tree.items():
+        if isinstance(values, Mapping):
+            keys = {key: rename(f"{section}.{key}").partition(".")[2] for key in values}
+            values = {keys[key]: value for key, value in values.items()}
+        renamed[rename(section)] = values
+    return renamed

@@ -1,0 +1,53 @@
+"""Runs of earlier formats, brought to the present form as they are read.
+
+6: the heads beside the match have the names of settings/old_names.py, in settings and tensors;
+   `new_names` of the card is `new_categories`.
+5: the sum of the heads has a slope and an offset in each category. Earlier runs cannot be read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from trmml.errors import CheckpointError
+from trmml.settings.old_names import current_names
+
+FORMAT = 6
+READABLE = (5, 6)
+# Where the names of tensors began otherwise.
+PREFIXES = {
+    "image_branch.": "image_head.",
+    "hidden_regions.": "csra_head.",
+    "opinions.": "stacking.",
+}
+
+
+def current_card(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The content of a model.json in the present form.
+
+    Raises:
+        CheckpointError: it is of a format that cannot be read; `where` names the file.
+    """
+    if tree.get("format") not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise CheckpointError(
+            f"{where} has format {tree.get('format')!r}; this version of trmml reads {readable}."
+            " Train again, or use the version of trmml that wrote it"
+        )
+    if tree["format"] == FORMAT:
+        return dict(tree)
+    old = {"settings": current_names(tree["settings"]), "new_categories": tree["new_names"]}
+    return {**tree, **old, "format": FORMAT}
+
+
+def current_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model of any readable format, by their present names."""
+    return {_current(name): tensor for name, tensor in tensors.items()}
+
+
+def _current(name: str) -> str:
+    for old, new in PREFIXES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
