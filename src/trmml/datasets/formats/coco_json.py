@@ -49,11 +49,7 @@ def _id(entry: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def category_columns(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Return the category names and the column of each id, in the order of the ids.
-
-    Raises:
-        DataError: there is none, or an id or a name is missing, repeated or of another type.
-    """
+    """Return the category names and the column of each id, in the order of the ids."""
     entries = _entries(tree, "categories", path)
     named: dict[int, str] = {}
     for place, entry in enumerate(entries, start=1):
@@ -72,11 +68,7 @@ def category_columns(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[int, 
 
 
 def image_entries(tree: Any, path: Path) -> dict[Any, ImageEntry]:
-    """Return the images by id, in the order of the file.
-
-    Raises:
-        DataError: an id, a file name or a size is missing or wrong, or two entries share one.
-    """
+    """Return the images by id, in the order of the file."""
     listed: dict[Any, ImageEntry] = {}
     places: dict[str, int] = {}
     for place, entry in enumerate(_entries(tree, "images", path), start=1):
@@ -121,11 +113,7 @@ def _file_name(entry: Mapping[str, Any], where: str) -> str:
 def annotation_entries(
     tree: Any, path: Path, listed: Mapping[Any, ImageEntry], columns: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    """Return the annotations, each of an image and a category that are listed.
-
-    Raises:
-        DataError: one is of another image or category, or its flag `iscrowd` is no flag.
-    """
+    """Return the annotations, each of an image and a category that are listed."""
     entries = _entries(tree, "annotations", path)
     for place, entry in enumerate(entries, start=1):
         where = f"{path}, annotation {place}"
@@ -154,18 +142,7 @@ def known_pairs(
     blank: str,
     path: Path,
 ) -> Tensor:
-    """Return which pairs are known.
-
-    Args:
-        labels: images x categories, True where annotated.
-        listed: the images, in the order of the rows.
-        columns: of the category ids.
-        blank: what a category is that an image has no annotation of, "absent" or "unknown".
-        path: for messages.
-
-    Raises:
-        DataError: `neg_category_ids` is no list of ids.
-    """
+    """Return which pairs are known: all if `blank` is absent; in LVIS, what an image asks for."""
     known = torch.ones_like(labels) if blank == "absent" else labels.clone()
     for row, image in enumerate(listed.values()):
         absent = image.entry.get("neg_category_ids")
@@ -189,11 +166,7 @@ def box_rows(
     columns: Mapping[int, int],
     path: Path,
 ) -> Iterator[tuple[int, int, Edges]]:
-    """Yield image, category and edges of each box: `bbox` is left, top, width, height in pixels.
-
-    Raises:
-        DataError: a box is no box, or its image has no size.
-    """
+    """Yield image, category and edges of each box; `bbox` is left, top, width, height in pixels."""
     for entry in annotations:
         box, image = entry.get("bbox"), listed[entry["image_id"]]
         where = f"{path}, annotation {entry.get('id')}"

@@ -45,27 +45,13 @@ class Annotation(NamedTuple):
 
 
 def stem_of(name: str) -> str:
-    """Return a name without the suffix of an image or an XML file.
-
-    Example:
-        >>> stem_of("trip/a.b.jpg"), stem_of("a.b")
-        ('trip/a.b', 'a.b')
-    """
+    """Return a name without the suffix of an image or an XML file; `a.b` has none."""
     head, dot, suffix = name.rpartition(".")
     return head if f"{dot}{suffix}".lower() in (*SUFFIXES, ".xml") else name
 
 
 def read_annotations(root: Path, lines: Sequence[ListLine], folder: str) -> list[Annotation]:
-    """Return the content of the XML files that a list names.
-
-    Args:
-        root: the data set's folder.
-        lines: each names an XML file or its image.
-        folder: of the XML files, below `root`.
-
-    Raises:
-        DataError: a file is missing or damaged, or named twice.
-    """
+    """Return the content of the XML files, below `root/folder`, that the lines of a list name."""
     lines_of: dict[str, int] = {}
     annotations = []
     for row, where, text in lines:
@@ -126,19 +112,7 @@ def as_dataset(
     difficult: Difficult,
     blank: str,
 ) -> Dataset:
-    """Return a data set of annotated images.
-
-    Args:
-        root: the data set's folder.
-        folders: of the images below `root`, in the order of search.
-        annotations: of all images.
-        names: of the categories.
-        difficult: what a category is whose objects are all marked difficult.
-        blank: what a category is that an image has no object of, "absent" or "unknown".
-
-    Raises:
-        DataError: an object is of none of the categories.
-    """
+    """Return a data set of annotated images; see the options for `difficult` and `blank`."""
     columns = {name: column for column, name in enumerate(names)}
     easy, hard = (torch.zeros(len(annotations), len(names), dtype=torch.bool) for _ in range(2))
     boxes: list[tuple[int, int, Edges]] = []
