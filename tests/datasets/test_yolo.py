@@ -118,6 +118,10 @@ def test_rounding_beyond_the_border_is_cut(tmp_path):
         ("nc: 3", "needs 'names'"),
         ("names: [cat, cat]", "'cat' twice"),
         ("names: [cat", "is no YAML"),
+        ("names: [[cat]]", "needs 'names'"),
+        ("nc: 2\nnames: [cat]", "has 1 names, but nc is '2'"),
+        ("kpt_shape: [3]\nnames: [cat]", r"expected kpt_shape as in \[17, 3\]"),
+        ("a: &a [cat]\nnames: *a", "holds YAML references"),
     ],
 )
 def test_names_that_are_none(tmp_path, text, message):
@@ -148,3 +152,32 @@ def test_data_yaml_says_which_folder_is_which(tmp_path):
     write(tmp_path, {"data.yaml": "train: ../elsewhere/images\nval: lists/v.txt\nnames: [cat]\n"})
     write(tmp_path, {"lists/v.txt": f"{names[1]}\n"})
     assert read("yolo", tmp_path, "test").images == (names[1],)
+
+
+def test_names_stay_text(tmp_path):
+    write(write_yolo(tmp_path), {"data.yaml": "names: [no, null, 007, 1:30]\nnc: 4\n"})
+    assert read("yolo", tmp_path).category_names == ("no", "null", "007", "1:30")
+
+
+def test_key_points_are_no_polygon(tmp_path):
+    line = "0 0.5 0.5 0.2 0.2  0.1 0.1 2  0.9 0.9 0\n"
+    write(write_yolo(tmp_path), {"data.yaml": YAML + "kpt_shape: [2, 3]\n"})
+    write(tmp_path, dict.fromkeys(LABELS, line))
+    assert boxes(read("yolo", tmp_path))[0][2] == (0.4, 0.4, 0.6, 0.6)
+    write(tmp_path, {"labels/train/a.txt": "1 0.5 0.5 0.2 0.2\n"})
+    assert boxes(read("yolo", tmp_path))[0][1:] == ("dog", (0.4, 0.4, 0.6, 0.6))
+    write(tmp_path, {"labels/train/a.txt": "0 0.5 0.5 0.2 0.2 0.1 0.1\n"})
+    with pytest.raises(DataError, match=r"line 1: expected a category, 4 numbers and 6 of key"):
+        read("yolo", tmp_path)
+
+
+def test_lists_may_have_a_prefix_or_whole_paths(tmp_path):
+    lines = ["data/trip/a.png", f"{tmp_path}/trip/b.png", f"file://{tmp_path}/trip/c%20d.png"]
+    write(tmp_path, {"train.txt": "\n".join(lines), "obj.names": "cat\n"})
+    names = ("trip/a.png", "trip/b.png", "trip/c d.png")
+    write_images(tmp_path, names)
+    write(tmp_path, {"trip/a.txt": "0 0.5 0.5 1 1\n"})
+    assert read("yolo", tmp_path).images == names
+    write(tmp_path, {"train.txt": "/elsewhere/trip/a.png\n"})
+    with pytest.raises(DataError, match=r"train\.txt line 1: '/elsewhere.* is no name below"):
+        read("yolo", tmp_path)

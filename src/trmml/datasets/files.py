@@ -5,6 +5,7 @@ import xml.etree.ElementTree as Xml
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -125,12 +126,13 @@ def read_xml(path: Path) -> Xml.Element:
         raise DataError(f"{path} is no XML: {error}. Copy the file again.") from error
 
 
-def below(path: str, where: str) -> str:
+def below(path: str, where: str, root: Path | None = None) -> str:
     r"""Return an image's name with `/` between folders, checked to stay in its folder.
 
     Args:
         path: as a list or JSON gives it, with `/` or `\`.
         where: for the message, as in `list.txt line 7`.
+        root: the folder; with it, absolute names and file:// URLs that lie below it are allowed.
 
     Raises:
         DataError: it is blank, absolute or leads upwards.
@@ -138,8 +140,15 @@ def below(path: str, where: str) -> str:
     Example:
         >>> below(".\\actor\\1.jpg", "list.txt line 1")
         'actor/1.jpg'
+        >>> below("file:///data/a%20b.jpg", "list.txt line 1", Path("/data"))
+        'a b.jpg'
     """
     name = path.strip().replace("\\", "/")
+    if root is not None and name.casefold().startswith("file://"):
+        name = unquote(name[len("file://") :])
+    tops = () if root is None or name[:1] != "/" else (root.absolute(), root.resolve())
+    top = next((f"{top.as_posix()}/" for top in tops if name.startswith(f"{top.as_posix()}/")), "")
+    name = name.removeprefix(top)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name[0] == "/" or name[1:3] == ":/" or ".." in parts:
         raise DataError(

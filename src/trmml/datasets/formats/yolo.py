@@ -8,8 +8,9 @@
     classes.txt                                 one name per line (also obj.names)
 
 As shares of width and height, counted from the left and the top; pixels are refused. A sixth number
-(a confidence) is ignored; a line with more is a polygon, whose box is taken. The test set may
-also be called val or valid.
+(a confidence) is ignored; a line with more is a polygon, whose box is taken. Where data.yaml gives
+`kpt_shape`, what follows the box are key points, which are ignored. The test set may also be called
+val or valid. CVAT's lists put `data/` before each name, which may be missing on disk.
 
 An image **with an empty label file** was checked and shows nothing: every category is absent. An
 image **without a label file** may mean the same, as it does for the training tools, or that nobody
@@ -21,19 +22,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset, Edges, is_share
 from trmml.datasets.files import below, find_file, read_lines, read_plain
-from trmml.datasets.formats.folder import read_categories
-from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.table import unique_names
+from trmml.datasets.formats.yolo_card import category_names, key_point_numbers, read_card
+from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
 from trmml.errors import DataError
 from trmml.images import find_images
 from trmml.labels.matrix import LabelMatrix
-
-_SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
 class YoloOptions(ReaderOptions):
@@ -56,8 +53,8 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     path = find_file(
         root, ["data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"], "the names"
     )
-    card = _card(path)
-    names = _names(path, card)
+    card = read_card(path)
+    names, key_points = category_names(path, card), key_point_numbers(path, card)
     images = _images(root, _parts(split, options), card)
     labels = torch.zeros(len(images), len(names), dtype=torch.bool)
     known = torch.ones_like(labels)
@@ -67,7 +64,7 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
         file = root / _label_name(image)
         if file.is_file():
             labelled.append(index)
-            for category, edges in _objects(file, len(names)):
+            for category, edges in _objects(file, len(names), key_points):
                 labels[index, category] = True
                 boxes.append((index, category, edges))
         else:
@@ -85,7 +82,7 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
 
 
 def _parts(split: Split, options: YoloOptions) -> tuple[str, ...]:
-    return (options.test,) if split == "test" and options.test else _SPLITS[split]
+    return (options.test,) if split == "test" and options.test else SPLIT_NAMES[split]
 
 
 def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tuple[int, str]]:
@@ -113,7 +110,13 @@ def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tu
     if not lists:
         find_file(root, [f"{part}.txt" for part in parts], f"a list, or images in {folders[0]},")
     lines = read_lines(lists[0])
-    return [(row, below(line, f"{lists[0]} line {row}")) for row, line in lines]
+    return [(row, _listed_name(root, line, f"{lists[0]} line {row}")) for row, line in lines]
+
+
+def _listed_name(root: Path, line: str, where: str) -> str:
+    name = below(line, where, root)
+    short = name.removeprefix("data/")
+    return name if (root / name).is_file() or not (root / short).is_file() else short
 
 
 def _numbered(root: Path, folders: list[str]) -> list[tuple[int, str]]:
@@ -156,8 +159,8 @@ def _label_name(image: str) -> str:
     return "/".join([*folders, name.rpartition(".")[0] + ".txt"])
 
 
-def _objects(path: Path, count: int) -> Iterator[tuple[int, Edges]]:
-    """Yield the objects of a label file, which may be empty."""
+def _objects(path: Path, count: int, key_points: int) -> Iterator[tuple[int, Edges]]:
+    """Yield the objects of a label file, which may be empty; `key_points` numbers end each line."""
     for row, line in enumerate(read_plain(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -171,6 +174,12 @@ def _objects(path: Path, count: int) -> Iterator[tuple[int, Edges]]:
                 f"{where}: category {category:g} is none of the {count} names, counted from 0. "
                 "Correct the line, or the list of names."
             )
+        if key_points and len(numbers) not in (4, 4 + key_points):
+            raise DataError(
+                f"{where}: expected a category, 4 numbers and {key_points} of key points (by "
+                f"kpt_shape in data.yaml), got {len(numbers)} after the category. Correct one."
+            )
+        numbers = numbers[:4] if key_points else numbers
         yield int(category), _edges(numbers, where)
 
 
@@ -190,24 +199,3 @@ def _edges(numbers: list[float], where: str) -> Edges:
             f"{len(numbers)} numbers. Correct the line."
         )
     return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
-
-
-def _card(path: Path) -> dict[str, Any]:
-    """Return the content of data.yaml; a plain list of names becomes its `names`."""
-    if path.suffix not in (".yaml", ".yml"):
-        return {"names": list(read_categories(path))}
-    try:
-        tree = yaml.safe_load(read_plain(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Correct it.") from None
-    return tree if isinstance(tree, dict) else {}
-
-
-def _names(path: Path, card: dict[str, Any]) -> tuple[str, ...]:
-    """Return the category names of a card."""
-    names: Any = card.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{path} needs 'names': a list, or a mapping that counts from 0.")
-    return unique_names([str(name) for name in names], str(path))

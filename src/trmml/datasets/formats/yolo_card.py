@@ -1,0 +1,65 @@
+"""Read data.yaml of a YOLO set, or its plain list of names."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trmml.datasets.files import read_plain
+from trmml.datasets.formats.folder import read_categories
+from trmml.datasets.tables.table import unique_names
+from trmml.errors import DataError
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return the content of data.yaml; a plain list of names becomes its `names`.
+
+    Values stay text: YAML would make `no` False, `null` None and `007` 7.
+
+    Raises:
+        DataError: it is no YAML, or holds references, which could fill the memory.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        return {"names": list(read_categories(path))}
+    text = read_plain(path)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.BaseLoader)):
+            raise DataError(f"{path} holds YAML references (*name); write their values instead.")
+        tree = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Correct it.") from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def category_names(path: Path, card: dict[str, Any]) -> tuple[str, ...]:
+    """Return the category names of a card.
+
+    Raises:
+        DataError: it names none, skips a number, or its `nc` is another count.
+    """
+    names: Any = card.get("names")
+    if isinstance(names, dict) and set(names) == set(map(str, range(len(names)))):
+        names = [names[str(index)] for index in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise DataError(f"{path} needs 'names': a list, or a mapping that counts from 0.")
+    count = card.get("nc", str(len(names)))
+    if count != str(len(names)):
+        raise DataError(
+            f"{path} has {len(names)} names, but nc is {count!r:.20}. Correct the list, or nc."
+        )
+    return unique_names(names, str(path))
+
+
+def key_point_numbers(path: Path, card: dict[str, Any]) -> int:
+    """Return how many numbers of key points follow each box: 0 without `kpt_shape`.
+
+    Raises:
+        DataError: `kpt_shape` is not the number of points and of values for each, 2 or 3.
+    """
+    shape = card.get("kpt_shape")
+    if shape is None:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and shape[1] in ("2", "3"):
+        if str(shape[0]).isdecimal():
+            return int(shape[0]) * int(shape[1])
+    raise DataError(f"{path}: expected kpt_shape as in [17, 3], got {shape!r:.40}. Correct it.")
