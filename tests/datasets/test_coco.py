@@ -195,7 +195,7 @@ def test_an_export_with_its_own_folders(tmp_path):
     write(tmp_path, {"train/_annotations.coco.json": text})
     write_images(tmp_path, [f"train/sub/{image['id']}.jpg" for image in IMAGES])
     options = {"train": "train/_annotations.coco.json", "train_images": "train"}
-    data = read("coco", tmp_path, **options)
+    data = read("coco", tmp_path, blank="absent", **options)
     assert data.images[1] == "train/sub/9.jpg"
     assert states(data) == [[N, N, N], [N, Y, N], [Y, N, Y], [Y, N, N]]
     open_world = read("coco", tmp_path, blank="unknown", **options)
@@ -224,3 +224,16 @@ def test_lvis_names_its_files_by_their_urls(tmp_path):
     write(tmp_path, {"train.json": json.dumps(tree(images=[image], annotations=annotations))})
     write_images(tmp_path, ["images/train2017/000000391895.jpg"])
     assert read("coco", tmp_path).images == ("images/train2017/000000391895.jpg",)
+
+
+def test_images_without_annotation_are_asked_about(tmp_path):
+    write(tmp_path, {"train.json": json.dumps(tree())})
+    write_images(tmp_path, [f"images/{image['file_name']}" for image in IMAGES])
+    with pytest.raises(DataError, match=r"1 of 4 images have no annotation, first COCO_.*57870"):
+        read("coco", tmp_path)
+    assert states(read("coco", tmp_path, blank="absent"))[0] == [N, N, N]
+    assert states(read("coco", tmp_path, blank="unknown"))[0] == [U, U, U]
+    assert states(read("coco", tmp_path, images="annotated"))[0] == [N, Y, N]
+    write(tmp_path, {"train.json": json.dumps(tree(annotations=[]))})  # as CVAT exports tags
+    with pytest.raises(DataError, match=r"4 of 4 images have no annotation.* blank=unknown if not"):
+        read("coco", tmp_path)

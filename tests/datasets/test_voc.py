@@ -221,3 +221,14 @@ def test_two_files_of_one_image_are_refused(tmp_path):
     write(tmp_path, {"Annotations/d.xml": annotation("c.png", ("owl", 0, WHOLE))})
     with pytest.raises(DataError, match=r"d\.xml is of image 'c\.png', and so is .*c\.xml"):
         read("voc-xml", tmp_path)
+
+
+def test_files_without_any_object_are_asked_about(tmp_path):
+    write(tmp_path, {f"Annotations/{name}.xml": annotation(f"{name}.jpg") for name in "ab"})
+    write_images(tmp_path, ["JPEGImages/a.jpg", "JPEGImages/b.jpg"])
+    write(tmp_path, {"names.txt": "cat\n"})
+    with pytest.raises(DataError, match=r"none of the 2 XML files of the train set has an object"):
+        read("voc-xml", tmp_path, categories="names.txt")
+    for choice, state in (("absent", N), ("unknown", U)):
+        data = read("voc-xml", tmp_path, categories="names.txt", blank=choice)
+        assert states(data) == [[state], [state]]

@@ -23,9 +23,9 @@ HCP-MLR-PL, so a mask drawn by their rule falls on the same pairs. All 80 catego
 every image, so what is not annotated is absent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -33,6 +33,7 @@ from pydantic import Field
 from trmml.datasets.base import Boxes, Dataset
 from trmml.datasets.files import find_file, read_json
 from trmml.datasets.formats.coco_json import (
+    ImageEntry,
     annotation_entries,
     box_rows,
     category_columns,
@@ -65,8 +66,10 @@ class CocoJsonOptions(Coco2014Options):
     test: str = Field("test.json", description="the test set's JSON below the root")
     train_images: str = Field("images", description="the folder of its file_name entries")
     test_images: str = Field("images", description="the same for the test set")
-    blank: Literal["absent", "unknown"] = Field(
-        "absent", description="what a category means that an image has no annotation of"
+    blank: Literal["absent", "unknown"] | None = Field(
+        None,
+        description="what a category means that an image has no annotation of; absent where every"
+        " image has an annotation, else required",
     )
 
 
@@ -102,25 +105,41 @@ def read_coco_json(root: Path, split: Split, options: CocoJsonOptions) -> Datase
 
 
 def _read(
-    root: Path, path: Path, folders: Sequence[str], images: str, crowd: str, blank: str
+    root: Path, path: Path, folders: Sequence[str], images: str, crowd: str, blank: str | None
 ) -> Dataset:
     tree = read_json(path)
     names, columns = category_columns(tree, path)
     listed = image_entries(tree, path)
     annotations = annotation_entries(tree, path, listed, columns)
+    annotated = {annotation["image_id"] for annotation in annotations}
     if images == "annotated":
-        annotated = {annotation["image_id"] for annotation in annotations}
         listed = {key: image for key, image in listed.items() if key in annotated}
     if not listed:
         raise DataError(f"{path} has no image left. Check the file, or take option images=all.")
+    if blank is None:
+        _refuse_open_images(path, [e for key, e in listed.items() if key not in annotated], listed)
     if crowd == "drop":
         annotations = [entry for entry in annotations if not entry.get("iscrowd", 0)]
     rows = {key: row for row, key in enumerate(listed)}
     labels = torch.zeros(len(listed), len(names), dtype=torch.bool)
     for entry in annotations:
         labels[rows[entry["image_id"]], columns[entry["category_id"]]] = True
-    known = known_pairs(labels, listed, columns, blank, path)
+    known = known_pairs(labels, listed, columns, blank or "absent", path)
     names_on_disk = locate(root, folders, [image.name for image in listed.values()])
     boxes = Boxes.collect(box_rows(annotations, listed, rows, columns, path))
     places = tuple(image.row for image in listed.values())
     return Dataset(root, names_on_disk, names, LabelMatrix(labels, known), places, boxes)
+
+
+def _refuse_open_images(
+    path: Path, empty: Sequence[ImageEntry], listed: Mapping[Any, ImageEntry]
+) -> None:
+    """Refuse images without annotation, which may be empty or never have been opened."""
+    open_images = [image for image in empty if image.entry.get("neg_category_ids") is None]
+    if open_images:
+        raise DataError(
+            f"{path}: {len(open_images)} of {len(listed)} images have no annotation, first "
+            f"{open_images[0].name}. The file does not say whether anybody checked them. Choose "
+            "option blank=absent if every image was checked for every category, blank=unknown if "
+            "not, or images=annotated to leave these images out."
+        )

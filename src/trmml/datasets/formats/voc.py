@@ -73,8 +73,10 @@ class VocXmlOptions(ReaderOptions):
     difficult: Difficult = Field(
         "positive", description="what a category is whose objects are all marked difficult"
     )
-    blank: Literal["absent", "unknown"] = Field(
-        "absent", description="what a category means that an image has no object of"
+    blank: Literal["absent", "unknown"] | None = Field(
+        None,
+        description="what a category means that an image has no object of; absent, but required"
+        " where no image has any object",
     )
 
 
@@ -122,6 +124,12 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
         raise DataError(
             f"no XML file in {root / options.annotations} holds an object. Give the names as "
             "option categories=FILE if that is meant."
+        )
+    if options.blank is None and not any(entry.objects for entry in parts[split]):
+        raise DataError(
+            f"{root}: none of the {len(parts[split])} XML files of the {split} set has an object. "
+            "Choose option blank=absent if every image was checked for every category, "
+            "blank=unknown if not."
         )
     entries = _with_images(root, parts[split], options.image_folder)
     return as_dataset(

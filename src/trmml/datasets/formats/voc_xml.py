@@ -110,7 +110,7 @@ def as_dataset(
     annotations: Sequence[Annotation],
     names: tuple[str, ...],
     difficult: Difficult,
-    blank: str,
+    blank: str | None,
 ) -> Dataset:
     """Return a data set of annotated images; see the options for `difficult` and `blank`."""
     columns = {name: column for column, name in enumerate(names)}
