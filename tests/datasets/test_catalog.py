@@ -217,8 +217,8 @@ def test_counts_are_of_what_the_files_list(tmp_path, caplog, published):
 def test_the_documents_list_every_name_with_its_options():
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
     section = page.partition("## Data sets by name")[2].partition("\n## ")[0]
-    packed = section.partition("Packed files")[2].partition("\n\n")[0]
-    everywhere = section.partition("Every name also takes")[2].partition("\n\n")[0]
+    packed = section.partition("**Packed files**")[2].partition("\n**")[0]
+    everywhere = section.partition("**Missing images.**")[2].partition("\n\n")[0]
     for name, reader in READERS.items():
         row = section.partition(f"\n| `{name}` |")[2].partition("\n")[0]
         assert row, name
