@@ -42,7 +42,7 @@ from trmml.benchmark.tuning import split
 from trmml.datasets.catalog import read_named
 from trmml.encoders import load_encoder
 from trmml.errors import DataError
-from trmml.labels.masks import Known, share_known, single_positive
+from trmml.labels.masks import MaskRule, share_known, single_positive
 from trmml.method.interface import MultiLabelModel
 from trmml.settings.choices import Precision
 from trmml.settings.sections import changed
@@ -132,14 +132,14 @@ def pointing(ground: Ground, model: MultiLabelModel) -> float:
     return sum(hit.values()) / len(hit)
 
 
-def looked_into(ground: Ground, known: Known, settings: Any) -> dict[str, Any]:
+def looked_into(ground: Ground, known: MaskRule, settings: Any) -> dict[str, Any]:
     """One run with seed 0: pseudo-labels by epoch, and where boxes are known, pointing.
 
     Of the pseudo-labels of each epoch: how many, which share is right, and of all which found.
     """
     settings = changed(settings, PSEUDO)
     chosen = for_cell(settings, seed=0, choose_epoch="held-out")
-    truth, mask = ground.train.matrix, known.of(ground.train.matrix, 0)
+    truth, mask = ground.train.matrix, known.apply(ground.train.matrix, 0)
     source = ground.train_features.of(pooled=False, views=chosen.training.encoded_views)
     trainer = new_trainer(ground, METHODS["trmml"], chosen, source, mask)
     trainer.truth = truth  # never trained on: it only says what is right
@@ -204,7 +204,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def trains_otherwise(settings: Mapping[str, MethodSettings], method: Method, known: Known) -> bool:
+def trains_otherwise(
+    settings: Mapping[str, MethodSettings], method: Method, known: MaskRule
+) -> bool:
     """Whether a row trains otherwise than the first; a ground's two settings may differ."""
     own, full = (settings[key].values[known.protocol] for key in (method.key, "trmml"))
     return bool(own != full)

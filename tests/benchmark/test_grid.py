@@ -416,5 +416,5 @@ def test_wrong_requests_are_refused(ground: Ground, tmp_path: Path) -> None:
 def test_a_mask_of_known_labels_reads_no_label_of_its_own(ground: Ground) -> None:
     mask = ground.train.matrix.hide(0.5, 1)
     lying = LabelMatrix(~mask.labels, mask.known)
-    found = fixed("peer", lying).of(ground.train.matrix, seed=0)
+    found = fixed("peer", lying).apply(ground.train.matrix, seed=0)
     assert found.checksum() == mask.checksum()

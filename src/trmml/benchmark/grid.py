@@ -17,7 +17,7 @@ from trmml.benchmark.records import CELL_FORMAT, Cell, CellFolder, CellKey, Rank
 from trmml.benchmark.run_cell import CellRunner, Job, for_cell
 from trmml.errors import ConfigError, TrainingError
 from trmml.features.base import Progress
-from trmml.labels.masks import Known
+from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import EpochRule
 from trmml.settings.old_names import first_names
@@ -77,7 +77,7 @@ def run_benchmark(
     out: Path | str,
     *,
     methods: Sequence[Method],
-    known: Sequence[Known],
+    known: Sequence[MaskRule],
     seeds: Sequence[int] = (0, 1, 2),
     settings: Mapping[str, MethodSettings] | None = None,
     epoch: EpochRule = "held-out",
@@ -148,7 +148,7 @@ class _Grid:
         self._runner = CellRunner(ground, epoch, best)
         self._masks: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def job(self, method: Method, known: Known, seed: int) -> Job:
+    def job(self, method: Method, known: MaskRule, seed: int) -> Job:
         """A cell with its settings resolved; the mask is drawn for its checksum only."""
         chosen = self.settings.get(method.key) or default_settings(method)
         protocol = "partial" if method.full_labels else known.protocol
@@ -167,10 +167,10 @@ class _Grid:
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return Job(method, known, seed, settings, chosen.provenance[protocol], card, digest)
 
-    def mask(self, method: Method, known: Known, seed: int) -> LabelMatrix:
+    def mask(self, method: Method, known: MaskRule, seed: int) -> LabelMatrix:
         """What a cell may train on."""
         labels = self.ground.train.matrix
-        return labels if method.full_labels else known.of(labels, seed)
+        return labels if method.full_labels else known.apply(labels, seed)
 
     def is_finished(self, job: Job, there: Mapping[CellKey, Cell], folder: CellFolder) -> bool:
         """Whether the folder holds this very cell."""
@@ -241,7 +241,7 @@ def _seeds(seeds: Sequence[int]) -> Sequence[int]:
     return seeds
 
 
-def _distinct(known: Sequence[Known]) -> Sequence[Known]:
+def _distinct(known: Sequence[MaskRule]) -> Sequence[MaskRule]:
     names = [each.name for each in known]
     if not names:
         raise ConfigError("expected at least one share of known labels or single positive")

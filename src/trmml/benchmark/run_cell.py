@@ -15,7 +15,7 @@ from trmml.benchmark.catalog import Method, make_trainer
 from trmml.benchmark.data import Ground
 from trmml.benchmark.records import Cell, CellKey, Ranks, commit, ranks_of
 from trmml.features.base import FeatureSource, Progress
-from trmml.labels.masks import Known
+from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
@@ -37,7 +37,7 @@ class Job:
     """A cell to run: names, and all that its figures depend on."""
 
     method: Method
-    known: Known
+    known: MaskRule
     seed: int
     settings: Any
     provenance: Mapping[str, Any]

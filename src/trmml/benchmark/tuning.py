@@ -33,7 +33,7 @@ from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, DataError, TrainingError
 from trmml.features.base import Progress
 from trmml.features.views import joined
-from trmml.labels.masks import Known, share_known, single_positive
+from trmml.labels.masks import MaskRule, share_known, single_positive
 from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.choices import EpochRule, Precision, Protocol
@@ -80,7 +80,7 @@ class Plan:
         if not 0 < self.held_out_share < 1:
             raise ConfigError(f"held_out_share must be between 0 and 1, not {self.held_out_share}")
 
-    def rules(self, protocol: Protocol) -> list[Known]:
+    def rules(self, protocol: Protocol) -> list[MaskRule]:
         """The masks of a protocol."""
         if protocol == "single_positive":
             return [single_positive()]
@@ -195,7 +195,7 @@ def _score(
         kept, held = split(len(labels), plan.held_out_share, seed)
         own, truth = labels.rows(kept), labels.rows(held)
         for rule in rules:
-            mask = own if method.full_labels else rule.of(own, seed)
+            mask = own if method.full_labels else rule.apply(own, seed)
             chosen = for_cell(settings, seed=seed, choose_epoch=epoch)
             part = source.rows(kept.tolist())
             trainer = new_trainer(ground, method, chosen, part, mask)

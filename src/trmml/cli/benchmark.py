@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trmml.benchmark.tuning import Plan
     from trmml.datasets import Dataset
     from trmml.errors import TrainingError
-    from trmml.labels.masks import Known
+    from trmml.labels.masks import MaskRule
 
 # `--known 10..90` goes in steps of so many percent, as the field does.
 STEP = 10
@@ -62,7 +62,7 @@ def benchmark(
         return
     if data is None:
         raise typer.BadParameter("give --data NAME ROOT, or --report-only for a finished grid")
-    rules = known_rules(known, single_positive, quota, masked=bool(masks))
+    rules = mask_rules(known, single_positive, quota, masked=bool(masks))
     chosen_seeds = seed_list(seeds)
 
     from trmml.benchmark.grid import find_methods
@@ -98,7 +98,7 @@ def benchmark(
         if len(ground.train) < len(train):  # unreadable pictures were left out
             left = set(ground.train.images)
             kept = [row for row, image in enumerate(train.images) if image in left]
-            rules = [rule.rows(kept) for rule in rules]
+            rules = [rule.subset(kept) for rule in rules]
         if tune is not None:
             from trmml.benchmark.tuning import Plan
 
@@ -124,7 +124,7 @@ def _run(
     ground: "Ground",
     out: Path,
     methods: "Sequence[Method]",
-    known: "Sequence[Known]",
+    known: "Sequence[MaskRule]",
     seeds: Sequence[int],
     settings: "dict[str, MethodSettings]",
     epoch: choices.EpochRule,
@@ -157,26 +157,26 @@ def _run(
     return None
 
 
-def known_rules(
+def mask_rules(
     known: str | None, single_positive: bool, quota: tuple[int, int] | None, masked: bool
-) -> "list[Known]":
+) -> "list[MaskRule]":
     """What the options on known labels add up to; 10 to 90 percent where none is given."""
-    from trmml.labels import masks as protocols
+    from trmml.labels import masks
 
     if known is None and not single_positive and quota is None and not masked:
         known = "10..90"
     shares = [] if known is None else percentages(known)
-    found = [protocols.share_known(percent / 100) for percent in shares]
-    found += [protocols.single_positive()] if single_positive else []
-    return found if quota is None else [*found, protocols.quota(*quota)]
+    rules = [masks.share_known(percent / 100) for percent in shares]
+    rules += [masks.single_positive()] if single_positive else []
+    return rules if quota is None else [*rules, masks.quota(*quota)]
 
 
-def _masks(paths: Sequence[Path], train: "Dataset") -> "list[Known]":
+def _masks(paths: Sequence[Path], train: "Dataset") -> "list[MaskRule]":
     """Masks from files, those of other projects too."""
     from trmml.datasets.tables.peer_masks import read_mask
-    from trmml.labels import masks as protocols
+    from trmml.labels import masks
 
-    return [protocols.fixed(path.stem, read_mask(path, train)) for path in paths]
+    return [masks.fixed(path.stem, read_mask(path, train)) for path in paths]
 
 
 def percentages(text: str) -> list[float]:

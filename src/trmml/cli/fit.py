@@ -13,7 +13,7 @@ from trmml.settings.choices import Protocol
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
-    from trmml.labels.masks import Known
+    from trmml.labels.masks import MaskRule
     from trmml.labels.matrix import LabelMatrix
     from trmml.settings.sections import Settings
     from trmml.training.record import EpochRecord
@@ -104,7 +104,7 @@ def _mask(
     quota: tuple[int, int] | None,
     mask: Path | None,
     data: "Dataset",
-) -> "Known | LabelMatrix | None":
+) -> "MaskRule | LabelMatrix | None":
     """What the options on known labels ask for."""
     from trmml.datasets.tables.peer_masks import read_mask
     from trmml.labels import masks

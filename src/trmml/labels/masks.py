@@ -1,4 +1,4 @@
-"""Which of the training labels a cell of the benchmark knows."""
+"""Rules that say which training labels stay known, as the field hides them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from trmml.settings.choices import Protocol
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class MaskRule:
     """A rule that hides labels, by a seed; made by the functions below.
 
     Attributes:
-        name: as in tables and in cells.jsonl, for example "10 %".
+        name: as in tables, for example "10 %".
         protocol: whose settings apply.
         share: of the labels that stay known, in (0, 1]; None for another rule.
         quota: of known positives and negatives of each category; None for another rule.
@@ -28,8 +28,8 @@ class Known:
     quota: tuple[int, int] | None = None
     mask: LabelMatrix | None = None
 
-    def of(self, labels: LabelMatrix, seed: int) -> LabelMatrix:
-        """What is known of the training labels.
+    def apply(self, labels: LabelMatrix, seed: int) -> LabelMatrix:
+        """The labels with those hidden that the rule hides.
 
         Raises:
             DataError: a fixed mask is of other images or categories.
@@ -47,14 +47,14 @@ class Known:
             )
         return LabelMatrix(labels.labels, labels.known & self.mask.known)
 
-    def rows(self, indices: Sequence[int]) -> "Known":
+    def subset(self, indices: Sequence[int]) -> "MaskRule":
         """The same rule for some of the images."""
         if self.mask is None:
             return self
         return replace(self, mask=self.mask.rows(torch.tensor(indices, dtype=torch.long)))
 
 
-def share_known(share: float) -> Known:
+def share_known(share: float) -> MaskRule:
     """Each label stays known with one probability: the rule of SST and SARB.
 
     Args:
@@ -72,15 +72,15 @@ def share_known(share: float) -> Known:
             f"the share of known labels must be above 0 and at most 1, got {share:g}; "
             "to keep 10 percent, write 0.1"
         )
-    return Known(f"{100 * share:g} %", "partial", share=share)
+    return MaskRule(f"{100 * share:g} %", "partial", share=share)
 
 
-def single_positive() -> Known:
+def single_positive() -> MaskRule:
     """One present category per image is known, and nothing else."""
-    return Known("single positive", "single_positive")
+    return MaskRule("single positive", "single_positive")
 
 
-def quota(positives: int, negatives: int) -> Known:
+def quota(positives: int, negatives: int) -> MaskRule:
     """So many present and absent labels of each category are known; see `keep_quota`.
 
     Example:
@@ -88,10 +88,10 @@ def quota(positives: int, negatives: int) -> Known:
         'quota 10 + 40'
     """
     protocol: Protocol = "partial" if negatives else "single_positive"
-    return Known(f"quota {positives} + {negatives}", protocol, quota=(positives, negatives))
+    return MaskRule(f"quota {positives} + {negatives}", protocol, quota=(positives, negatives))
 
 
-def fixed(name: str, mask: LabelMatrix) -> Known:
+def fixed(name: str, mask: LabelMatrix) -> MaskRule:
     """A mask from elsewhere; without a known negative it counts as single positive.
 
     Args:
@@ -99,7 +99,7 @@ def fixed(name: str, mask: LabelMatrix) -> Known:
         mask: only what is known in it is read, not the labels.
     """
     protocol: Protocol = "partial" if bool((mask.known & ~mask.labels).any()) else "single_positive"
-    return Known(name, protocol, mask=mask)
+    return MaskRule(name, protocol, mask=mask)
 
 
 def _shape(matrix: LabelMatrix) -> str:

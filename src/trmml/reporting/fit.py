@@ -12,7 +12,7 @@ from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
-from trmml.labels.masks import Known
+from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import TRAINED, results, zero_shot_metrics
@@ -39,7 +39,7 @@ def fit(
     *,
     settings: Settings | None = None,
     encoder_spec: str | None = None,
-    mask: Known | LabelMatrix | None = None,
+    mask: MaskRule | LabelMatrix | None = None,
     truth: LabelMatrix | None = None,
     test: Dataset | None = None,
     resume: bool = False,
@@ -124,9 +124,11 @@ def fit(
     return {**summary, "seconds": seconds, "report": str(report)}
 
 
-def _hide(data: Dataset, mask: Known | LabelMatrix, seed: int) -> Dataset:
+def _hide(data: Dataset, mask: MaskRule | LabelMatrix, seed: int) -> Dataset:
     """The same images with fewer known labels."""
-    return replace(data, matrix=mask.of(data.matrix, seed) if isinstance(mask, Known) else mask)
+    return replace(
+        data, matrix=mask.apply(data.matrix, seed) if isinstance(mask, MaskRule) else mask
+    )
 
 
 def _described(data: Dataset) -> str:
