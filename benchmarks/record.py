@@ -1,35 +1,22 @@
 """Provenance for benchmark results: versions, commit, machine; written as JSON."""
 
-import json
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trmml.training.run_folder import versions
+from trmml.storage.atomic import write_json
+from trmml.storage.provenance import commit, processor, versions
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def processor() -> str:
-    """Its name where the system tells; the architecture elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
 def provenance() -> dict[str, Any]:
     """What a figure depends on besides its settings."""
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
-        "commit": found.stdout.strip() or "unknown",
+        "commit": commit() or "unknown",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -46,5 +33,5 @@ def write_results(name: str, tree: dict[str, Any], *, quick: bool = False) -> Pa
     """
     path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**tree, **provenance()}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {**tree, **provenance()})
     return path

@@ -27,7 +27,7 @@ from trmml.benchmark.report import summary_json
 from trmml.benchmark.results import Comparison, Results, compared, drawn_maps
 from trmml.encoders.base import short_name
 from trmml.errors import CheckpointError, DataError
-from trmml.training.run_folder import write_text
+from trmml.storage.atomic import write_json, write_text
 
 # Fields that all cells of a grid have in common, or that only a restart needs.
 LEFT_OUT = ("ground", "encoder", "data", "fingerprint", "ap_interpolated")
@@ -98,10 +98,10 @@ def publish(
         # By name: rows without a name could be told from others by their place alone.
         table = {name: row.float() for name, row in maps.items()}
         save_file(table, place / "draws.safetensors")
-    write_text(place / "grid.json", json.dumps(grid, ensure_ascii=False, indent=1) + "\n")
+    write_json(place / "grid.json", grid)
     write_text(place / "cells.jsonl", "".join(line + "\n" for line in lines))
     write_text(place / "summary.json", summary_json(results))
-    write_text(place / "about.json", json.dumps({"commands": commands}, indent=1) + "\n")
+    write_json(place / "about.json", {"commands": commands})
     for method in {cell.method for cell in found}:
         _settings_of(method, place / "settings", settings)
 

@@ -24,7 +24,7 @@ from trmml.benchmark.records import Cell
 from trmml.benchmark.results import MEAN, Results
 from trmml.benchmark.table_text import Table, to_latex, to_markdown
 from trmml.benchmark.tables import result_tables
-from trmml.training.run_folder import write_text
+from trmml.storage.atomic import write_text
 
 ROOT = Path(__file__).parents[2]
 HEAD = """<!-- Written by benchmarks.accuracy.results_page from benchmarks/results: do not edit -->

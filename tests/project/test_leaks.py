@@ -8,8 +8,8 @@ from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings
+from trmml.storage.atomic import load_tensors
 from trmml.training.fit import train_run
-from trmml.training.run_folder import load_tensors
 from trmml.training.schedule import hold_out
 
 # Thresholds at which pseudo-labels exist on so few pictures; the epoch is not chosen by scores.

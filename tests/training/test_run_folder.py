@@ -1,43 +1,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from tests.toy import ToyEncoder
 from trmml.errors import CheckpointError
-from trmml.training import run_folder as checkpoint
-from trmml.training.run_folder import load_card, load_model, load_tensors, save_tensors, write_text
-
-
-def test_tensors_and_metadata_round_trip(tmp_path):
-    tensors = {"a": torch.randn(3, 2), "b": torch.tensor([True, False])}
-    save_tensors(tmp_path / "x.safetensors", tensors, {"k": "v"})
-    loaded, metadata = load_tensors(tmp_path / "x.safetensors")
-    assert metadata == {"k": "v"}
-    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x.safetensors"
-    save_tensors(path, {"a": torch.ones(1)}, {})
-    before = path.read_bytes()
-
-    def broken(tensors, file, metadata):
-        file.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(checkpoint, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
-        save_tensors(path, {"a": torch.zeros(1)}, {})
-    assert path.read_bytes() == before
-
-
-def test_missing_and_damaged_files_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"nothing\.safetensors, which does not exist"):
-        load_tensors(tmp_path / "nothing.safetensors")
-    write_text(tmp_path / "bad.safetensors", "no tensors here")
-    with pytest.raises(CheckpointError, match=r"bad\.safetensors is damaged"):
-        load_tensors(tmp_path / "bad.safetensors")
+from trmml.training.run_folder import load_card, load_model
 
 
 def test_a_card_survives_the_round_trip(finished_run):

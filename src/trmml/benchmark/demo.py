@@ -24,11 +24,11 @@ from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import TRAINED, HeldOut, results, score, zero_shot_metrics
 from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
+from trmml.storage.atomic import write_json, write_text
 from trmml.synthetic import write_scenes
 from trmml.tagging.evaluate import evaluate
 from trmml.tagging.tagger import Tagger
 from trmml.training.fit import train_run
-from trmml.training.run_folder import write_text
 from trmml.training.trainer import train
 
 MARK = "demo.json"
@@ -141,7 +141,7 @@ def demo(
     seconds = time.monotonic() - started
     tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)
     tree["train_context"] = settings.prompts.train_context  # which reading of the paper this was
-    write_text(out / "results.json", json.dumps(tree, indent=1) + "\n")
+    write_json(out / "results.json", tree)
     return DemoResult(run=out, new_folder=new.root, metrics=metrics, results=tree)
 
 

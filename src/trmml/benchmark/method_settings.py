@@ -20,7 +20,7 @@ from trmml.errors import ConfigError
 from trmml.settings.choices import PROTOCOLS, Precision, Protocol
 from trmml.settings.files import to_toml
 from trmml.settings.sections import changed, read_toml, validate
-from trmml.training.run_folder import write_text
+from trmml.storage.atomic import write_text
 
 
 @dataclass(frozen=True)

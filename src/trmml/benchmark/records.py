@@ -9,10 +9,8 @@ A line that was cut off by a kill is ignored and overwritten. Of two lines of on
 counts. Several processes may work in one folder: lines are added under a lock.
 """
 
-import functools
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,14 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.old_names import current_names
-from trmml.training.run_folder import write_text
+from trmml.storage.atomic import save_tensors, write_json
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
 CELL_FORMAT = 2
@@ -138,7 +137,7 @@ class CellFolder:
             raise CheckpointError(f"{self._cells} lies without its grid.json; restore it")
         self.root.mkdir(parents=True, exist_ok=True)
         test.save(self.root / "test.safetensors")
-        write_text(self._grid, json.dumps(grid, indent=1, ensure_ascii=False) + "\n")
+        write_json(self._grid, grid)
 
     def grid(self) -> dict[str, Any]:
         """What `open` wrote.
@@ -208,9 +207,7 @@ class CellFolder:
     def _write_ranks(self, fingerprint: str, ranks: Ranks) -> None:
         path = self._ranks(fingerprint)
         path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file({"ranks": np.ascontiguousarray(ranks)}, part)
-        os.replace(part, path)
+        save_tensors(path, {"ranks": torch.from_numpy(ranks)})
 
 
 def read_lines(path: Path) -> list[Cell]:
@@ -235,23 +232,6 @@ def ranks_of(scores: npt.NDArray[np.floating[Any]]) -> Ranks:
     smallest = np.uint16 if len(scores) <= 2**16 else np.uint32
     columns = [np.unique(-column, return_inverse=True)[1] for column in scores.T]
     return np.stack(columns, axis=1).astype(smallest)
-
-
-@functools.cache
-def commit() -> str | None:
-    """`git describe` of the checkout that trmml runs from; None where it is no checkout."""
-    folder = Path(__file__).parent
-    try:
-        for command in (
-            ["ls-files", "--error-unmatch", Path(__file__).name],
-            ["describe", "--always", "--dirty"],
-        ):
-            done = subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
-            )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _whole_lines(file: Any) -> int:

@@ -14,7 +14,7 @@ from trmml.benchmark.results import Results, load_results
 from trmml.benchmark.table_text import WRITERS, Table, to_markdown
 from trmml.benchmark.tables import result_tables
 from trmml.features.base import Progress
-from trmml.training.run_folder import write_text
+from trmml.storage.atomic import write_text
 
 
 @dataclass(frozen=True)

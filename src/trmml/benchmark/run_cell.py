@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trmml.benchmark.catalog import Method, make_trainer
 from trmml.benchmark.data import Ground
-from trmml.benchmark.records import Cell, CellKey, Ranks, commit, ranks_of
+from trmml.benchmark.records import Cell, CellKey, Ranks, ranks_of
 from trmml.features.base import FeatureSource, Progress
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
@@ -23,8 +23,8 @@ from trmml.metrics.calibration import both_answers, calibrate
 from trmml.metrics.figures import Metrics, PrecisionRecall
 from trmml.metrics.measure import measure
 from trmml.settings.choices import EpochRule
+from trmml.storage.provenance import commit, versions
 from trmml.training.fabric import make_fabric
-from trmml.training.run_folder import versions
 from trmml.training.schedule import hold_out
 from trmml.training.trainer import Trainer, train
 

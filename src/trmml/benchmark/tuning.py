@@ -26,7 +26,7 @@ from trmml.benchmark.method_settings import (
     shared_changes,
     write_settings,
 )
-from trmml.benchmark.records import CELL_FORMAT, commit
+from trmml.benchmark.records import CELL_FORMAT
 from trmml.benchmark.run_cell import for_cell, new_trainer
 from trmml.benchmark.tuning_search import ask, distribution, open_study, tell
 from trmml.encoders.base import short_name
@@ -38,7 +38,7 @@ from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.choices import EpochRule, Precision, Protocol
 from trmml.settings.old_names import current_name, first_name, first_names
-from trmml.training.run_folder import versions
+from trmml.storage.provenance import commit, versions
 from trmml.training.trainer import train
 
 if TYPE_CHECKING:

@@ -189,7 +189,7 @@ class _Run:
             for index, reason in enumerate(pool.map(_why_unreadable, self.paths)):
                 if reason is None:
                     path = self.paths[index]
-                    items.append((path, hashes.of(path) if views > 1 else ""))
+                    items.append((path, hashes.look_up(path) if views > 1 else ""))
                 else:
                     self._note(index, DataError(reason))
                 self._tell("check", index + 1, len(self.paths))
@@ -249,7 +249,7 @@ class _Run:
 
 def _content(hashes: ContentHashes, path: Path) -> str | DataError:
     try:
-        return hashes.of(path)
+        return hashes.look_up(path)
     except OSError:
         return DataError(_why_unreadable(path) or f"{path} cannot be read; check the disk")
 

@@ -28,13 +28,12 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from trmml.errors import DataError
 from trmml.features.base import Features
 from trmml.features.shards import Shard, StoreFeatures, crc, open_shard, packed
 from trmml.settings.choices import StoreForm
-from trmml.storage.hashes import write_json
+from trmml.storage.atomic import save_tensors, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -186,8 +185,9 @@ class FeatureStore:
         except OSError as error:
             raise self._unwritable(error.strerror) from error
         try:
-            for left in self.folder.glob("*.part"):  # of a process that was killed
-                left.unlink(missing_ok=True)
+            for left in self.folder.glob("*.part"):  # shards of a process that was killed
+                if ".json." not in left.name:  # those may be written without the lock
+                    left.unlink(missing_ok=True)
             lacking = self.lacking(rows)
             if lacking:
                 self._foretell(len(lacking))
@@ -232,17 +232,9 @@ class FeatureStore:
         names = json.dumps(list(rows))
         metadata = {"rows": names, "crc32": str(crc(tensors, names))}
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
-        part = path.with_suffix(".part")
         try:
-            part.touch()
-            mode = part.stat().st_mode  # as the user's umask has it; save_file makes it private
-            save_file(tensors, part, metadata)
-            part.chmod(mode)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
+            save_tensors(path, tensors, metadata)
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             raise self._unwritable(error) from error
         shard = Shard(path)
         shard.checked = True  # its sum was taken a moment ago

@@ -1,7 +1,6 @@
 """What is known about each pair of image and category, and how to hide a share of it."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.numpy import save as to_safetensors
 from torch import Tensor
 
 from trmml.errors import CheckpointError, ConfigError, DataError
+from trmml.storage.atomic import write_bytes
 
 _FORMAT = "trmml.labels.1"
 _ROWS_PER_DRAW = 8192  # the random numbers of so many images lie in memory at once
@@ -200,15 +200,9 @@ class LabelMatrix:
             {"shape": shape, "known": _pack(self.known), "labels": _pack(self.labels)},
             metadata={"format": _FORMAT, "checksum": self.checksum()},
         )
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_bytes(path, data)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise CheckpointError(
                 f"cannot write the labels to {path}: {error.strerror}. "
                 "Name a file in a folder that exists, may be written and has room."

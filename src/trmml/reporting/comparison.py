@@ -19,7 +19,7 @@ from trmml.metrics.calibration import calibrate
 from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
 from trmml.settings.sections import PromptSettings
-from trmml.training.run_folder import versions
+from trmml.storage.provenance import versions
 
 TRAINED = "TRM-ML"
 

@@ -1,6 +1,5 @@
 """`fit`: train a run, compare it with zero-shot where there are test images, and report."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -19,12 +18,13 @@ from trmml.reporting.comparison import TRAINED, results, zero_shot_metrics
 from trmml.reporting.report import write_report
 from trmml.settings.choices import OnBadImage
 from trmml.settings.sections import Settings
+from trmml.storage.atomic import write_json
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
 from trmml.training.fabric import pick_device
 from trmml.training.fit import train_run
 from trmml.training.record import EpochRecord
-from trmml.training.run_folder import load_card, write_text
+from trmml.training.run_folder import load_card
 
 # Held-out present labels below which the choice of the epoch deserves a warning.
 FEW_POSITIVES = 50
@@ -195,5 +195,5 @@ def _write_results(
         seed=card.settings.training.seed,
         seconds=seconds,
     )
-    write_text(out / "results.json", json.dumps(tree, indent=1) + "\n")
+    write_json(out / "results.json", tree)
     return tree

@@ -26,8 +26,9 @@ from trmml.reporting.sections import (
     pseudo,
     results,
 )
+from trmml.storage.atomic import load_tensors, write_text
 from trmml.tagging.evaluate import Evaluation
-from trmml.training.run_folder import RunCard, load_card, load_tensors, write_text
+from trmml.training.run_folder import RunCard, load_card
 
 # What stands for an undefined figure, and before a negative one.
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

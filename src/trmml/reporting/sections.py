@@ -19,8 +19,9 @@ from trmml.metrics.reliability import expected_calibration_error, reliability_bi
 from trmml.reporting.figures import WIDE, line_chart, reliability_diagram
 from trmml.reporting.pictures import best_and_worst
 from trmml.settings.sections import Settings
+from trmml.storage.atomic import load_tensors
 from trmml.tagging.evaluate import Evaluation
-from trmml.training.run_folder import RunCard, load_tensors
+from trmml.training.run_folder import RunCard
 
 # Up to twice so many categories are listed in full, else so many from each end.
 ENDS = 30

@@ -1,26 +1,42 @@
 """Hashes of the contents of files, remembered, so that an unchanged file is read once, ever."""
 
+import functools
 import hashlib
 import json
 import logging
-import os
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from trmml.storage.atomic import write_json
 
 logger = logging.getLogger(__name__)
 
 # A file changed this recently may change again within the same tick of the clock.
 FRESH_SECONDS = 2.0
+_CONTENT_HASH = functools.partial(hashlib.blake2b, digest_size=16)
+
+
+def hash_file(path: Path, make: Callable[[], Any] = hashlib.sha256) -> str:
+    """Hash of a file's bytes, in hex.
+
+    Args:
+        path: of the file.
+        make: gives a new, empty hash.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, make).hexdigest()
 
 
 class ContentHashes:
     """Hashes of files' contents; an unchanged file is read once, ever.
 
     Args:
-        root: where they are remembered; None remembers nothing.
+        root: folder where they are remembered; None remembers nothing.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -33,8 +49,8 @@ class ContentHashes:
             except ValueError:
                 logger.warning("%s is damaged; files are read again", self._path)
 
-    def of(self, path: Path) -> str:
-        """Hash of a file's bytes.
+    def look_up(self, path: Path) -> str:
+        """BLAKE2b of a file's bytes, 16 bytes in hex; from memory where the file is unchanged.
 
         Raises:
             OSError: it cannot be read.
@@ -44,8 +60,7 @@ class ContentHashes:
         known = self._known.get(name)
         if known is not None and known[:2] == now:
             return str(known[2])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        digest = hash_file(path, _CONTENT_HASH)
         if time.time_ns() - stat.st_mtime_ns > FRESH_SECONDS * 1e9:
             self._new[name] = [*now, digest]
         return digest
@@ -58,13 +73,6 @@ class ContentHashes:
         self._new = {}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._known)
+            write_json(self._path, self._known, indent=None)
         except OSError as error:  # the store says so where it matters
             logger.info("%s is not written: %s", self._path, error)
-
-
-def write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write a file that appears whole or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    part.write_text(json.dumps(tree, indent=None if len(tree) > 99 else 1), encoding="utf-8")
-    os.replace(part, path)

@@ -269,7 +269,7 @@ class Tagger:
         hashes, pictures = ContentHashes(None), list[Picture]()
         for path in paths:
             try:
-                content = hashes.of(path)
+                content = hashes.look_up(path)
             except OSError:  # decoding it will tell
                 content = ""
             pictures += [view_of(path, content, self.seed, view) for view in range(self.views)]

@@ -24,9 +24,10 @@ from trmml.metrics.calibration import Calibration, both_answers, calibrate
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
 from trmml.settings.sections import Settings
+from trmml.storage.atomic import save_tensors, write_json, write_text
 from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord
-from trmml.training.run_folder import RunCard, save_model, save_tensors, write_text
+from trmml.training.run_folder import RunCard, save_model
 from trmml.training.schedule import enough_epochs, hold_out
 from trmml.training.trainer import Trainer, train
 
@@ -150,12 +151,11 @@ def _fingerprint(
 def _open_folder(out: Path, data: Dataset, settings: Settings, encoded: Encoded) -> None:
     """Write what is settled before training: settings, mask, and the files left out."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "settings.json", json.dumps(settings.model_dump(), indent=1) + "\n")
+    write_json(out / "settings.json", settings.model_dump())
     data.matrix.save(out / "known.safetensors")
     if encoded.bad:
-        rows = [asdict(bad) for bad in encoded.bad]
-        write_text(out / "skipped.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-        logger.warning("%d unreadable images left out, listed in skipped.json", len(rows))
+        write_json(out / "skipped.json", [asdict(bad) for bad in encoded.bad])
+        logger.warning("%d unreadable images left out, listed in skipped.json", len(encoded.bad))
 
 
 def _write_log(out: Path, records: list[dict[str, Any]]) -> None:
@@ -186,10 +186,9 @@ def _finish(
     save_tensors(
         out / "held_out.safetensors",
         {"logits": logits, "labels": held.labels, "known": held.known, "images": trainer.held},
-        {},
     )
     save_pseudo = {"labels": trainer.pseudo.labels, "chosen": trainer.pseudo.chosen}
-    save_tensors(out / "pseudo.safetensors", save_pseudo, {})
+    save_tensors(out / "pseudo.safetensors", save_pseudo)
     card = RunCard(
         category_names=data.category_names,
         encoder=identity,

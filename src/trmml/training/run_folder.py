@@ -10,19 +10,11 @@ A run folder holds
     log.jsonl           one record per epoch
 """
 
-import hashlib
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.errors import CheckpointError
@@ -33,42 +25,10 @@ from trmml.method.regions import RegionAttention
 from trmml.method.trmml import TRMML, build_heads
 from trmml.metrics.calibration import Calibration
 from trmml.settings.sections import Settings, parse_settings
+from trmml.storage.atomic import load_tensors, save_tensors, write_json
+from trmml.storage.hashes import hash_file
+from trmml.storage.provenance import versions
 from trmml.training.old_formats import FORMAT, current_card, current_tensors
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file in one step."""
-    temporary = path.with_name(f".{path.name}.part")
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    temporary.touch()
-    mode = temporary.stat().st_mode  # as the user's umask has it; save_file makes it private
-    save_file(plain, temporary, dict(metadata))
-    temporary.chmod(mode)
-    os.replace(temporary, path)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"expected the file {path}, which does not exist")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); restore it or train again"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -132,18 +92,12 @@ class RunCard:
             ) from None
 
 
-def versions() -> dict[str, str]:
-    """Versions that a number depends on."""
-    names = ("trmml", "torch", "torchvision", "open-clip-torch", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
 def save_model(run: Path, model: TRMML, card: RunCard) -> None:
     """Write model.safetensors and model.json; the JSON comes last and names the tensors' hash."""
     tensors = model.state_dict()
     save_tensors(run / "model.safetensors", tensors, {"format": str(FORMAT)})
-    tree = card.to_dict() | {"tensors_sha256": _file_hash(run / "model.safetensors")}
-    write_text(run / "model.json", json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+    tree = card.to_dict() | {"tensors_sha256": hash_file(run / "model.safetensors")}
+    write_json(run / "model.json", tree)
 
 
 def load_card(run: Path) -> RunCard:
@@ -168,7 +122,7 @@ def load_card(run: Path) -> RunCard:
             f"{path} is no valid JSON ({error}); restore it or train again"
         ) from None
     weights = run / "model.safetensors"
-    if not weights.is_file() or _file_hash(weights) != tree.get("tensors_sha256"):
+    if not weights.is_file() or hash_file(weights) != tree.get("tensors_sha256"):
         raise CheckpointError(
             f"{weights} is missing or is not the file that {path} describes;"
             " restore both or train again"
@@ -233,9 +187,3 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
 def _sums(encoder: EncoderIdentity) -> str:
     """The beginnings of an encoder's checksums."""
     return f"weights {encoder.image_checksum[:12]}, with text {encoder.checksum[:12] or 'none'}"
-
-
-def _file_hash(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,8 +12,8 @@ from torch import Tensor
 from trmml.errors import CheckpointError
 from trmml.method.interface import MultiLabelModel
 from trmml.method.prototypes import PseudoLabels
+from trmml.storage.atomic import load_tensors, save_tensors
 from trmml.training.old_formats import current_tensors
-from trmml.training.run_folder import load_tensors, save_tensors
 
 
 class TrainingState:

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trmml.errors import DataError
+from trmml.storage.atomic import whole_file, write_json
 from trmml.storage.cache import cache_folder
-from trmml.storage.hashes import write_json
 
 _SUFFIXES = (
     (b"\xff\xd8\xff", ".jpg"),
@@ -84,9 +82,8 @@ def _keep(data: bytes, folder: Path) -> str:
     path = folder / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        part.write_bytes(data)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_bytes(data)
     return name
 
 

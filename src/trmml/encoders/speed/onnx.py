@@ -1,7 +1,6 @@
 """ONNX: modules traced by torch, image towers in int8, and ONNX Runtime to run them."""
 
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.errors import EncoderError, MissingExtraError
+from trmml.storage.atomic import whole_file
 from trmml.storage.cache import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -158,12 +158,11 @@ def _make(encoder: Encoder, path: Path, kind: Literal["onnx", "int8"]) -> None:
         outputs=["hidden_patches", "image_feature"],
         what=what,
     )
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        plain, final = Path(folder) / "plain.onnx", Path(folder) / "final.onnx"
-        program.save(plain if kind == "int8" else final)
+    with whole_file(path) as part, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "plain.onnx" if kind == "int8" else part
+        program.save(plain)
         if kind == "int8":
-            _quantise(plain, final)
-        os.replace(final, path)
+            _quantise(plain, part)
 
 
 def _quantise(plain: Path, out: Path) -> None:

@@ -9,12 +9,9 @@ import copy
 import hashlib
 import json
 import logging
-import os
-import platform
 import shutil
 import statistics
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -31,7 +28,9 @@ from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.encoders.speed.onnx import onnx_image_encoder
 from trmml.errors import EncoderError
 from trmml.settings.choices import EncoderPrecision
+from trmml.storage.atomic import write_json
 from trmml.storage.cache import cache_folder
+from trmml.storage.provenance import processor
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +189,9 @@ def choose_precision(
     best = max(fit, key=lambda name: rates[name])
     choice = Choice(best, rates, cosines, reasons, date.today().isoformat())
     path = _choice_file(identity, device)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_json(path, asdict(choice))
     except OSError as error:
         logger.warning("what was measured cannot be kept in %s: %s", path.parent, error.strerror)
     return choice
@@ -215,22 +212,11 @@ def _choice_file(identity: EncoderIdentity, device: str) -> Path:
         onnx = version("onnxruntime")
     except PackageNotFoundError:
         onnx = ""
-    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     parts = (identity.image_checksum, identity.size, where, torch.get_num_threads())
     depends = "|".join(map(str, (*parts, torch.__version__, onnx)))
     name = hashlib.sha256(depends.encode()).hexdigest()[:24]
     return cache_folder() / "encoders" / f"{name}-precision.json"
-
-
-def _processor() -> str:
-    """The processor's name; its architecture where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _least_cosine(
