@@ -4,7 +4,7 @@ import pytest
 
 from tests.toy import ToyEncoder
 from trmml.errors import CheckpointError
-from trmml.training.run_folder import load_card, load_model
+from trmml.training.run_folder import RunCard, load_card, load_model
 
 
 def test_a_card_survives_the_round_trip(finished_run):
@@ -33,4 +33,4 @@ def test_another_format_is_refused(finished_run):
         reads = r"this version of trmml reads 5 and 6\. Train again"
         message = rf"model\.json has format {other}; {reads}"
         with pytest.raises(CheckpointError, match=message):
-            checkpoint.RunCard.from_dict(tree, "model.json")
+            RunCard.from_dict(tree, "model.json")
