@@ -130,6 +130,8 @@ def members(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 yield from (leaf.id for leaf in ast.walk(target) if isinstance(leaf, ast.Name))
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         if isinstance(node, ast.ClassDef):
