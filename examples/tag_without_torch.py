@@ -1,4 +1,4 @@
-"""Tag pictures with an exported run: python tag_without_torch.py photos.onnx a.jpg b.jpg ...
+"""Tag images with an exported run: python tag_without_torch.py photos.onnx a.jpg b.jpg ...
 
 Needs onnxruntime, numpy and Pillow. The file is made by `trmml export runs/photos photos.onnx`.
 """
@@ -14,9 +14,9 @@ session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["trmml"])
 resampling = Image.Resampling[about["interpolation"].upper()]
 for path in sys.argv[2:]:
-    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    picture = picture.resize((about["size"], about["size"]), resampling)
-    (probabilities,), (maps,) = session.run(None, {"image": np.asarray(picture)[None]})
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = image.resize((about["size"], about["size"]), resampling)
+    (probabilities,), (maps,) = session.run(None, {"image": np.asarray(image)[None]})
     for c in np.argsort(-probabilities):
         if probabilities[c] >= about["thresholds"][c]:
             row, column = np.unravel_index(maps[c].argmax(), maps[c].shape)

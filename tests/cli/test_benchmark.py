@@ -68,7 +68,7 @@ def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> N
     common += ["--out", tmp_path / "out", "--draws", 20, "--device", "cpu"]
     done = run(*common, "--json")
     assert done.exit_code == 0, done.output
-    assert "40 pictures to train on, 16 to test on" in done.stderr
+    assert "40 images to train on, 16 to test on" in done.stderr
     assert "18/18  TRM-ML, single positive, seed 1: mAP" in done.stderr
     assert "uncalibrated" not in done.stderr
     tree = json.loads(done.stdout)

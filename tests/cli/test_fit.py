@@ -223,7 +223,7 @@ def test_broken_input_is_one_line_and_leaves_nothing(
     *said, error = lines
     assert error.startswith("Error: ") and expected in error
     # Where the table was read, one line says how; a broken picture comes to light after it.
-    assert all("pictures, " in line for line in said) and len(said) <= 1
+    assert all("images, " in line for line in said) and len(said) <= 1
     assert "unexpected" not in lines[0]
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -197,7 +197,7 @@ def test_tag_skips_what_cannot_be_read_only_when_asked(
     trees = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert ["error" in tree for tree in trees] == [True, True, False]
-    assert result.stderr == "Warning: 2 of 3 pictures cannot be read and were left out\n"
+    assert result.stderr == "Warning: 2 of 3 images cannot be read and were left out\n"
     refused = run("tag", finished_run, empty)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr == f"Error: {empty} is empty (0 bytes). Copy it again, or remove it.\n"

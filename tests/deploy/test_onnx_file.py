@@ -116,7 +116,7 @@ def test_the_metadata_hold_what_a_user_needs(whole, finished_run):
 
 def test_the_report(whole, head):
     said = whole.said
-    assert said.checked_pictures == MADE + 16 and head.said.checked_pictures == MADE
+    assert said.checked_images == MADE + 16 and head.said.checked_images == MADE
     assert said.size_bytes == said.path.stat().st_size and said.external_data is None
     assert 0 <= said.max_deviation <= TOLERANCE
     assert set(said.images_per_second) == {"onnxruntime", "torch"}
@@ -136,7 +136,7 @@ def test_towers_of_open_clip_at_a_size_that_is_not_their_own(vision, size, pictu
     settings = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3})
     list(train_run(data, encoder, tmp_path / "run", settings=settings, device="cpu"))
     said = export(tmp_path / "run", tmp_path / "m.onnx", encoder=encoder, check=[pictures.test])
-    assert said.max_deviation <= TOLERANCE and said.checked_pictures == MADE + 16
+    assert said.max_deviation <= TOLERANCE and said.checked_images == MADE + 16
 
 
 # Preprocessing -----------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_the_example_has_at_most_20_lines_of_code():
 def test_a_file_that_says_something_else_is_not_kept(
     by, which, head, finished_run, tmp_path, monkeypatch
 ):
-    said = module._said
+    said = module._run
 
     def wrong(session, given):
         answer = said(session, given)
@@ -247,7 +247,7 @@ def test_a_file_that_says_something_else_is_not_kept(
     out = tmp_path / "m.onnx"
     export(finished_run, out, part="head")
     before = out.read_bytes()
-    monkeypatch.setattr(module, "_said", wrong)
+    monkeypatch.setattr(module, "_run", wrong)
     with pytest.raises(EncoderError, match=rf"nothing was written to {out}.* where 0\.0001"):
         export(finished_run, out, part="head")
     assert list(tmp_path.iterdir()) == [out] and out.read_bytes() == before
@@ -321,7 +321,7 @@ def test_the_command(head, finished_run, tmp_path, monkeypatch):
     lines = done.stdout.splitlines()
     assert lines[0] == f"{out}: {out.stat().st_size / 1e6:.1f} MB, opset 20"
     assert lines[1] == ("takes hidden_patches; gives probabilities and region_maps of 4 categories")
-    assert lines[2].startswith("checked on 5 pictures: differs from torch by at most ")
+    assert lines[2].startswith("checked on 5 images: differs from torch by at most ")
     assert lines[3].startswith("images per second here: onnxruntime ") and len(lines) == 4
     given = {}
 

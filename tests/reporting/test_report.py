@@ -19,7 +19,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.measure import measure
 from trmml.metrics.reliability import ReliabilityBin
 from trmml.reporting.figures import line_chart, reliability_diagram, short, ticks
-from trmml.reporting.pictures import best_and_worst
+from trmml.reporting.ranked_images import best_and_worst
 from trmml.reporting.report import percent, points, write_report
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
@@ -169,7 +169,7 @@ def test_a_full_report(run: Path, evaluation: Evaluation, pictures: Pictures) ->
     )
     page = outline(path)
     assert path == run / "report.html" and not list(run.glob("*.part"))
-    for heading in ("What was asked", "What was known", "How it learned", "Results", "Pictures"):
+    for heading in ("Set-up", "What was known", "How it learned", "Results", "Images"):
         assert heading in page.text
     gain = evaluation.metrics.mean_ap - zero.mean_ap
     for shown in ("Coloured squares", percent(evaluation.metrics.mean_ap), points(gain)):
@@ -273,7 +273,7 @@ def test_errors_say_what_was_expected(run: Path, evaluation: Evaluation, tmp_pat
     with pytest.raises(CheckpointError, match="holds no trained model"):
         write_report(tmp_path)
     few = LabelMatrix(torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool))
-    with pytest.raises(DataError, match=r"48 training pictures.*got \(2, 4\).*skipped.json"):
+    with pytest.raises(DataError, match=r"48 training images.*got \(2, 4\).*skipped.json"):
         write_report(run, truth=few)
     names = tuple(reversed(evaluation.data.category_names))
     other = replace(evaluation, data=replace(evaluation.data, category_names=names))

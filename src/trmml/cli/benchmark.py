@@ -72,7 +72,7 @@ def benchmark(
     chosen = find_methods(method_keys(methods))
     choices = options.named_values(data_option, "--data-option")
     train, test = (read_named(*data, split, choices) for split in ("train", "test"))
-    say(f"{len(train)} pictures to train on, {len(test)} to test on")
+    say(f"{len(train)} images to train on, {len(test)} to test on")
     rules += _masks(masks or (), train)
     start = _settings(chosen, settings if tune is None else None, views, precision)
     schedules = [v.training for s in start.values() for v in s.values.values()]
@@ -95,7 +95,7 @@ def benchmark(
             on_bad_image=on_bad_image,
             progress=progress,
         )
-        if len(ground.train) < len(train):  # unreadable pictures were left out
+        if len(ground.train) < len(train):  # unreadable images were left out
             left = set(ground.train.images)
             kept = [row for row, image in enumerate(train.images) if image in left]
             rules = [rule.subset(kept) for rule in rules]

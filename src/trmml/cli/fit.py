@@ -1,4 +1,4 @@
-"""`trmml fit`: read, hide labels where asked to, train, compare with zero-shot, report."""
+"""`trmml fit`: train a run, compare it with zero-shot, report."""
 
 from collections.abc import Generator, Sequence
 from functools import partial
@@ -50,7 +50,7 @@ def fit(
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Train on partly labelled pictures. Makes a folder with model and report."""
+    """Train on partly labelled images. Makes a folder with model and report."""
     if (test_images is None) != (test_labels is None):
         raise typer.BadParameter("give both --test-images and --test-labels, or neither")
     if sum((known is not None, single_positive, quota is not None, mask is not None)) > 1:

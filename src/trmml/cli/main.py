@@ -50,8 +50,8 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(min=0, help="Of scenes, hidden labels and training.")] = 0,
     known: Annotated[float, typer.Option(help="Share of the training labels that is known.")] = 0.3,
-    images: Annotated[int, typer.Option(min=2, help="Pictures to train on.")] = 1500,
-    test_images: Annotated[int, typer.Option(min=1, help="Pictures to test on.")] = 600,
+    images: Annotated[int, typer.Option(min=2, help="Images to train on.")] = 1500,
+    test_images: Annotated[int, typer.Option(min=1, help="Images to test on.")] = 600,
     json: options.Json = False,
 ) -> None:
     """Run the main job on drawn scenes. Compares zero-shot, linear probe and TRM-ML."""
@@ -86,19 +86,19 @@ def demo(
 def scenes(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.", show_default=False)],
     images: options.SceneCount = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
     style: Annotated[StyleName, typer.Option(help="The hand they are drawn in.")] = "demo",
     known: Annotated[float, typer.Option(help="Share of labels in labels_partial.csv.")] = 0.3,
     json: options.Json = False,
 ) -> None:
-    """Draw a folder of labelled pictures. With complete and hidden labels, and captions."""
+    """Draw a folder of labelled images. With complete and hidden labels, and captions."""
     from trmml.synthetic import write_scenes
 
     write_scenes(folder, images=images, seed=seed, style=style, known_share=known)
     if json:
         print_json({"folder": str(folder), "images": images, "seed": seed, "style": style})
     else:
-        typer.echo(f"{images} pictures in {folder}")
+        typer.echo(f"{images} images in {folder}")
 
 
 app.command(
@@ -150,7 +150,7 @@ def evaluate(
     report: options.Report = False,
     json: options.Json = False,
 ) -> None:
-    """Score a run on labelled pictures. Unknown labels are ignored."""
+    """Score a run on labelled images. Unknown labels are ignored."""
     from trmml.datasets.formats.folder import read_folder
     from trmml.tagging.evaluate import evaluate as score_run
     from trmml.tagging.tagger import Tagger
@@ -190,7 +190,7 @@ def evaluate(
 )
 def tag(
     run: options.Run,
-    images: options.Pictures,
+    images: options.ImagePaths,
     encoder: options.RunEncoder = None,
     top: options.Top = None,
     threshold: options.Threshold = None,
@@ -202,7 +202,7 @@ def tag(
     style: options.Format = "table",
     jsonl: options.Jsonl = False,
 ) -> None:
-    """Name what pictures show. With probabilities and, where asked for, region maps."""
+    """Tag images. With probabilities and, on request, region maps."""
     from trmml.images import find_images
     from trmml.tagging.tagger import Tagger
 

@@ -11,7 +11,7 @@ from trmml.settings import choices
 TagFormat = Literal["table", "csv", "jsonl"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
-Images = Annotated[Path, typer.Option(help="Folder of the pictures.", show_default=False)]
+Images = Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)]
 Labels = Annotated[
     Path,
     typer.Option(
@@ -36,7 +36,7 @@ BlankOption = Annotated[
 MinusOne = Annotated[choices.Blank | None, typer.Option(help="What -1 means.")]
 BadImage = Annotated[
     choices.OnBadImage,
-    typer.Option(help="Stop at an unreadable picture, or leave it out and list it."),
+    typer.Option(help="Stop at an unreadable image, or leave it out and list it."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -53,7 +53,7 @@ Known = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Sets training.seed, and what is hidden.")]
 SinglePositive = Annotated[
-    bool, typer.Option("--single-positive", help="Keep one present category per picture.")
+    bool, typer.Option("--single-positive", help="Keep one present category per image.")
 ]
 Quota = Annotated[
     tuple[int, int] | None,
@@ -107,14 +107,14 @@ Tensorboard = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")]
 TestImages = Annotated[
-    Path | None, typer.Option(help="Pictures to evaluate on, and to compare with zero-shot.")
+    Path | None, typer.Option(help="Images to evaluate on, and to compare with zero-shot.")
 ]
 TestLabels = Annotated[Path | None, typer.Option(help="Their labels; never trained on.")]
 
 Csv = Annotated[Path | None, typer.Option(help="Write one row per category to this file.")]
 Report = Annotated[bool, typer.Option("--report", help="Write the run's report.html anew.")]
 
-Pictures = Annotated[
+ImagePaths = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGES...",
@@ -122,19 +122,17 @@ Pictures = Annotated[
         show_default=False,
     ),
 ]
-Top = Annotated[
-    int | None, typer.Option(min=1, help="So many tags a picture, whatever their probability.")
-]
+Top = Annotated[int | None, typer.Option(min=1, help="Tags per image, whatever their probability.")]
 Also = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="A further category, by its name alone; may be repeated."),
 ]
 Explain = Annotated[
-    Path | None, typer.Option(help="Folder for a region map of each tag, over its picture.")
+    Path | None, typer.Option(help="Folder for a region map of each tag, over its image.")
 ]
 Format = Annotated[TagFormat, typer.Option("--format", help="How to print the tags.")]
 Jsonl = Annotated[
-    bool, typer.Option("--jsonl", "--json", help="Short for --format jsonl: one object a picture.")
+    bool, typer.Option("--jsonl", "--json", help="Short for --format jsonl: one object an image.")
 ]
 OnnxFile = Annotated[
     Path, typer.Argument(metavar="OUT", help="File to write, as photos.onnx.", show_default=False)
@@ -147,10 +145,10 @@ Check = Annotated[
     list[str] | None,
     typer.Option(
         metavar="IMAGES",
-        help="Files, folder or pattern to compare on besides drawn pictures; may be repeated.",
+        help="Files, folder or pattern to compare on besides drawn images; may be repeated.",
     ),
 ]
-SceneCount = Annotated[int, typer.Option("--images", min=1, help="How many pictures.")]
+SceneCount = Annotated[int, typer.Option("--images", min=1, help="How many images.")]
 TagPrecision = Annotated[
     choices.EncoderPrecision,
     typer.Option(
@@ -220,7 +218,7 @@ Views = Annotated[
     typer.Option(
         min=1,
         max=16,
-        help="Views of each picture that every method trains on, and is scored by at once.",
+        help="Views of each image that every method trains on, and is scored by at once.",
     ),
 ]
 PrecisionForAll = Annotated[

@@ -237,9 +237,9 @@ def _tag_table(tagged: "Iterator[TaggedImage]") -> None:
     table = Table("image", "tags (probability in percent)")
     for image in tagged:
         words = [f"{tag.category} {100 * tag.probability:.0f}" for tag in image.tags]
-        said = ", ".join(words) or "-" if image.error is None else f"unreadable: {image.error}"
+        shown = ", ".join(words) or "-" if image.error is None else f"unreadable: {image.error}"
         # As text, so that brackets in a name are no markup; control characters escaped.
-        table.add_row(*(Text(_printable(cell)) for cell in (str(image.path), said)))
+        table.add_row(*(Text(_printable(cell)) for cell in (str(image.path), shown)))
     print_table(table)
 
 
@@ -256,7 +256,7 @@ def export_lines(done: "Exported") -> list[str]:
         f"{done.path}: {done.size_bytes / 1e6:.1f} MB{beside}, opset {done.opset}",
         f"takes {names[done.part]}; gives probabilities and region_maps"
         f" of {len(done.categories)} categories",
-        f"checked on {done.checked_pictures} pictures: differs from torch by at most"
+        f"checked on {done.checked_images} images: differs from torch by at most"
         f" {done.max_deviation:.1e}",
         f"images per second here: {', '.join(rates)}",
     ]

@@ -1,4 +1,4 @@
-"""Write a trained run as one ONNX file that tags without torch, and check what it says."""
+"""Write a trained run as one ONNX file that tags without torch, and check it against torch."""
 
 import json
 import os
@@ -34,7 +34,7 @@ METADATA_KEY = "trmml"
 TOLERANCE = 1e-4
 # protobuf holds no message of 2 GiB; the graph itself takes well under 64 MiB.
 ONE_FILE_BYTES = 2**31 - 2**26
-# Pictures drawn for the check, beside those given and one of noise; and pictures per pass.
+# Images drawn for the check, beside those given and one of noise; and images per pass.
 SCENES = 4
 BATCH = 4
 # Passes that are timed, torch and ONNX Runtime in turn.
@@ -47,15 +47,15 @@ class Exported:
 
     Attributes:
         path: of the file.
-        part: "all" takes pictures, "head" takes hidden patches.
+        part: "all" takes images, "head" takes hidden patches.
         categories: names, in the order of the outputs.
         opset: version of ONNX's operators.
         size_bytes: of the file, and of the weights beside it where they do not fit in.
         external_data: the file with those weights, or None.
-        checked_pictures: how many it was compared on.
-        max_deviation: of any probability or cell of a region map from what torch says.
+        checked_images: how many it was compared on.
+        max_deviation: of any probability or cell of a region map from torch.
         images_per_second: of "onnxruntime" and "torch" on this processor, in batches of 4; what
-            reads and resizes the pictures is not counted.
+            reads and resizes the images is not counted.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Exported:
     opset: int
     size_bytes: int
     external_data: Path | None
-    checked_pictures: int
+    checked_images: int
     max_deviation: float
     images_per_second: dict[str, float]
 
@@ -77,7 +77,7 @@ class Exported:
             "opset": self.opset,
             "size_bytes": self.size_bytes,
             "external_data": None if self.external_data is None else str(self.external_data),
-            "checked_pictures": self.checked_pictures,
+            "checked_images": self.checked_images,
             "max_deviation": self.max_deviation,
             "images_per_second": {k: round(v, 2) for k, v in self.images_per_second.items()},
         }
@@ -92,9 +92,9 @@ def export(
     also: Sequence[str] = (),
     check: Sequence[Path | str] = (),
 ) -> Exported:
-    """Write a run as an ONNX file, once ONNX Runtime has said the same as torch.
+    """Write a run as an ONNX file, once ONNX Runtime has given the same numbers as torch.
 
-    "all" takes `image`, uint8 (B, S, S, 3): RGB pictures that Pillow squashed to S x S pixels with
+    "all" takes `image`, uint8 (B, S, S, 3): RGB images that Pillow squashed to S x S pixels with
     the filter that the metadata name. "head" takes `hidden_patches`, float32 (B, P, W). Both give
     `probabilities` (B, K), calibrated, and `region_maps` (B, K, rows, columns), which sum to 1 over
     the patches. B is free. The metadata `trmml` hold, as JSON, what a user needs besides: category
@@ -107,21 +107,21 @@ def export(
         part: the whole tagger, or what follows the encoder.
         encoder: the one the run was trained on, or its name; see `Tagger.load`.
         also: names of further categories, recognised by their name alone.
-        check: pictures to compare on (files, folders, patterns), besides drawn ones and noise.
+        check: images to compare on (files, folders, patterns), besides drawn ones and noise.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: no finished run there, or another encoder.
-        EncoderError: the encoder cannot be exported, or the file does not say what torch says;
+        EncoderError: the encoder cannot be exported, or the file and torch differ;
             nothing is written then.
         ConfigError: the file cannot be written there.
-        DataError: a picture to check on cannot be read.
+        DataError: an image to check on cannot be read.
     """
     _need_extra()
     if part not in get_args(ExportPart):
         raise ConfigError(f"part must be one of {', '.join(get_args(ExportPart))}, got {part!r}")
     out = Path(out)
-    made, paths = _made_pictures(), find_images(check) if check else []
+    made, paths = _made_images(), find_images(check) if check else []
     with _folder_beside(out) as folder:
         tagger = Tagger.load(run, encoder=encoder, also=also)
         subject = Subject(tagger, Intake.of(tagger.encoder) if part == "all" else None)
@@ -133,7 +133,7 @@ def export(
             raise EncoderError(
                 f"nothing was written to {out}: ONNX Runtime differs from torch by {deviation:.2g},"
                 f" where {TOLERANCE:g} is allowed; perhaps encoder {tagger.card.encoder.name}"
-                f" decides in Python what depends on the picture{_way_out(subject)}"
+                f" decides in Python what depends on the image{_way_out(subject)}"
             )
         speed = _speed(session, subject, made[:BATCH])
         del session  # some systems do not move a file that is open
@@ -147,7 +147,7 @@ def export(
         opset=OPSET,
         size_bytes=sum(path.stat().st_size for path in files),
         external_data=next((path for path in files if path != out), None),
-        checked_pictures=len(made) + len(paths),
+        checked_images=len(made) + len(paths),
         max_deviation=deviation,
         images_per_second=speed,
     )
@@ -173,8 +173,8 @@ def _folder_beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _made_pictures() -> list[Image.Image]:
-    """Drawn scenes and a picture of noise: something to compare on without any file."""
+def _made_images() -> list[Image.Image]:
+    """Drawn scenes and an image of noise: something to compare on without any file."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (256, 384, 3), np.uint8)
     return [*(draw_scene(rng).image for _ in range(SCENES)), Image.fromarray(noise)]
@@ -221,15 +221,15 @@ def _write(subject: Subject, example: Tensor, path: Path) -> None:
     program.save(path, external_data=size > ONE_FILE_BYTES)
 
 
-def _said(session: Any, given: Tensor) -> tuple[Tensor, Tensor]:
-    """What the file says, as tensors."""
+def _run(session: Any, given: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of the file, as tensors."""
     name = session.get_inputs()[0].name
     probabilities, maps = map(torch.from_numpy, session.run(None, {name: given.numpy()}))
     return probabilities, maps
 
 
 def _batches(made: Sequence[Image.Image], paths: Sequence[Path]) -> Iterator[Sequence[Image.Image]]:
-    """All pictures to compare on; the first goes alone, so that B has several sizes."""
+    """All images to compare on; the first goes alone, so that B has several sizes."""
     yield made[:1]
     yield made[1:]
     for start in range(0, len(paths), BATCH):
@@ -237,11 +237,11 @@ def _batches(made: Sequence[Image.Image], paths: Sequence[Path]) -> Iterator[Seq
 
 
 def _deviation(session: Any, subject: Subject, batches: Iterable[Sequence[Image.Image]]) -> float:
-    """The largest difference from torch, of all that both say; nan where either says nan."""
+    """The largest difference from torch, over all outputs; nan where either gives nan."""
     largest = torch.zeros(())
     for images in batches:
-        said = _said(session, subject.given(images))
-        for wanted, got in zip(subject.expected(images), said, strict=True):
+        outputs = _run(session, subject.given(images))
+        for wanted, got in zip(subject.expected(images), outputs, strict=True):
             largest = torch.maximum(largest, (got.reshape(wanted.shape) - wanted).abs().max())
     return float(largest)
 
@@ -251,14 +251,14 @@ def _speed(session: Any, subject: Subject, images: Sequence[Image.Image]) -> dic
     graph = subject.graph()
     given = subject.given(images)
     passes: dict[str, Callable[[], object]] = {
-        "onnxruntime": lambda: _said(session, given),
+        "onnxruntime": lambda: _run(session, given),
         "torch": lambda: graph(given),
     }
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     with torch.inference_mode():
         for _ in range(ROUNDS):
-            for name, run in passes.items():
+            for name, compute in passes.items():
                 started = time.perf_counter()
-                run()
+                compute()
                 seconds[name].append(time.perf_counter() - started)
     return {name: len(images) / median(taken) for name, taken in seconds.items()}

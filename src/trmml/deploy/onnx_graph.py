@@ -1,4 +1,4 @@
-"""What an exported file computes: the tagger, or its head alone; and what torch says instead."""
+"""What an exported file computes: the tagger, or its head alone; and what torch gives instead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Intake:
     """How an encoder's `preprocess` is split: Pillow resizes, the exported file normalises.
 
     Attributes:
-        size: S, side of the square in pixels that the whole picture is squashed to.
+        size: S, side of the square in pixels that the whole image is squashed to.
         interpolation: a name of Pillow's `Image.Resampling`, in lower case.
         scale: per channel, of a colour from 0 to 255.
         offset: per channel; pixels = colour * scale + offset.
@@ -52,21 +52,21 @@ class Intake:
         red, green, blue = ((white - black) / 255).tolist()
         dark_red, dark_green, dark_blue = black.tolist()
         noise = np.random.default_rng(0).integers(0, 256, (size + 9, 2 * size + 3, 3), np.uint8)
-        picture = Image.fromarray(noise)
-        wanted = encoder.preprocess(picture).double()
+        image = Image.fromarray(noise)
+        wanted = encoder.preprocess(image).double()
         for name in INTERPOLATIONS:
             intake = cls(size, name, (red, green, blue), (dark_red, dark_green, dark_blue))
-            colours = torch.from_numpy(intake.resized(picture))[None]
+            colours = torch.from_numpy(intake.resized(image))[None]
             if float((intake.normalised(colours)[0] - wanted).abs().max()) < SAME_PIXELS:
                 return intake
         raise EncoderError(
-            f"this encoder's preprocess is no squash of the picture to {size} x {size} pixels and a"
+            f"this encoder's preprocess is no squash of the image to {size} x {size} pixels and a"
             " normalisation per channel, so no file can repeat it; export the head alone (part"
             " 'head') and compute the hidden patches yourself"
         )
 
     def resized(self, image: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
-        """An RGB picture of any size as the exported file takes it."""
+        """An RGB image of any size as the exported file takes it."""
         small = image.resize((self.size,) * 2, Image.Resampling[self.interpolation.upper()])
         return np.array(small)
 
@@ -93,7 +93,7 @@ class HeadGraph(nn.Module):
     def forward(
         self, hidden_patches: Float[Tensor, "B P W"]
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K rows columns"]]:
-        """Calibrated probabilities, and where in the picture they come from."""
+        """Calibrated probabilities, and where in the image they come from."""
         # The image feature matters in training only; the check would show it if that changed.
         feature = hidden_patches.new_zeros(hidden_patches.shape[0], self.feature_size)
         output = self.tagger.output(Features(hidden_patches, feature))
@@ -104,7 +104,7 @@ class HeadGraph(nn.Module):
 
 
 class TaggerGraph(nn.Module):
-    """The whole way from resized pictures to probabilities and region maps.
+    """The whole way from resized images to probabilities and region maps.
 
     Args:
         tagger: in eval mode on the CPU.
@@ -119,7 +119,7 @@ class TaggerGraph(nn.Module):
     def forward(
         self, image: UInt8[Tensor, "B S S 3"]
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K rows columns"]]:
-        """Calibrated probabilities, and where in the picture they come from."""
+        """Calibrated probabilities, and where in the image they come from."""
         hidden_patches, _ = self.encoder.encode_image(self.intake.normalised(image))
         probabilities: Tensor
         maps: Tensor
@@ -129,7 +129,7 @@ class TaggerGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported, and what torch says in its place.
+    """What is exported, and what torch gives in its place.
 
     Attributes:
         tagger: on the CPU.
@@ -146,7 +146,7 @@ class Subject:
         return TaggerGraph(self.tagger, self.intake).eval()
 
     def given(self, images: Sequence[Image.Image]) -> Tensor:
-        """What the exported file takes for pictures of any size."""
+        """What the exported file takes for images of any size."""
         if self.intake is None:
             return self._encoded(images).hidden_patches
         resized = [self.intake.resized(image) for image in images]

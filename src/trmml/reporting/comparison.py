@@ -26,7 +26,7 @@ TRAINED = "TRM-ML"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Encoded training pictures whose known labels were not trained on."""
+    """Encoded training images whose known labels were not trained on."""
 
     source: FeatureSource
     images: Int[Tensor, " H"]
@@ -42,11 +42,11 @@ def zero_shot_metrics(
     device: str = "cpu",
     held_out: HeldOut | None = None,
 ) -> dict[str, Metrics]:
-    """What the frozen encoder scores by itself: whole pictures, and patches ("dense").
+    """Figures of the frozen encoder by itself, on whole images and on patches ("dense").
 
     Args:
         encoder: frozen, on `device`.
-        source: features of the pictures in `data`.
+        source: features of the images in `data`.
         data: their labels.
         prompts: the template to fill; the default one when None.
         device: where the encoder is.
@@ -54,11 +54,11 @@ def zero_shot_metrics(
     """
     template = (prompts or PromptSettings()).template
     looks: dict[str, Literal["image", "dense"]] = {"zero-shot": "image", "zero-shot dense": "dense"}
-    found = {}
+    metrics = {}
     for name, look in looks.items():
         model = build_zero_shot(encoder, data.category_names, look=look, template=template)
-        found[name] = score(model.to(device), source, data, device=device, held_out=held_out)
-    return found
+        metrics[name] = score(model.to(device), source, data, device=device, held_out=held_out)
+    return metrics
 
 
 def score(
@@ -69,11 +69,11 @@ def score(
     device: str = "cpu",
     held_out: HeldOut | None = None,
 ) -> Metrics:
-    """Figures of a model on encoded pictures.
+    """Figures of a model on encoded images.
 
     Args:
         model: trained, or nothing to train.
-        source: features of the pictures in `data`.
+        source: features of the images in `data`.
         data: their labels.
         device: where the model is.
         held_out: known training labels to calibrate on, as a run of TRM-ML is, so that F1 is
@@ -97,7 +97,7 @@ def results(
     """The tree of results.json: figures in percent, None where one is undefined.
 
     Args:
-        methods: by name, all on the same pictures.
+        methods: by name, all on the same images.
         known_share: of the training labels.
         seed: of the run and of what was hidden.
         seconds: that all of it took.

@@ -123,8 +123,8 @@ def reliability_diagram(
     parts.append(
         f'<line class="ideal" x1="{x.start}" y1="{y.start}" x2="{x.end}" y2="{y.end}"/>'
         f'<text x="{(x.start + x.end) / 2}" y="{SQUARE - 4}" text-anchor="middle">'
-        "probability said</text>"
-        f'<text x="{x.start + 6}" y="24">share found present</text>'
+        "predicted probability</text>"
+        f'<text x="{x.start + 6}" y="24">share that is present</text>'
     )
     for bins, kind in ((before or (), "before"), (after, "after")):
         parts.append(_reliability_line(bins, kind, x, y))

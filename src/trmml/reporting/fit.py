@@ -138,7 +138,7 @@ def _described(data: Dataset) -> str:
     none = int((matrix.positives == 0).sum())
     lacking = f"; {none} categories have no known present label" if none else ""
     return (
-        f"{len(data)} pictures, {len(data.category_names)} categories, {matrix.known_share:.1%} of"
+        f"{len(data)} images, {len(data.category_names)} categories, {matrix.known_share:.1%} of"
         f" the labels known: {positives} present, {negatives} absent{lacking}"
     )
 
@@ -150,7 +150,7 @@ def _chosen(chosen: Mapping[str, Any]) -> str:
     few = " Few: the choice is little more than luck." if positives < FEW_POSITIVES else ""
     return (
         f"Kept epoch {chosen['epoch']}: held-out mAP {held_out}, from {positives} present labels of"
-        f" {chosen['held_out_images']} held-out pictures.{few}"
+        f" {chosen['held_out_images']} held-out images.{few}"
     )
 
 

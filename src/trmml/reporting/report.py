@@ -1,4 +1,4 @@
-"""A run's report: one self-contained page that says what was asked, known, learned and found."""
+"""A run's report: one self-contained page on its task, its labels, its training and its results."""
 
 import json
 import math
@@ -17,14 +17,14 @@ from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
 from trmml.reporting.sections import (
     Scored,
-    asked,
     calibration,
     categories,
     curves,
     data,
-    pictures,
+    images,
     pseudo,
     results,
+    setup,
 )
 from trmml.storage.atomic import load_tensors, write_text
 from trmml.tagging.evaluate import Evaluation
@@ -48,9 +48,9 @@ def write_report(
 
     Args:
         run: made by `fit`.
-        evaluation: of the run; without one, the figures are those of the held-out pictures.
-        baselines: figures of other methods on the evaluation's pictures, by name.
-        truth: complete labels of the training pictures, to say how right pseudo-labels are.
+        evaluation: of the run; without one, the figures are those of the held-out images.
+        baselines: figures of other methods on the evaluation's images, by name.
+        truth: complete labels of the training images, to say how right pseudo-labels are.
         title: of the page; by default the folder's name.
 
     Raises:
@@ -70,14 +70,14 @@ def write_report(
     others = dict(baselines or {}) if evaluation is not None else {}
     page = {
         "title": title or run.resolve().name,
-        "asked": asked(run, card),
+        "setup": setup(run, card),
         "data": data(run, card, known),
         "curves": curves(card, log),
         "results": results(scored, others),
         "categories": categories(scored, others),
         "calibration": calibration(scored, card),
         "pseudo": pseudo(run, card, log, truth),
-        "pictures": pictures(evaluation, card),
+        "images": images(evaluation, card),
     }
     path = run / "report.html"
     write_text(path, _environment().get_template("report.html.j2").render(page))
@@ -135,8 +135,8 @@ def _check(
     names = card.category_names
     if truth is not None and truth.known.shape != known.known.shape:
         raise DataError(
-            f"expected the truth of the run's {len(known)} training pictures and {len(names)}"
-            f" categories, got {tuple(truth.known.shape)}; leave out the pictures that"
+            f"expected the truth of the run's {len(known)} training images and {len(names)}"
+            f" categories, got {tuple(truth.known.shape)}; leave out the images that"
             " skipped.json lists"
         )
     if evaluation is not None and evaluation.data.category_names[: len(names)] != names:

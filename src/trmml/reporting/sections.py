@@ -1,4 +1,4 @@
-"""What each section of the report says, as values for its template."""
+"""The values of each section of the report, for its template."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from trmml.method.prototypes import PseudoLabels
 from trmml.metrics.figures import Metrics
 from trmml.metrics.reliability import expected_calibration_error, reliability_bins
 from trmml.reporting.figures import WIDE, line_chart, reliability_diagram
-from trmml.reporting.pictures import best_and_worst
+from trmml.reporting.ranked_images import best_and_worst
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import load_tensors
 from trmml.tagging.evaluate import Evaluation
@@ -35,10 +35,10 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """The figures to show, of an evaluation or of the held-out pictures.
+    """The figures to show, of an evaluation or of the held-out images.
 
     Attributes:
-        held_out: whether they are of the held-out pictures, which also chose the epoch.
+        held_out: whether they are of the held-out images, which also chose the epoch.
         plain: probabilities before calibration, or None where they cannot be worked out.
     """
 
@@ -50,7 +50,7 @@ class Scored:
     known: Bool[Tensor, "N C"]
 
 
-def asked(run: Path, card: RunCard) -> Tree:
+def setup(run: Path, card: RunCard) -> Tree:
     """Encoder, settings, versions, and how to repeat the run."""
     tree = json.loads((run / "model.json").read_text("utf-8"))
     written = datetime.fromtimestamp((run / "model.json").stat().st_mtime, UTC)
@@ -90,7 +90,7 @@ def _command(card: RunCard, changed: list[tuple[str, str]]) -> str | None:
 
 
 def data(run: Path, card: RunCard, known: LabelMatrix) -> Tree:
-    """What was known of the training pictures."""
+    """What was known of the training images."""
     positives, negatives = known.positives, known.negatives
     pairs = max(known.known.numel(), 1)
     skipped = run / "skipped.json"
@@ -190,8 +190,8 @@ def results(scored: Scored, baselines: Mapping[str, Metrics]) -> Tree:
 
 def _one_threshold(metrics: Metrics) -> float | None:
     """The threshold of all categories, or None where each has its own."""
-    found = {row.threshold for row in metrics.per_category}
-    return found.pop() if len(found) == 1 else None
+    thresholds = {row.threshold for row in metrics.per_category}
+    return thresholds.pop() if len(thresholds) == 1 else None
 
 
 def _figures(metrics: Metrics) -> tuple[float, ...]:
@@ -278,8 +278,8 @@ def _pseudo_chart(values: list[float | None] | list[float], kind: str, unit: str
     return line_chart(values, name=f"pseudo-{kind} labels", unit=unit, limits=limits)
 
 
-def pictures(evaluation: Evaluation | None, card: RunCard) -> Tree:
-    """The best and the worst pictures of the evaluation."""
+def images(evaluation: Evaluation | None, card: RunCard) -> Tree:
+    """The best and the worst images of the evaluation."""
     if evaluation is None:
         return {"best": [], "worst": []}
     best, worst = best_and_worst(evaluation, card.encoder.grid)

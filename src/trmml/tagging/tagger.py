@@ -362,7 +362,7 @@ def _distinct_stems(paths: Sequence[Path]) -> list[str]:
 def warn_left_out(unreadable: int, images: int) -> None:
     """Log how many images could not be read, if any."""
     if unreadable:
-        logger.warning("%d of %d pictures cannot be read and were left out", unreadable, images)
+        logger.warning("%d of %d images cannot be read and were left out", unreadable, images)
 
 
 def tag(

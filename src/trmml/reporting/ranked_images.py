@@ -1,4 +1,4 @@
-"""Pictures of the report: the best and the worst, with tags and region maps as data URIs."""
+"""The best and the worst images for the report, with tags and region maps as data URIs."""
 
 import base64
 import io
@@ -14,18 +14,18 @@ from trmml.metrics.average_precision import average_precision
 from trmml.tagging.evaluate import Evaluation
 from trmml.tagging.region_maps import overlay, region_map, shrink
 
-# Pictures from each end, and what is shown of each; together far below the 4 MB of a page.
-PICTURES, TAGS, MAPS = 4, 12, 3
-PICTURE_PIXELS, MAP_PIXELS, JPEG_QUALITY = 420, 220, 80
-# Ranking looks at no more pictures than this, evenly spread, so that large sets stay quick.
-RANKED_PICTURES = 5000
+# Images from each end, and what is shown of each; together far below the 4 MB of a page.
+ENDS, TAGS, MAPS = 4, 12, 3
+LARGE_PIXELS, MAP_PIXELS, JPEG_QUALITY = 420, 220, 80
+# No more images than this are ranked, evenly spread, so that large sets stay quick.
+RANKED_IMAGES = 5000
 
 Verdict = Literal["right", "wrong", "missed", "unknown"]
 
 
 @dataclass(frozen=True)
 class ShownTag:
-    """A category of a shown picture; `verdict` compares it with the label."""
+    """A category of a shown image; `verdict` compares it with the label."""
 
     name: str
     probability: float
@@ -42,8 +42,8 @@ class ShownMap:
 
 
 @dataclass(frozen=True)
-class ShownPicture:
-    """A picture with its tags.
+class ShownImage:
+    """An image with its tags.
 
     Attributes:
         name: of its file.
@@ -68,10 +68,10 @@ class ShownPicture:
 
 def best_and_worst(
     evaluation: Evaluation, grid: tuple[int, int]
-) -> tuple[list[ShownPicture], list[ShownPicture]]:
-    """Pictures with the highest and with the lowest per-image average precision.
+) -> tuple[list[ShownImage], list[ShownImage]]:
+    """Images with the highest and with the lowest per-image average precision.
 
-    Only pictures with a known positive and a known negative can be ranked; among equals, those
+    Only images with a known positive and a known negative can be ranked; among equals, those
     that show more come first.
 
     Args:
@@ -79,31 +79,31 @@ def best_and_worst(
         grid: (rows, columns) of the patches.
     """
     ranked = _ranked(evaluation)
-    best = ranked[:PICTURES]
-    worst = [place for place in reversed(ranked[PICTURES:])][:PICTURES]
+    best = ranked[:ENDS]
+    worst = [place for place in reversed(ranked[ENDS:])][:ENDS]
     return (
-        [_picture(evaluation, row, ap, grid) for row, ap in best],
-        [_picture(evaluation, row, ap, grid) for row, ap in worst],
+        [_shown(evaluation, row, ap, grid) for row, ap in best],
+        [_shown(evaluation, row, ap, grid) for row, ap in worst],
     )
 
 
 def _ranked(evaluation: Evaluation) -> list[tuple[int, float]]:
-    """(row, AP) of the pictures, the best first."""
+    """(row, AP) of the images, the best first."""
     matrix = evaluation.data.matrix
     present, absent = matrix.labels.sum(1), (matrix.known & ~matrix.labels).sum(1)
     rows = ((present > 0) & (absent > 0)).nonzero()[:, 0]
-    rows = rows[:: max(1, -(-len(rows) // RANKED_PICTURES))]
-    found = [
+    rows = rows[:: max(1, -(-len(rows) // RANKED_IMAGES))]
+    ranked = [
         (
             int(row),
             average_precision(evaluation.probabilities[row], matrix.labels[row], matrix.known[row]),
         )
         for row in rows
     ]
-    return sorted(found, key=lambda pair: (-pair[1], -int(present[pair[0]]), pair[0]))
+    return sorted(ranked, key=lambda pair: (-pair[1], -int(present[pair[0]]), pair[0]))
 
 
-def _picture(evaluation: Evaluation, row: int, ap: float, grid: tuple[int, int]) -> ShownPicture:
+def _shown(evaluation: Evaluation, row: int, ap: float, grid: tuple[int, int]) -> ShownImage:
     names, matrix = evaluation.data.category_names, evaluation.data.matrix
     categories = _chosen(evaluation, row)
     tags = [_tag(evaluation, row, c) for c in categories]
@@ -118,10 +118,10 @@ def _picture(evaluation: Evaluation, row: int, ap: float, grid: tuple[int, int])
         for category, tag in list(zip(categories, tags, strict=True))[:MAPS]:
             weights = region_map(evaluation.attention([row])[0, category], grid, small.size)
             maps.append(ShownMap(tag.name, tag.verdict, data_uri(overlay(small, weights))))
-    return ShownPicture(
+    return ShownImage(
         name=evaluation.data.images[row],
         ap=ap,
-        uri=None if image is None else data_uri(shrink(image, PICTURE_PIXELS)),
+        uri=None if image is None else data_uri(shrink(image, LARGE_PIXELS)),
         true=tuple(true[:TAGS]),
         more_true=max(0, len(true) - TAGS),
         tags=tuple(tags[:TAGS]),
@@ -154,7 +154,7 @@ def _tag(evaluation: Evaluation, row: int, category: int) -> ShownTag:
 
 
 def data_uri(image: Image.Image) -> str:
-    """A picture as a JPEG inside a URI."""
+    """An image as a JPEG inside a URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
