@@ -2,12 +2,12 @@
 
     python recipes/bundled_encoder.py --work work/bundled --out src/trmml/encoders/bundled_weights
 
-Pictures are drawn in the "caption" style, never in the "demo" style. A ModifiedResNet of
-open_clip reads them, a small transformer reads captions, and four contrastive terms bring
-them together: captions with pictures, category names with pictures, with patches, and with the
-patches under each object's box. The first part of the training sees windows at 96 pixels, the
-second whole pictures at the final size. Gradients are averaged over two one-thread processes,
-which loses less to other work on the machine than two threads in one.
+Images are drawn in the "caption" style, never in the "demo" style. A ModifiedResNet of open_clip
+reads the images, and a small transformer reads captions. Four contrastive terms bring them
+together: captions with images, and category names with images, with patches, and with the patches
+under each object's box. The first part of the training reads windows at 96 pixels, the second whole
+images at the final size. Gradients are averaged over two processes of one thread each. Other work
+on the machine slows them less than two threads in one process.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bundled_pictures import MEAN, SIZE, STD, Batch, Pictures, draw_all
+from bundled_images import MEAN, SIZE, STD, Batch, Images, draw_all
 from bundled_vocabulary import TEMPLATES, write_vocabulary
 from trmml.synthetic import CATEGORY_NAMES
 from trmml.synthetic.captions import name_with_article
@@ -40,12 +40,12 @@ WEIGHTS_NAME, VOCABULARY_NAME = "weights.safetensors", "vocabulary.txt.gz"
 class Recipe:
     """Every number of the training."""
 
-    pictures: int = 10_000
+    images: int = 10_000
     steps: int = 1_000
     small_share: float = 0.85  # of the steps, on windows of `small_size` pixels
     small_size: int = 96
     batch: int = 64  # per process
-    captioned: int = 24  # pictures of a batch whose captions are read
+    captioned: int = 24  # images of a batch whose captions are read
     processes: int = 2
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -63,7 +63,7 @@ def model_config(vocabulary: int) -> dict[str, object]:
 # --- model ------------------------------------------------------------------------------------
 
 
-def encode_pictures(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def encode_images(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Patch features (B, P, D), not normalised, and image features (B, D), unit length."""
     tower, pool = model.visual, model.visual.attnpool
     hidden = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
@@ -139,7 +139,7 @@ def losses(
     ]
     texts = encode_texts(model, tokenizer([*names, *batch.captions], CONTEXT_LENGTH))
     names_features, captions = texts[: len(names)], texts[len(names) :]
-    patches, features = encode_pictures(model, batch.pixels)
+    patches, features = encode_images(model, batch.pixels)
     scale = model.logit_scale.exp().clamp(max=100)
     named = batch.caption_sets
     missing = (named[None] & (batch.state <= 0)[:, None]).any(2)  # (B, captions)
@@ -172,14 +172,14 @@ def train(rank: int, work: Path, recipe: Recipe) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, recipe.steps, pct_start=0.15
     )
-    pictures, rng = (
-        Pictures(work, batch=recipe.batch, captioned=recipe.captioned),
+    images, rng = (
+        Images(work, batch=recipe.batch, captioned=recipe.captioned),
         np.random.default_rng([recipe.seed, 7, rank]),
     )
     started, sums = time.time(), Counter[str]()
     for step in range(recipe.steps):
         small = step < recipe.small_share * recipe.steps
-        batch = pictures.batch(rng, recipe.small_size if small else SIZE)
+        batch = images.batch(rng, recipe.small_size if small else SIZE)
         terms = losses(model, batch, tokenizer, step)
         optimizer.zero_grad()
         sum(terms.values()).backward()
@@ -248,18 +248,18 @@ def save(model: nn.Module, vocabulary: Path, out: Path, training: dict[str, obje
 def main() -> None:
     """Draw, train, measure, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and log")
+    parser.add_argument("--work", type=Path, required=True, help="folder for images and log")
     parser.add_argument("--out", type=Path, required=True, help="folder for the encoder's files")
-    parser.add_argument("--pictures", type=int, default=Recipe.pictures)
+    parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     options = parser.parse_args()
-    recipe = Recipe(pictures=options.pictures, steps=options.steps)
+    recipe = Recipe(images=options.images, steps=options.steps)
     work: Path = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     write_vocabulary(work / VOCABULARY_NAME)
     started = time.time()
     if not (work / "words.json").exists():
-        draw_all(work, pictures=recipe.pictures, seed=recipe.seed, processes=recipe.processes)
+        draw_all(work, images=recipe.images, seed=recipe.seed, processes=recipe.processes)
     drawn = time.time()
     (work / "meeting").unlink(missing_ok=True)
     if recipe.steps:

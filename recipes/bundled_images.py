@@ -1,4 +1,4 @@
-"""Pictures for the bundled encoder: drawn once, then cut into windows at random."""
+"""Images that train the bundled encoder: drawn once, then cut into windows at random."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ MOST_OBJECTS = 8
 
 
 def draw(task: tuple[int, int]) -> tuple[np.ndarray, list[tuple[float, ...]], list[str], str]:
-    """One picture squashed to SIZE, its boxes (category, edges in [0, 1]), colours, setting."""
+    """One image squashed to SIZE, its boxes (category, edges in [0, 1]), colours, setting."""
     scene = draw_scene(np.random.default_rng(task), "caption")
     width, height = scene.image.size
     boxes = [
@@ -31,18 +31,16 @@ def draw(task: tuple[int, int]) -> tuple[np.ndarray, list[tuple[float, ...]], li
     return pixels, boxes, [box.colour for box in scene.boxes], scene.setting
 
 
-def draw_all(work: Path, *, pictures: int, seed: int, processes: int) -> None:
-    """Draw the training pictures once and keep them in `work`."""
-    pixels = np.lib.format.open_memmap(
-        work / "pixels.npy", "w+", np.uint8, (pictures, SIZE, SIZE, 3)
-    )
-    boxes = np.full((pictures, MOST_OBJECTS, 5), -1.0, dtype=np.float32)
+def draw_all(work: Path, *, images: int, seed: int, processes: int) -> None:
+    """Draw the training images once and keep them in `work`."""
+    pixels = np.lib.format.open_memmap(work / "pixels.npy", "w+", np.uint8, (images, SIZE, SIZE, 3))
+    boxes = np.full((images, MOST_OBJECTS, 5), -1.0, dtype=np.float32)
     words = []
-    tasks = [(seed, k) for k in range(pictures)]
+    tasks = [(seed, k) for k in range(images)]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        for k, (picture, found, colours, setting) in enumerate(pool.imap(draw, tasks, 64)):
-            pixels[k] = picture
-            boxes[k, : len(found)] = np.array(found, dtype=np.float32).reshape(-1, 5)
+        for k, (image, places, colours, setting) in enumerate(pool.imap(draw, tasks, 64)):
+            pixels[k] = image
+            boxes[k, : len(places)] = np.array(places, dtype=np.float32).reshape(-1, 5)
             words.append((colours, setting))
             if k % 1000 == 0:
                 print(f"drawn {k}", flush=True)
@@ -52,7 +50,7 @@ def draw_all(work: Path, *, pictures: int, seed: int, processes: int) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of pictures: pixels (B, 3, S, S), state (B, C) 1, 0 or -1 if cut, boxes, captions."""
+    """Windows of images: pixels (B, 3, S, S), state (B, C) 1, 0 or -1 if cut, boxes, captions."""
 
     pixels: Tensor
     state: Tensor
@@ -61,13 +59,13 @@ class Batch:
     caption_sets: Tensor  # (captions, C) bool: what each caption names
 
 
-class Pictures:
-    """The drawn pictures, from which windows are cut at random.
+class Images:
+    """The drawn images, from which windows are cut at random.
 
     Args:
         work: where `draw_all` left them.
         batch: windows in a batch.
-        captioned: how many of them come with a caption.
+        captioned: how many of them get a caption.
     """
 
     def __init__(self, work: Path, *, batch: int, captioned: int) -> None:
@@ -101,12 +99,12 @@ class Pictures:
         for b, row in enumerate(rows.tolist()[: self.captioned]):
             colours, phrase = self.words[row]
             inside = (share[b] > 0.5).nonzero()[:, 0].tolist()
-            seen = [(int(boxes[b, m, 0]), colours[m]) for m in inside]
-            if len(seen) > 1 and rng.random() < 0.4:
-                seen = seen[: int(rng.integers(1, len(seen)))]
+            named = [(int(boxes[b, m, 0]), colours[m]) for m in inside]
+            if len(named) > 1 and rng.random() < 0.4:
+                named = named[: int(rng.integers(1, len(named)))]
             phrase = phrase if rng.random() < 0.6 else ""
-            captions.append(write_caption(rng, seen, phrase, colour_share=0.4))
-            sets[b, [index for index, _ in seen]] = True
+            captions.append(write_caption(rng, named, phrase, colour_share=0.4))
+            sets[b, [index for index, _ in named]] = True
         return captions, sets
 
 
