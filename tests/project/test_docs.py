@@ -22,6 +22,7 @@ from trmml.settings.sections import Settings, setting_names
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+NOTES = [ROOT / "benchmarks" / "README.md", *sorted((ROOT / "benchmarks").glob("results/**/*.md"))]
 MODULES = sorted((ROOT / "src" / "trmml").rglob("*.py"))
 EXAMPLE_FILES = ("path/to/file.py", "my_encoder.py")  # in specs of encoders
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -33,7 +34,7 @@ def read(path: Path) -> str:
 
 def prose(path: Path) -> str:
     """A page without its code blocks."""
-    return re.sub(r"^```.*?^```$", "", read(path), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ *```.*?^ *```$", "", read(path), flags=re.MULTILINE | re.DOTALL)
 
 
 def named(path: Path) -> str:
@@ -88,6 +89,24 @@ def test_every_setting_is_explained(section: str) -> None:
     assert model is not None and model.__doc__
     missing = [name for name, field in model.model_fields.items() if not field.description]
     assert not missing, f"sections.py, {section}: no description of {', '.join(missing)}"
+
+
+# Prose --------------------------------------------------------------------------------------
+
+PROSE = [page for page in [*PAGES, ROOT / "CHANGELOG.md", *NOTES] if page.name != "results.md"]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=named)
+def test_lines_outside_tables_and_code_have_at_most_100_characters(page: Path) -> None:
+    lines = [line for line in prose(page).splitlines() if not line.lstrip().startswith("|")]
+    long = [line for line in lines if len(line) > 100]
+    assert not long, f"{named(page)}: wrap {long[0]!r}"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=named)
+def test_pages_call_an_image_an_image(page: Path) -> None:
+    wrong = [line for line in prose(page).splitlines() if re.search("pictures?", line, re.I)]
+    assert not wrong, f"{named(page)}: {wrong[0]!r}"
 
 
 # What pages refer to ------------------------------------------------------------------------

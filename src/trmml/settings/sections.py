@@ -181,7 +181,7 @@ class TrainingSettings(Section):
     )
     views: int = Field(1, ge=1, le=16, description="seeded augmented views per training image")
     scored_views: int = Field(
-        1, ge=1, le=16, description="views whose patches are joined in each picture that is scored"
+        1, ge=1, le=16, description="views whose patches are joined in each image that is scored"
     )
     precision: Precision = Field("32-true", description="as Lightning Fabric names it")
     seed: int = Field(
