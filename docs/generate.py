@@ -18,7 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from trmml.settings.sections import Settings, preset_names
+from trmml.settings.files import preset_names
+from trmml.settings.sections import Settings
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from {source}; do not edit. -->\n"

@@ -36,7 +36,8 @@ from trmml.features.extract import Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel
 from trmml.reporting.comparison import score
-from trmml.settings.sections import Settings, load_settings
+from trmml.settings.files import load_settings
+from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
 from trmml.training.trainer import train
 

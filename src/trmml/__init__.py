@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from trmml.labels.matrix import LabelMatrix
     from trmml.reporting.fit import fit
     from trmml.reporting.report import write_report
-    from trmml.settings.sections import Settings, load_settings
+    from trmml.settings.files import load_settings
+    from trmml.settings.sections import Settings
     from trmml.synthetic import write_scenes as scenes
     from trmml.tagging.evaluate import evaluate
     from trmml.tagging.tagger import Tagger, tag
@@ -60,7 +61,7 @@ _SOURCES = {
     "export": "trmml.deploy.onnx_file:export",
     "fit": "trmml.reporting.fit:fit",
     "load_encoder": "trmml.encoders:load_encoder",
-    "load_settings": "trmml.settings.sections:load_settings",
+    "load_settings": "trmml.settings.files:load_settings",
     "read_categories": "trmml.datasets.formats.folder:read_categories",
     "read_folder": "trmml.datasets.formats.folder:read_folder",
     "read_named": "trmml.datasets.catalog:read_named",

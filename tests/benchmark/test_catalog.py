@@ -20,7 +20,8 @@ from trmml.features.base import Features, FeatureSource
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.measure import measure
-from trmml.settings.sections import Settings, changed, load_settings
+from trmml.settings.files import load_settings
+from trmml.settings.sections import Settings, changed
 from trmml.training.trainer import Trainer, train
 
 IDENTITY = identify(ENCODER)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from tests.conftest import Pictures
 from tests.toy import COLOURS
 from trmml.cli.main import app
-from trmml.settings.sections import load_settings, setting_names
+from trmml.settings.files import load_settings
+from trmml.settings.sections import setting_names
 from trmml.tagging import tagger
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]

@@ -2,7 +2,8 @@ import pytest
 
 from trmml.baselines.coop import CoOpSettings
 from trmml.errors import ConfigError
-from trmml.settings.sections import Settings, changed, load_settings, preset_names, setting_names
+from trmml.settings.files import load_settings, preset_names
+from trmml.settings.sections import Settings, changed, setting_names
 
 
 def test_overrides_are_read_as_toml_then_as_text():

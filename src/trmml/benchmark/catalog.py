@@ -36,6 +36,7 @@ from trmml.features.base import FeatureSource
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel
 from trmml.method.trmml import build_trmml
+from trmml.settings.files import load_settings
 from trmml.settings.search_space import FOCUS, RATES
 from trmml.settings.search_space import Choice as Choice
 from trmml.settings.search_space import Range as Range
@@ -50,7 +51,6 @@ from trmml.settings.sections import (
     Settings,
     StackingSettings,
     TrainingSettings,
-    load_settings,
 )
 from trmml.training.trainer import Trainer
 

@@ -18,8 +18,8 @@ from typing import Any
 from trmml.benchmark.catalog import Method
 from trmml.errors import ConfigError
 from trmml.settings.choices import PROTOCOLS, Precision, Protocol
-from trmml.settings.files import to_toml
-from trmml.settings.sections import changed, read_toml, validate
+from trmml.settings.files import read_toml, to_toml
+from trmml.settings.sections import changed, validate
 from trmml.storage.atomic import write_text
 
 

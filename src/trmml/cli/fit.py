@@ -143,7 +143,7 @@ def resolve_settings(
     """The settings that the options of the command line add up to."""
     if preset is not None and config is not None:
         raise typer.BadParameter("give --preset or --config, not both")
-    from trmml.settings.sections import load_settings
+    from trmml.settings.files import load_settings
 
     source = config if preset is None else preset
     return load_settings(source, overrides or (), protocol=protocol)

@@ -1,11 +1,54 @@
-"""Settings as TOML text."""
+"""Settings from presets, TOML files and `--set section.name=value`, and back to TOML."""
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import tomlkit
 
-from trmml.settings.sections import Settings
+from trmml.errors import ConfigError
+from trmml.settings.choices import PROTOCOLS, Protocol
+from trmml.settings.sections import Settings, parse_settings, suggest
+
+PRESETS = resources.files("trmml.settings") / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in the package."""
+    return sorted(Path(f.name).stem for f in PRESETS.iterdir() if f.name.endswith(".toml"))
+
+
+def load_settings(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    protocol: Protocol = "partial",
+) -> Settings:
+    """Settings from a preset or a TOML file, then `section.name=value` overrides.
+
+    Args:
+        source: a preset's name, a TOML file's path, or None for the defaults. The file may be the
+            `trmml.toml` that `trmml benchmark --tune` writes.
+        protocol: which part of such a file is taken.
+        overrides: for example `["training.epochs=3", "prompts.train_context=true"]`.
+
+    Raises:
+        ConfigError: for an unknown preset, section or name, or a value out of range.
+
+    Example:
+        >>> load_settings(None, ["losses.contrastive=0"]).losses.contrastive
+        0.0
+    """
+    tree = {} if source is None else _read_source(source)
+    if any(part in tree for part in PROTOCOLS):  # what a search found, with its provenance
+        if protocol not in tree:
+            raise ConfigError(f"{source} has settings for {', '.join(tree)}, none for {protocol}")
+        tree = dict(tree[protocol])
+    for override in overrides:
+        _apply(tree, override)
+    return parse_settings(tree, str(source or "--set"))
 
 
 def settings_toml(settings: Settings) -> str:
@@ -42,3 +85,39 @@ def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in tree.items()
         if value is not None
     }
+
+
+def _read_source(source: str | Path) -> dict[str, Any]:
+    """The tree in a preset or a file."""
+    if str(source) in preset_names():
+        return tomllib.loads((PRESETS / f"{source}.toml").read_text("utf-8"))
+    if not Path(source).is_file():
+        raise ConfigError(
+            f"expected a TOML file or one of the presets {', '.join(preset_names())}, got {source}"
+        )
+    return read_toml(Path(source))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tree in a file.
+
+    Raises:
+        ConfigError: it cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Put one `section.name=value` into the tree; the value is read as TOML, else as text."""
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot or not key:
+        raise ConfigError(f"expected --set section.name=value, got {override!r}{suggest(name)}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    tree.setdefault(section, {})[key] = value

@@ -1,20 +1,17 @@
 """Settings: frozen, validated, written beside every checkpoint.
 
-A setting comes from a preset or TOML file, then from `--set section.name=value`; an unknown name
-is an error. `docs/method.md` gives the source of every default and what an ablation said of it.
+`files.py` reads them from presets, TOML files and `--set`. `docs/method.md` gives the source of
+every default and the verdict of its ablation.
 """
 
 import difflib
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
-from trmml.settings.choices import PROTOCOLS, EpochRule, Precision, Protocol
+from trmml.settings.choices import EpochRule, Precision
 from trmml.settings.old_names import current_name
 
 
@@ -126,7 +123,7 @@ class PrototypeSettings(Section):
 
 
 class FocusSettings(Section):
-    """Shape of the asymmetric loss (`losses.py`); all 0 is binary cross-entropy."""
+    """Shape of the asymmetric loss (`classification.py`); all 0 is binary cross-entropy."""
 
     gamma_negative: float = Field(2.0, ge=0, description="focusing of negatives; 0 = none")
     gamma_positive: float = Field(1.0, ge=0, description="focusing of positives; 0 = none")
@@ -136,7 +133,7 @@ class FocusSettings(Section):
 
 
 class LossSettings(FocusSettings):
-    """Weights and shapes of the loss terms (`losses.py`)."""
+    """Weights and shapes of the loss terms (`trmml.py`)."""
 
     weak_negative: float = Field(
         1.0,
@@ -222,43 +219,6 @@ class Settings(Section):
 Kind = TypeVar("Kind", bound=Section)
 
 
-def preset_names() -> list[str]:
-    """Names of the presets in the package."""
-    folder = resources.files("trmml.settings") / "presets"
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
-
-
-def load_settings(
-    source: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    protocol: Protocol = "partial",
-) -> Settings:
-    """Settings from a preset or a TOML file, then `section.name=value` overrides.
-
-    Args:
-        source: a preset's name, a TOML file's path, or None for the defaults. The file may be the
-            `trmml.toml` that `trmml benchmark --tune` writes.
-        protocol: which part of such a file is taken.
-        overrides: for example `["training.epochs=3", "prompts.train_context=true"]`.
-
-    Raises:
-        ConfigError: for an unknown preset, section or name, or a value out of range.
-
-    Example:
-        >>> load_settings(None, ["losses.contrastive=0"]).losses.contrastive
-        0.0
-    """
-    tree = {} if source is None else _read_source(source)
-    if any(part in tree for part in PROTOCOLS):  # what a search found, with its provenance
-        if protocol not in tree:
-            raise ConfigError(f"{source} has settings for {', '.join(tree)}, none for {protocol}")
-        tree = dict(tree[protocol])
-    for override in overrides:
-        _apply(tree, override)
-    return parse_settings(tree, str(source or "--set"))
-
-
 def parse_settings(tree: Mapping[str, Any], where: str) -> Settings:
     """Validate a nested dictionary of settings; `where` names its origin in errors."""
     return validate(Settings, tree, where)
@@ -294,7 +254,7 @@ def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
         name = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
-            hint = _renamed(name, first["input"]) or _suggest(name, kind)
+            hint = _renamed(name, first["input"]) or suggest(name, kind)
             raise ConfigError(f"{where}: there is no setting {name!r}{hint}{more}") from None
         message = f"{where}: setting {name} = {first['input']!r}: {first['msg']}{more}"
         raise ConfigError(message) from None
@@ -314,47 +274,9 @@ def _renamed(name: str, value: Any) -> str:
     return "; " + ", ".join(f"{old} is now {current_name(old)}" for old in names)
 
 
-def _suggest(name: str, kind: type[Section] = Settings) -> str:
+def suggest(name: str, kind: type[Section] = Settings) -> str:
+    """What a wrong name may have meant, as the end of an error message."""
     names = setting_names(kind)
     close = difflib.get_close_matches(name, [*names, *kind.model_fields], n=3)
     close = close or [full for full in names if full.endswith(f".{name}")]
     return f"; did you mean {' or '.join(close)}?" if close else "; `trmml settings` lists them all"
-
-
-def _read_source(source: str | Path) -> dict[str, Any]:
-    """The tree in a preset or a file."""
-    if str(source) in preset_names():
-        with resources.as_file(
-            resources.files("trmml.settings") / "presets" / f"{source}.toml"
-        ) as path:
-            return read_toml(path)
-    if not Path(source).is_file():
-        raise ConfigError(
-            f"expected a TOML file or one of the presets {', '.join(preset_names())}, got {source}"
-        )
-    return read_toml(Path(source))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tree in a file.
-
-    Raises:
-        ConfigError: it cannot be read or is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is no valid TOML: {error}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Put one `section.name=value` into the tree; the value is read as TOML, else as text."""
-    name, equals, text = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not equals or not dot or not key:
-        raise ConfigError(f"expected --set section.name=value, got {override!r}{_suggest(name)}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    tree.setdefault(section, {})[key] = value
