@@ -4,13 +4,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import hypothesis
 import pytest
+import torch
 
 from tests.toy import ToyEncoder, write_pictures, write_table
 from trmml.datasets import catalog as named
 from trmml.datasets.catalog import Counts
 
 TOY_SPEC = f"{Path(__file__).with_name('toy.py')}:ToyEncoder"
+
+# The same examples on every machine, however slow it is.
+hypothesis.settings.register_profile("trmml", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("trmml")
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which draw too
+def pytest_runtest_setup() -> None:
+    """Draws without a generator of their own are the same in any order of the tests."""
+    torch.manual_seed(0)
 
 
 @dataclass(frozen=True)

@@ -102,5 +102,5 @@ def test_help_costs_no_torch():
         "from trmml.cli.main import app; import sys\ntry:\n    app(['data', 'check', '--help'])\n"
     )
     code += "except SystemExit:\n    assert 'torch' not in sys.modules\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "--decode" in done.stdout, done.stderr

@@ -33,7 +33,7 @@ def good(*args: object, stdin: str | None = None) -> str:
 
 def process(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trmml", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 # Help -------------------------------------------------------------------------------------------
@@ -246,5 +246,5 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stdout is not None and done.stderr is not None
     done.stdout.close()
     assert done.stderr.read() == ""
-    done.wait(timeout=60)
+    done.wait(timeout=300)
     done.stderr.close()

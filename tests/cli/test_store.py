@@ -40,7 +40,7 @@ def test_ls_costs_no_torch(root):
     code = "from trmml.cli.main import app; import sys; app(sys.argv[1:], standalone_mode=False)"
     code += "; assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "store", "ls", "--store", root]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "ToyEncoder" in done.stdout, done.stderr
 
 

@@ -191,7 +191,7 @@ runpy.run_path(sys.argv.pop(1), run_name="__main__")
 def without_torch(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", BLOCKED, script, *arguments]
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=120, check=False
+        [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -144,7 +144,7 @@ def test_processes_share_a_store_and_one_may_be_killed(tmp_path):
         Image.new("RGB", (24, 24), (5 * number, 90, 90)).save(folder / f"{number}.png")
     root = tmp_path / "s"
     command = [sys.executable, "-c", PROCESSES, root, folder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     before, *encoded = map(int, done.stdout.split())
     assert 3 <= before < 40 and sorted(encoded) == [0, 40 - before]

@@ -27,7 +27,7 @@ def imported_by(*arguments: str) -> set[str]:
         [sys.executable, "-X", "importtime", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
