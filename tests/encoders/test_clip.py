@@ -221,8 +221,8 @@ def test_decoded_pictures_are_prepared_alike(
     assert found.shape == (3, 32, 32) and found.dtype == torch.float32
     step = 1 / (255 * 0.26)  # one grey level, normalised
     torch.testing.assert_close(found, expected, atol=1.5 * step, rtol=0)
-    cosine = F.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
-    assert float(cosine) > 0.9999
+    # Pillow rounds after each of two passes, torch on some processors once: a quarter on average.
+    assert float((found - expected).abs().mean()) < 0.5 * step
 
 
 def test_the_preprocessing_is_named_in_one_line(vit: open_clip.CLIP) -> None:

@@ -2,6 +2,7 @@
 
 `run_format_5` was made by trmml 0.1.0 at commit c451c6d: `write_pictures(folder, 48)` with 70 % of
 the labels known, every part switched on. `expected.json` holds its probabilities there.
+`toy_encoder.safetensors` are the encoder's weights there: other processors draw other last bits.
 """
 
 import json
@@ -31,6 +32,8 @@ def test_a_run_of_an_old_format_gives_its_probabilities(number: int, tmp_path: P
     assert json.loads((run / "model.json").read_text("utf-8"))["format"] == number
     expected = json.loads((run / "expected.json").read_text("utf-8"))
     encoder = ToyEncoder()
+    weights, _ = load_tensors(Path(__file__).with_name("toy_encoder.safetensors"))
+    encoder.load_state_dict(weights)
     tagger = Tagger.load(run, encoder=encoder, also=["purple"])
     assert list(tagger.category_names) == expected["category_names"]
     write_pictures(tmp_path / "images", 48)
