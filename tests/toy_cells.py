@@ -25,7 +25,7 @@ def toy_cell(
     figures |= dict.fromkeys(("map", "map_interpolated", "map_undefined_as_zero"), mean)
     known = "single positive" if share is None else f"{100 * share:g} %"
     values: dict[str, Any] = {
-        "ground": "toys",
+        "dataset": "toys",
         "method": method,
         "name": NAMES[method],
         "baseline": not method.startswith("trmml"),
@@ -66,7 +66,7 @@ def toy_grid(categories: int, sizes: Sequence[float | None] | None = None) -> di
     ]
     return {
         "same": {"data": "x"},
-        "ground": "toys",
+        "dataset": "toys",
         "encoder": {
             "name": "/home/me/toy.py:ToyEncoder",
             "size": 24,

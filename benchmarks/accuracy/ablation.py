@@ -1,4 +1,4 @@
-r"""What each part of TRM-ML is worth: the method without it, on one ground of the results page.
+r"""What each part of TRM-ML is worth: the method without it, on one data set of the results page.
 
     python -m benchmarks.accuracy.ablation --data scenes DIR --out OUT
     python -m benchmarks.accuracy.ablation --data corel5k DIR --encoder SPEC --settings DIR \
@@ -11,7 +11,7 @@ One more run per kind of mask, with pseudo-labels on, is told the hidden labels,
 many of them are right, epoch by epoch. Where boxes are known, the most attended patch of each
 present category is looked for in its boxes, before training and after (the pointing game, Zhang et
 al. 2016). Finished cells are kept in OUT; the same command goes on. Writes
-benchmarks/results/<ground>/ablation.json.
+benchmarks/results/<dataset>/ablation.json.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import torch
 from benchmarks.record import write_results
 
 from trmml.benchmark.catalog import METHODS, Method
-from trmml.benchmark.data import Ground, open_ground
+from trmml.benchmark.data import BenchmarkData, encode_benchmark_data
 from trmml.benchmark.grid import run_benchmark
 from trmml.benchmark.method_settings import (
     MethodSettings,
@@ -96,7 +96,7 @@ def variants(
         key = "trmml" if not changes else f"trmml-{name.replace(':', '').replace(' ', '-')}"
         values = {p: changed(each, changes) for p, each in start.values.items()}
         if changes and values == start.values:
-            continue  # the ground's settings are this row
+            continue  # the data set's settings are this row
         methods.append(replace(base, key=key, name=name))
         cards = {p: {"changes": changes} for p in values}
         own = MethodSettings(values, cards)
@@ -105,18 +105,18 @@ def variants(
 
 
 @torch.no_grad()
-def pointing(ground: Ground, model: MultiLabelModel) -> float:
+def pointing(data: BenchmarkData, model: MultiLabelModel) -> float:
     """Share of present categories whose most attended patch has its centre in one of their boxes.
 
     The maps of the plain pictures that are held out, split into a square of patches.
     """
-    boxes = ground.test.boxes
+    boxes = data.test.boxes
     assert boxes is not None
-    source = ground.test_features.of(pooled=False)
+    source = data.encoded_test.features(pooled=False)
     model.eval()
     peaks = []
     for part in torch.split(torch.arange(len(source)), 64):
-        attention = model(source.batch(part).to(ground.device)).attention
+        attention = model(source.batch(part).to(data.device)).attention
         peaks.append(attention.argmax(dim=-1).cpu())
     peak = torch.cat(peaks)  # (N, C)
     side = math.isqrt(attention.shape[-1])
@@ -132,16 +132,16 @@ def pointing(ground: Ground, model: MultiLabelModel) -> float:
     return sum(hit.values()) / len(hit)
 
 
-def looked_into(ground: Ground, known: MaskRule, settings: Any) -> dict[str, Any]:
+def looked_into(data: BenchmarkData, known: MaskRule, settings: Any) -> dict[str, Any]:
     """One run with seed 0: pseudo-labels by epoch, and where boxes are known, pointing.
 
     Of the pseudo-labels of each epoch: how many, which share is right, and of all which found.
     """
     settings = changed(settings, PSEUDO)
     chosen = for_cell(settings, seed=0, choose_epoch="held-out")
-    truth, mask = ground.train.matrix, known.apply(ground.train.matrix, 0)
-    source = ground.train_features.of(pooled=False, views=chosen.training.encoded_views)
-    trainer = new_trainer(ground, METHODS["trmml"], chosen, source, mask)
+    truth, mask = data.train.matrix, known.apply(data.train.matrix, 0)
+    source = data.encoded_train.features(pooled=False, views=chosen.training.encoded_views)
+    trainer = new_trainer(data, METHODS["trmml"], chosen, source, mask)
     trainer.truth = truth  # never trained on: it only says what is right
     # Held-out images never get a pseudo-label.
     open_pairs = (truth.known & ~mask.known)[trainer.kept]
@@ -150,7 +150,7 @@ def looked_into(ground: Ground, known: MaskRule, settings: Any) -> dict[str, Any
         "positive": int((open_pairs & present).sum()),
         "negative": int((open_pairs & ~present).sum()),
     }
-    before = None if ground.test.boxes is None else pointing(ground, trainer.model)
+    before = None if data.test.boxes is None else pointing(data, trainer.model)
     epochs = []
     for record in train(trainer):
         row: dict[str, float | None] = {"epoch": record.epoch}
@@ -163,7 +163,7 @@ def looked_into(ground: Ground, known: MaskRule, settings: Any) -> dict[str, Any
         epochs.append(row)
     found: dict[str, Any] = {"pseudo": epochs}
     if before is not None:
-        found["pointing"] = {"before": before, "after": pointing(ground, trainer.model)}
+        found["pointing"] = {"before": before, "after": pointing(data, trainer.model)}
     return found
 
 
@@ -207,19 +207,21 @@ def parsed() -> argparse.Namespace:
 def trains_otherwise(
     settings: Mapping[str, MethodSettings], method: Method, known: MaskRule
 ) -> bool:
-    """Whether a row trains otherwise than the first; a ground's two settings may differ."""
+    """Whether a row trains otherwise than the first; a data set's two settings may differ."""
     own, full = (settings[key].values[known.protocol] for key in (method.key, "trmml"))
     return bool(own != full)
 
 
-def split_ground(options: argparse.Namespace, settings: Mapping[str, MethodSettings]) -> Ground:
+def held_out_data(
+    options: argparse.Namespace, settings: Mapping[str, MethodSettings]
+) -> BenchmarkData:
     """The training pictures, three quarters to train on and the rest as if they were the test."""
     name, root = options.data
     data = read_named(name, Path(root), "train", {})
     if not data.matrix.known.all():
         raise DataError(f"{name} has unknown labels: which pseudo-labels are right is not known")
     trainings = [each.training for own in settings.values() for each in own.values.values()]
-    return open_ground(
+    return encode_benchmark_data(
         name,
         *(data.subset(part.tolist()) for part in split(len(data), HELD_OUT, 0)),
         load_encoder(options.encoder),
@@ -234,12 +236,12 @@ def main() -> None:
     """Run, print a table, write JSON."""
     options = parsed()
     methods, settings = variants(options.settings, shared_changes(options.views, options.precision))
-    ground = split_ground(options, settings)
+    data = held_out_data(options, settings)
     known = [share_known(percent / 100) for percent in options.known]
     known += [single_positive()] * options.single_positive
     seeds = range(options.seeds)
     for finished in run_benchmark(
-        ground, options.out, methods=methods, known=known, seeds=seeds, settings=settings
+        data, options.out, methods=methods, known=known, seeds=seeds, settings=settings
     ):
         print(finished, flush=True)
     cells = CellFolder(options.out).cells()
@@ -253,13 +255,13 @@ def main() -> None:
             if method.key == "trmml" or trains_otherwise(settings, method, each)
         }
     print(table(rows, columns))
-    tree: dict[str, Any] = {"ground": ground.name, "seeds": list(seeds), "rows": rows}
-    tree |= {"images": len(ground.train), "held_out": len(ground.test)}
+    tree: dict[str, Any] = {"dataset": data.name, "seeds": list(seeds), "rows": rows}
+    tree |= {"images": len(data.train), "held_out": len(data.test)}
     full = settings["trmml"].values
-    tree["runs"] = {each.name: looked_into(ground, each, full[each.protocol]) for each in known}
+    tree["runs"] = {each.name: looked_into(data, each, full[each.protocol]) for each in known}
     last = {c: [run["pseudo"][-1], run.get("pointing")] for c, run in tree["runs"].items()}
     print(json.dumps(last))
-    print(write_results(f"{ground.name}/ablation", tree))
+    print(write_results(f"{data.name}/ablation", tree))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from trmml.training.trainer import train
 
 
 @dataclass(frozen=True)
-class Ground:
+class EncodedData:
     """Encoded pictures with all their labels; what is hidden is drawn per run."""
 
     train: FeatureSource
@@ -55,7 +55,7 @@ class Ground:
 
 def scenes(
     encoder: Encoder, images: int, test_images: int, seed: int, encoding: Encoding
-) -> Ground:
+) -> EncodedData:
     """The demo's pictures of one seed."""
     with tempfile.TemporaryDirectory() as folder:
         parts = []
@@ -65,10 +65,10 @@ def scenes(
             data = read_folder(place, place / "labels.csv")
             parts.append((encode_images(data.paths, encoder, encoding=encoding).source, data))
     (train_source, data), (test_source, test) = parts
-    return Ground(train_source, data.matrix, test_source, test, data.category_names)
+    return EncodedData(train_source, data.matrix, test_source, test, data.category_names)
 
 
-def folder(encoder: Encoder, root: Path, encoding: Encoding) -> Ground:
+def folder(encoder: Encoder, root: Path, encoding: Encoding) -> EncodedData:
     """A folder with train.csv and test.csv; every picture counts as fully labelled."""
     names = read_categories(root / "categories.txt")
     parts = []
@@ -76,19 +76,19 @@ def folder(encoder: Encoder, root: Path, encoding: Encoding) -> Ground:
         data = read_folder(root / "images", root / f"{split}.csv", blank="absent", categories=names)
         parts.append((encode_images(data.paths, encoder, encoding=encoding).source, data))
     (train_source, data), (test_source, test) = parts
-    return Ground(train_source, data.matrix, test_source, test, tuple(names))
+    return EncodedData(train_source, data.matrix, test_source, test, tuple(names))
 
 
-def test_map(model: MultiLabelModel, ground: Ground) -> float:
+def test_map(model: MultiLabelModel, data: EncodedData) -> float:
     """Test mAP in percent."""
-    return 100 * score(model, ground.test, ground.test_data).mean_ap
+    return 100 * score(model, data.test, data.test_data).mean_ap
 
 
 def trained(
     method: Method,
     encoder: Encoder,
     identity: EncoderIdentity,
-    ground: Ground,
+    data: EncodedData,
     mask: LabelMatrix,
     settings: Settings | ProbeSettings,
 ) -> float:
@@ -97,33 +97,33 @@ def trained(
         method,
         encoder,
         identity,
-        ground.category_names,
+        data.category_names,
         settings,
-        source=ground.train,
+        source=data.train,
         matrix=mask,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     for _ in train(trainer):
         pass
-    return test_map(trainer.model, ground)
+    return test_map(trainer.model, data)
 
 
 def methods(
     encoder: Encoder,
     identity: EncoderIdentity,
-    ground: Ground,
+    data: EncodedData,
     mask: LabelMatrix,
     seed: int,
     variants: dict[str, list[str]],
     only: list[str] | None,
 ) -> Iterator[tuple[str, float, float]]:
     """Name, test mAP and seconds of each method on one mask."""
-    names = ground.category_names
+    names = data.category_names
     for look in ("image", "dense"):
         name = "zero-shot" if look == "image" else "zero-shot dense"
         if only is not None and name not in only:
             continue
-        yield name, test_map(build_zero_shot(encoder, names, look=look), ground), 0.0
+        yield name, test_map(build_zero_shot(encoder, names, look=look), data), 0.0
     base = [f"training.seed={seed}"]
     for name, overrides in {"linear probe": [], "TRM-ML": [], **variants}.items():
         if only is not None and name not in (*only, *variants):
@@ -131,16 +131,16 @@ def methods(
         settings, started = load_settings(None, [*base, *overrides]), time.monotonic()
         if name.startswith("linear probe"):
             probe = METHODS["probe-masked"]
-            figure = trained(probe, encoder, identity, ground, mask, probe_settings(settings))
+            figure = trained(probe, encoder, identity, data, mask, probe_settings(settings))
         else:
-            figure = trained(METHODS["trmml"], encoder, identity, ground, mask, settings)
+            figure = trained(METHODS["trmml"], encoder, identity, data, mask, settings)
         yield name, figure, time.monotonic() - started
 
 
 def main() -> None:
     """Run, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ground", help="scenes, or a folder's name under --root")
+    parser.add_argument("dataset", help="scenes, or a folder's name under --root")
     parser.add_argument("--root", type=Path, help="holds the folder and encoder.py")
     parser.add_argument("--known", type=float, nargs="+", default=[0.3])
     parser.add_argument("--single-positive", action="store_true")
@@ -150,32 +150,32 @@ def main() -> None:
     parser.add_argument("--form", choices=["fp16", "int8", "fp32"], default="fp16")
     parser.add_argument("--only", nargs="+", help="of the methods, besides the variants")
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar="NAME SET")
-    parser.add_argument("--name", help="of the JSON file; default: the ground's")
+    parser.add_argument("--name", help="of the JSON file; default: the data set's")
     options = parser.parse_args()
-    is_scenes = options.ground == "scenes"
+    is_scenes = options.dataset == "scenes"
     spec = "bundled" if is_scenes else f"{options.root}/encoder.py:MobileNetMiniLM"
     encoder = load_encoder(spec)
     identity = identify(encoder, "bundled" if is_scenes else "MobileNetMiniLM")
     variants = {given[0]: given[1:] for given in options.variant}
     encoding = Encoding(form=options.form)
-    ground = None if is_scenes else folder(encoder, options.root / options.ground, encoding)
+    data = None if is_scenes else folder(encoder, options.root / options.dataset, encoding)
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in options.seeds:
         if is_scenes:
-            ground = scenes(encoder, options.images, options.test_images, seed, encoding)
-        assert ground is not None
-        masks = {f"{share:.0%}": ground.labels.hide(share, seed) for share in options.known}
+            data = scenes(encoder, options.images, options.test_images, seed, encoding)
+        assert data is not None
+        masks = {f"{share:.0%}": data.labels.hide(share, seed) for share in options.known}
         if options.single_positive:
-            masks = {"single positive": ground.labels.keep_single_positive(seed)}
+            masks = {"single positive": data.labels.keep_single_positive(seed)}
         for share, mask in masks.items():
             for name, figure, seconds in methods(
-                encoder, identity, ground, mask, seed, variants, options.only
+                encoder, identity, data, mask, seed, variants, options.only
             ):
                 rows.setdefault(share, {}).setdefault(name, []).append(round(figure, 2))
                 print(f"  seed {seed}  {share}  {name}: {figure:.2f}  {seconds:.0f} s", flush=True)
-    print_table(options.ground, rows)
+    print_table(options.dataset, rows)
     tree = {
-        "ground": options.ground,
+        "dataset": options.dataset,
         "seeds": options.seeds,
         "encoder": {"name": identity.name, "checksum": identity.checksum},
         "settings": load_settings().model_dump(),
@@ -184,12 +184,12 @@ def main() -> None:
         "test_map_percent": rows,
         "threads": torch.get_num_threads(),
     }
-    print(write_results(options.name or options.ground, tree))
+    print(write_results(options.name or options.dataset, tree))
 
 
-def print_table(ground: str, rows: dict[str, dict[str, list[float]]]) -> None:
+def print_table(data: str, rows: dict[str, dict[str, list[float]]]) -> None:
     """Mean and standard deviation over the seeds."""
-    print(f"\n{ground}: test mAP in percent, mean ± deviation over seeds")
+    print(f"\n{data}: test mAP in percent, mean ± deviation over seeds")
     for share, found in rows.items():
         for name, values in found.items():
             spread = statistics.stdev(values) if len(values) > 1 else 0.0

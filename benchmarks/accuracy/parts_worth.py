@@ -14,36 +14,36 @@ LEAST_PAIRS, ERRORS = 3, 2
 
 
 def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per variant and a column per ground; "" without any.
+    """A row per variant and a column per data set; "" without any.
 
     Args:
-        trees: what `ablation.py` wrote, by ground.
+        trees: what `ablation.py` wrote, by data.
     """
     if not trees:
         return ""
     names = dict.fromkeys(row["name"] for tree in trees.values() for row in tree["rows"][1:])
-    heads = [f"{ground}: {', '.join(tree['runs'])}" for ground, tree in trees.items()]
+    heads = [f"{data}: {', '.join(tree['runs'])}" for data, tree in trees.items()]
     lines = [
         "## What each part is worth",
         "",
-        "Points of mAP on held-out training pictures against the full method with the ground's"
-        " settings, on the same masks; below zero, the change costs. - stands where the ground's"
-        " settings are the variant already. *Worse on* names the grounds where the mean of all"
+        "Points of mAP on held-out training pictures against the full method with the data set's"
+        " settings, on the same masks; below zero, the change costs. - stands where the data set's"
+        " settings are the variant already. *Worse on* names the data sets where the mean of all"
         f" differences is more than {ERRORS} standard errors below zero, *better on* those above: a"
-        " help for the eye, for differences on one ground are not independent. A ground with fewer"
-        f" than {LEAST_PAIRS} differences stands in neither.",
+        " help for the eye, for differences on one data set are not independent. A data set with"
+        f" fewer than {LEAST_PAIRS} differences stands in neither.",
         "",
         f"| variant | {' | '.join(heads)} | worse on | better on |",
         "| --- |" + " ---: |" * len(trees) + " --- | --- |",
     ]
     for name in names:
         cells, worse, better = [], [], []
-        for ground, tree in trees.items():
+        for data, tree in trees.items():
             found = _differences(tree, name)
             cells.append(", ".join(map(_shown, found)))
             sign = _sign([value for each in found for value in each])
             if sign:
-                (worse if sign < 0 else better).append(ground)
+                (worse if sign < 0 else better).append(data)
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(worse)} | {', '.join(better)} |")
     return "\n".join(lines)
 
@@ -107,7 +107,7 @@ def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
 
 def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
     """That made the rows, with the folders of the grid's own command."""
-    name = results.ground
+    name = results.dataset
     shares = [column.removesuffix(" %") for column in tree["runs"] if column.endswith(" %")]
     encoder, single = results.grid["encoder"]["name"], "single positive" in tree["runs"]
     parts = [

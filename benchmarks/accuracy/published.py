@@ -1,11 +1,11 @@
-"""Finished grids made small enough to be committed, and read again: benchmarks/results/<ground>/.
+"""Finished grids made small enough to be committed, and read again: benchmarks/results/<dataset>/.
 
-grid.json       the ground, its categories, what all cells share, and the settings by number
+grid.json       the data set, its categories, what all cells share, and the settings by number
 cells.jsonl     a line per cell; APs in three digits, no scores
 draws.safetensors  mAP of each cell on each draw of the test images, for intervals
 summary.json    the differences with their intervals
 about.json      the commands, in the order in which their cells were published
-tried.md        by hand: what was tried on this ground and did not help; may be missing
+tried.md        by hand: what was tried on this data set and did not help; may be missing
 ablation.json   of ablation.py: the method without each of its parts; may be missing
 settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
 """
@@ -30,13 +30,13 @@ from trmml.errors import CheckpointError, DataError
 from trmml.storage.atomic import write_json, write_text
 
 # Fields that all cells of a grid have in common, or that only a restart needs.
-LEFT_OUT = ("ground", "encoder", "data", "fingerprint", "ap_interpolated")
+LEFT_OUT = ("dataset", "encoder", "data", "fingerprint", "ap_interpolated")
 AP_DIGITS, FIGURE_DIGITS = 3, 5
 
 
 @dataclass(frozen=True)
 class Published:
-    """A ground as the page shows it.
+    """A data set as the page shows it.
 
     Attributes:
         results: without scores; the comparisons are those of the full grid.
@@ -56,14 +56,14 @@ class Published:
 def publish(
     out: Path, folder: Path, *, command: str, draws: int, settings: Path | None = None
 ) -> None:
-    """Write finished cells small into `folder`/<ground>, beside those that lie there.
+    """Write finished cells small into `folder`/<data>, beside those that lie there.
 
     A grid may so be run in parts, on several machines: a cell that lies there already is replaced,
     the others stay, and the intervals are made anew of all. Settings go with their methods.
 
     Args:
         out: of `trmml benchmark`.
-        folder: of all published grounds.
+        folder: of all published data sets.
         command: for readers; without paths of this machine.
         draws: of the paired bootstrap.
         settings: the folder with the methods' TOML files, where the grid had one.
@@ -80,7 +80,7 @@ def publish(
     drawn = drawn_maps(source, found, count=draws) if draws else {}
     cells = {cell.key: replace(cell, fingerprint=_name(cell)) for cell in found}
     maps = {_name(cell): drawn[cell.fingerprint] for cell in found if drawn}
-    place, commands = folder / grid["ground"], [command]
+    place, commands = folder / grid["dataset"], [command]
     if (place / "cells.jsonl").is_file():
         earlier = read_published(place)
         _refuse_another(earlier.results, grid, draws, place)
@@ -92,7 +92,7 @@ def publish(
     first, used = found[0], list[dict[str, Any]]()
     lines = [json.dumps(_small(cell, used), ensure_ascii=False) for cell in results.cells]
     encoder = {**first.encoder, "name": short_name(first.encoder["name"])}
-    shared = {"ground": first.ground, "encoder": encoder, "data": first.data}
+    shared = {"dataset": first.dataset, "encoder": encoder, "data": first.data}
     grid = {**grid, "encoder": encoder, "shared": shared, "settings": used}
     if maps:
         # By name: rows without a name could be told from others by their place alone.

@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy.results_page --check    exit with 1 when it is stale
     python -m benchmarks.accuracy.results_page --add OUT --settings DIR --command "trmml ..."
 
-The page is made of benchmarks/results/<ground>/ alone; see published.py.
+The page is made of benchmarks/results/<dataset>/ alone; see published.py.
 """
 
 import argparse
@@ -62,36 +62,36 @@ def main(arguments: Sequence[str]) -> int:
             settings=options.settings,
         )
     found = sorted(options.results.glob("*/cells.jsonl"))
-    grounds = [read_published(path.parent) for path in found]
+    grids = [read_published(path.parent) for path in found]
     notes = options.results / "notes.md"
-    text = page(grounds, notes.read_text("utf-8") if notes.is_file() else "")
+    text = page(grids, notes.read_text("utf-8") if notes.is_file() else "")
     path, pictures = options.docs / "results.md", options.docs / "images" / "results"
     if options.check:
         return _check(path, text, pictures)
     write_text(path, text)
-    for ground in grounds:
-        _draw(ground.results, pictures)
+    for published in grids:
+        _draw(published.results, pictures)
     return 0
 
 
-def page(grounds: Sequence[Published], notes: str = "") -> str:
-    """The page's text; the notes are what a reader of any ground must know, by hand."""
-    if not grounds:
+def page(grids: Sequence[Published], notes: str = "") -> str:
+    """The page's text; the notes are what a reader of any data set must know, by hand."""
+    if not grids:
         return HEAD + NOTHING
-    ablations = {g.results.ground: g.ablation for g in grounds if g.ablation is not None}
-    parts = [HEAD, headline(grounds), notes, parts_everywhere(ablations)]
-    parts += [section(ground) for ground in grounds]
+    ablations = {g.results.dataset: g.ablation for g in grids if g.ablation is not None}
+    parts = [HEAD, headline(grids), notes, parts_everywhere(ablations)]
+    parts += [section(published) for published in grids]
     return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 
-def headline(grounds: Sequence[Published]) -> str:
-    """TRM-ML against the best baseline, a row per ground and headline column."""
+def headline(grids: Sequence[Published]) -> str:
+    """TRM-ML against the best baseline, a row per data set and headline column."""
     lines = [
-        "| ground | known labels | TRM-ML | best baseline | difference, 95 % interval |",
+        "| data | known labels | TRM-ML | best baseline | difference, 95 % interval |",
         "| --- | --- | ---: | --- | ---: |",
     ]
-    for ground in grounds:
-        results = ground.results
+    for published in grids:
+        results = published.results
         by = {comparison.column: comparison for comparison in results.comparisons}
         for column in results.headlines:
             ours, rival = results.ours(column), results.rival(column)
@@ -106,24 +106,24 @@ def headline(grounds: Sequence[Published]) -> str:
                     f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
                 )
             lines.append(
-                f"| {results.ground} | {over(results, column)} | {ours.name} {100 * own.mean:.1f}"
+                f"| {results.dataset} | {over(results, column)} | {ours.name} {100 * own.mean:.1f}"
                 f" | {rival.name} {100 * theirs.mean:.1f} | {between} |"
             )
     return "\n".join(lines) + "\n\nTest mAP in percent, non-interpolated.\n"
 
 
-def section(ground: Published) -> str:
-    """All of a ground: how it was run, tables, plots, and what lost."""
-    results = ground.results
+def section(published: Published) -> str:
+    """All of a data set: how it was run, tables, plots, and what lost."""
+    results = published.results
     tables = {table.name: table for table in result_tables(results)}
     main = [tables.pop(name) for name in ("map", "differences") if name in tables]
     parts = [
-        f"## {results.ground}",
-        _about(ground),
+        f"## {results.dataset}",
+        _about(published),
         *(to_markdown(table) for table in main),
-        *(f"![{name}](images/results/{results.ground}-{name}.png)" for name in plots(results)),
-        what_lost(results, ground.tried),
-        "" if ground.ablation is None else parts_worth(ground.ablation, results),
+        *(f"![{name}](images/results/{results.dataset}-{name}.png)" for name in plots(results)),
+        what_lost(results, published.tried),
+        "" if published.ablation is None else parts_worth(published.ablation, results),
         *(folded(table.title, to_markdown(table)) for table in tables.values()),
         folded("The table of mAP for LaTeX", _code(main[0])),
     ]
@@ -142,17 +142,17 @@ def plots(results: Results) -> list[str]:
     return names
 
 
-def _about(ground: Published) -> str:
-    results = ground.results
+def _about(published: Published) -> str:
+    results = published.results
     cells, encoder = results.cells, results.grid["encoder"]
     commits = sorted({cell.commit or "unknown" for cell in cells})
     rules = sorted({_rule(cell) for cell in cells if cell.epoch.get("by")})  # chosen, then last
-    grid, commands = results.grid, "\n".join(ground.commands)
+    grid, commands = results.grid, "\n".join(published.commands)
     return (
         f"{grid['train_images']:,} training and {grid['test_images']:,} test images,"
         f" {len(grid['categories'])} categories; encoder {encoder['name']} at {encoder['size']}"
         f" px, features in {encoder['form']}; {len(cells)} cells at commit {', '.join(commits)}."
-        f" {' '.join(rules)}{_searched(ground)} {_took(results)}"
+        f" {' '.join(rules)}{_searched(published)} {_took(results)}"
         f"\n\n```console\n{commands}\n```"
     )
 
@@ -177,11 +177,11 @@ def _took(results: Results) -> str:
     )
 
 
-def _searched(ground: Published) -> str:
+def _searched(published: Published) -> str:
     """Where the settings lie, if they were searched for."""
-    if not (ground.folder / "settings").is_dir():
+    if not (published.folder / "settings").is_dir():
         return ""
-    place = f"benchmarks/results/{ground.results.ground}/settings"
+    place = f"benchmarks/results/{published.results.dataset}/settings"
     return f" The settings of each method, and what they were searched on: `{place}`."
 
 
@@ -201,7 +201,9 @@ def _draw(results: Results, pictures: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_plots(results, Path(folder))
         for name in plots(results):
-            shutil.copyfile(Path(folder) / f"{name}.png", pictures / f"{results.ground}-{name}.png")
+            shutil.copyfile(
+                Path(folder) / f"{name}.png", pictures / f"{results.dataset}-{name}.png"
+            )
 
 
 def _check(path: Path, text: str, pictures: Path) -> int:

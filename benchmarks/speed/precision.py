@@ -34,7 +34,7 @@ from trmml.training.fit import train_run
 
 
 def grounds(folder: Path, images: int, realbench: Path | None) -> Iterator[tuple[str, Any, Any]]:
-    """Name, encoder, and training and test set of each ground."""
+    """Name, encoder, and training and test set of each data set."""
     parts = []
     for name, count, seed in (("train", images, 0), ("test", images, 10_000)):
         write_scenes(folder / name, images=count, seed=seed)
@@ -68,7 +68,7 @@ def rows_of(
     for precision, rate in choice.images_per_second.items():
         way = Encoding(store=store, form="fp32", precision=precision)
         source = encode_images(test.paths, encoder, encoding=way).source
-        row = {"ground": name, "precision": precision, "images_per_second": rate}
+        row = {"dataset": name, "precision": precision, "images_per_second": rate}
         row |= {"cosine": choice.cosines[precision], "chosen": precision == choice.precision}
         rows.append(row | {"map": 100 * score(tagger.model, source, test).mean_ap})
     for row in rows:
@@ -90,10 +90,10 @@ def main() -> None:
             Path(folder), arguments.images, arguments.realbench
         ):
             rows += rows_of(name, encoder, train, test, Path(folder))
-            for row in (r for r in rows if r["ground"] == name):
+            for row in (r for r in rows if r["dataset"] == name):
                 mark = "  chosen" if row["chosen"] else ""
                 print(
-                    f"{row['ground']:26} {row['precision']:14} {row['images_per_second']:8.1f}"
+                    f"{row['dataset']:26} {row['precision']:14} {row['images_per_second']:8.1f}"
                     f" images/s  cosine {row['cosine']:.5f}  mAP {row['map']:.2f}"
                     f" ({row['map_change']:+.2f}){mark}",
                     flush=True,

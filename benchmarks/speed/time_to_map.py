@@ -7,7 +7,7 @@ Both learn from the same pictures, labels and encoder; what is hidden is drawn f
 field's loop encodes live, from pixels that are decoded and preprocessed for it beforehand, which
 does not count. trmml starts from files, once with an empty store and once with a filled one;
 building the model counts. Every so many steps the clock stops and the test set is scored. A way
-ends at the target or when its time is up. The ground is the demo's world, or Corel5k below
+ends at the target or when its time is up. The data is the demo's world, or Corel5k below
 --realbench. Prints a table and writes benchmarks/results/time_to_map.json.
 """
 
@@ -183,7 +183,7 @@ def table(rows: list[dict[str, Any]], target: float) -> str:
 def run(
     grounds: tuple[Dataset, Dataset], encoder: Encoder, folder: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """All ways on one ground, for one seed."""
+    """All ways on one data set, for one seed."""
     train, test = grounds
     known = train.matrix.hide(options.known, options.seed)
     settings = Settings(training={"seed": options.seed, "batch_size": BATCH})

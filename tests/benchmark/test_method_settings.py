@@ -18,7 +18,7 @@ PROBE = METHODS["probe-masked"]
 
 
 def test_each_protocol_has_settings_of_its_own(tmp_path: Path) -> None:
-    card = {"ground": "toys", "space": {"training.epochs": {"low": 1}}}
+    card = {"dataset": "toys", "space": {"training.epochs": {"low": 1}}}
     write_settings(PROBE, tmp_path, "partial", {"training.learning_rate": 0.004}, card)
     path = write_settings(PROBE, tmp_path, "single_positive", {"training.epochs": 7}, {})
     found = read_settings(PROBE, tmp_path)
@@ -27,7 +27,7 @@ def test_each_protocol_has_settings_of_its_own(tmp_path: Path) -> None:
     assert partial == start.model_copy(update={"learning_rate": 0.004})
     assert single == start.model_copy(update={"epochs": 7})
     # Cells repeat where settings come from, but not the whole space.
-    assert found.provenance["partial"] == {"from": "probe-masked.toml", "ground": "toys"}
+    assert found.provenance["partial"] == {"from": "probe-masked.toml", "dataset": "toys"}
     assert tomllib.loads(path.read_text())["provenance"]["partial"] == card
 
 

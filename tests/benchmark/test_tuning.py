@@ -11,7 +11,7 @@ import torch
 from tests.conftest import Pictures
 from tests.toy import ToyEncoder
 from trmml.benchmark.catalog import METHODS, Choice, Method, Range
-from trmml.benchmark.data import Ground, GroundFeatures, open_ground
+from trmml.benchmark.data import BenchmarkData, EncodedSplit, encode_benchmark_data
 from trmml.benchmark.method_settings import read_settings
 from trmml.benchmark.tuning import Plan, Trial, split, tune
 from trmml.datasets.formats.folder import read_folder
@@ -43,25 +43,25 @@ PLAN = Plan(trials=4, folds=1, shares=(0.5,))
 
 
 @pytest.fixture(scope="module")
-def ground(pictures: Pictures) -> Ground:
+def data(pictures: Pictures) -> BenchmarkData:
     train = read_folder(pictures.train, pictures.train_table)
     test = read_folder(pictures.test, pictures.test_table)
-    return open_ground("toys", train, test, ToyEncoder())
+    return encode_benchmark_data("toys", train, test, ToyEncoder())
 
 
 def search(
-    ground: Ground,
+    data: BenchmarkData,
     out: Path,
     method: Method = QUICK,
     plan: Plan = PLAN,
     protocol: Protocol = "partial",
 ) -> list[Trial]:
-    found = tune(ground, method, protocol, plan, folder=out / "set", work=out / "work")
+    found = tune(data, method, protocol, plan, folder=out / "set", work=out / "work")
     return list(found)
 
 
-def test_the_best_trial_is_written_with_its_origin(ground: Ground, tmp_path: Path) -> None:
-    trials = search(ground, tmp_path)
+def test_the_best_trial_is_written_with_its_origin(data: BenchmarkData, tmp_path: Path) -> None:
+    trials = search(data, tmp_path)
     assert [trial.number for trial in trials] == [1, 2, 3, 4]
     assert trials[0].changes == {"training.learning_rate": 3e-3, "training.epochs": 3}
     best = max(trials, key=lambda trial: trial.value)
@@ -71,7 +71,7 @@ def test_the_best_trial_is_written_with_its_origin(ground: Ground, tmp_path: Pat
     assert chosen.epochs == best.changes["training.epochs"]
     tree = tomllib.loads((tmp_path / "set" / "probe-masked.toml").read_text())
     card = tree["provenance"]["partial"]
-    assert card["ground"] == "toys" and card["trials"] == 4 and card["known"] == ["50 %"]
+    assert card["dataset"] == "toys" and card["trials"] == 4 and card["known"] == ["50 %"]
     assert card["default_held_out_map"] == pytest.approx(trials[0].value, abs=1e-6)
     assert card["best_held_out_map"] == pytest.approx(best.value, abs=1e-6)
     assert card["space"]["training.epochs"] == {"values": [1, 3, 6]}
@@ -79,11 +79,11 @@ def test_the_best_trial_is_written_with_its_origin(ground: Ground, tmp_path: Pat
 
 
 def test_a_stopped_search_goes_on_as_if_it_had_not_been(
-    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = search(ground, tmp_path / "whole")
+    whole = search(data, tmp_path / "whole")
     cells = tune(
-        ground, QUICK, "partial", PLAN, folder=tmp_path / "set", work=tmp_path / "part" / "work"
+        data, QUICK, "partial", PLAN, folder=tmp_path / "set", work=tmp_path / "part" / "work"
     )
     assert [next(cells), next(cells)] == whole[:2]
     cells.close()  # between trials
@@ -94,80 +94,80 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been(
     with monkeypatch.context() as patch:  # and within one, which leaves a trial that never ends
         patch.setattr("trmml.benchmark.tuning.train", killed)
         with pytest.raises(KeyboardInterrupt):
-            search(ground, tmp_path / "part")
-    assert search(ground, tmp_path / "part")[1:] == whole[2:]
+            search(data, tmp_path / "part")
+    assert search(data, tmp_path / "part")[1:] == whole[2:]
     # More trials continue the same search.
-    longer = search(ground, tmp_path / "part", plan=replace(PLAN, trials=5))
+    longer = search(data, tmp_path / "part", plan=replace(PLAN, trials=5))
     assert [trial.number for trial in longer] == [4, 5]
 
 
-def test_trials_do_not_read_the_test_images(ground: Ground, tmp_path: Path) -> None:
+def test_trials_do_not_read_the_test_images(data: BenchmarkData, tmp_path: Path) -> None:
     def read(**named: Any) -> Any:
         raise AssertionError("the test images were read")
 
     plan = replace(PLAN, trials=2)
-    matrix = ground.test.matrix
-    wrong = replace(ground.test, matrix=LabelMatrix(~matrix.labels, matrix.known))
-    unread = GroundFeatures(ground.test_features.of(pooled=True), form="fp16", free_bytes=0.0)
+    matrix = data.test.matrix
+    wrong = replace(data.test, matrix=LabelMatrix(~matrix.labels, matrix.known))
+    unread = EncodedSplit(data.encoded_test.features(pooled=True), form="fp16", free_bytes=0.0)
     unread.of = read  # type: ignore[method-assign]
-    blind = replace(ground, test=wrong, test_features=unread)
-    assert search(blind, tmp_path / "a", plan=plan) == search(ground, tmp_path / "b", plan=plan)
+    blind = replace(data, test=wrong, encoded_test=unread)
+    assert search(blind, tmp_path / "a", plan=plan) == search(data, tmp_path / "b", plan=plan)
 
 
-def test_the_two_protocols_are_searched_apart(ground: Ground, tmp_path: Path) -> None:
+def test_the_two_protocols_are_searched_apart(data: BenchmarkData, tmp_path: Path) -> None:
     plan = replace(PLAN, trials=2)
     for protocol in PROTOCOLS:
-        assert len(search(ground, tmp_path, plan=plan, protocol=protocol)) == 2
+        assert len(search(data, tmp_path, plan=plan, protocol=protocol)) == 2
     assert len(list((tmp_path / "work").glob("*.journal"))) == 2
     found = read_settings(QUICK, tmp_path / "set")
     assert found.provenance["partial"]["known"] == ["50 %"]
     assert found.provenance["single_positive"]["known"] == ["single positive"]
 
 
-def test_other_defaults_are_another_search(ground: Ground, tmp_path: Path) -> None:
+def test_other_defaults_are_another_search(data: BenchmarkData, tmp_path: Path) -> None:
     class Decaying(QuickSettings):
         training: TrainingSettings = TrainingSettings(epochs=3, batch_size=16, weight_decay=0.3)
 
     plan = replace(PLAN, trials=1)
-    search(ground, tmp_path, QUICK, plan)
-    search(ground, tmp_path, replace(QUICK, settings=Decaying), plan)  # not a part of its space
+    search(data, tmp_path, QUICK, plan)
+    search(data, tmp_path, replace(QUICK, settings=Decaying), plan)  # not a part of its space
     assert len(list((tmp_path / "work").glob("*.journal"))) == 2
 
 
-def test_an_upper_bound_is_tuned_with_all_labels(ground: Ground, tmp_path: Path) -> None:
+def test_an_upper_bound_is_tuned_with_all_labels(data: BenchmarkData, tmp_path: Path) -> None:
     full = replace(QUICK, key="full", full_labels=True)
     plan = replace(PLAN, trials=1, shares=(0.1, 0.9))
-    seen = search(ground, tmp_path, full, plan)
+    seen = search(data, tmp_path, full, plan)
     assert seen == [
         replace(one, method="full")
-        for one in search(ground, tmp_path, QUICK, replace(plan, shares=(1.0,)))
+        for one in search(data, tmp_path, QUICK, replace(plan, shares=(1.0,)))
     ]
 
 
-def test_a_method_without_a_space_has_nothing_to_tune(ground: Ground, tmp_path: Path) -> None:
-    assert search(ground, tmp_path, METHODS["zero-shot"]) == []
+def test_a_method_without_a_space_has_nothing_to_tune(data: BenchmarkData, tmp_path: Path) -> None:
+    assert search(data, tmp_path, METHODS["zero-shot"]) == []
     assert not (tmp_path / "set").exists()
 
 
 def test_a_trial_that_diverges_counts_as_nothing(
-    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverging(*arguments: Any, **named: Any) -> Any:
         raise TrainingError("the loss is not finite")
 
     monkeypatch.setattr("trmml.benchmark.tuning.train", diverging)
-    assert [trial.value for trial in search(ground, tmp_path, plan=replace(PLAN, trials=2))] == [
+    assert [trial.value for trial in search(data, tmp_path, plan=replace(PLAN, trials=2))] == [
         0.0,
         0.0,
     ]
 
 
 def test_nothing_to_score_by_is_said(
-    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trmml.benchmark.tuning.mean_defined", lambda aps: math.nan)
     with pytest.raises(DataError, match=r"expected a present label among the .* label more images"):
-        search(ground, tmp_path)
+        search(data, tmp_path)
 
 
 def test_splits_are_seeded_and_cover_all() -> None:
@@ -178,7 +178,7 @@ def test_splits_are_seeded_and_cover_all() -> None:
     assert [len(part) for part in split(2, 0.01, seed=0)] == [1, 1]
 
 
-def test_wrong_plans_and_spaces_are_refused(ground: Ground, tmp_path: Path) -> None:
+def test_wrong_plans_and_spaces_are_refused(data: BenchmarkData, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 1 trial and 1 fold, got 0 and 2"):
         Plan(trials=0)
     with pytest.raises(ConfigError, match="held_out_share must be between 0 and 1"):
@@ -188,4 +188,4 @@ def test_wrong_plans_and_spaces_are_refused(ground: Ground, tmp_path: Path) -> N
         ({"training.learning_rate": Range(0.1, 1.0)}, "0.003, is not from 0.1 to 1.0"),
     ):
         with pytest.raises(ConfigError, match=said):
-            search(ground, tmp_path, replace(QUICK, space=space))
+            search(data, tmp_path, replace(QUICK, space=space))

@@ -72,14 +72,14 @@ def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> N
     assert "18/18  TRM-ML, single positive, seed 1: mAP" in done.stderr
     assert "uncalibrated" not in done.stderr
     tree = json.loads(done.stdout)
-    assert tree["ground"] == "squares (blank=absent)"
+    assert tree["dataset"] == "squares (blank=absent)"
     assert tree["cells"] == 18 and tree["remarks"] == []
     assert list(tree["map"]["trmml"]) == ["30 %", "60 %", "mean", "single positive"]
     assert tree["map"]["trmml"]["mean"]["seeds"] == 2
     for name in ("results.md", "summary.json", "categories.csv", "tables/map.tex", "plots/map.svg"):
         assert (tmp_path / "out" / name).is_file(), name
     cells = CellFolder(tmp_path / "out").cells().values()
-    assert len(cells) == 18 and {cell.ground for cell in cells} == {tree["ground"]}
+    assert len(cells) == 18 and {cell.dataset for cell in cells} == {tree["dataset"]}
     assert {cell.settings["training"]["epochs"] for cell in cells} == {2}
     assert {cell.provenance["by"] for cell in cells} == {"hand"}
 
@@ -143,7 +143,7 @@ def test_masks_from_files(data: Path, settings: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (cell,) = CellFolder(tmp_path / "out").cells().values()
     assert cell.known == "peer" and cell.mask["sha256"] == full.matrix.hide(0.5, 3).checksum()
-    assert CellFolder(tmp_path / "out").grid()["ground"] == f"{data.name} (blank=absent)"
+    assert CellFolder(tmp_path / "out").grid()["dataset"] == f"{data.name} (blank=absent)"
 
 
 def test_a_mask_loses_the_rows_of_pictures_that_are_left_out(

@@ -214,12 +214,12 @@ def test_pointing_by_hand() -> None:
         def forward(self, features: object) -> SimpleNamespace:
             return SimpleNamespace(attention=attention)
 
-    ground = SimpleNamespace(
+    data = SimpleNamespace(
         test=SimpleNamespace(boxes=boxes),
-        test_features=SimpleNamespace(of=lambda pooled: source),
+        encoded_test=SimpleNamespace(features=lambda pooled: source),
         device="cpu",
     )
-    assert ablation.pointing(ground, Looking()) == pytest.approx(2 / 3)
+    assert ablation.pointing(data, Looking()) == pytest.approx(2 / 3)
 
 
 def test_every_row_of_the_ablation_changes_a_setting() -> None:

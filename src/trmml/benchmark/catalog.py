@@ -131,8 +131,8 @@ def _zero_shot_ensemble(
     return build_zero_shot_ensemble(encoder, category_names, templates=templates)
 
 
-# Ranges that held-out training images of two grounds call for: few trials find little in wide ones,
-# and two layers that are trained too long or too hard cost a point (docs/decisions.md).
+# Ranges that held-out training images of two data sets call for. Few trials find little in wide
+# ranges, and two layers that are trained too long or too hard cost a point (docs/decisions.md).
 _TRMML: Space = {
     "training.learning_rate": Range(7e-4, 4e-3, log=True),
     "training.epochs": Choice((4, 8, 12)),

@@ -25,8 +25,8 @@ from trmml.settings.choices import OnBadImage
 MEMORY_SHARE = 0.25
 
 
-class GroundFeatures:
-    """Features of one set of images: whole, and as the mean over their patches.
+class EncodedSplit:
+    """Features of the training or the test images: whole, and as the mean over their patches.
 
     Args:
         source: of the store, or live.
@@ -37,7 +37,7 @@ class GroundFeatures:
     def __init__(self, source: FeatureSource, *, form: str, free_bytes: float) -> None:
         self._source, self._exact, self._free = source, form == "fp32", free_bytes
 
-    def of(self, *, pooled: bool, views: int = 1) -> FeatureSource:
+    def features(self, *, pooled: bool, views: int = 1) -> FeatureSource:
         """Features for a method.
 
         Args:
@@ -50,14 +50,14 @@ class GroundFeatures:
         if views > self._source.views:
             raise ConfigError(
                 f"training.views = {views}, but {self._source.views} are encoded; "
-                "lower the setting, or open the ground with more views"
+                "lower the setting, or encode the data with more views"
             )
         source = self._pooled if pooled else self._whole
         return source if source.views == views else _FirstViews(source, views)
 
-    def scored(self, *, pooled: bool, views: int) -> FeatureSource:
+    def scored_features(self, *, pooled: bool, views: int) -> FeatureSource:
         """Features for a method that is to be scored: `views` of each picture at once."""
-        return joined(self.of(pooled=pooled, views=views), views)
+        return joined(self.features(pooled=pooled, views=views), views)
 
     @cached_property
     def _whole(self) -> FeatureSource:
@@ -98,8 +98,8 @@ class _FirstViews:
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """Encoded train and test images with all that is known of them; `open_ground` makes it.
+class BenchmarkData:
+    """Encoded training and test images with all known labels; `encode_benchmark_data` makes it.
 
     Attributes:
         name: for tables.
@@ -110,8 +110,8 @@ class Ground:
         device: where models are trained.
         form: in which features are kept.
         precision: in which the encoder made them.
-        train_features: of `train`.
-        test_features: of `test`.
+        encoded_train: of `train`.
+        encoded_test: of `test`.
     """
 
     name: str
@@ -122,8 +122,8 @@ class Ground:
     device: str
     form: str
     precision: str
-    train_features: GroundFeatures
-    test_features: GroundFeatures
+    encoded_train: EncodedSplit
+    encoded_test: EncodedSplit
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -147,10 +147,10 @@ class Ground:
         }
 
     def grid(self) -> dict[str, Any]:
-        """What all cells on this ground share; `same` tells grids apart."""
+        """What all cells on this data set share; `same` tells grids apart."""
         return {
             "same": self.same,
-            "ground": self.name,
+            "dataset": self.name,
             "encoder": self.encoder_card,
             "train_images": len(self.train),
             "test_images": len(self.test),
@@ -158,7 +158,7 @@ class Ground:
         }
 
 
-def open_ground(
+def encode_benchmark_data(
     name: str,
     train: Dataset,
     test: Dataset,
@@ -171,11 +171,11 @@ def open_ground(
     encoder_spec: str | None = None,
     on_bad_image: OnBadImage = "error",
     progress: Progress | None = None,
-) -> Ground:
+) -> BenchmarkData:
     """Encode both sets, or find their features in the store.
 
     Args:
-        name: of the ground, for tables.
+        name: of the data set, for tables.
         train: images to train on, with every label that is known.
         test: images to score on, with the same categories in the same order.
         encoder: see `load_encoder`; it stays frozen.
@@ -209,10 +209,10 @@ def open_ground(
             progress=progress,
         )
         free = free_memory() * MEMORY_SHARE
-        features = GroundFeatures(encoded.source, form=encoding.form, free_bytes=free)
+        features = EncodedSplit(encoded.source, form=encoding.form, free_bytes=free)
         parts.append((data.subset(encoded.kept), features))
-    (train, train_features), (test, test_features) = parts
-    return Ground(
+    (train, encoded_train), (test, encoded_test) = parts
+    return BenchmarkData(
         name=name,
         train=train,
         test=test,
@@ -221,8 +221,8 @@ def open_ground(
         device=device,
         form=encoding.form,
         precision=encoded.precision,
-        train_features=train_features,
-        test_features=test_features,
+        encoded_train=encoded_train,
+        encoded_test=encoded_test,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.benchmark.catalog import METHODS, Method
-from trmml.benchmark.data import Ground
+from trmml.benchmark.data import BenchmarkData
 from trmml.benchmark.method_settings import MethodSettings, default_settings
 from trmml.benchmark.records import CELL_FORMAT, Cell, CellFolder, CellKey, Ranks
 from trmml.benchmark.run_cell import CellRunner, Job, for_cell
@@ -73,7 +73,7 @@ def find_methods(keys: Sequence[str]) -> list[Method]:
 
 
 def run_benchmark(
-    ground: Ground,
+    data: BenchmarkData,
     out: Path | str,
     *,
     methods: Sequence[Method],
@@ -90,7 +90,7 @@ def run_benchmark(
     run again. Cells are kept as they come: a kill loses the one that runs.
 
     Args:
-        ground: data and encoder.
+        data: encoded images, labels and encoder.
         out: folder of the grid; see `cells.py`.
         methods: distinct keys.
         known: distinct names.
@@ -106,13 +106,13 @@ def run_benchmark(
         CheckpointError: the folder holds another grid.
         TrainingError: some cells diverged; raised after all others are finished.
     """
-    grid = _Grid(ground, settings or {}, epoch, best_on_test)
+    grid = _Grid(data, settings or {}, epoch, best_on_test)
     seeds, known = _seeds(seeds), _distinct(known)
     jobs = [grid.job(method, k, seed) for seed in seeds for k in known for method in methods]
     if not jobs:
         raise ConfigError("expected at least one method to run, got none")
     folder = CellFolder(out)
-    folder.open(ground.grid(), ground.test.matrix)
+    folder.open(data.grid(), data.test.matrix)
     there, failed = folder.cells(), list[str]()
     for job in jobs:
         if grid.is_finished(job, there, folder):
@@ -142,10 +142,14 @@ class _Grid:
     """The cells of one run, and what they have in common."""
 
     def __init__(
-        self, ground: Ground, settings: Mapping[str, MethodSettings], epoch: EpochRule, best: bool
+        self,
+        data: BenchmarkData,
+        settings: Mapping[str, MethodSettings],
+        epoch: EpochRule,
+        best: bool,
     ) -> None:
-        self.ground, self.settings, self.epoch, self.best = ground, settings, epoch, best
-        self._runner = CellRunner(ground, epoch, best)
+        self.data, self.settings, self.epoch, self.best = data, settings, epoch, best
+        self._runner = CellRunner(data, epoch, best)
         self._masks: dict[tuple[str, int], dict[str, Any]] = {}
 
     def job(self, method: Method, known: MaskRule, seed: int) -> Job:
@@ -162,14 +166,14 @@ class _Grid:
             "method": method.key,
             "settings": first_names(settings.model_dump(mode="json")),
             "mask": card["sha256"],
-            "same": self.ground.same,
+            "same": self.data.same,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return Job(method, known, seed, settings, chosen.provenance[protocol], card, digest)
 
     def mask(self, method: Method, known: MaskRule, seed: int) -> LabelMatrix:
         """What a cell may train on."""
-        labels = self.ground.train.matrix
+        labels = self.data.train.matrix
         return labels if method.full_labels else known.apply(labels, seed)
 
     def is_finished(self, job: Job, there: Mapping[CellKey, Cell], folder: CellFolder) -> bool:

@@ -7,7 +7,7 @@ learning_rate = 0.004
 learning_rate = 0.001
 
 [provenance.partial]            # where they come from; not read as settings
-ground = "corel5k"
+data = "corel5k"
 """
 
 from collections.abc import Mapping

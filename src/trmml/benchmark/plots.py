@@ -34,7 +34,7 @@ def write_plots(results: Results, folder: Path) -> list[str]:
     """Write every plot that the results allow as PNG and SVG; the names without ending.
 
     Args:
-        results: of one ground.
+        results: of one data set.
         folder: must exist.
     """
     written = []
@@ -99,7 +99,7 @@ def plot_map(results: Results) -> Figure:
     axes.set_xticks([100 * share for share in results.shares])
     axes.set_xlabel("known labels, percent")
     axes.set_ylabel("test mAP, percent")
-    axes.set_title(results.ground)
+    axes.set_title(results.dataset)
     axes.grid(alpha=0.25)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure
@@ -184,7 +184,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _finish(axes: Axes, results: Results, ours: Line, rival: Line, column: str, more: str) -> None:
     over = f"mean of {len(results.shares)} shares" if column == MEAN else column
-    said = ", ".join(part for part in (results.ground, over, more) if part)
+    said = ", ".join(part for part in (results.dataset, over, more) if part)
     axes.set_title(f"{ours.name} less {rival.name}\n{said}", fontsize=9)
 
 

@@ -1,6 +1,6 @@
 """The folder of a benchmark: one line per finished cell, and what its tables are made of.
 
-    grid.json              what all cells share: ground, categories, encoder
+    grid.json              what all cells share: data set, categories, encoder
     test.safetensors       the labels of the test images
     cells.jsonl            a line per finished cell, written when the cell is finished
     scores/*.safetensors   per cell, the rank of each test image in each category
@@ -47,7 +47,7 @@ class Cell:
     """One method on one mask: a line of cells.jsonl.
 
     Attributes:
-        ground: name of the data.
+        dataset: name of the data.
         method: key of the method; `name` is what tables call it.
         baseline: whether it is a rival of TRM-ML.
         full_labels: whether it was given every label.
@@ -69,7 +69,7 @@ class Cell:
         best_on_test: what the field reports: the best epoch by test mAP; None where not asked for.
     """
 
-    ground: str
+    dataset: str
     method: str
     name: str
     baseline: bool
@@ -153,7 +153,7 @@ class CellFolder:
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{self._grid} is damaged ({error}); restore it") from None
-        return tree
+        return _current_keys(tree)
 
     def test_labels(self) -> LabelMatrix:
         """Labels of the test images."""
@@ -245,10 +245,15 @@ def _parse(line: bytes, where: str) -> Cell:
     try:
         tree = json.loads(line)
         names = {field.name for field in fields(Cell)}
-        tree = {**tree, "settings": current_names(tree["settings"])}
+        tree = {**_current_keys(tree), "settings": current_names(tree["settings"])}
         return Cell(**{name: value for name, value in tree.items() if name in names})
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{where} is damaged ({error}); remove the line") from None
+
+
+def _current_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Lines and grids of before 2026-12 call the name of the data set "ground"."""
+    return {"dataset" if name == "ground" else name: value for name, value in tree.items()}
 
 
 def _refuse_another(there: Mapping[str, Any], wanted: Mapping[str, Any], root: Path) -> None:

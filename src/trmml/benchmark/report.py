@@ -67,7 +67,7 @@ def report_benchmark(
     write_text(folder.root / "summary.json", summary_json(results))
     plots = write_plots(results, folder.root / "plots")
     pictures = "\n".join(f"![{name}](plots/{name}.png)\n" for name in plots)
-    page = "\n".join([f"# {results.ground}\n", *map(to_markdown, tables), pictures])
+    page = "\n".join([f"# {results.dataset}\n", *map(to_markdown, tables), pictures])
     write_text(folder.root / "results.md", page)
     return Report(results, tables, plots)
 

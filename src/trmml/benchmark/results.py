@@ -1,4 +1,4 @@
-"""All cells of a ground, seen as tables and plots need them."""
+"""All cells of a data set, seen as tables and plots need them."""
 
 import logging
 import math
@@ -79,7 +79,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The finished cells of a ground.
+    """The finished cells of a data set.
 
     Attributes:
         grid: as in grid.json.
@@ -94,9 +94,9 @@ class Results:
     draws: int = 0
 
     @property
-    def ground(self) -> str:
+    def dataset(self) -> str:
         """Name of the data."""
-        return str(self.grid["ground"])
+        return str(self.grid["dataset"])
 
     @cached_property
     def lines(self) -> list[Line]:

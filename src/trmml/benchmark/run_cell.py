@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from trmml.benchmark.catalog import Method, make_trainer
-from trmml.benchmark.data import Ground
+from trmml.benchmark.data import BenchmarkData
 from trmml.benchmark.records import Cell, CellKey, Ranks, ranks_of
 from trmml.features.base import FeatureSource, Progress
 from trmml.labels.masks import MaskRule
@@ -69,15 +69,15 @@ class _Scored:
 
 @dataclass(frozen=True)
 class CellRunner:
-    """Runs cells on a ground.
+    """Runs cells on a data set.
 
     Attributes:
-        ground: data and encoder.
+        data: encoded images, labels and encoder.
         epoch: the rule by which the reported epoch is chosen, for the record.
         best_on_test: also score every epoch on the test images.
     """
 
-    ground: Ground
+    data: BenchmarkData
     epoch: EpochRule
     best_on_test: bool
     _untrained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -85,13 +85,13 @@ class CellRunner:
     def run(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> tuple[Cell, Ranks]:
         """Train, calibrate and score one cell."""
         scored = self._train(job, mask, progress) if job.method.trains else self._look(job, mask)
-        test, held = self.ground.test.matrix, scored.held_labels
+        test, held = self.data.test.matrix, scored.held_labels
         calibrated = both_answers(held)
         calibration = calibrate(scored.held, held)
         # In double precision, or the sigmoid would tie the best at 1; further up it still would, so
         # the ranking is that of the logits.
         scores = calibration.probabilities(scored.test.double())
-        names = self.ground.test.category_names
+        names = self.data.test.category_names
         cut = calibration.thresholds  # 0.5 each where nothing could be calibrated
         metrics = measure(scores, test.labels, test.known, names, threshold=cut)
         half = measure(scores, test.labels, test.known, names, threshold=0.5)
@@ -102,25 +102,25 @@ class CellRunner:
         return cell, ranks_of(scored.test.numpy())
 
     def _train(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> _Scored:
-        ground, settings = self.ground, job.settings
+        data, settings = self.data, job.settings
         training, started, apart = settings.training, time.monotonic(), 0.0
         pooled = job.method.pooled
-        source = ground.train_features.of(pooled=pooled, views=training.encoded_views)
-        test = ground.test_features.scored(pooled=pooled, views=training.scored_views)
-        trainer = new_trainer(ground, job.method, settings, source, mask)
+        source = data.encoded_train.features(pooled=pooled, views=training.encoded_views)
+        test = data.encoded_test.scored_features(pooled=pooled, views=training.scored_views)
+        trainer = new_trainer(data, job.method, settings, source, mask)
         model = trainer.model
         best: dict[str, Any] | None = None
         for record in train(trainer, progress=_named(progress, job.title)):
             if self.best_on_test:
                 began = time.monotonic()
                 with trainer.averaged():
-                    found = self._map(predict(model, test, device=ground.device))
+                    found = self._map(predict(model, test, device=data.device))
                 if best is None or found > best["map"]:
                     best = {"map": found, "epoch": record.epoch}
                 apart += time.monotonic() - began
         seconds = time.monotonic() - started - apart
         began = time.monotonic()
-        logits = predict(model, test, device=ground.device)
+        logits = predict(model, test, device=data.device)
         if best is not None and self._map(logits) > best["map"]:
             # What a method settles after its last epoch counts as well.
             best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
@@ -135,17 +135,17 @@ class CellRunner:
 
     def _look(self, job: Job, mask: LabelMatrix) -> _Scored:
         """A method that trains nothing looks at all images once; masks only calibrate it."""
-        ground, training = self.ground, job.settings.training
+        data, training = self.data, job.settings.training
         plain = job.settings.model_dump(mode="json", exclude={"training"})
         name = json.dumps([job.method.key, plain, training.scored_views])
         began = time.monotonic()
         if name not in self._untrained:
-            build, names = job.method.build, ground.train.category_names
-            model: MultiLabelModel = build(ground.encoder, ground.identity, names, job.settings)
-            model.to(ground.device)
+            build, names = job.method.build, data.train.category_names
+            model: MultiLabelModel = build(data.encoder, data.identity, names, job.settings)
+            model.to(data.device)
             seen = {"pooled": job.method.pooled, "views": training.scored_views}
-            both = (ground.train_features, ground.test_features)
-            parts = [predict(model, f.scored(**seen), device=ground.device) for f in both]
+            both = (data.encoded_train, data.encoded_test)
+            parts = [predict(model, f.scored_features(**seen), device=data.device) for f in both]
             self._untrained[name] = parts[0], parts[1]
         train_logits, logits = self._untrained[name]
         _, held = hold_out(mask, training.held_out_share, training.seed)
@@ -159,7 +159,7 @@ class CellRunner:
         )
 
     def _map(self, logits: Float[Tensor, "N C"]) -> float:
-        test = self.ground.test.matrix
+        test = self.data.test.matrix
         return mean_defined(average_precisions(logits, test.labels, test.known))
 
     def _cell(
@@ -172,9 +172,9 @@ class CellRunner:
         ap: Float64[Tensor, "C"],
         ap_interpolated: Float64[Tensor, "C"],
     ) -> Cell:
-        ground = self.ground
+        data = self.data
         return Cell(
-            ground=ground.name,
+            dataset=data.name,
             method=job.method.key,
             name=job.method.name,
             baseline=job.method.baseline,
@@ -187,11 +187,11 @@ class CellRunner:
             settings=job.settings.model_dump(mode="json"),
             provenance=job.provenance,
             mask=job.mask,
-            data=ground.fingerprint,
-            encoder=ground.encoder_card,
+            data=data.fingerprint,
+            encoder=data.encoder_card,
             versions=versions(),
             commit=commit(),
-            device=ground.device,
+            device=data.device,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds={name: round(value, 3) for name, value in scored.seconds.items()},
             epoch={**scored.epoch, "calibrated": calibrated},
@@ -203,12 +203,12 @@ class CellRunner:
 
 
 def new_trainer(
-    ground: Ground, method: Method, settings: Any, source: FeatureSource, mask: LabelMatrix
+    data: BenchmarkData, method: Method, settings: Any, source: FeatureSource, mask: LabelMatrix
 ) -> Trainer:
-    """A new model of a method with all that trains it, on the ground's device.
+    """A new model of a method with all that trains it, on the data set's device.
 
     Args:
-        ground: for encoder, categories and device.
+        data: for encoder, categories and device.
         method: builds the model.
         settings: an object of `method.settings`.
         source: features of the images in `mask`.
@@ -216,13 +216,13 @@ def new_trainer(
     """
     return make_trainer(
         method,
-        ground.encoder,
-        ground.identity,
-        ground.train.category_names,
+        data.encoder,
+        data.identity,
+        data.train.category_names,
         settings,
         source=source,
         matrix=mask,
-        fabric=make_fabric(ground.device, settings.training.precision),
+        fabric=make_fabric(data.device, settings.training.precision),
     )
 
 

@@ -26,7 +26,7 @@ FIGURES = {
 
 
 def result_tables(results: Results) -> list[Table]:
-    """All tables of a ground."""
+    """All tables of a data set."""
     tables = [map_table(results)]
     if results.comparisons:
         tables.append(difference_table(results))
@@ -54,7 +54,7 @@ def map_table(results: Results) -> Table:
         )
     return Table(
         name="map",
-        title=f"{results.ground}: mAP",
+        title=f"{results.dataset}: mAP",
         note=" ".join([note, *results.remarks]),
         columns=tuple(_titled(results, column) for column in columns),
         rows=tuple(_row(line, rows[line.key]) for line in results.lines),
@@ -83,7 +83,7 @@ def difference_table(results: Results) -> Table:
     )
     return Table(
         name="differences",
-        title=f"{results.ground}: difference to the best baseline",
+        title=f"{results.dataset}: difference to the best baseline",
         note=note,
         columns=tuple(_titled(results, column) for column in results.columns),
         rows=rows,
@@ -125,7 +125,7 @@ def figure_table(results: Results, column: str) -> Table:
     )
     return Table(
         name=f"figures-{column.replace(' ', '-')}",
-        title=f"{results.ground}: all figures, {_titled(results, column)}",
+        title=f"{results.dataset}: all figures, {_titled(results, column)}",
         note=(
             f"In percent, {_seeds(results)}. OF1 and CF1 at thresholds calibrated on held-out"
             " training labels, at 0.5 of the calibrated probability, and for those of the top"
@@ -150,7 +150,7 @@ def time_table(results: Results) -> Table:
     devices = ", ".join(sorted({cell.device for cell in results.cells}))
     return Table(
         name="seconds",
-        title=f"{results.ground}: seconds per cell",
+        title=f"{results.dataset}: seconds per cell",
         note=f"Mean over cells, features at hand; on {devices}.",
         columns=parts,
         rows=tuple(rows),

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trmml.benchmark.catalog import Method
-from trmml.benchmark.data import Ground
+from trmml.benchmark.data import BenchmarkData
 from trmml.benchmark.method_settings import (
     nested,
     parse_method_settings,
@@ -118,7 +118,7 @@ class Trial:
 
 
 def tune(
-    ground: Ground,
+    data: BenchmarkData,
     method: Method,
     protocol: Protocol,
     plan: Plan,
@@ -135,7 +135,7 @@ def tune(
     nothing to tune.
 
     Args:
-        ground: its training set is used.
+        data: its training set is used.
         method: what to tune.
         protocol: which kind of masks.
         plan: the budget.
@@ -155,7 +155,7 @@ def tune(
         first_name(name): distribution(name, each, defaults[name])
         for name, each in method.space.items()
     }
-    identity = _identity(ground, method, protocol, plan, epoch)
+    identity = _identity(data, method, protocol, plan, epoch)
     study = open_study(work / f"{method.key}-{protocol}-{identity[:12]}.journal")
     alike = shared_changes(plan.views, plan.precision)
     while True:
@@ -169,15 +169,15 @@ def tune(
             trial = ask(study, space, plan.seed, len(done))
             changes = _changes(trial.params)
         seen = {**changes, **alike}
-        value = _score(ground, method, protocol, plan, seen, epoch, progress)
+        value = _score(data, method, protocol, plan, seen, epoch, progress)
         tell(study, space, trial, {first_name(n): v for n, v in changes.items()}, value)
-    card = _provenance(ground, method, protocol, plan, done[: plan.trials])
+    card = _provenance(data, method, protocol, plan, done[: plan.trials])
     best = max(done[: plan.trials], key=lambda each: each.value or 0.0)
     write_settings(method, folder, protocol, {**_changes(best.params), **alike}, card)
 
 
 def _score(
-    ground: Ground,
+    data: BenchmarkData,
     method: Method,
     protocol: Protocol,
     plan: Plan,
@@ -187,8 +187,10 @@ def _score(
 ) -> float:
     """Mean held-out mAP over folds and masks; 0 where training diverges."""
     settings = parse_method_settings(method, nested(changes), f"tuning of {method.key}")
-    labels, found = ground.train.matrix, []
-    source = ground.train_features.of(pooled=method.pooled, views=settings.training.encoded_views)
+    labels, found = data.train.matrix, []
+    source = data.encoded_train.features(
+        pooled=method.pooled, views=settings.training.encoded_views
+    )
     rules = plan.rules(protocol)[:1] if method.full_labels else plan.rules(protocol)
     for fold in range(plan.folds):
         seed = plan.seed + fold
@@ -198,14 +200,14 @@ def _score(
             mask = own if method.full_labels else rule.apply(own, seed)
             chosen = for_cell(settings, seed=seed, choose_epoch=epoch)
             part = source.rows(kept.tolist())
-            trainer = new_trainer(ground, method, chosen, part, mask)
+            trainer = new_trainer(data, method, chosen, part, mask)
             try:
                 for _ in train(trainer, progress=progress):
                     pass
             except TrainingError:
                 return 0.0
             looked = joined(source, settings.training.scored_views)
-            logits = predict(trainer.model, looked, held, device=ground.device)
+            logits = predict(trainer.model, looked, held, device=data.device)
             found.append(mean_defined(average_precisions(logits, truth.labels, truth.known)))
     if not any(math.isfinite(value) for value in found):
         raise DataError(
@@ -237,12 +239,12 @@ def _defaults(method: Method) -> dict[str, Any]:
 
 
 def _identity(
-    ground: Ground, method: Method, protocol: Protocol, plan: Plan, epoch: EpochRule
+    data: BenchmarkData, method: Method, protocol: Protocol, plan: Plan, epoch: EpochRule
 ) -> str:
     """Hash of all that trials depend on; the number of trials may grow."""
     budget = {name: value for name, value in asdict(plan).items() if name != "trials"}
-    encoder = {name: value for name, value in ground.same.items() if name != "data"}
-    parts = [CELL_FORMAT, ground.fingerprint["train"], encoder, method.key, protocol]
+    encoder = {name: value for name, value in data.same.items() if name != "data"}
+    parts = [CELL_FORMAT, data.fingerprint["train"], encoder, method.key, protocol]
     parts += [budget, epoch, {first_name(name): part for name, part in _space(method).items()}]
     parts.append(first_names(method.settings().model_dump()))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -266,7 +268,7 @@ def _trial(
 
 
 def _provenance(
-    ground: Ground,
+    data: BenchmarkData,
     method: Method,
     protocol: Protocol,
     plan: Plan,
@@ -275,8 +277,8 @@ def _provenance(
     """Where the settings come from; written beside them."""
     values = [each.value or 0.0 for each in done]
     return {
-        "ground": ground.name,
-        "encoder": short_name(ground.identity.name),
+        "dataset": data.name,
+        "encoder": short_name(data.identity.name),
         "known": ["all"] if method.full_labels else [r.name for r in plan.rules(protocol)],
         **{name: value for name, value in asdict(plan).items() if name != "shares"},
         "best_held_out_map": round(max(values), 6),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from trmml.benchmark.catalog import Method
-    from trmml.benchmark.data import Ground
+    from trmml.benchmark.data import BenchmarkData
     from trmml.benchmark.method_settings import MethodSettings
     from trmml.benchmark.report import Report
     from trmml.benchmark.table_text import Table
@@ -79,10 +79,10 @@ def benchmark(
     loaded = load_encoder(encoder, image_size=image_size)
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
     with silenced("trmml.metrics.calibration"), shown_progress() as progress:
-        from trmml.benchmark.data import open_ground
+        from trmml.benchmark.data import encode_benchmark_data
         from trmml.training.fabric import pick_device
 
-        ground = open_ground(
+        benchmark_data = encode_benchmark_data(
             _title(data, choices),
             train,
             test,
@@ -95,8 +95,8 @@ def benchmark(
             on_bad_image=on_bad_image,
             progress=progress,
         )
-        if len(ground.train) < len(train):  # unreadable images were left out
-            left = set(ground.train.images)
+        if len(benchmark_data.train) < len(train):  # unreadable images were left out
+            left = set(benchmark_data.train.images)
             kept = [row for row, image in enumerate(train.images) if image in left]
             rules = [rule.subset(kept) for rule in rules]
         if tune is not None:
@@ -105,10 +105,10 @@ def benchmark(
             folder = settings or out / "settings"
             protocols = list(dict.fromkeys(rule.protocol for rule in rules))
             plan = Plan(trials=tune, folds=tune_folds, views=views, precision=precision)
-            _tune(ground, chosen, protocols, plan, folder, out, epoch, progress)
+            _tune(benchmark_data, chosen, protocols, plan, folder, out, epoch, progress)
             start = _settings(chosen, folder, views, precision)
         failure = _run(
-            ground, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
+            benchmark_data, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
         )
     if failure is not None:
         from trmml.benchmark.records import CellFolder
@@ -121,7 +121,7 @@ def benchmark(
 
 
 def _run(
-    ground: "Ground",
+    benchmark_data: "BenchmarkData",
     out: Path,
     methods: "Sequence[Method]",
     known: "Sequence[MaskRule]",
@@ -136,7 +136,7 @@ def _run(
     from trmml.errors import TrainingError
 
     cells = run_benchmark(
-        ground,
+        benchmark_data,
         out,
         methods=methods,
         known=known,
@@ -276,7 +276,7 @@ def _settings(
 
 
 def _tune(
-    ground: "Ground",
+    benchmark_data: "BenchmarkData",
     methods: "Sequence[Method]",
     protocols: Sequence[choices.Protocol],
     plan: "Plan",
@@ -292,7 +292,7 @@ def _tune(
     for method in methods:
         for protocol in ("partial",) if method.full_labels else protocols:
             found = tune(
-                ground,
+                benchmark_data,
                 method,
                 protocol,
                 plan,
@@ -353,7 +353,7 @@ def _summary(report: "Report", out: Path) -> dict[str, Any]:
 
     return {
         "out": str(out),
-        "ground": results.ground,
+        "dataset": results.dataset,
         "cells": len(results.cells),
         "map": {
             line.key: {column: spread(line.key, column) for column in results.columns}
