@@ -5,6 +5,7 @@ import contextlib
 import doctest
 import importlib.util
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -172,6 +173,21 @@ def test_the_method_page_names_every_setting_with_its_default() -> None:
         default = defaults[name]
         shown = "off" if default is None else str(default)
         assert value.lower() == shown.lower(), f"{name}: {value} is not {default}"
+
+
+def test_contributing_names_every_package_in_import_order_and_files_that_exist() -> None:
+    text = prose(ROOT / "CONTRIBUTING.md")
+    for name in re.findall(r"`([a-z][a-z_/]*(?:\.py|/))(?::\w+)?`", text):
+        assert any((base / name).exists() for base in (ROOT, ROOT / "src" / "trmml")), name
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", text.partition("| elsewhere |")[0], re.MULTILINE)
+    contract = tomllib.loads(read(ROOT / "pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    rank = {
+        name.strip(): -place
+        for place, layer in enumerate(contract["layers"])
+        for name in layer.split("|")
+    }
+    assert sorted(rows) == sorted(set(rank) - {"__main__"})
+    assert rows == sorted(rows, key=lambda name: rank[name])
 
 
 def test_every_module_has_a_docstring() -> None:
