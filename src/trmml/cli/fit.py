@@ -51,10 +51,7 @@ def fit(
     json: options.Json = False,
 ) -> None:
     """Train on partly labelled images. Makes a folder with model and report."""
-    if (test_images is None) != (test_labels is None):
-        raise typer.BadParameter("give both --test-images and --test-labels, or neither")
-    if sum((known is not None, single_positive, quota is not None, mask is not None)) > 1:
-        raise typer.BadParameter("give one of --known, --single-positive, --quota and --mask")
+    _check_options(test_images, test_labels, known, single_positive, quota, mask)
     short = {"training.seed": seed, "training.epochs": epochs, "training.precision": precision}
     given = [f"{name}={value}" for name, value in short.items() if value is not None]
     protocol: Protocol = "single_positive" if single_positive else "partial"
@@ -70,7 +67,6 @@ def fit(
     test = None
     if test_images is not None and test_labels is not None:
         test = read(test_images, test_labels, categories=data.category_names)
-    hidden = _mask(known, single_positive, quota, mask, data)
     loaded = load_encoder(encoder, image_size=image_size)
     with shown_progress() as progress:
         records = run_fit(
@@ -78,8 +74,7 @@ def fit(
             loaded,
             out,
             settings=settings,
-            encoder_spec=encoder,
-            mask=hidden,
+            mask=_mask(known, single_positive, quota, mask, data),
             test=test,
             resume=resume,
             device=device,
@@ -96,6 +91,21 @@ def fit(
     if "methods" in summary:
         print_table(comparison(summary["methods"]))
     typer.echo(f"run:     {summary['run']}\nreport:  {summary['report']}")
+
+
+def _check_options(
+    test_images: Path | None,
+    test_labels: Path | None,
+    known: float | None,
+    single_positive: bool,
+    quota: tuple[int, int] | None,
+    mask: Path | None,
+) -> None:
+    """Refuse options that exclude each other."""
+    if (test_images is None) != (test_labels is None):
+        raise typer.BadParameter("give both --test-images and --test-labels, or neither")
+    if sum((known is not None, single_positive, quota is not None, mask is not None)) > 1:
+        raise typer.BadParameter("give one of --known, --single-positive, --quota and --mask")
 
 
 def _mask(
