@@ -11,7 +11,7 @@ from tests.toy import COLOURS, write_pictures
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.method_settings import write_settings
 from trmml.benchmark.records import CellFolder
-from trmml.cli.benchmark import percentages
+from trmml.cli.grid_options import percentages
 from trmml.cli.main import app
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import ConfigError

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from trmml.benchmark.plots import write_plots
 from trmml.benchmark.records import CellFolder
@@ -30,6 +31,29 @@ class Report:
     results: Results
     tables: list[Table]
     plots: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form: mAP per method and column, and the comparisons."""
+        results = self.results
+        return {
+            "dataset": results.dataset,
+            "cells": len(results.cells),
+            "map": {
+                line.key: {column: _spread(results, line.key, column) for column in results.columns}
+                for line in results.lines
+            },
+            "comparisons": [comparison.to_dict() for comparison in results.comparisons],
+            "remarks": results.remarks,
+        }
+
+
+def _spread(results: Results, key: str, column: str) -> dict[str, Any] | None:
+    """Mean and deviation of a method's mAP over the seeds; None where no cell is finished."""
+    spread = results.spread(key, column)
+    if spread is None:
+        return None
+    deviation = spread.deviation if spread.count > 1 else None
+    return {"mean": spread.mean, "deviation": deviation, "seeds": spread.count}
 
 
 def report_benchmark(

@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from trmml.cli import options
+from trmml.cli.grid_options import (
+    mask_rules,
+    method_keys,
+    method_settings,
+    read_masks,
+    seed_list,
+    title_of,
+)
 from trmml.cli.output import Show, print_json, print_table, say, shown_progress, silenced
 from trmml.settings import choices
 
@@ -22,9 +30,6 @@ if TYPE_CHECKING:
     from trmml.datasets import Dataset
     from trmml.errors import TrainingError
     from trmml.labels.masks import MaskRule
-
-# `--known 10..90` goes in steps of so many percent, as the field does.
-STEP = 10
 
 
 def benchmark(
@@ -65,28 +70,24 @@ def benchmark(
     rules = mask_rules(known, single_positive, quota, masked=bool(masks))
     chosen_seeds = seed_list(seeds)
 
+    from trmml.benchmark.data import encode_benchmark_data
     from trmml.benchmark.grid import find_methods
-    from trmml.datasets.catalog import read_named
+    from trmml.benchmark.tuning import Plan
     from trmml.encoders import load_encoder
+    from trmml.training.fabric import pick_device
 
     chosen = find_methods(method_keys(methods))
-    choices = options.named_values(data_option, "--data-option")
-    train, test = (read_named(*data, split, choices) for split in ("train", "test"))
-    say(f"{len(train)} images to train on, {len(test)} to test on")
-    rules += _masks(masks or (), train)
-    start = _settings(chosen, settings if tune is None else None, views, precision)
-    schedules = [v.training for s in start.values() for v in s.values.values()]
-    loaded = load_encoder(encoder, image_size=image_size)
+    title, train, test = _read(data, options.named_values(data_option, "--data-option"))
+    rules += read_masks(masks or (), train)
+    start = method_settings(chosen, settings if tune is None else None, views, precision)
+    schedules = [each.training for own in start.values() for each in own.values.values()]
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
     with silenced("trmml.metrics.calibration"), shown_progress() as progress:
-        from trmml.benchmark.data import encode_benchmark_data
-        from trmml.training.fabric import pick_device
-
         benchmark_data = encode_benchmark_data(
-            _title(data, choices),
+            title,
             train,
             test,
-            loaded,
+            load_encoder(encoder, image_size=image_size),
             device=pick_device(device),
             encoding=options.encoding(store, store_form, live, encoder_precision),
             views=max(each.encoded_views for each in schedules),
@@ -95,27 +96,43 @@ def benchmark(
             on_bad_image=on_bad_image,
             progress=progress,
         )
-        if len(benchmark_data.train) < len(train):  # unreadable images were left out
-            left = set(benchmark_data.train.images)
-            kept = [row for row, image in enumerate(train.images) if image in left]
-            rules = [rule.subset(kept) for rule in rules]
+        rules = _of_readable(rules, train, benchmark_data.train)
         if tune is not None:
-            from trmml.benchmark.tuning import Plan
-
-            folder = settings or out / "settings"
-            protocols = list(dict.fromkeys(rule.protocol for rule in rules))
             plan = Plan(trials=tune, folds=tune_folds, views=views, precision=precision)
-            _tune(benchmark_data, chosen, protocols, plan, folder, out, epoch, progress)
-            start = _settings(chosen, folder, views, precision)
+            folder = settings or out / "settings"
+            start = _tune(benchmark_data, chosen, rules, plan, folder, out, epoch, progress)
         failure = _run(
             benchmark_data, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
         )
-    if failure is not None:
-        from trmml.benchmark.records import CellFolder
+    _finish(out, draws, json, failure)
 
-        if not CellFolder(out).cells():
-            raise failure  # there is nothing to report
-    _show(_report(out, draws), out, json)
+
+def _read(data: tuple[str, Path], choices: Mapping[str, str]) -> "tuple[str, Dataset, Dataset]":
+    """What tables call the data, the images to train on, and those to test on."""
+    from trmml.datasets.catalog import read_named
+
+    train, test = (read_named(*data, split, choices) for split in ("train", "test"))
+    say(f"{len(train)} images to train on, {len(test)} to test on")
+    return title_of(data, choices), train, test
+
+
+def _of_readable(
+    rules: "list[MaskRule]", asked: "Dataset", readable: "Dataset"
+) -> "list[MaskRule]":
+    """The rules for the images that could be read."""
+    if len(readable) == len(asked):
+        return rules
+    images = set(readable.images)
+    kept = [row for row, image in enumerate(asked.images) if image in images]
+    return [rule.subset(kept) for rule in rules]
+
+
+def _finish(out: Path, draws: int, json: bool, failure: "TrainingError | None") -> None:
+    """Report the finished cells, if there are any, then raise what failed."""
+    from trmml.benchmark.records import CellFolder
+
+    if failure is None or CellFolder(out).cells():
+        _show(_report(out, draws), out, json)
     if failure is not None:
         raise failure
 
@@ -157,141 +174,24 @@ def _run(
     return None
 
 
-def mask_rules(
-    known: str | None, single_positive: bool, quota: tuple[int, int] | None, masked: bool
-) -> "list[MaskRule]":
-    """What the options on known labels add up to; 10 to 90 percent where none is given."""
-    from trmml.labels import masks
-
-    if known is None and not single_positive and quota is None and not masked:
-        known = "10..90"
-    shares = [] if known is None else percentages(known)
-    rules = [masks.share_known(percent / 100) for percent in shares]
-    rules += [masks.single_positive()] if single_positive else []
-    return rules if quota is None else [*rules, masks.quota(*quota)]
-
-
-def _masks(paths: Sequence[Path], train: "Dataset") -> "list[MaskRule]":
-    """Masks from files, those of other projects too."""
-    from trmml.datasets.tables.peer_masks import read_mask
-    from trmml.labels import masks
-
-    return [masks.fixed(path.stem, read_mask(path, train)) for path in paths]
-
-
-def percentages(text: str) -> list[float]:
-    """The shares of `--known` in percent.
-
-    Raises:
-        ConfigError: it is neither a range nor a list, or a share is out of range.
-
-    Example:
-        >>> percentages("10..30"), percentages("5,50")
-        ([10.0, 20.0, 30.0], [5.0, 50.0])
-    """
-    from trmml.errors import ConfigError
-
-    first, dots, last = text.partition("..")
-    try:
-        if dots:
-            found = [float(p) for p in range(int(first), int(last) + 1, STEP)]
-            if found and found[-1] != float(last):
-                raise ConfigError(
-                    f"--known {text} goes by steps of {STEP} and misses {last}; write the shares"
-                    " out, as 10,50,95"
-                )
-        else:
-            found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"expected --known 10..90 or a list as 10,50,90, got {text!r}") from None
-    wrong = [percent for percent in found if not 1 <= percent <= 100]
-    if wrong or not found:
-        what = f"{wrong[0]:g}" if wrong else text
-        raise ConfigError(
-            f"expected shares of known labels from 1 to 100 percent, got {what} in --known {text};"
-            " to keep a tenth, write 10"
-        )
-    return found
-
-
-def seed_list(text: str) -> list[int]:
-    """The seeds of `--seeds`: so many from 0, or a list.
-
-    Raises:
-        ConfigError: there is none, or it is neither.
-
-    Example:
-        >>> seed_list("3"), seed_list("5,7"), seed_list("4,")
-        ([0, 1, 2], [5, 7], [4])
-    """
-    from trmml.errors import ConfigError
-
-    parts = [part.strip() for part in text.split(",")]
-    listed = [part for part in parts if part]
-    if not all(part.isdecimal() for part in listed):
-        raise ConfigError(f"expected --seeds 3 (so many, from 0) or a list as 0,5,7, got {text!r}")
-    found = [int(part) for part in listed]
-    found = found if len(parts) > 1 else list(range(found[0] if found else 0))
-    if not found:
-        raise ConfigError(f"expected at least 1 seed, got --seeds {text}; 3 is usual")
-    return found
-
-
-def method_keys(text: str) -> list[str]:
-    """The keys of `--methods`."""
-    from trmml.benchmark.catalog import METHODS
-
-    return list(METHODS) if text == "all" else [part.strip() for part in text.split(",")]
-
-
-def _title(data: tuple[str, Path], choices: Mapping[str, str]) -> str:
-    """What tables call the data: a set of the field by its name, and the choices made."""
-    from trmml.datasets.catalog import find_reader
-
-    name, root = data
-    title = name if find_reader(name).counts else root.resolve().name
-    made = ", ".join(f"{option}={value}" for option, value in choices.items())
-    return f"{title} ({made})" if made else title
-
-
-def _settings(
-    methods: "Sequence[Method]",
-    folder: Path | None,
-    views: int | None,
-    precision: choices.Precision | None,
-) -> "dict[str, MethodSettings]":
-    """Each method's of the folder or its defaults; `--views` and `--precision` are for all."""
-    from trmml.benchmark.method_settings import (
-        default_settings,
-        read_settings,
-        shared_changes,
-        with_changes,
-    )
-
-    found, alike = {}, shared_changes(views, precision)
-    for method in methods:
-        own = default_settings(method) if folder is None else read_settings(method, folder)
-        found[method.key] = with_changes(own, alike)
-    return found
-
-
 def _tune(
     benchmark_data: "BenchmarkData",
     methods: "Sequence[Method]",
-    protocols: Sequence[choices.Protocol],
+    rules: "Sequence[MaskRule]",
     plan: "Plan",
     folder: Path,
     out: Path,
     epoch: choices.EpochRule,
     progress: Show,
-) -> None:
+) -> "dict[str, MethodSettings]":
     """Search every method's settings; an upper bound's once, for its labels are always the same."""
     from trmml.benchmark.tuning import tune
 
     folder.mkdir(parents=True, exist_ok=True)
+    protocols: Sequence[choices.Protocol] = list(dict.fromkeys(rule.protocol for rule in rules))
     for method in methods:
         for protocol in ("partial",) if method.full_labels else protocols:
-            found = tune(
+            trials = tune(
                 benchmark_data,
                 method,
                 protocol,
@@ -301,8 +201,9 @@ def _tune(
                 epoch=epoch,
                 progress=progress,
             )
-            for trial in found:
+            for trial in trials:
                 progress.line(str(trial))
+    return method_settings(methods, folder, plan.views, plan.precision)
 
 
 def _report(out: Path, draws: int) -> "Report":
@@ -314,7 +215,7 @@ def _report(out: Path, draws: int) -> "Report":
 
 def _show(report: "Report", out: Path, json: bool) -> None:
     if json:
-        print_json(_summary(report, out))
+        print_json({"out": str(out), **report.to_dict()})
         return
     for table in report.tables[: 2 if report.results.comparisons else 1]:
         print_table(_terminal(table))
@@ -338,27 +239,3 @@ def _terminal(table: "Table") -> "RichTable":
         cells = (Text(shown(value, signed=table.signed)) for value in row.values)
         made.add_row(Text(row.label), *cells)
     return made
-
-
-def _summary(report: "Report", out: Path) -> dict[str, Any]:
-    """What --json prints: mAP per method and column, and the comparisons."""
-    results = report.results
-
-    def spread(key: str, column: str) -> dict[str, Any] | None:
-        found = results.spread(key, column)
-        if found is None:
-            return None
-        deviation = found.deviation if found.count > 1 else None
-        return {"mean": found.mean, "deviation": deviation, "seeds": found.count}
-
-    return {
-        "out": str(out),
-        "dataset": results.dataset,
-        "cells": len(results.cells),
-        "map": {
-            line.key: {column: spread(line.key, column) for column in results.columns}
-            for line in results.lines
-        },
-        "comparisons": [comparison.to_dict() for comparison in results.comparisons],
-        "remarks": results.remarks,
-    }
