@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m
 TORCH_BACKEND ?=
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND),)
 
-.PHONY: help install demo test test-lowered format lint type docs site check bench bench-gpu bench-accuracy clean
+.PHONY: help install demo test test-lowered format lint type docs site check bench bench-gpu bench-accuracy fuzz crash clean
 
 help: ## Show what every target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -74,6 +74,19 @@ bench-gpu: $(VENV)/.installed ## The same on a CUDA card; ends with an error wit
 bench-accuracy: $(VENV)/.installed ## Test mAP of the methods on the drawn scenes, 3 seeds
 	$(BIN)/python -m benchmarks.accuracy.bundled_zero_shot --out benchmarks/results/bundled_zero_shot.json
 	$(BIN)/python -m benchmarks.accuracy.compare scenes --known 0.3 --seeds 0 1 2
+
+# For example: make fuzz TARGET=coco SECONDS=600. TARGET=all gives each target its share of the time.
+TARGET ?= all
+fuzz: $(VENV)/.installed ## Give a reader damaged files for SECONDS, guided by coverage: tests/fuzz
+	@$(BIN)/python -c "import atheris" 2>/dev/null || { \
+	  uv=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	  "$$uv" pip install --quiet --python $(BIN)/python atheris; }
+	OMP_NUM_THREADS=1 $(RUN) tests.fuzz $(TARGET) --seconds $(or $(SECONDS),3600)
+
+# For example: make crash JOB=convert.
+JOB ?= all
+crash: $(VENV)/.installed ## Kill a command at each change of a file; the next run must finish it
+	$(RUN) tests.crash $(JOB)
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(VENV)-uv site .mypy_cache .pytest_cache .ruff_cache .hypothesis

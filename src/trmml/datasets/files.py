@@ -11,6 +11,7 @@ import numpy as np
 
 from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
+from trmml.storage.json_text import parse_json
 
 _SHOWN = 8  # names of a wrong folder that a message lists
 
@@ -101,14 +102,14 @@ def read_json(path: Path) -> Any:
     if not text.strip():
         raise DataError(f"{path} is empty. Perhaps the download was cut off; fetch it again.")
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} line {error.lineno} is no JSON: {error.msg}. Perhaps the download was cut "
             "off; fetch the file again."
         ) from error
-    except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. Correct the file.") from error
 
 
 def read_xml(path: Path) -> Xml.Element:

@@ -14,8 +14,6 @@ list that is null is unknown, as is a blank cell between JSON lists. Images insi
 unpacked once, named by their content; see `unpack.py`.
 """
 
-import io
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -38,6 +36,7 @@ from trmml.datasets.image_files import locate
 from trmml.datasets.options import SPLIT_NAMES, Split
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
+from trmml.storage.json_text import parse_json
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
@@ -172,11 +171,7 @@ def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Data
 def _metadata(path: Path) -> pl.DataFrame:
     """Return the table beside the images; a CSV cell may hold a list as JSON or with ;."""
     if path.suffix == ".jsonl":
-        lines = [line for line in read_plain(path).split("\n") if line.strip()]
-        try:
-            frame = pl.read_ndjson(io.BytesIO("\n".join(lines).encode()), infer_schema_length=None)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{path} is no JSON Lines: {error}. Write it again.") from error
+        frame = _read_json_lines(path)
     else:
         table = read_table(path)
         columns = {name: _lists(table.column(name)) for name in table.names}
@@ -194,6 +189,25 @@ def _metadata(path: Path) -> pl.DataFrame:
     return frame
 
 
+def _read_json_lines(path: Path) -> pl.DataFrame:
+    """Return a table of objects, one a line; polars itself does not come back from a deep one."""
+    lines = [line for line in read_plain(path).split("\n") if line.strip()]
+    try:
+        rows = [parse_json(line) for line in lines]
+        if not all(isinstance(row, dict) for row in rows) or _is_deep(rows):
+            raise ValueError("each line should be an object of names, numbers and lists of these")
+        return pl.from_dicts(rows, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no JSON Lines: {reason}. Write it again.") from error
+
+
+def _is_deep(tree: Any, levels: int = 6) -> bool:
+    """Return whether lists and objects lie in each other deeper than any label is."""
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return any(levels == 0 or _is_deep(value, levels - 1) for value in inner)
+
+
 def _lists(column: pl.Series) -> pl.Series:
     """Return a text column of JSON lists as lists; any other as it is."""
     if column.dtype != pl.String:
@@ -202,6 +216,7 @@ def _lists(column: pl.Series) -> pl.Series:
     if not len(filled) or not bool(filled.str.starts_with("[").all()):
         return column
     try:
-        return pl.Series([None if text is None else json.loads(text) for text in column])
+        lists = [None if text is None else parse_json(text) for text in column]
+        return column if _is_deep(lists) else pl.Series(lists)
     except (ValueError, TypeError):  # Python's lists, as in "['cat']", or text that begins so
         return column

@@ -8,7 +8,6 @@ their names from the file's metadata, as Hugging Face writes it.
 Images are unpacked once into a folder, named by their content; see `unpack.py`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from trmml.datasets.formats.packed import (
 )
 from trmml.datasets.options import Split
 from trmml.errors import DataError
+from trmml.storage.json_text import parse_json
 
 _ROWS = 256  # images that are in memory at once
 _DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
@@ -136,7 +136,7 @@ def image_bytes(path: Path, column: pl.Series, start: int = 0) -> Iterator[bytes
 def _features(path: Path) -> Mapping[str, Any]:
     """Return the features that Hugging Face writes into a Parquet file; empty without them."""
     try:
-        info = json.loads(pl.read_parquet_metadata(path).get("huggingface", "{}"))
+        info = parse_json(pl.read_parquet_metadata(path).get("huggingface", "{}"))
         features = info.get("info", {}).get("features", {})
     except (ValueError, AttributeError, *_DAMAGED):
         return {}
@@ -163,12 +163,16 @@ def class_names(features: Mapping[str, Any], column: str) -> Sequence[str]:
     return _first_names(node)
 
 
-def _first_names(node: Any) -> list[str]:
-    if isinstance(node, Mapping):
-        names = node.get("names")
-        if node.get("_type") == "ClassLabel" and isinstance(names, list):
-            return [str(name) for name in names]
-        node = list(node.values())
-    if isinstance(node, list):
-        return next((names for inner in node if (names := _first_names(inner))), [])
+def _first_names(tree: Any) -> list[str]:
+    """Return the names of the first ClassLabel in a tree, which may be deep."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Mapping):
+            names = node.get("names")
+            if node.get("_type") == "ClassLabel" and isinstance(names, list):
+                return [str(name) for name in names]
+            node = list(node.values())
+        if isinstance(node, list):
+            nodes += reversed(node)
     return []

@@ -10,7 +10,6 @@ unknown. But all samples must list names, or all numbers, or all have a key per 
 a name that is not listed means is chosen once for a set. A file with nothing of this is refused.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import polars as pl
 from trmml.datasets.formats.label_columns import LIST_COLUMNS, list_column
 from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
+from trmml.storage.json_text import parse_json
 
 _ABSENT = "absent"
 _KEYS = ", ".join(LIST_COLUMNS)
@@ -48,9 +48,9 @@ def parse_labels(data: bytes, where: str) -> LabelFile:
     suffix = where.rpartition(".")[2].lower()
     text = as_utf8(Path(where), data).decode().strip()
     try:
-        value = _words(text) if suffix == "txt" else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is no JSON: {error.msg}. Write it again.") from error
+        value = _words(text) if suffix == "txt" else parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{where} is no JSON: {error}. Write it again.") from error
     if suffix == "cls" and isinstance(value, int):
         value = [value]
     if isinstance(value, list):

@@ -219,7 +219,7 @@ def _list_columns(table: Table, image_column: str) -> tuple[str, str | None]:
 def _words(table: Table, column: str) -> pl.DataFrame:
     """Return the listed names, not blank, as `row` and `word`."""
     lists = table.column(column).rename("word")
-    if lists.dtype in (pl.List, pl.Array):
+    if isinstance(lists.dtype, pl.List | pl.Array) and not lists.dtype.inner.is_nested():
         lists = lists.cast(pl.List(pl.String))
     elif _is_text(lists):
         lists = lists.cast(pl.String).fill_null("").str.split(";")

@@ -15,7 +15,6 @@ of jameslahm/SCPNet, dataset/ of xinyu1205/robust-loss-mlml, preproc/ and datase
 elijahcole/single-positive-multi-label.
 """
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from trmml.datasets.files import read_array
 from trmml.datasets.tables.table import read_text
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.storage.json_text import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _dualcoop_order(path: Path) -> list[str] | None:
     annotations = path.parent / "instances_train2014.json"
     if annotations.is_file():
         try:
-            tree = json.loads(annotations.read_bytes())
+            tree = parse_json(annotations.read_bytes())
             names = {image["id"]: str(image["file_name"]) for image in tree["images"]}
             return [names[i] for i in dict.fromkeys(a["image_id"] for a in tree["annotations"])]
         except (ValueError, KeyError, TypeError) as error:

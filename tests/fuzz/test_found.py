@@ -1,0 +1,40 @@
+"""Damaged files that once were an unexpected error; each is now refused in words, or read."""
+
+import json
+
+import pytest
+
+from tests.fuzz import all_targets
+from trmml.errors import TrmmlError
+
+LONG = "9" * 4301  # Python refuses to read more than 4,300 digits
+DEEP = "[" * 100_000 + "]" * 100_000
+REFUSED = (
+    ("coco", f'{{"images": {LONG}}}', "as JSON"),
+    ("coco", DEEP, "nested too deeply"),
+    ("coco", '{"images": "\\ud800"}', "half of a surrogate pair"),
+    ("label-studio", f"[{LONG}]", "as JSON"),
+    ("vg-labels", f'{{"a.png": [{LONG}]}}', "as JSON"),
+    ("huggingface-state", f'{{"_data_files": {LONG}}}', "as JSON"),
+    ("huggingface-info", f'{{"features": {LONG}}}', "as JSON"),
+    ("mask-order", f"[{LONG}]", "no file of COCO annotations"),
+    ("huggingface-lines", f'{{"file_name": "a.png", "labels": {DEEP}}}', "nested too deeply"),
+    ("huggingface-lines", '{"file_name": "a.png", "labels": [[[[[[[[1]]]]]]]]}', "lists of these"),
+    ("huggingface-lines", "[]", "each line should be an object"),
+    ("huggingface-lines", '{"file_name": "a.png", "labels": [[1]]}', "not lists of names"),
+    ("huggingface-lines", '{"file_name": "a.png", "labels": [{"a": 1}]}', "not lists of names"),
+)
+
+
+@pytest.mark.parametrize(("name", "text", "message"), REFUSED)
+def test_what_was_found_is_refused_in_words(name: str, text: str, message: str) -> None:
+    (target,) = (each for each in all_targets() if each.name == name)
+    with pytest.raises(TrmmlError, match=message):
+        target.read(text.encode())
+
+
+def test_features_may_be_deep() -> None:
+    (target,) = (each for each in all_targets() if each.name == "huggingface-info")
+    features = json.loads(target.valid)["features"]
+    deep = '{"a":' * 900 + "1" + "}" * 900
+    assert target.attempt(f'{{"features": {{"a": {deep}, {json.dumps(features)[1:]}}}'.encode())
