@@ -27,6 +27,7 @@ from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.old_names import current_names
 from trmml.storage.atomic import save_tensors, write_json
+from trmml.storage.json_text import parse_object
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
 CELL_FORMAT = 2
@@ -146,7 +147,7 @@ class CellFolder:
             CheckpointError: the folder holds no benchmark.
         """
         try:
-            tree: dict[str, Any] = json.loads(self._grid.read_text("utf-8"))
+            tree: dict[str, Any] = parse_object(self._grid.read_bytes())
         except FileNotFoundError:
             raise CheckpointError(
                 f"{self.root} holds no benchmark: there is no grid.json; run one first"
@@ -243,7 +244,7 @@ def _whole_lines(file: Any) -> int:
 
 def _parse(line: bytes, where: str) -> Cell:
     try:
-        tree = json.loads(line)
+        tree = parse_object(line)
         names = {field.name for field in fields(Cell)}
         tree = {**_current_keys(tree), "settings": current_names(tree["settings"])}
         return Cell(**{name: value for name, value in tree.items() if name in names})

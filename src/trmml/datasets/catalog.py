@@ -215,7 +215,13 @@ def read_unchecked(
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"the data set's folder {root} {what}. Name the folder of its files.")
-    data = reader.read(root, split, options)
+    try:
+        data = reader.read(root, split, options)
+    except OSError as error:  # a name longer than names can be, a file that may not be read
+        raise DataError(
+            f"cannot read {error.filename or root!s:.200}: {error.strerror or error}. Correct the "
+            "name, or allow reading the file."
+        ) from error
     if not len(data):
         raise DataError(f"the {split} set in {root} holds no image. Check its list and options.")
     files = ImageFiles(data.root)

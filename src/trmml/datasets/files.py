@@ -167,7 +167,7 @@ def read_array(path: Path) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged head raises whatever it runs into
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(
             f"{path} is no plain numpy array, or damaged: {reason}. Fetch it again; a file that"

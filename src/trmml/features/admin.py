@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from trmml.errors import DataError
 from trmml.storage.cache import cache_folder
+from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def list_stores(root: Path) -> list[StoreInfo]:
     for folder in all_stores(root):
         card = folder / "store.json"
         try:
-            tree = json.loads(card.read_text("utf-8"))
+            tree = parse_object(card.read_bytes())
             shards = list(folder.glob("*.safetensors"))
             names = [row for shard in shards for row in _row_names(shard)]
             found.append(
@@ -72,7 +73,7 @@ def list_stores(root: Path) -> list[StoreInfo]:
                     last_used=card.stat().st_mtime,
                 )
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, TypeError, ValueError, KeyError) as error:
             logger.warning("%s cannot be read (%s)", card, error)
     return sorted(found, key=lambda info: -info.last_used)
 

@@ -34,6 +34,7 @@ from trmml.features.base import Features
 from trmml.features.shards import Shard, StoreFeatures, crc, open_shard, packed
 from trmml.settings.choices import StoreForm
 from trmml.storage.atomic import save_tensors, write_json
+from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class FeatureStore:
     def _known_whole(self) -> dict[str, list[int]]:
         """Size and time of change of each shard when its checksum was found right."""
         try:
-            return dict(json.loads((self.folder / "whole.json").read_text("utf-8")))
+            return parse_object((self.folder / "whole.json").read_bytes())
         except (OSError, ValueError):
             return {}
 
@@ -271,9 +272,10 @@ class FeatureStore:
 def settled_shortcut(folder: Path) -> bool | None:
     """Whether a store's large JPEGs are decoded smaller; None before one was met."""
     path = folder / "shortcut.json"
-    if not path.is_file():
+    try:
+        return bool(parse_object(path.read_bytes())["holds"])
+    except (OSError, ValueError, KeyError):  # damaged: it is found out again
         return None
-    return bool(json.loads(path.read_text("utf-8"))["holds"])
 
 
 def _state(path: Path) -> list[int]:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.storage.atomic import write_json
+from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class ContentHashes:
         self._new: dict[str, list[Any]] = {}
         if self._path is not None and self._path.is_file():
             try:
-                self._known = json.loads(self._path.read_text("utf-8"))
+                self._known = parse_object(self._path.read_bytes())
             except ValueError:
                 logger.warning("%s is damaged; files are read again", self._path)
 
@@ -58,7 +58,7 @@ class ContentHashes:
         name, stat = str(path.absolute()), path.stat()
         now = [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(name)
-        if known is not None and known[:2] == now:
+        if isinstance(known, list) and len(known) == 3 and known[:2] == now:
             return str(known[2])
         digest = hash_file(path, _CONTENT_HASH)
         if time.time_ns() - stat.st_mtime_ns > FRESH_SECONDS * 1e9:

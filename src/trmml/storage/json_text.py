@@ -29,3 +29,15 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair, which is no character") from None
     return tree
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Return what a JSON text holds where that is an object.
+
+    Raises:
+        ValueError: as `parse_json`, or it is no object.
+    """
+    tree = parse_json(text)
+    if not isinstance(tree, dict):
+        raise ValueError(f"an object was expected, not {tree!r:.60}")
+    return tree

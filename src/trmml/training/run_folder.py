@@ -10,7 +10,6 @@ A run folder holds
     log.jsonl           one record per epoch
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from trmml.metrics.calibration import Calibration
 from trmml.settings.sections import Settings, parse_settings
 from trmml.storage.atomic import load_tensors, save_tensors, write_json
 from trmml.storage.hashes import hash_file
+from trmml.storage.json_text import parse_object
 from trmml.storage.provenance import versions
 from trmml.training.old_formats import FORMAT, current_card, current_tensors
 
@@ -86,7 +86,7 @@ class RunCard:
                 chosen=dict(tree["chosen"]),
                 data=dict(tree["data"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"{where} is damaged: {error!r}; restore it or train again"
             ) from None
@@ -116,7 +116,7 @@ def load_card(run: Path) -> RunCard:
         )
         raise CheckpointError(f"{run} holds no trained model (expected {path}); {hint}")
     try:
-        tree = json.loads(path.read_text("utf-8"))
+        tree = parse_object(path.read_bytes())
     except ValueError as error:
         raise CheckpointError(
             f"{path} is no valid JSON ({error}); restore it or train again"

@@ -187,7 +187,7 @@ def _holds_numbers(values: pl.Series) -> bool:
 
 def _number_lists(values: pl.Series) -> pl.Series:
     lists = values if values.dtype.is_nested() else values.reshape((-1, 1))
-    return lists.cast(pl.List(pl.Int64))
+    return lists.cast(pl.List(pl.Int128))  # no number of a file is too large for it
 
 
 def _named(where: Path, values: pl.Series, names: tuple[str, ...]) -> pl.Series:

@@ -126,7 +126,7 @@ def _read_torch(path: Path) -> MaskFile:
 
 def _is_plain(value: Tensor) -> bool:
     """Return whether the file holds every entry: no sparse form, no row repeated by its strides."""
-    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+    if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
