@@ -1,0 +1,123 @@
+import json
+import logging
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.conftest import TOY_SPEC, Pictures
+from trmml.cli.main import app
+from trmml.datasets import Dataset
+from trmml.datasets.formats.folder import read_folder
+from trmml.encoders import load_encoder
+from trmml.labels import masks
+from trmml.labels.matrix import LabelMatrix
+from trmml.reporting.fit import fit
+from trmml.settings.sections import Settings
+
+SETTINGS = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3, "seed": 3})
+OPTIONS = ("--epochs", "2", "--seed", "3", "--device", "cpu", "--set", "training.batch_size=16",
+           "--set", "training.held_out_share=0.3")  # fmt: skip
+
+
+@pytest.fixture
+def train(pictures: Pictures) -> Dataset:
+    return read_folder(pictures.train, pictures.train_table)
+
+
+@pytest.fixture
+def test(pictures: Pictures) -> Dataset:
+    return read_folder(pictures.test, pictures.test_table)
+
+
+def finish(records: Generator[Any, None, dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+    """The epochs as text, and the summary that the generator returns."""
+    epochs = []
+    while True:
+        try:
+            epochs.append(str(next(records)))
+        except StopIteration as end:
+            return epochs, end.value
+
+
+def test_the_function_does_what_the_command_does(
+    train: Dataset, test: Dataset, pictures: Pictures, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    epochs, summary = finish(
+        fit(
+            train,
+            load_encoder(TOY_SPEC),
+            tmp_path / "python",
+            settings=SETTINGS,
+            mask=masks.share_known(0.5),
+            test=test,
+            device="cpu",
+            note=notes.append,
+        )
+    )
+    paths = ("--images", pictures.train, "--labels", pictures.train_table, "--known", "0.5")
+    tests = ("--test-images", pictures.test, "--test-labels", pictures.test_table)
+    command = ["fit", *paths, *tests, "--out", tmp_path / "shell", "--encoder", TOY_SPEC, "--json"]
+    shell = CliRunner().invoke(app, [str(word) for word in (*command, *OPTIONS)])
+    assert shell.exit_code == 0, shell.output
+    tree = json.loads(shell.stdout)
+    assert len(epochs) == 2 and list(summary) == list(tree)
+    differ = {"run", "seconds", "trained", "report", "chosen"}
+    assert {k: v for k, v in summary.items() if k not in differ} == {
+        k: v for k, v in tree.items() if k not in differ
+    }
+    names = {path.name for path in (tmp_path / "python").iterdir()}
+    assert names == {path.name for path in (tmp_path / "shell").iterdir()}
+    assert {"model.json", "results.json", "report.html"} <= names
+    for name in ("model.safetensors", "known.safetensors"):
+        assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "shell" / name).read_bytes()
+    assert notes == [line for line in shell.stderr.splitlines() if line in notes]
+    assert notes[0].startswith("48 images, 4 categories, ") and notes[1].startswith("Kept epoch ")
+
+
+def test_a_matrix_is_used_as_it_is(train: Dataset, tmp_path: Path) -> None:
+    mask = train.matrix.hide(0.5, seed=8)
+    _, summary = finish(
+        fit(train, load_encoder(TOY_SPEC), tmp_path, settings=SETTINGS, mask=mask, device="cpu")
+    )
+    assert summary["mask_sha256"] == mask.checksum() and "methods" not in summary
+    assert LabelMatrix.load(tmp_path / "known.safetensors").checksum() == mask.checksum()
+    assert (tmp_path / "report.html").is_file() and not (tmp_path / "results.json").exists()
+
+
+def test_a_run_that_zero_shot_beats_is_warned_of(
+    train: Dataset, test: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from trmml.reporting import fit as module
+
+    original = module.zero_shot_metrics
+
+    def perfect(encoder: Any, source: Any, data: Dataset, **options: Any) -> Any:
+        from trmml.metrics.measure import measure
+
+        names = original(encoder, source, data, **options)
+        labels = data.matrix.labels
+        everything = torch.ones_like(labels)
+        return dict.fromkeys(
+            found, measure(labels.double(), labels, everything, data.category_names)
+        )
+
+    monkeypatch.setattr(module, "zero_shot_metrics", perfect)
+    with caplog.at_level(logging.WARNING, "trmml"):
+        finish(
+            fit(
+                train,
+                load_encoder(TOY_SPEC),
+                tmp_path,
+                settings=SETTINGS,
+                mask=masks.quota(2, 2),
+                test=test,
+                device="cpu",
+            )
+        )
+    assert "training did not beat the encoder's own zero-shot" in caplog.text
