@@ -104,7 +104,7 @@ def test_a_run_that_zero_shot_beats_is_warned_of(
         labels = data.matrix.labels
         everything = torch.ones_like(labels)
         return dict.fromkeys(
-            found, measure(labels.double(), labels, everything, data.category_names)
+            names, measure(labels.double(), labels, everything, data.category_names)
         )
 
     monkeypatch.setattr(module, "zero_shot_metrics", perfect)
