@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: a tiny encoder, tiny pictures, a finished run."""
+"""Fixtures that several test files share: a tiny encoder, tiny images, a finished run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests.toy import ToyEncoder, write_pictures, write_table
+from tests.toy import ToyEncoder, write_images, write_table
 from trmml.datasets import catalog as named
 from trmml.datasets.catalog import Counts
 
@@ -26,7 +26,7 @@ def pytest_runtest_setup() -> None:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ToyImages:
     """Folders of coloured squares with the complete wide table of each."""
 
     train: Path
@@ -49,12 +49,12 @@ def encoder() -> ToyEncoder:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
-    root = tmp_path_factory.mktemp("pictures")
+def toy_images(tmp_path_factory: pytest.TempPathFactory) -> ToyImages:
+    root = tmp_path_factory.mktemp("images")
     for seed, (name, count) in enumerate((("train", 48), ("test", 16))):
-        shown = write_pictures(root / name, count, seed)
+        shown = write_images(root / name, count, seed)
         write_table(root / f"{name}.csv", shown)
-    return Pictures(root / "train", root / "train.csv", root / "test", root / "test.csv")
+    return ToyImages(root / "train", root / "train.csv", root / "test", root / "test.csv")
 
 
 @pytest.fixture
@@ -69,15 +69,15 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counts, Counts], Non
 
 
 @pytest.fixture(scope="session")
-def finished_run(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the tiny pictures; read it, never write into it."""
+def finished_run(toy_images: ToyImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the tiny images; read it, never write into it."""
     from trmml.datasets.formats.folder import read_folder
     from trmml.settings.sections import Settings
     from trmml.training.fit import train_run
 
     run = tmp_path_factory.mktemp("runs") / "toy"
     settings = Settings(training={"epochs": 4, "batch_size": 16, "held_out_share": 0.3})
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     for _ in train_run(
         data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"
     ):

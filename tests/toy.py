@@ -80,7 +80,7 @@ class ToyEncoder(nn.Module):
         return F.normalize(torch.tanh(mean) @ self.text, dim=-1)
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0) -> np.ndarray:
+def write_images(folder: Path, count: int, seed: int = 0) -> np.ndarray:
     """Write `count` PNGs of coloured squares into a folder; returns which colours each shows."""
     rng = np.random.default_rng(seed)
     shown = rng.random((count, len(COLOURS))) < 0.4
@@ -97,7 +97,7 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> np.ndarray:
 
 
 def write_table(path: Path, shown: np.ndarray) -> None:
-    """Write the complete wide table of `write_pictures`."""
+    """Write the complete wide table of `write_images`."""
     lines = ["image," + ",".join(COLOURS)]
     lines += [f"{n:03}.png," + ",".join(str(int(v)) for v in row) for n, row in enumerate(shown)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Encoded pictures that need no encoder: random features, and some that show their labels."""
+"""Encoded images that need no encoder: random features, and some that show their labels."""
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ def flipped(targets: Targets) -> Targets:
 
 
 def separable(images: int = 160, seed: int = 0) -> tuple[MemoryFeatures, LabelMatrix]:
-    """Pictures in which each present category puts its own direction into one patch.
+    """ToyImages in which each present category puts its own direction into one patch.
 
     All other patches are much alike, as a background is.
     """

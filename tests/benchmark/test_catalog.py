@@ -36,7 +36,7 @@ every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 OURS = ("trmml", "trmml-full", "trmml-as-published")
 TRAINED = [k for k, m in METHODS.items() if m.trains and k not in (*OURS, "probe-full")]
 trained = pytest.mark.parametrize("key", TRAINED)
-# Enough for four categories and 8 joint features; the defaults are for thousands of pictures.
+# Enough for four categories and 8 joint features; the defaults are for thousands of images.
 QUICK = {"epochs": 12, "batch_size": 16, "learning_rate": 0.01, "choose_epoch": "last"}
 # Single patches say little to two prompts in 8 dimensions.
 ENOUGH = {key: 0.6 if key == "dualcoop" else 0.85 for key in TRAINED}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import Pictures
+from tests.conftest import ToyImages
 from tests.toy import ToyEncoder
 from trmml.benchmark.catalog import METHODS, Method
 from trmml.benchmark.data import BenchmarkData, encode_benchmark_data
@@ -31,16 +31,16 @@ QUICK = {"training": {"epochs": 2, "batch_size": 16, "held_out_share": 0.3}}
 THIRTY, SIXTY = share_known(0.3), share_known(0.6)
 
 
-def pair(pictures: Pictures) -> tuple[Dataset, Dataset]:
+def pair(toy_images: ToyImages) -> tuple[Dataset, Dataset]:
     return (
-        read_folder(pictures.train, pictures.train_table),
-        read_folder(pictures.test, pictures.test_table),
+        read_folder(toy_images.train, toy_images.train_table),
+        read_folder(toy_images.test, toy_images.test_table),
     )
 
 
 @pytest.fixture(scope="module")
-def data(pictures: Pictures) -> BenchmarkData:
-    return encode_benchmark_data("toys", *pair(pictures), ToyEncoder())
+def data(toy_images: ToyImages) -> BenchmarkData:
+    return encode_benchmark_data("toys", *pair(toy_images), ToyEncoder())
 
 
 def quick(changes: dict[str, Any] | None = None) -> dict[str, MethodSettings]:
@@ -307,14 +307,14 @@ def test_a_damaged_line_is_named(data: BenchmarkData, tmp_path: Path) -> None:
 
 
 def test_the_folder_of_another_grid_is_refused(
-    data: BenchmarkData, pictures: Pictures, tmp_path: Path
+    data: BenchmarkData, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     started(data, tmp_path)
-    other = encode_benchmark_data("toys", *pair(pictures), ToyEncoder(seed=1))
+    other = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder(seed=1))
     with pytest.raises(CheckpointError, match="holds the cells of another grid: its encoder is"):
         run(other, tmp_path, find_methods(TWO))
     form = encode_benchmark_data(
-        "toys", *pair(pictures), ToyEncoder(), encoding=Encoding(form="int8")
+        "toys", *pair(toy_images), ToyEncoder(), encoding=Encoding(form="int8")
     )
     with pytest.raises(CheckpointError, match="its form is fp16, not int8"):
         run(form, tmp_path, find_methods(TWO))
@@ -322,7 +322,7 @@ def test_the_folder_of_another_grid_is_refused(
     with pytest.raises(CheckpointError, match=r"lies without its grid\.json"):
         run(data, tmp_path, find_methods(TWO))
     with pytest.raises(CheckpointError, match="is a file"):
-        run(data, pictures.train_table, find_methods(TWO))
+        run(data, toy_images.train_table, find_methods(TWO))
 
 
 def test_a_cell_that_diverges_stops_no_other(data: BenchmarkData, tmp_path: Path) -> None:
@@ -353,14 +353,14 @@ def test_pooled_features_are_the_mean_of_the_patches(data: BenchmarkData) -> Non
 
 
 def test_features_that_do_not_fit_stay_in_the_store(
-    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    toy_images: ToyImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trmml.benchmark.data.MEMORY_SHARE", 0.0)
-    small = encode_benchmark_data("toys", *pair(pictures), ToyEncoder())
+    small = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder())
     source = small.encoded_train.features(pooled=False)
     assert type(source).__name__ != "MemoryFeatures"
     monkeypatch.undo()
-    large = encode_benchmark_data("toys", *pair(pictures), ToyEncoder()).encoded_train.features(
+    large = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder()).encoded_train.features(
         pooled=False
     )
     assert type(large).__name__ == "MemoryFeatures"
@@ -370,8 +370,8 @@ def test_features_that_do_not_fit_stay_in_the_store(
         torch.testing.assert_close(*both, atol=0, rtol=0)
 
 
-def test_a_method_draws_from_as_many_views_as_it_asks_for(pictures: Pictures) -> None:
-    data = encode_benchmark_data("toys", *pair(pictures), ToyEncoder(), views=2)
+def test_a_method_draws_from_as_many_views_as_it_asks_for(toy_images: ToyImages) -> None:
+    data = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder(), views=2)
     for pooled in (False, True):
         one, two = (data.encoded_train.features(pooled=pooled, views=v) for v in (1, 2))
         assert (one.views, two.views) == (1, 2) and len(one) == 48
@@ -384,8 +384,8 @@ def test_a_method_draws_from_as_many_views_as_it_asks_for(pictures: Pictures) ->
         data.encoded_train.features(pooled=True, views=3)
 
 
-def test_categories_must_be_the_same(pictures: Pictures) -> None:
-    train, test = pair(pictures)
+def test_categories_must_be_the_same(toy_images: ToyImages) -> None:
+    train, test = pair(toy_images)
     fewer = replace(
         test, category_names=test.category_names[:3], matrix=test.matrix.columns([0, 1, 2])
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import Pictures
+from tests.conftest import ToyImages
 from tests.toy import ToyEncoder
 from trmml.benchmark.catalog import METHODS, Choice, Method, Range
 from trmml.benchmark.data import BenchmarkData, EncodedSplit, encode_benchmark_data
@@ -43,9 +43,9 @@ PLAN = Plan(trials=4, folds=1, shares=(0.5,))
 
 
 @pytest.fixture(scope="module")
-def data(pictures: Pictures) -> BenchmarkData:
-    train = read_folder(pictures.train, pictures.train_table)
-    test = read_folder(pictures.test, pictures.test_table)
+def data(toy_images: ToyImages) -> BenchmarkData:
+    train = read_folder(toy_images.train, toy_images.train_table)
+    test = read_folder(toy_images.test, toy_images.test_table)
     return encode_benchmark_data("toys", train, test, ToyEncoder())
 
 

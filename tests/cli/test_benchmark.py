@@ -7,7 +7,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.conftest import TOY_SPEC
-from tests.toy import COLOURS, write_pictures
+from tests.toy import COLOURS, write_images
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.method_settings import write_settings
 from trmml.benchmark.records import CellFolder
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root.mkdir()
     (root / "categories.txt").write_text("\n".join(COLOURS))
     for seed, (split, count) in enumerate((("train", 40), ("test", 16))):
-        shown = write_pictures(root / "images" / split, count, seed)
+        shown = write_images(root / "images" / split, count, seed)
         lines = ["image,labels"]
         for n, row in enumerate(shown):
             names = [name for name, there in zip(COLOURS, row, strict=True) if there]
@@ -146,7 +146,7 @@ def test_masks_from_files(data: Path, settings: Path, tmp_path: Path) -> None:
     assert CellFolder(tmp_path / "out").grid()["dataset"] == f"{data.name} (blank=absent)"
 
 
-def test_a_mask_loses_the_rows_of_pictures_that_are_left_out(
+def test_a_mask_loses_the_rows_of_images_that_are_left_out(
     data: Path, settings: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / data.name

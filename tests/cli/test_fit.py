@@ -14,14 +14,14 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from tests.conftest import TOY_SPEC, Pictures
+from tests.conftest import TOY_SPEC, ToyImages
 from trmml.cli.main import app
 from trmml.datasets.formats.folder import read_folder
 from trmml.labels.matrix import LabelMatrix
 
 SETTINGS = (
     *("--epochs", "3", "--set", "training.batch_size=16", "--set", "training.held_out_share=0.3"),
-    # Thresholds at which pseudo-labels exist on so few pictures.
+    # Thresholds at which pseudo-labels exist on so few images.
     *("--set", "prototypes.warm_up_share=0.2", "--set", "losses.pseudo=0.1"),
     *("--set", "prototypes.positive_above=0.6", "--set", "prototypes.negative_below=0.3"),
 )
@@ -32,11 +32,11 @@ def fit(images: Path, labels: Path, out: Path, *more: object, encoder: str = TOY
     return CliRunner().invoke(app, [str(arg) for arg in (*command, *SETTINGS, *more)])
 
 
-def test_fit_hides_trains_compares_and_reports(pictures: Pictures, tmp_path: Path) -> None:
+def test_fit_hides_trains_compares_and_reports(toy_images: ToyImages, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "toy"
-    test = ("--test-images", pictures.test, "--test-labels", pictures.test_table)
+    test = ("--test-images", toy_images.test, "--test-labels", toy_images.test_table)
     more = ("--known", 0.5, "--seed", 3, "--json")
-    result = fit(pictures.train, pictures.train_table, out, *test, *more)
+    result = fit(toy_images.train, toy_images.train_table, out, *test, *more)
     assert result.exit_code == 0, result.output
     tree = json.loads(result.stdout)
     assert list(tree["methods"]) == ["zero-shot", "zero-shot dense", "TRM-ML"]
@@ -50,18 +50,18 @@ def test_fit_hides_trains_compares_and_reports(pictures: Pictures, tmp_path: Pat
     assert any("right" in name for name in records[-1]["pseudo"])  # checked against the truth
 
 
-def test_known_hides_what_the_field_hides(pictures: Pictures, tmp_path: Path) -> None:
+def test_known_hides_what_the_field_hides(toy_images: ToyImages, tmp_path: Path) -> None:
     import numpy as np
 
-    fit(pictures.train, pictures.train_table, tmp_path / "run", "--known", 0.3, "--epochs", 1)
+    fit(toy_images.train, toy_images.train_table, tmp_path / "run", "--known", 0.3, "--epochs", 1)
     known = LabelMatrix.load(tmp_path / "run" / "known.safetensors").known
     expected = np.random.RandomState(0).random_sample((48, 4)) < 0.3
     assert (known.numpy() == expected).all()
 
 
-def test_single_positive(pictures: Pictures, tmp_path: Path) -> None:
+def test_single_positive(toy_images: ToyImages, tmp_path: Path) -> None:
     more = ("--single-positive", "--epochs", 1)
-    result = fit(pictures.train, pictures.train_table, tmp_path / "run", *more)
+    result = fit(toy_images.train, toy_images.train_table, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
     matrix = LabelMatrix.load(tmp_path / "run" / "known.safetensors")
     assert matrix.known.sum(dim=1).max() == 1 and bool((matrix.labels == matrix.known).all())
@@ -72,20 +72,20 @@ def card_checksum(run: Path) -> str:
     return str(json.loads((run / "model.json").read_text("utf-8"))["data"]["mask_sha256"])
 
 
-def test_quota(pictures: Pictures, tmp_path: Path) -> None:
+def test_quota(toy_images: ToyImages, tmp_path: Path) -> None:
     more = ("--quota", 5, 7, "--seed", 2, "--epochs", 1)
-    result = fit(pictures.train, pictures.train_table, tmp_path / "run", *more)
+    result = fit(toy_images.train, toy_images.train_table, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
     matrix = LabelMatrix.load(tmp_path / "run" / "known.safetensors")
     assert matrix.positives.tolist() == [5] * 4 and matrix.negatives.tolist() == [7] * 4
-    whole = read_folder(pictures.train, pictures.train_table).matrix
+    whole = read_folder(toy_images.train, toy_images.train_table).matrix
     assert matrix.checksum() == whole.keep_quota(5, 7, seed=2).checksum()
     assert card_checksum(tmp_path / "run") == matrix.checksum()
 
 
 @pytest.mark.parametrize("form", ["rows", "lists", "tensor", "run"])
-def test_mask(form: str, pictures: Pictures, tmp_path: Path) -> None:
-    data = read_folder(pictures.train, pictures.train_table)
+def test_mask(form: str, toy_images: ToyImages, tmp_path: Path) -> None:
+    data = read_folder(toy_images.train, toy_images.train_table)
     matrix = data.matrix.hide(0.5, seed=8)
     path = tmp_path / f"mask.{form}"
     if form == "rows":
@@ -102,29 +102,29 @@ def test_mask(form: str, pictures: Pictures, tmp_path: Path) -> None:
     else:
         matrix.save(path)
     more = ("--mask", path, "--epochs", 1)
-    result = fit(pictures.train, pictures.train_table, tmp_path / "run", *more)
+    result = fit(toy_images.train, toy_images.train_table, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
     saved = LabelMatrix.load(tmp_path / "run" / "known.safetensors")
     assert saved.checksum() == matrix.checksum() == card_checksum(tmp_path / "run")
 
 
-def test_options_that_exclude_each_other(pictures: Pictures, tmp_path: Path) -> None:
+def test_options_that_exclude_each_other(toy_images: ToyImages, tmp_path: Path) -> None:
     labels = (("--known", 0.5), ("--single-positive",), ("--quota", 1, 1), ("--mask", "m.pt"))
     for first, second in combinations(labels, 2):
-        result = fit(pictures.train, pictures.train_table, tmp_path / "run", *first, *second)
+        result = fit(toy_images.train, toy_images.train_table, tmp_path / "run", *first, *second)
         assert result.exit_code == 2 and not (tmp_path / "run").exists()
         said = "give one of --known, --single-positive, --quota and --mask"
         assert said in " ".join(result.stderr.replace("│", " ").split())
     result = fit(
-        pictures.train, pictures.train_table, tmp_path / "run", "--test-images", pictures.test
+        toy_images.train, toy_images.train_table, tmp_path / "run", "--test-images", toy_images.test
     )
     assert result.exit_code == 2 and not (tmp_path / "run").exists()
-    result = fit(pictures.train, pictures.train_table, tmp_path / "run", "--quota", 1)
+    result = fit(toy_images.train, toy_images.train_table, tmp_path / "run", "--quota", 1)
     assert result.exit_code == 2 and "--quota" in result.stderr
 
 
-def test_a_run_is_never_overwritten(pictures: Pictures, finished_run: Path) -> None:
-    result = fit(pictures.train, pictures.train_table, finished_run)
+def test_a_run_is_never_overwritten(toy_images: ToyImages, finished_run: Path) -> None:
+    result = fit(toy_images.train, toy_images.train_table, finished_run)
     assert result.exit_code == 1
     assert result.stderr.endswith(
         f"Error: {finished_run} holds a run already (model.json); choose another folder\n"
@@ -204,13 +204,13 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_input_is_one_line_and_leaves_nothing(
-    name: str, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, toy_images: ToyImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for number in range(4):
         image = f"{number:03}.png"
-        (Path("photos") / image).write_bytes((pictures.train / image).read_bytes())
+        (Path("photos") / image).write_bytes((toy_images.train / image).read_bytes())
     Path("labels.csv").write_text(GOOD, "utf-8")
     Path("half.csv").write_text("image,red\n000.png,1\n", "utf-8")
     Path("names.txt").write_text("rde\nblue\n", "utf-8")
@@ -229,13 +229,13 @@ def test_broken_input_is_one_line_and_leaves_nothing(
 
 
 def test_unreadable_images_are_left_out_and_listed_when_asked(
-    pictures: Pictures, tmp_path: Path
+    toy_images: ToyImages, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(4):
         image = f"{number:03}.png"
-        (photos / image).write_bytes((pictures.train / image).read_bytes())
+        (photos / image).write_bytes((toy_images.train / image).read_bytes())
     table(GOOD)(tmp_path)
     zero_bytes(tmp_path)
     out = tmp_path / "run"
@@ -264,12 +264,12 @@ class Slow(ToyEncoder):
 
 
 def test_a_run_that_was_killed_continues_to_the_same_bits(
-    pictures: Pictures, tmp_path: Path
+    toy_images: ToyImages, tmp_path: Path
 ) -> None:
     door = tmp_path / "slow.py"
     door.write_text(SLOW, "utf-8")
     spec, whole, killed = f"{door}:Slow", tmp_path / "whole", tmp_path / "killed"
-    data = (pictures.train, pictures.train_table)
+    data = (toy_images.train, toy_images.train_table)
     assert fit(*data, whole, encoder=spec).exit_code == 0
 
     command = ["fit", "--images", data[0], "--labels", data[1], "--out", killed, "--encoder", spec]
@@ -303,7 +303,7 @@ def test_a_run_that_was_killed_continues_to_the_same_bits(
 
 
 def test_ctrl_c_says_how_to_continue(
-    pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_images: ToyImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules["trmml.training.fit"]
     original = module._write_log
@@ -316,7 +316,7 @@ def test_ctrl_c_says_how_to_continue(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_write_log", interrupted)
-    result = fit(pictures.train, pictures.train_table, tmp_path / "run")
+    result = fit(toy_images.train, toy_images.train_table, tmp_path / "run")
     assert result.exit_code == 130
     last = result.stderr.splitlines()[-1]
     assert last == "Interrupted. The same command with --resume continues."

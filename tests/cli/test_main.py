@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from tests.conftest import Pictures
+from tests.conftest import ToyImages
 from tests.toy import COLOURS
 from trmml.cli.main import app
 from trmml.settings.files import load_settings
@@ -111,9 +111,16 @@ def test_settings_as_table_json_and_toml(tmp_path: Path) -> None:
 
 
 def test_evaluate_as_json_csv_and_table(
-    finished_run: Path, pictures: Pictures, tmp_path: Path
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
-    command = ("evaluate", finished_run, "--images", pictures.test, "--labels", pictures.test_table)
+    command = (
+        "evaluate",
+        finished_run,
+        "--images",
+        toy_images.test,
+        "--labels",
+        toy_images.test_table,
+    )
     path = tmp_path / "categories.csv"
     tree = json.loads(good(*command, "--json", "--csv", path))
     assert tree["images"] == 16 and tree["categories"] == 4
@@ -124,12 +131,12 @@ def test_evaluate_as_json_csv_and_table(
 
 
 def test_evaluate_reads_only_the_categories_of_the_run(
-    finished_run: Path, pictures: Pictures, tmp_path: Path
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     table = tmp_path / "long.csv"
     table.write_text("image,present,absent\n000.png,red;zebra,blue\n", "utf-8")
     tree = json.loads(
-        good("evaluate", finished_run, "--images", pictures.test, "--labels", table, "--json")
+        good("evaluate", finished_run, "--images", toy_images.test, "--labels", table, "--json")
     )
     assert [row["unknown"] for row in tree["per_category"]] == [0, 1, 0, 1]
 
@@ -137,30 +144,30 @@ def test_evaluate_reads_only_the_categories_of_the_run(
 # Tag --------------------------------------------------------------------------------------------
 
 
-def test_tag_streams_json_lines(finished_run: Path, pictures: Pictures) -> None:
-    lines = good("tag", finished_run, pictures.test, "--top", 2, "--jsonl").splitlines()
+def test_tag_streams_json_lines(finished_run: Path, toy_images: ToyImages) -> None:
+    lines = good("tag", finished_run, toy_images.test, "--top", 2, "--jsonl").splitlines()
     trees = [json.loads(line) for line in lines]
     assert [Path(tree["image"]).name for tree in trees] == [f"{n:03}.png" for n in range(16)]
     assert all(list(tree) == ["image", "tags"] and len(tree["tags"]) == 2 for tree in trees)
     first, second = trees[0]["tags"]
     assert list(first) == ["category", "probability", "threshold"]
     assert 1 >= first["probability"] >= second["probability"] >= 0
-    assert lines == good("tag", finished_run, pictures.test, "--top", 2, "--json").splitlines()
+    assert lines == good("tag", finished_run, toy_images.test, "--top", 2, "--json").splitlines()
 
 
 def test_tag_reads_a_list_from_stdin_and_keeps_its_order(
-    finished_run: Path, pictures: Pictures
+    finished_run: Path, toy_images: ToyImages
 ) -> None:
-    paths = [str(pictures.test / f"{n:03}.png") for n in (3, 1)]
+    paths = [str(toy_images.test / f"{n:03}.png") for n in (3, 1)]
     text = good("tag", finished_run, "-", "--format", "jsonl", stdin="\n".join(paths) + "\n\n")
     assert [json.loads(line)["image"] for line in text.splitlines()] == paths
 
 
 def test_tag_quotes_names_in_csv_and_table(
-    finished_run: Path, pictures: Pictures, tmp_path: Path
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     strange = tmp_path / 'a, "b"\n[red]é.png'
-    shutil.copy(pictures.test / "000.png", strange)
+    shutil.copy(toy_images.test / "000.png", strange)
     text = good("tag", finished_run, strange, "--top", 1, "--format", "csv")
     rows = list(csv.reader(io.StringIO(text)))
     assert rows[0] == ["image", "category", "probability", "threshold", "map", "error"]
@@ -168,8 +175,8 @@ def test_tag_quotes_names_in_csv_and_table(
     assert f'{tmp_path}/a, "b"\\n[red]é.png' in good("tag", finished_run, strange)
 
 
-def test_tag_with_a_name_that_was_never_trained(finished_run: Path, pictures: Pictures) -> None:
-    image = pictures.test / "000.png"
+def test_tag_with_a_name_that_was_never_trained(finished_run: Path, toy_images: ToyImages) -> None:
+    image = toy_images.test / "000.png"
     text = good("tag", finished_run, image, "--also", "zebra crossing", "--top", 5, "--jsonl")
     found = [tag["category"] for tag in json.loads(text)["tags"]]
     assert sorted(found) == sorted([*COLOURS, "zebra crossing"])
@@ -179,9 +186,9 @@ def test_tag_with_a_name_that_was_never_trained(finished_run: Path, pictures: Pi
 
 
 def test_tag_writes_a_region_map_per_tag(
-    finished_run: Path, pictures: Pictures, tmp_path: Path
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
-    image = pictures.test / "000.png"
+    image = toy_images.test / "000.png"
     text = good("tag", finished_run, image, "--top", 3, "--explain", tmp_path / "maps", "--jsonl")
     maps = json.loads(text)["maps"]
     assert sorted(maps) == sorted(str(path) for path in (tmp_path / "maps").iterdir())
@@ -189,11 +196,11 @@ def test_tag_writes_a_region_map_per_tag(
 
 
 def test_tag_skips_what_cannot_be_read_only_when_asked(
-    finished_run: Path, pictures: Pictures, tmp_path: Path
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     empty, missing = tmp_path / "empty.png", tmp_path / "missing.png"
     empty.write_bytes(b"")
-    command = ("tag", finished_run, empty, missing, pictures.test / "000.png", "--jsonl")
+    command = ("tag", finished_run, empty, missing, toy_images.test / "000.png", "--jsonl")
     result = run(*command, "--on-bad-image", "skip")
     trees = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0

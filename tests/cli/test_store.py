@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from tests.toy import ToyEncoder, write_pictures
+from tests.toy import ToyEncoder, write_images
 from trmml.cli.main import app
 from trmml.features.admin import list_stores
 from trmml.features.extract import Encoding, encode_images
@@ -15,7 +15,7 @@ from trmml.features.extract import Encoding, encode_images
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_pictures(tmp_path / "p", 4)
+    write_images(tmp_path / "p", 4)
     for form in ("fp16", "int8"):
         encoding = Encoding(tmp_path / "s", form=form)
         encode_images(sorted((tmp_path / "p").iterdir()), ToyEncoder(), encoding=encoding)

@@ -33,7 +33,7 @@ from trmml.training.fit import train_run
 module = importlib.import_module("trmml.deploy.onnx_file")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tag_without_torch.py"
 NEW = "zebra crossing"
-MADE = SCENES + 1  # pictures that every file is checked on
+MADE = SCENES + 1  # images that every file is checked on
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def opened(said: Exported) -> File:
 
 
 @pytest.fixture(scope="module")
-def whole(finished_run, pictures, tmp_path_factory) -> File:
+def whole(finished_run, toy_images, tmp_path_factory) -> File:
     out = tmp_path_factory.mktemp("onnx") / "new" / "toy.onnx"
-    return opened(export(finished_run, out, also=[NEW], check=[pictures.test]))
+    return opened(export(finished_run, out, also=[NEW], check=[toy_images.test]))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def as_users_do(path: Path, about: dict) -> np.ndarray:
 # What a file says --------------------------------------------------------------------------------
 
 
-def test_the_file_says_what_the_tagger_says_in_batches_of_any_size(whole, finished_run, pictures):
-    paths = sorted(pictures.test.iterdir())
+def test_the_file_says_what_the_tagger_says_in_batches_of_any_size(whole, finished_run, toy_images):
+    paths = sorted(toy_images.test.iterdir())
     _, wanted, wanted_maps = torch_says(Tagger.load(finished_run, also=[NEW]), paths)
     images = np.stack([as_users_do(path, whole.about) for path in paths])
     probabilities, maps = whole.session.run(None, {"image": images})
@@ -95,8 +95,8 @@ def test_the_file_says_what_the_tagger_says_in_batches_of_any_size(whole, finish
     assert np.ptp(probabilities, axis=0).min() > 0.01  # else all of this would prove little
 
 
-def test_the_head_alone_takes_hidden_patches(head, finished_run, pictures):
-    paths = sorted(pictures.test.iterdir())
+def test_the_head_alone_takes_hidden_patches(head, finished_run, toy_images):
+    paths = sorted(toy_images.test.iterdir())
     hidden, wanted, wanted_maps = torch_says(Tagger.load(finished_run), paths)
     probabilities, maps = head.session.run(None, {"hidden_patches": hidden.numpy()})
     np.testing.assert_allclose(probabilities, wanted, atol=TOLERANCE)
@@ -130,12 +130,12 @@ def test_the_report(whole, head):
 @pytest.mark.parametrize(
     ("vision", "size"), [(tiny_clip.RESNET, 96), (tiny_clip.VIT, 40)], ids=["resnet", "vit"]
 )
-def test_towers_of_open_clip_at_a_size_that_is_not_their_own(vision, size, pictures, tmp_path):
+def test_towers_of_open_clip_at_a_size_that_is_not_their_own(vision, size, toy_images, tmp_path):
     encoder = tiny_clip.encoder(tiny_clip.clip(vision), size=size)
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3})
     list(train_run(data, encoder, tmp_path / "run", settings=settings, device="cpu"))
-    said = export(tmp_path / "run", tmp_path / "m.onnx", encoder=encoder, check=[pictures.test])
+    said = export(tmp_path / "run", tmp_path / "m.onnx", encoder=encoder, check=[toy_images.test])
     assert said.max_deviation <= TOLERANCE and said.checked_images == MADE + 16
 
 
@@ -195,8 +195,8 @@ def without_torch(script: Path, *arguments: object) -> subprocess.CompletedProce
     )
 
 
-def test_the_example_tags_without_torch(whole, finished_run, pictures):
-    paths = sorted(pictures.test.iterdir())[:6]
+def test_the_example_tags_without_torch(whole, finished_run, toy_images):
+    paths = sorted(toy_images.test.iterdir())[:6]
     done = without_torch(EXAMPLE, whole.said.path, *paths)
     assert (done.returncode, done.stderr) == (0, "")
     tagger = Tagger.load(finished_run, also=[NEW])
@@ -261,8 +261,8 @@ class Moody(ToyEncoder):
         return super().encode_image(pixels if pixels.mean() > 0 else -pixels)
 
 
-def test_an_encoder_that_cannot_be_traced_is_refused(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_an_encoder_that_cannot_be_traced_is_refused(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     list(
         train_run(
             data, Moody(), tmp_path / "run", settings=Settings(training={"epochs": 1}), device="cpu"

@@ -211,7 +211,7 @@ def test_preprocess_is_open_clips(vit: open_clip.CLIP, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["squash", "center-crop"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("sides", [(50, 70), (300, 200), (20, 16)])
-def test_decoded_pictures_are_prepared_alike(
+def test_decoded_images_are_prepared_alike(
     vit: open_clip.CLIP, mode: str, interpolation: str, sides: tuple[int, int]
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (*sides, 3), dtype=np.uint8)

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from tests.toy import ToyEncoder, write_pictures
+from tests.toy import ToyEncoder, write_images
 from trmml.encoders.speed import precision
 from trmml.errors import DataError
 from trmml.features import store
@@ -23,7 +23,7 @@ from trmml.storage import hashes as contents
 
 
 class Counted(ToyEncoder):
-    """Counts the pictures that it encodes; stops after `limit` of them."""
+    """Counts the images that it encodes; stops after `limit` of them."""
 
     seen = 0
     limit = 1_000_000
@@ -37,7 +37,7 @@ class Counted(ToyEncoder):
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    write_pictures(tmp_path / "p", 5)
+    write_images(tmp_path / "p", 5)
     return sorted((tmp_path / "p").iterdir())
 
 
@@ -52,7 +52,7 @@ def encode(paths, root, encoder=None, *, form="fp16", live=False, **more):
 
 
 def new_work(paths, root, **more) -> int:
-    """How many pictures a second encoder of the same weights had to encode."""
+    """How many images a second encoder of the same weights had to encode."""
     encoder = Counted()
     encode(paths, root, encoder, **more)
     return encoder.seen - 1  # `identify` sends one
@@ -116,10 +116,10 @@ def test_nothing_is_computed_twice(paths, root):
     assert new_work(renamed, root) == 0
     Image.new("RGB", (30, 30), "red").save(paths[2])  # other content, other features
     assert new_work(renamed, root) == 1
-    assert new_work(renamed, root, views=2) == 5  # five distinct pictures, one more view
+    assert new_work(renamed, root, views=2) == 5  # five distinct images, one more view
 
 
-def test_the_way_of_decoding_is_settled_once_for_all_pictures(paths, root, tmp_path):
+def test_the_way_of_decoding_is_settled_once_for_all_images(paths, root, tmp_path):
     encode(paths, root)  # none is large: undecided
     assert not list(root.glob("*/shortcut.json"))
     large = [tmp_path / f"{n}.jpg" for n in range(3)]
@@ -137,7 +137,7 @@ def test_the_way_of_decoding_is_settled_once_for_all_pictures(paths, root, tmp_p
         assert torch.equal(source.batch(torch.tensor([0, 1])).hidden_patches, whole)
 
 
-def test_a_large_picture_that_comes_late_finds_the_matter_settled(paths, root, monkeypatch):
+def test_a_large_image_that_comes_late_finds_the_matter_settled(paths, root, monkeypatch):
     monkeypatch.setattr("trmml.features.extract.LOOKED_AT", 3)
     encode(paths, root)
     (settled,) = root.glob("*/shortcut.json")
@@ -282,7 +282,7 @@ def test_a_second_process_waits_and_finds_everything(paths, root, caplog):
     assert "another process" in caplog.text
 
 
-def test_unreadable_pictures_stop_or_are_listed(paths, root):
+def test_unreadable_images_stop_or_are_listed(paths, root):
     paths[1].write_bytes(b"")
     paths[3].write_bytes(paths[3].read_bytes()[:60])
     missing = paths[0].with_name("missing.png")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.toy import ToyEncoder, write_pictures
+from tests.toy import ToyEncoder, write_images
 from trmml.encoders.speed import precision
 from trmml.errors import DataError
 from trmml.features import loader as inputs
@@ -30,7 +30,7 @@ def photo(path: Path, size: tuple[int, int], **save) -> Path:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    write_pictures(tmp_path / "p", 7)
+    write_images(tmp_path / "p", 7)
     return sorted((tmp_path / "p").iterdir())
 
 
@@ -47,7 +47,7 @@ def test_batches_come_in_order_and_equal_preprocessing_by_hand(paths, monkeypatc
     assert torch.equal(pixels, by_hand) and not decoding()
 
 
-def test_unreadable_pictures_raise_or_are_reported(paths, monkeypatch):
+def test_unreadable_images_raise_or_are_reported(paths, monkeypatch):
     monkeypatch.setattr(precision, "CPU_BATCH", 2)
     for number in (2, 3):
         paths[number].write_bytes(b"")
@@ -72,13 +72,13 @@ def test_stopping_early_leaves_no_thread_and_decodes_no_further(paths, monkeypat
     assert not decoding() and len(read) < len(paths)
 
 
-def test_pictures_are_given_where_asked_for(paths):
+def test_images_are_given_where_asked_for(paths):
     (batch,) = prepared([Picture(paths[0])], ENCODER, keep_images=True)
     assert batch.images[0].size == (48, 48)
 
 
 class Card(ToyEncoder):
-    """An encoder whose pictures may be decoded elsewhere."""
+    """An encoder whose images may be decoded elsewhere."""
 
     def preprocess_pixels(self, image):
         return self.preprocess(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
@@ -195,7 +195,7 @@ def test_the_check_decodes_only_as_many_as_it_compares(tmp_path, monkeypatch):
     assert len(read) == 2 * inputs.CHECKED
 
 
-def test_views_are_cut_from_the_whole_picture(tmp_path):
+def test_views_are_cut_from_the_whole_image(tmp_path):
     view = Picture(photo(tmp_path / "large.jpg", (800, 600)), view_seed=3)
     (short,) = prepared([view], ENCODER, reduced=True)
     (plain,) = prepared([view], ENCODER)

@@ -8,7 +8,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from tests.toy import write_pictures
+from tests.toy import write_images
 from trmml.errors import DataError
 from trmml.features.admin import find_store, list_stores, remove_store
 from trmml.features.base import Features
@@ -74,7 +74,7 @@ def test_int8_keeps_the_bundled_encoders_directions(tmp_path):
     from trmml.encoders import load_encoder
     from trmml.features.extract import Encoding, encode_images
 
-    write_pictures(tmp_path / "p", 6)
+    write_images(tmp_path / "p", 6)
     encoder, paths = load_encoder("bundled", text=False), sorted((tmp_path / "p").iterdir())
     exact, close = (
         encode_images(paths, encoder, encoding=Encoding(tmp_path / "s", form=form)).source

@@ -145,12 +145,12 @@ def branch(**settings: float) -> ImageHead:
 def test_the_image_branch_learns_in_half_the_precision_where_training_does(
     precision: Literal["bf16-mixed", "16-mixed"],
 ) -> None:
-    pictures, matrix = features(40), random_matrix(40)
+    batch, matrix = features(40), random_matrix(40)
     whole, half = branch(), branch()
-    whole.learn(pooled(pictures)[None], matrix, TrainingSettings())
-    half.learn(pooled(pictures)[None], matrix, TrainingSettings(precision=precision))
-    for name, logits in whole(pooled(pictures)).items():
-        other = half(pooled(pictures))[name]
+    whole.learn(pooled(batch)[None], matrix, TrainingSettings())
+    half.learn(pooled(batch)[None], matrix, TrainingSettings(precision=precision))
+    for name, logits in whole(pooled(batch)).items():
+        other = half(pooled(batch))[name]
         assert other.dtype == torch.float32 and not torch.equal(logits, other)
         assert torch.allclose(logits, other, atol=0.1 * float(logits.std())), name
 
@@ -161,8 +161,8 @@ def random_matrix(images: int, share: float = 0.7) -> LabelMatrix:
 
 
 def test_the_image_branch_learns_from_every_view() -> None:
-    pictures = features(40)
-    views = torch.stack([pooled(pictures), pooled(pictures) + 5])
+    batch = features(40)
+    views = torch.stack([pooled(batch), pooled(batch) + 5])
     matrix, training = random_matrix(40), TrainingSettings()
     plain, both = branch(), branch()
     plain.learn(views[:1], matrix, training)
@@ -219,7 +219,7 @@ def test_without_known_negatives_blanks_are_negatives_for_the_image_branch() -> 
     assert said[~present].max() < 0
 
 
-def test_pictures_of_which_nothing_is_known_change_nothing_the_branch_learns() -> None:
+def test_images_of_which_nothing_is_known_change_nothing_the_branch_learns() -> None:
     matrix, means = random_matrix(30), pooled(features(30))
     known = matrix.known.clone()
     known[20:] = False
@@ -236,7 +236,7 @@ def test_pictures_of_which_nothing_is_known_change_nothing_the_branch_learns() -
     assert torch.equal(*found) and found[0].abs().max() > 0
 
 
-def test_few_pictures_still_get_enough_steps() -> None:
+def test_few_images_still_get_enough_steps() -> None:
     told: list[int] = []
     branch(batch_size=16).learn(
         pooled(features(40))[None],
@@ -270,7 +270,7 @@ def test_the_sum_by_hand() -> None:
     assert torch.allclose(stacking([match, other]), torch.tensor([[-1.0], [5.0]]))
 
 
-def test_with_few_pictures_spreads_follow_the_mean_ratio() -> None:
+def test_with_few_images_spreads_follow_the_mean_ratio() -> None:
     torch.manual_seed(0)
     few = torch.randn(2, 3, C) * torch.tensor([1.0, 4.0])[:, None, None]
     stacking = Stacking(categories=C, weights=[1.0, 1.0])

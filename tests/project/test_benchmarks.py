@@ -11,7 +11,7 @@ from benchmarks.accuracy import ablation
 from benchmarks.speed import quick, scaling, startup, store, synthetic, tagging, time_to_map, timing
 
 from tests.conftest import TOY_SPEC
-from tests.toy import COLOURS, ToyEncoder, write_pictures
+from tests.toy import COLOURS, ToyEncoder, write_images
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.method_settings import shared_changes
 from trmml.datasets import Dataset
@@ -25,7 +25,7 @@ from trmml.tagging.tagger import Tagger
 
 
 def coloured(folder: Path, images: int, seed: int) -> Dataset:
-    shown = torch.from_numpy(write_pictures(folder, images, seed))
+    shown = torch.from_numpy(write_images(folder, images, seed))
     return Dataset(
         root=folder,
         images=tuple(f"{number:03}.png" for number in range(images)),
@@ -135,7 +135,7 @@ def test_tagging_and_its_overhead_on_a_toy_run(tmp_path: Path) -> None:
     assert "fp32" in tagging.overhead_table([found])
 
 
-def test_photos_are_the_same_every_time(tmp_path: Path) -> None:
+def test_images_are_the_same_every_time(tmp_path: Path) -> None:
     one, two = (tagging.write_photos(tmp_path / name, 2, 60, 40) for name in "ab")
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
     assert one[0].read_bytes() != one[1].read_bytes()
@@ -153,7 +153,7 @@ def test_a_race_ends_at_the_target_when_time_is_up_or_when_a_way_is_done() -> No
     assert "not reached" in time_to_map.table([{"seed": 0, "way": "slow", **late}], 20.0)
 
 
-def test_both_ways_learn_on_toy_pictures(tmp_path: Path) -> None:
+def test_both_ways_learn_on_toy_images(tmp_path: Path) -> None:
     encoder = ToyEncoder()
     train, test = coloured(tmp_path / "train", 64, 0), coloured(tmp_path / "test", 20, 1)
     settings = Settings(training={"epochs": 2, "batch_size": 32})
@@ -252,10 +252,10 @@ def test_an_ablation_on_a_toy(
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     lines = ["image,labels"]
-    for number, row in enumerate(write_pictures(root / "images", 48, 0)):
+    for number, row in enumerate(write_images(root / "images", 48, 0)):
         names = [name for name, there in zip(COLOURS, row, strict=True) if there]
         lines.append(f"{number:03}.png,{';'.join(names)}")
-    (root / "train.csv").write_text("\n".join(lines) + "\n")  # no test pictures are looked for
+    (root / "train.csv").write_text("\n".join(lines) + "\n")  # no test images are looked for
     (root / "categories.txt").write_text("\n".join(COLOURS))
     rows = {name: ablation.ROWS[name] for name in ("TRM-ML", "no whole picture")}
     monkeypatch.setattr(ablation, "ROWS", rows)

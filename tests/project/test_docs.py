@@ -16,7 +16,7 @@ from PIL import Image
 
 import trmml
 from tests.conftest import TOY_SPEC
-from tests.toy import write_pictures, write_table
+from tests.toy import write_images, write_table
 from trmml.cli.main import app
 from trmml.settings.sections import Settings, setting_names
 
@@ -257,7 +257,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     toy = trmml.load_encoder(TOY_SPEC)
     monkeypatch.setattr(trmml, "load_encoder", lambda spec: toy)  # a small one, for speed
     monkeypatch.chdir(tmp_path)
-    write_table(Path("photos/labels_partial.csv"), write_pictures(Path("photos"), 48))
+    write_table(Path("photos/labels_partial.csv"), write_images(Path("photos"), 48))
     prepare("images", "new/images/000001.jpg")
     blocks = re.findall(
         r"^```python\n(.*?)^```$", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL
@@ -274,7 +274,7 @@ def prepare(order: str, argument: str) -> None:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (64, 48), "orange").save(name)
     elif order == "toy photos":
-        write_table(Path("labels.csv"), write_pictures(Path("photos"), 48))
+        write_table(Path("labels.csv"), write_images(Path("photos"), 48))
 
 
 def check_console(code: str, names: dict[str, object], page: Path) -> None:

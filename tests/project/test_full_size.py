@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.toy import WHOLE, write_pictures, write_table
+from tests.toy import WHOLE, write_images, write_table
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
 from trmml.settings.sections import Settings
@@ -23,9 +23,9 @@ def test_weights_from_a_file_train_and_tag(name, size, train_context, tmp_path_f
         root.mkdir()
         torch.manual_seed(0)
         save_file(open_clip.create_model(name).state_dict(), weights)
-        write_table(root / "labels.csv", write_pictures(root / "pictures", 6))
+        write_table(root / "labels.csv", write_images(root / "images", 6))
     encoder = load_encoder(f"{name}:{weights}", image_size=size)
-    data = read_folder(root / "pictures", root / "labels.csv")
+    data = read_folder(root / "images", root / "labels.csv")
     settings = Settings(
         prompts={"train_context": train_context},
         training={"epochs": 1, "batch_size": 4, "held_out_share": 0.3},

@@ -12,7 +12,7 @@ from trmml.storage.atomic import load_tensors
 from trmml.training.fit import train_run
 from trmml.training.schedule import hold_out
 
-# Thresholds at which pseudo-labels exist on so few pictures; the epoch is not chosen by scores.
+# Thresholds at which pseudo-labels exist on so few images; the epoch is not chosen by scores.
 SETTINGS = Settings(
     regions={"mlp_size": 16},
     training={"epochs": 5, "batch_size": 16, "held_out_share": 0.3, "choose_epoch": "last"},
@@ -21,8 +21,8 @@ SETTINGS = Settings(
 )
 
 
-def trained(pictures, out, change=None, truth=None):
-    data = read_folder(pictures.train, pictures.train_table)
+def trained(toy_images, out, change=None, truth=None):
+    data = read_folder(toy_images.train, toy_images.train_table)
     matrix = data.matrix.hide(0.7)
     if change is not None:
         matrix = change(matrix)
@@ -40,26 +40,26 @@ def flip_held_out(matrix: LabelMatrix) -> LabelMatrix:
     return LabelMatrix(labels, matrix.known)
 
 
-def test_held_out_labels_reach_no_weight(pictures, tmp_path):
-    one = trained(pictures, tmp_path / "one")
-    two = trained(pictures, tmp_path / "two", change=flip_held_out)
+def test_held_out_labels_reach_no_weight(toy_images, tmp_path):
+    one = trained(toy_images, tmp_path / "one")
+    two = trained(toy_images, tmp_path / "two", change=flip_held_out)
     # How much each opinion counts is what they are asked for; nothing else is.
     differ = {name for name in one if not torch.equal(one[name], two[name])}
     assert differ == {"stacking.weights", "stacking.slope", "stacking.offset"}
 
 
-def test_training_labels_do(pictures, tmp_path):
-    one = trained(pictures, tmp_path / "one")
+def test_training_labels_do(toy_images, tmp_path):
+    one = trained(toy_images, tmp_path / "one")
     two = trained(
-        pictures, tmp_path / "two", change=lambda m: LabelMatrix(m.labels.flip(0), m.known)
+        toy_images, tmp_path / "two", change=lambda m: LabelMatrix(m.labels.flip(0), m.known)
     )
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_truth_only_counts_pseudo_labels(pictures, tmp_path, flip):
-    full = read_folder(pictures.train, pictures.train_table).matrix
+def test_the_truth_only_counts_pseudo_labels(toy_images, tmp_path, flip):
+    full = read_folder(toy_images.train, toy_images.train_table).matrix
     truth = LabelMatrix(~full.labels, full.known) if flip else full
-    one = trained(pictures, tmp_path / "one")
-    two = trained(pictures, tmp_path / "two", truth=truth)
+    one = trained(toy_images, tmp_path / "one")
+    two = trained(toy_images, tmp_path / "two", truth=truth)
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Pictures
+from tests.conftest import ToyImages
 from tests.toy import ToyEncoder
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_folder
@@ -66,8 +66,8 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluation(finished_run: Path, pictures: Pictures) -> Evaluation:
-    data = read_folder(pictures.test, pictures.test_table)
+def evaluation(finished_run: Path, toy_images: ToyImages) -> Evaluation:
+    data = read_folder(toy_images.test, toy_images.test_table)
     return evaluate(Tagger.load(finished_run, encoder=ToyEncoder()), data)
 
 
@@ -131,7 +131,7 @@ def test_larger_dots_hold_more_pairs() -> None:
     assert many > few and 'class="before"' not in diagram
 
 
-def test_pictures_are_ranked_and_marked(evaluation: Evaluation) -> None:
+def test_images_are_ranked_and_marked(evaluation: Evaluation) -> None:
     labels = evaluation.data.matrix.labels[:3].clone()
     labels[:] = torch.tensor([True, False, False, True])
     known = torch.ones_like(labels)
@@ -159,11 +159,11 @@ def test_pictures_are_ranked_and_marked(evaluation: Evaluation) -> None:
 # The page ------------------------------------------------------------------------------------
 
 
-def test_a_full_report(run: Path, evaluation: Evaluation, pictures: Pictures) -> None:
+def test_a_full_report(run: Path, evaluation: Evaluation, toy_images: ToyImages) -> None:
     matrix = evaluation.data.matrix
     even = torch.full_like(evaluation.probabilities, 0.5)
     zero = measure(even, matrix.labels, matrix.known, evaluation.data.category_names)
-    truth = read_folder(pictures.train, pictures.train_table).matrix
+    truth = read_folder(toy_images.train, toy_images.train_table).matrix
     path = write_report(
         run, evaluation, baselines={"zero-shot": zero}, truth=truth, title="Coloured squares"
     )
@@ -192,7 +192,7 @@ def test_the_page_is_self_contained_and_accessible(run: Path, evaluation: Evalua
     assert all((attrs["href"] or "")[1:] in ids for attrs in page.all("a"))
 
 
-def test_without_an_evaluation_it_shows_the_held_out_pictures(run: Path) -> None:
+def test_without_an_evaluation_it_shows_the_held_out_images(run: Path) -> None:
     text = outline(write_report(run)).text
     assert "There was no test set" in text and "kept out of training" in text
     assert "Ranked by average precision" not in text and text.count("toy") >= 1
@@ -261,7 +261,7 @@ def test_a_category_without_positives_is_a_dash(run: Path, evaluation: Evaluatio
     assert "1 of 4 categories without a known positive" in text and "nan" not in text
 
 
-def test_a_picture_that_is_gone_is_said_to_be(run: Path, evaluation: Evaluation) -> None:
+def test_an_image_that_is_gone_is_said_to_be(run: Path, evaluation: Evaluation) -> None:
     gone = replace(evaluation, data=replace(evaluation.data, root=run / "nowhere"))
     assert "can no longer be read" in outline(write_report(run, gone)).text
 

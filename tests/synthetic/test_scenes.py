@@ -150,7 +150,7 @@ def test_things_are_seen_where_they_belong() -> None:
     assert boats["by the sea"] > 0.6 * boats.total()
 
 
-def test_one_random_stream_gives_one_picture() -> None:
+def test_one_random_stream_gives_one_image() -> None:
     first, second = (draw_scene(np.random.default_rng(8), "demo") for _ in range(2))
     assert first.image.tobytes() == second.image.tobytes()
     assert first.boxes == second.boxes and first.caption == second.caption

@@ -27,8 +27,8 @@ def tagger(finished_run) -> Tagger:
     return Tagger.load(finished_run)
 
 
-def test_tags_are_sorted_and_above_their_threshold(tagger, pictures):
-    paths = sorted(pictures.test.iterdir())
+def test_tags_are_sorted_and_above_their_threshold(tagger, toy_images):
+    paths = sorted(toy_images.test.iterdir())
     results = list(tagger.tag(paths))
     assert [r.path for r in results] == paths
     for result in results:
@@ -37,8 +37,8 @@ def test_tags_are_sorted_and_above_their_threshold(tagger, pictures):
         assert all(tag.probability >= tag.threshold for tag in result.tags)
 
 
-def test_one_picture_alone_equals_it_among_others(tagger, pictures):
-    paths = sorted(pictures.test.iterdir())
+def test_one_image_alone_equals_it_among_others(tagger, toy_images):
+    paths = sorted(toy_images.test.iterdir())
     together = list(tagger.tag(paths, top=4))
     for path, result in zip(paths, together, strict=True):
         (alone,) = tagger.tag([path], top=4)
@@ -47,8 +47,8 @@ def test_one_picture_alone_equals_it_among_others(tagger, pictures):
             assert one.probability == pytest.approx(two.probability, abs=1e-5)
 
 
-def test_the_encoder_is_made_once_per_precision(tagger, pictures, monkeypatch):
-    made, paths = [], sorted(pictures.test.iterdir())[:2]
+def test_the_encoder_is_made_once_per_precision(tagger, toy_images, monkeypatch):
+    made, paths = [], sorted(toy_images.test.iterdir())[:2]
 
     def encoder(encoder, precision, device, identity):
         made.append(precision)
@@ -61,26 +61,26 @@ def test_the_encoder_is_made_once_per_precision(tagger, pictures, monkeypatch):
     assert made == ["fp32", "channels-last"]
 
 
-def test_few_pictures_do_not_repay_checking_ways_to_decode(tagger, pictures, monkeypatch):
+def test_few_images_do_not_repay_checking_ways_to_decode(tagger, toy_images, monkeypatch):
     looked_at = []
     module = sys.modules[Tagger.__module__]
     monkeypatch.setattr(module, "shortcut_holds", lambda paths, *_: looked_at.append(len(paths)))
-    path = sorted(pictures.test.iterdir())[0]
+    path = sorted(toy_images.test.iterdir())[0]
     for count in (REPAID_FROM - 1, REPAID_FROM):
         list(tagger.tag([path] * count))
     assert looked_at == [0, REPAID_FROM]
 
 
-def test_top_and_threshold(tagger, pictures):
-    path = sorted(pictures.test.iterdir())[0]
+def test_top_and_threshold(tagger, toy_images):
+    path = sorted(toy_images.test.iterdir())[0]
     assert len(next(tagger.tag([path], top=2)).tags) == 2
     assert len(next(tagger.tag([path], threshold=0.0)).tags) == 4
     assert next(tagger.tag([path], threshold=1.0)).tags == ()
     assert len(next(tagger.tag([path], threshold=0.0, top=3)).tags) == 3
 
 
-def test_a_new_name_is_scored_and_changes_no_other(finished_run, tagger, pictures):
-    path = sorted(pictures.test.iterdir())[0]
+def test_a_new_name_is_scored_and_changes_no_other(finished_run, tagger, toy_images):
+    path = sorted(toy_images.test.iterdir())[0]
     also = Tagger.load(finished_run, also=["zebra crossing"])
     before = {t.category: t.probability for t in next(tagger.tag([path], threshold=0.0)).tags}
     after = {t.category: t.probability for t in next(also.tag([path], threshold=0.0)).tags}
@@ -88,12 +88,12 @@ def test_a_new_name_is_scored_and_changes_no_other(finished_run, tagger, picture
     assert after == pytest.approx(before, abs=1e-6)
 
 
-def test_new_names_are_calibrated_as_trained_names_scored_by_text_alone(pictures, tmp_path):
+def test_new_names_are_calibrated_as_trained_names_scored_by_text_alone(toy_images, tmp_path):
     from trmml.features.extract import encode_images
     from trmml.settings.sections import Settings
     from trmml.training.fit import train_run
 
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"epochs": 20, "batch_size": 16, "held_out_share": 0.3})
     encoder = ToyEncoder()
     list(train_run(data, encoder, tmp_path / "run", settings=settings, device="cpu"))
@@ -105,8 +105,8 @@ def test_new_names_are_calibrated_as_trained_names_scored_by_text_alone(pictures
     assert (shares >= tagger.thresholds()[4:]).any()
 
 
-def test_region_maps_are_written_one_per_tag(tagger, pictures, tmp_path):
-    path = sorted(pictures.test.iterdir())[0]
+def test_region_maps_are_written_one_per_tag(tagger, toy_images, tmp_path):
+    path = sorted(toy_images.test.iterdir())[0]
     result = next(tagger.tag([path], top=2, explain=tmp_path / "maps"))
     assert len(result.maps) == 2
     for file in result.maps:
@@ -114,8 +114,8 @@ def test_region_maps_are_written_one_per_tag(tagger, pictures, tmp_path):
             assert picture.size == (48, 48)
 
 
-def test_pictures_of_one_name_keep_their_own_maps(tagger, pictures, tmp_path):
-    path = sorted(pictures.test.iterdir())[0]
+def test_images_of_one_name_keep_their_own_maps(tagger, toy_images, tmp_path):
+    path = sorted(toy_images.test.iterdir())[0]
     other = tmp_path / "other" / path.name
     other.parent.mkdir()
     shutil.copy(path, other)
@@ -123,10 +123,10 @@ def test_pictures_of_one_name_keep_their_own_maps(tagger, pictures, tmp_path):
     assert results[0].maps != results[1].maps
 
 
-def test_unreadable_pictures_stop_or_say_why(tagger, pictures, tmp_path):
+def test_unreadable_images_stop_or_say_why(tagger, toy_images, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff")
-    good = sorted(pictures.test.iterdir())[0]
+    good = sorted(toy_images.test.iterdir())[0]
     with pytest.raises(DataError, match=r"broken\.jpg"):
         list(tagger.tag([good, broken]))
     results = list(tagger.tag([broken, good], on_bad_image="skip"))
@@ -147,11 +147,11 @@ def test_errors_of_loading(finished_run, tmp_path):
         Tagger.load(tmp_path)
 
 
-def test_evaluation_ignores_unknown_labels_and_orders_categories(tagger, pictures):
-    data = read_folder(pictures.test, pictures.test_table)
+def test_evaluation_ignores_unknown_labels_and_orders_categories(tagger, toy_images):
+    data = read_folder(toy_images.test, toy_images.test_table)
     whole = evaluate(tagger, data)
     turned = read_folder(
-        pictures.test, pictures.test_table, categories=["yellow", "blue", "green", "red"]
+        toy_images.test, toy_images.test_table, categories=["yellow", "blue", "green", "red"]
     )
     again = evaluate(tagger, turned)
     assert whole.metrics.mean_ap == pytest.approx(again.metrics.mean_ap)
@@ -160,14 +160,14 @@ def test_evaluation_ignores_unknown_labels_and_orders_categories(tagger, picture
     assert evaluate(tagger, known).metrics.known_share == pytest.approx(part.known_share)
 
 
-def test_evaluation_needs_every_category(tagger, pictures):
-    data = read_folder(pictures.test, pictures.test_table, categories=["red", "blue"])
+def test_evaluation_needs_every_category(tagger, toy_images):
+    data = read_folder(toy_images.test, toy_images.test_table, categories=["red", "blue"])
     with pytest.raises(DataError, match=r"lack 2 of the run's 4 categories, first 'green'"):
         evaluate(tagger, data)
 
 
-def test_tags_agree_with_the_evaluation(tagger, pictures):
-    data = read_folder(pictures.test, pictures.test_table)
+def test_tags_agree_with_the_evaluation(tagger, toy_images):
+    data = read_folder(toy_images.test, toy_images.test_table)
     evaluation = evaluate(tagger, data)
     for row, result in zip(evaluation.probabilities, tagger.tag(data.paths, top=4), strict=True):
         for tag in result.tags:
@@ -187,16 +187,16 @@ def test_region_map_is_where_the_attention_is():
     assert np.abs(shown[5, 5].astype(int) - 100).max() < 20
 
 
-def test_long_thin_pictures_shrink_to_at_least_one_pixel():
+def test_long_thin_images_shrink_to_at_least_one_pixel():
     assert shrink(Image.new("RGB", (5000, 3))).size == (480, 1)
     assert shrink(Image.new("RGB", (20, 10))).size == (20, 10)
 
 
-def test_a_run_on_an_encoder_object_needs_it_again(pictures, tmp_path):
+def test_a_run_on_an_encoder_object_needs_it_again(toy_images, tmp_path):
     from trmml.settings.sections import Settings
     from trmml.training.fit import train_run
 
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"epochs": 1})
     list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
     with pytest.raises(ConfigError, match="pass the encoder"):
@@ -219,11 +219,11 @@ def test_the_text_tower_is_loaded_for_new_names_only(finished_run, monkeypatch, 
 
 
 @pytest.fixture(scope="module")
-def looking_twice(pictures, tmp_path_factory) -> Path:
-    """A run whose pictures are scored by three views."""
+def looking_twice(toy_images, tmp_path_factory) -> Path:
+    """A run whose images are scored by three views."""
     run = tmp_path_factory.mktemp("runs") / "views"
     training = {"epochs": 1, "batch_size": 16, "held_out_share": 0.3, "scored_views": 3}
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training=training)
     for _ in train_run(
         data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"
@@ -232,9 +232,9 @@ def looking_twice(pictures, tmp_path_factory) -> Path:
     return run
 
 
-def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, pictures, tmp_path):
+def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, toy_images, tmp_path):
     tagger = Tagger.load(looking_twice)
-    data = read_folder(pictures.test, pictures.test_table)
+    data = read_folder(toy_images.test, toy_images.test_table)
     evaluation = evaluate(tagger, data, encoding=Encoding(tmp_path / "store", form="fp32"))
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
@@ -253,9 +253,9 @@ def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, pictures,
     assert torch.allclose(maps.sum(dim=2), torch.ones(maps.shape[:2]), atol=1e-5)
 
 
-def test_more_views_than_are_encoded(looking_twice, pictures, tmp_path):
+def test_more_views_than_are_encoded(looking_twice, toy_images, tmp_path):
     tagger = Tagger.load(looking_twice)
-    data = read_folder(pictures.test, pictures.test_table)
+    data = read_folder(toy_images.test, toy_images.test_table)
     encoded = encode_images(data.paths, tagger.encoder, encoding=Encoding(tmp_path / "s"), views=2)
     with pytest.raises(ConfigError, match=r"training\.scored_views = 3, but 2 are encoded"):
         evaluate(tagger, data, encoded=encoded)

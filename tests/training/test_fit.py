@@ -21,9 +21,9 @@ from trmml.training.trainer import Trainer
 QUICK = {"epochs": 3, "batch_size": 16, "held_out_share": 0.3}
 
 
-def run_fit(pictures, out, *, training=None, encoder=None, known=0.6, **options):
+def run_fit(toy_images, out, *, training=None, encoder=None, known=0.6, **options):
     sections = options.pop("sections", {})
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     truth = data.matrix
     hidden = type(data)(data.root, data.images, data.category_names, truth.hide(known), data.rows)
     settings = Settings(training={**QUICK, **(training or {})}, **{**WHOLE, **sections})
@@ -48,8 +48,8 @@ def weights(run):
 # What a run is ------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_what_it_promises(pictures, tmp_path):
-    records = run_fit(pictures, tmp_path / "run")
+def test_a_run_leaves_what_it_promises(toy_images, tmp_path):
+    records = run_fit(toy_images, tmp_path / "run")
     assert [r.epoch for r in records] == [1, 2, 3]
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"model.safetensors", "model.json", "settings.json", "known.safetensors"} <= names
@@ -61,66 +61,66 @@ def test_a_run_leaves_what_it_promises(pictures, tmp_path):
     assert 0.5 < card.data["known_share"] < 0.7
 
 
-def test_the_mask_is_saved_and_the_encoder_is_not(pictures, tmp_path):
-    run_fit(pictures, tmp_path / "run")
+def test_the_mask_is_saved_and_the_encoder_is_not(toy_images, tmp_path):
+    run_fit(toy_images, tmp_path / "run")
     mask = LabelMatrix.load(tmp_path / "run/known.safetensors")
-    full = read_folder(pictures.train, pictures.train_table).matrix
+    full = read_folder(toy_images.train, toy_images.train_table).matrix
     assert mask.checksum() == full.hide(0.6).checksum()
     assert not any("lift" in name or "letters" in name for name in weights(tmp_path / "run"))
 
 
-def test_the_encoder_is_bit_identical_afterwards(pictures, tmp_path):
+def test_the_encoder_is_bit_identical_afterwards(toy_images, tmp_path):
     encoder = ToyEncoder()
     before = checksum(encoder)
     run_fit(
-        pictures, tmp_path / "run", encoder=encoder, sections={"prompts": {"train_context": True}}
+        toy_images, tmp_path / "run", encoder=encoder, sections={"prompts": {"train_context": True}}
     )
     assert checksum(encoder) == before
     assert all(p.grad is None for p in encoder.parameters())
 
 
-def test_learning_lowers_the_loss_and_beats_the_start(pictures, tmp_path):
-    records = run_fit(pictures, tmp_path / "run", training={"epochs": 25}, known=1.0)
+def test_learning_lowers_the_loss_and_beats_the_start(toy_images, tmp_path):
+    records = run_fit(toy_images, tmp_path / "run", training={"epochs": 25}, known=1.0)
     assert records[-1].losses["csra"] < 0.8 * records[0].losses["csra"]
     assert records[-1].held_out_map > 0.9
 
 
-def test_one_seed_gives_one_result_and_another_another(pictures, tmp_path):
+def test_one_seed_gives_one_result_and_another_another(toy_images, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run_fit(pictures, tmp_path / name, training={"seed": seed})
+        run_fit(toy_images, tmp_path / name, training={"seed": seed})
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
-def test_saved_and_loaded_give_the_same_logits(pictures, tmp_path):
+def test_saved_and_loaded_give_the_same_logits(toy_images, tmp_path):
     encoder = ToyEncoder()
     sections = {"prompts": {"train_context": True}, "image_head": {"learn_again": False}}
-    run_fit(pictures, tmp_path / "run", sections=sections)
+    run_fit(toy_images, tmp_path / "run", sections=sections)
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
     model = load_model(tmp_path / "run", encoder, load_card(tmp_path / "run"))
     from trmml.features.extract import encode_images
     from trmml.method.interface import predict
 
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     source = encode_images(data.paths, encoder).source
     logits = predict(model, source, tensors["images"])
     assert torch.allclose(logits, tensors["logits"], atol=1e-5)
 
 
-def test_live_features_train_like_cached_ones(pictures, tmp_path):
-    run_fit(pictures, tmp_path / "store", encoding=Encoding(form="fp32"))
-    run_fit(pictures, tmp_path / "live", encoding=Encoding(live=True))
+def test_live_features_train_like_cached_ones(toy_images, tmp_path):
+    run_fit(toy_images, tmp_path / "store", encoding=Encoding(form="fp32"))
+    run_fit(toy_images, tmp_path / "live", encoding=Encoding(live=True))
     a, b = weights(tmp_path / "store"), weights(tmp_path / "live")
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 
-def test_pseudo_labels_are_counted_and_checked(pictures, tmp_path):
+def test_pseudo_labels_are_counted_and_checked(toy_images, tmp_path):
     sections = {
         "losses": {"pseudo": 0.5},
         "prototypes": {"positive_above": 0.6, "negative_below": 0.3},
     }
-    records = run_fit(pictures, tmp_path / "run", training={"epochs": 8}, sections=sections)
+    records = run_fit(toy_images, tmp_path / "run", training={"epochs": 8}, sections=sections)
     last = records[-1].pseudo
     assert last["pseudo_positive"] + last["pseudo_negative"] > 0
     assert records[0].pseudo == {}
@@ -140,13 +140,13 @@ def test_pseudo_labels_are_counted_and_checked(pictures, tmp_path):
         {"losses": {"gamma_negative": 0, "gamma_positive": 0, "clip": 0}},
     ],
 )
-def test_every_part_can_be_switched_off(pictures, tmp_path, sections):
-    records = run_fit(pictures, tmp_path / "run", training={"epochs": 1}, sections=sections)
+def test_every_part_can_be_switched_off(toy_images, tmp_path, sections):
+    records = run_fit(toy_images, tmp_path / "run", training={"epochs": 1}, sections=sections)
     assert math.isfinite(records[-1].held_out_map)
 
 
-def test_single_positive_and_views_and_accumulation(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_single_positive_and_views_and_accumulation(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     single = data.matrix.keep_single_positive()
     changed = type(data)(data.root, data.images, data.category_names, single, data.rows)
     settings = Settings(training={**QUICK, "views": 2, "accumulate": 2})
@@ -156,10 +156,10 @@ def test_single_positive_and_views_and_accumulation(pictures, tmp_path):
     assert all(math.isfinite(value) for value in records[-1].losses.values())
 
 
-def test_only_the_image_branch_learns_from_what_was_held_out(pictures, tmp_path):
+def test_only_the_image_branch_learns_from_what_was_held_out(toy_images, tmp_path):
     for again in (False, True):
         sections = {"image_head": {"learn_again": again, "epochs": 2}}
-        run_fit(pictures, tmp_path / str(again), sections=sections)
+        run_fit(toy_images, tmp_path / str(again), sections=sections)
     kept, learned = weights(tmp_path / "False"), weights(tmp_path / "True")
     moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
     assert moved and all(name.startswith(("image_head.", "stacking.")) for name in moved)
@@ -169,8 +169,8 @@ def test_only_the_image_branch_learns_from_what_was_held_out(pictures, tmp_path)
     assert torch.equal(said[0]["logits"], said[1]["logits"])
 
 
-def test_the_whole_picture_never_learns_from_held_out_labels(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_the_whole_image_never_learns_from_held_out_labels(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     _, held = hold_out(data.matrix, 0.3, 0)
     found = []
     for name in ("as they are", "turned round"):
@@ -186,8 +186,8 @@ def test_the_whole_picture_never_learns_from_held_out_labels(pictures, tmp_path)
     assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
 
 
-def test_unanswered_pictures_take_part_for_pseudo_labels_only(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_unanswered_images_take_part_for_pseudo_labels_only(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     known = data.matrix.known.clone()
     known[20:] = False
     matrix = LabelMatrix(data.matrix.labels, known)
@@ -203,11 +203,11 @@ def test_unanswered_pictures_take_part_for_pseudo_labels_only(pictures, tmp_path
     assert steps == [[1, 2, 3], [3, 6, 9]]
 
 
-def test_few_pictures_get_more_epochs_unless_they_are_named(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_few_images_get_more_epochs_unless_they_are_named(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"batch_size": 8, "held_out_share": 0.3})
     records = list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
-    assert len(records) == 40 and records[-1].step == 200  # 34 pictures are five batches
+    assert len(records) == 40 and records[-1].step == 200  # 34 images are five batches
     assert load_card(tmp_path / "run").settings.training.epochs == 40
 
 
@@ -215,15 +215,15 @@ def test_few_pictures_get_more_epochs_unless_they_are_named(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
-def test_resume_is_bit_exact(pictures, tmp_path, stop_after):
+def test_resume_is_bit_exact(toy_images, tmp_path, stop_after):
     sections = {
         "losses": {"pseudo": 0.5},
         "prototypes": {"positive_above": 0.6, "negative_below": 0.3},
     }
     options = {"training": {"epochs": 4}, "sections": sections}
-    records = run_fit(pictures, tmp_path / "whole", **options)
+    records = run_fit(toy_images, tmp_path / "whole", **options)
     assert any(record.pseudo for record in records)
-    data = read_folder(pictures.train, pictures.train_table)
+    data = read_folder(toy_images.train, toy_images.train_table)
     hidden = type(data)(
         data.root, data.images, data.category_names, data.matrix.hide(0.6), data.rows
     )
@@ -234,17 +234,17 @@ def test_resume_is_bit_exact(pictures, tmp_path, stop_after):
     going.close()
     with pytest.raises(CheckpointError, match=r"holds no trained model.*--resume"):
         load_card(tmp_path / "cut")
-    run_fit(pictures, tmp_path / "cut", resume=True, **options)
+    run_fit(toy_images, tmp_path / "cut", resume=True, **options)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert len((tmp_path / "cut/log.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_state_within_an_epoch_continues_bit_exactly(pictures, tmp_path, monkeypatch, accumulate):
+def test_state_within_an_epoch_continues_bit_exactly(toy_images, tmp_path, monkeypatch, accumulate):
     monkeypatch.setattr("trmml.training.trainer.STATE_SECONDS", -1.0)  # as often as may be
     options = {"training": {"accumulate": accumulate, "batch_size": 6}}
-    run_fit(pictures, tmp_path / "whole", **options)
+    run_fit(toy_images, tmp_path / "whole", **options)
     saved = Trainer.save
     count = 0
 
@@ -260,22 +260,22 @@ def test_state_within_an_epoch_continues_bit_exactly(pictures, tmp_path, monkeyp
 
     monkeypatch.setattr(Trainer, "save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        run_fit(pictures, tmp_path / "cut", **options)
+        run_fit(toy_images, tmp_path / "cut", **options)
     monkeypatch.setattr(Trainer, "save", saved)
-    run_fit(pictures, tmp_path / "cut", resume=True, **options)
+    run_fit(toy_images, tmp_path / "cut", resume=True, **options)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_a_run_is_never_overwritten(pictures, tmp_path, finished_run):
+def test_a_run_is_never_overwritten(toy_images, tmp_path, finished_run):
     with pytest.raises(CheckpointError, match="holds a run already"):
-        run_fit(pictures, finished_run)
+        run_fit(toy_images, finished_run)
     with pytest.raises(CheckpointError, match="finished already"):
-        run_fit(pictures, finished_run, resume=True)
+        run_fit(toy_images, finished_run, resume=True)
 
 
-def test_resume_refuses_other_settings(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_resume_refuses_other_settings(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     going = train_run(
         data, ToyEncoder(), tmp_path / "run", settings=Settings(training=QUICK), device="cpu"
     )
@@ -307,31 +307,31 @@ def test_resume_refuses_other_settings(pictures, tmp_path):
 # Things that go wrong -----------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_terms_named(pictures, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_with_its_terms_named(toy_images, tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         return torch.tensor(torch.nan, requires_grad=True)
 
     monkeypatch.setattr("trmml.method.trmml.contrastive_loss", broken)
     with pytest.raises(TrainingError, match=r"epoch 1, batch 1: .*contrastive nan.*learning_rate"):
-        run_fit(pictures, tmp_path / "run", sections={"losses": {"contrastive": 0.1}})
+        run_fit(toy_images, tmp_path / "run", sections={"losses": {"contrastive": 0.1}})
 
 
-def test_a_gradient_that_is_not_finite_stops_too(pictures, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_too(toy_images, tmp_path, monkeypatch):
     def exploding(logits, *args, **kwargs):
         return (logits * 0 + 1).sqrt().sub(1).abs().sqrt().sum()  # 0, with an infinite slope
 
     monkeypatch.setattr("trmml.method.trmml.weighted_bce", exploding)
     with pytest.raises(TrainingError, match=r"gradient is not finite at epoch 1.*learning_rate"):
-        run_fit(pictures, tmp_path / "run")
+        run_fit(toy_images, tmp_path / "run")
 
 
-def test_unreadable_pictures_are_skipped_and_listed(pictures, tmp_path):
+def test_unreadable_images_are_skipped_and_listed(toy_images, tmp_path):
     import shutil
 
     folder = tmp_path / "pictures"
-    shutil.copytree(pictures.train, folder)
+    shutil.copytree(toy_images.train, folder)
     (folder / "003.png").write_bytes(b"")
-    data = read_folder(folder, pictures.train_table)
+    data = read_folder(folder, toy_images.train_table)
     settings = Settings(training=QUICK)
     with pytest.raises(DataError, match=r"003\.png"):
         list(train_run(data, ToyEncoder(), tmp_path / "a", settings=settings, device="cpu"))
@@ -357,8 +357,8 @@ def test_damaged_files_are_named(finished_run, tmp_path, name):
         load_card(run)
 
 
-def test_too_few_known_labels(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_too_few_known_labels(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     known = torch.zeros_like(data.matrix.known)
     known[0, 0] = True
     alone = LabelMatrix(data.matrix.labels, known)
@@ -368,8 +368,8 @@ def test_too_few_known_labels(pictures, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_device_is_a_config_error(pictures, tmp_path):
-    data = read_folder(pictures.train, pictures.train_table)
+def test_unknown_device_is_a_config_error(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
     with pytest.raises(ConfigError, match="device"):
         list(train_run(data, ToyEncoder(), tmp_path / "run", device="toaster"))
 

@@ -1,6 +1,6 @@
 """Runs of every format that was ever written are read, and say what they said then.
 
-`run_format_5` was made by trmml 0.1.0 at commit c451c6d: `write_pictures(folder, 48)` with 70 % of
+`run_format_5` was made by trmml 0.1.0 at commit c451c6d: `write_images(folder, 48)` with 70 % of
 the labels known, every part switched on. `expected.json` holds its probabilities there.
 `toy_encoder.safetensors` are the encoder's weights there: other processors draw other last bits.
 """
@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import Pictures
-from tests.toy import WHOLE, ToyEncoder, write_pictures
+from tests.conftest import ToyImages
+from tests.toy import WHOLE, ToyEncoder, write_images
 from trmml.datasets.formats.folder import read_folder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
@@ -36,7 +36,7 @@ def test_a_run_of_an_old_format_gives_its_probabilities(number: int, tmp_path: P
     encoder.load_state_dict(weights)
     tagger = Tagger.load(run, encoder=encoder, also=["purple"])
     assert list(tagger.category_names) == expected["category_names"]
-    write_pictures(tmp_path / "images", 48)
+    write_images(tmp_path / "images", 48)
     images = [Image.open(tmp_path / "images" / name) for name in expected["probabilities"]]
     pixels = torch.stack([encoder.preprocess(image) for image in images])
     scores = tagger.score(Features(*encoder.encode_image(pixels)))
@@ -54,8 +54,8 @@ def test_the_labels_of_an_old_run_are_read(number: int) -> None:
     assert matrix.known_share == card["data"]["known_share"]
 
 
-def test_a_run_begun_in_format_5_goes_on(pictures: Pictures, tmp_path: Path) -> None:
-    data = read_folder(pictures.train, pictures.train_table)
+def test_a_run_begun_in_format_5_goes_on(toy_images: ToyImages, tmp_path: Path) -> None:
+    data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3}, **WHOLE)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     list(train_run(data, ToyEncoder(), whole, settings=settings, device="cpu"))
