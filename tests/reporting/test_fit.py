@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.conftest import TOY_SPEC, Pictures
+from tests.conftest import TOY_SPEC, ToyImages
 from trmml.cli.main import app
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_folder
@@ -24,13 +24,13 @@ OPTIONS = ("--epochs", "2", "--seed", "3", "--device", "cpu", "--set", "training
 
 
 @pytest.fixture
-def train(pictures: Pictures) -> Dataset:
-    return read_folder(pictures.train, pictures.train_table)
+def train(toy_images: ToyImages) -> Dataset:
+    return read_folder(toy_images.train, toy_images.train_table)
 
 
 @pytest.fixture
-def test(pictures: Pictures) -> Dataset:
-    return read_folder(pictures.test, pictures.test_table)
+def test(toy_images: ToyImages) -> Dataset:
+    return read_folder(toy_images.test, toy_images.test_table)
 
 
 def finish(records: Generator[Any, None, dict[str, Any]]) -> tuple[list[str], dict[str, Any]]:
@@ -44,7 +44,7 @@ def finish(records: Generator[Any, None, dict[str, Any]]) -> tuple[list[str], di
 
 
 def test_the_function_does_what_the_command_does(
-    train: Dataset, test: Dataset, pictures: Pictures, tmp_path: Path
+    train: Dataset, test: Dataset, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     notes: list[str] = []
     epochs, summary = finish(
@@ -59,8 +59,8 @@ def test_the_function_does_what_the_command_does(
             note=notes.append,
         )
     )
-    paths = ("--images", pictures.train, "--labels", pictures.train_table, "--known", "0.5")
-    tests = ("--test-images", pictures.test, "--test-labels", pictures.test_table)
+    paths = ("--images", toy_images.train, "--labels", toy_images.train_table, "--known", "0.5")
+    tests = ("--test-images", toy_images.test, "--test-labels", toy_images.test_table)
     command = ["fit", *paths, *tests, "--out", tmp_path / "shell", "--encoder", TOY_SPEC, "--json"]
     shell = CliRunner().invoke(app, [str(word) for word in (*command, *OPTIONS)])
     assert shell.exit_code == 0, shell.output
