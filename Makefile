@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 # Where torch comes from, for example TORCH_BACKEND=cpu or TORCH_BACKEND=cu128 (see README.md).
 TORCH_BACKEND ?=
+# The order of the tests, another in each run.
+SEED := $(shell echo $$RANDOM)
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND),)
 
 .PHONY: help install demo test test-lowered format lint type docs site check bench bench-gpu bench-accuracy fuzz crash clean
@@ -34,14 +36,14 @@ demo: $(VENV)/.installed ## Run the main job on generated scenes: runs/demo/repo
 	$(BIN)/trmml demo --out runs/demo
 
 # A process per core, of one thread each: the models of the tests are too small to be shared.
-# In random order: `pytest --randomly-seed=N` repeats the one that the output names.
+# In random order: `make test SEED=N` repeats the one that the printed command names.
 test: $(VENV)/.installed ## Run the tests and the examples in docstrings and README
-	OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --randomly-seed=$(SEED)
 
 # As an old processor computes: no AVX in torch, MKL and oneDNN. Two threads sum in another order.
 test-lowered: $(VENV)/.installed ## Run the numeric tests as on a lesser processor
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \
-	  $(RUN) pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile \
+	  $(RUN) pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --randomly-seed=$(SEED) \
 	  tests/method tests/metrics tests/labels tests/baselines tests/training tests/encoders tests/features
 
 format: $(VENV)/.installed ## Format the code
