@@ -270,6 +270,14 @@ def test_an_image_with_nothing_beside_it_is_unknown(tmp_path):
     assert states(read("webdataset", tmp_path, blank="absent")) == [[U, U, U], [Y, Y, Y]]
 
 
+def test_texts_with_another_separator_are_asked_about(tmp_path):
+    members = {"a.png": PNG, "a.txt": "cat,dog", "b.png": JPEG, "b.json": '{"labels": "dog"}'}
+    shard(tmp_path, "train.tar", members)
+    with pytest.raises(DataError, match=r"label files of the shards: .*'dog' is a part of several"):
+        read("webdataset", tmp_path, blank="absent")
+    assert states(read("webdataset", tmp_path, blank="absent", separator=",")) == [[Y, Y], [N, Y]]
+
+
 FORMS: dict[str, tuple[dict[str, str], dict[str, str], list[list[State]]]] = {
     "answers": ({"a.json": '{"cat": 1, "dog": 0}', "b.json": '{"cat": null, "dog": true}'}, {},
                 [[Y, N], [U, Y]]),

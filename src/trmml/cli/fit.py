@@ -32,6 +32,7 @@ def fit(
     categories: options.Categories = None,
     blank: options.BlankOption = None,
     minus_one: options.MinusOne = None,
+    separator: options.Separator = None,
     image_size: options.ImageSize = None,
     preset: options.Preset = None,
     config: options.Config = None,
@@ -62,7 +63,7 @@ def fit(
     from trmml.encoders import load_encoder
     from trmml.reporting.fit import fit as run_fit
 
-    read = partial(read_folder, blank=blank, minus_one=minus_one)
+    read = partial(read_folder, blank=blank, minus_one=minus_one, separator=separator)
     data = read(images, labels, categories=read_names(categories))
     test = None
     if test_images is not None and test_labels is not None:

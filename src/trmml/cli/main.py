@@ -139,6 +139,7 @@ def evaluate(
     categories: options.Categories = None,
     blank: options.BlankOption = None,
     minus_one: options.MinusOne = None,
+    separator: options.Separator = None,
     threshold: options.Threshold = None,
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",
@@ -157,7 +158,9 @@ def evaluate(
 
     tagger = Tagger.load(run, encoder=encoder, device=device)
     names = read_names(categories) or list(tagger.category_names)
-    data = read_folder(images, labels, blank=blank, minus_one=minus_one, categories=names)
+    data = read_folder(
+        images, labels, blank=blank, minus_one=minus_one, categories=names, separator=separator
+    )
     with shown_progress() as progress:
         evaluation = score_run(
             tagger,

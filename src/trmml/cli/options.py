@@ -33,6 +33,7 @@ Categories = Annotated[Path | None, typer.Option(help="File with the names to re
 BlankOption = Annotated[
     choices.Blank | None, typer.Option(help="What a blank, or a name that is not listed, means.")
 ]
+Separator = Annotated[str | None, typer.Option(help="Between names in a list; ; when not given.")]
 MinusOne = Annotated[choices.Blank | None, typer.Option(help="What -1 means.")]
 BadImage = Annotated[
     choices.OnBadImage,

@@ -20,6 +20,7 @@ def read_folder(
     blank: Blank | None = None,
     minus_one: Blank | None = None,
     categories: Sequence[str] | None = None,
+    separator: str | None = None,
 ) -> Dataset:
     r"""Return the images of a folder that a table names, with their labels.
 
@@ -36,6 +37,8 @@ def read_folder(
             unknown there; no and false stay absent.
         categories: the names to read, in this order. None: all columns in their order, or the
             sorted names in the lists.
+        separator: between names in a list. None: `;`, and a list that seems to have another is
+            refused.
 
     Raises:
         DataError: the folder or the table is missing or damaged, a cell has no clear meaning, an
@@ -57,7 +60,14 @@ def read_folder(
     wanted = _check_categories(categories)
     files = ImageFiles(Path(images))
     table = read_table(Path(labels))
-    data = from_table(Path(images), table, blank=blank, minus_one=minus_one, categories=wanted)
+    data = from_table(
+        Path(images),
+        table,
+        blank=blank,
+        minus_one=minus_one,
+        categories=wanted,
+        separator=separator,
+    )
     names = _find_images(files, table, data.images)
     return Dataset(data.root, names, data.category_names, data.matrix, data.rows)
 
@@ -69,6 +79,7 @@ def from_table(
     blank: Blank | None = None,
     minus_one: Blank | None = None,
     categories: Sequence[str] | None = None,
+    separator: str | None = None,
 ) -> Dataset:
     """Return what `read_folder` does of a table, without looking whether the images are there.
 
@@ -77,7 +88,7 @@ def from_table(
     """
     column = _image_column(table)
     if is_long(table):
-        names, matrix = read_long(table, column, categories, blank=blank)
+        names, matrix = read_long(table, column, categories, blank=blank, separator=separator)
     else:
         names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)
     return Dataset(images, tuple(_image_names(table, column)), names, matrix, table.rows)

@@ -34,6 +34,7 @@ from trmml.datasets.formats.parquet import (
 )
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import SPLIT_NAMES, Split
+from trmml.datasets.tables.name_lists import is_deep, parse_lists
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 from trmml.storage.json_text import parse_json
@@ -174,7 +175,7 @@ def _metadata(path: Path) -> pl.DataFrame:
         frame = _read_json_lines(path)
     else:
         table = read_table(path)
-        columns = {name: _lists(table.column(name)) for name in table.names}
+        columns = {name: parse_lists(table.column(name)) for name in table.names}
         if path.suffix == ".csv":  # which has no null: a blank cell is a text
             columns = {name: column.fill_null("") if column.dtype == pl.String else column
                        for name, column in columns.items()}  # fmt: skip
@@ -194,29 +195,9 @@ def _read_json_lines(path: Path) -> pl.DataFrame:
     lines = [line for line in read_plain(path).split("\n") if line.strip()]
     try:
         rows = [parse_json(line) for line in lines]
-        if not all(isinstance(row, dict) for row in rows) or _is_deep(rows):
+        if not all(isinstance(row, dict) for row in rows) or is_deep(rows):
             raise ValueError("each line should be an object of names, numbers and lists of these")
         return pl.from_dicts(rows, infer_schema_length=None)
     except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is no JSON Lines: {reason}. Write it again.") from error
-
-
-def _is_deep(tree: Any, levels: int = 6) -> bool:
-    """Return whether lists and objects lie in each other deeper than any label is."""
-    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return any(levels == 0 or _is_deep(value, levels - 1) for value in inner)
-
-
-def _lists(column: pl.Series) -> pl.Series:
-    """Return a text column of JSON lists as lists; any other as it is."""
-    if column.dtype != pl.String:
-        return column
-    filled = column.drop_nulls()
-    if not len(filled) or not bool(filled.str.starts_with("[").all()):
-        return column
-    try:
-        lists = [None if text is None else parse_json(text) for text in column]
-        return column if _is_deep(lists) else pl.Series(lists)
-    except (ValueError, TypeError):  # Python's lists, as in "['cat']", or text that begins so
-        return column

@@ -41,6 +41,7 @@ class LabelColumnOptions(ReaderOptions):
     blank: Blank | None = Field(
         None, description="what a name means that an image does not list; required for lists"
     )
+    separator: str | None = Field(None, description="between names in a text; ; by default")
     minus_one: Blank | None = Field(None, description="what a label of -1 means")
 
 
@@ -133,7 +134,7 @@ def _read(
             "category that an image does not list: option blank=absent if every image was checked "
             "for every category, blank=unknown if not."
         )
-    return read_long(table, _NO_COLUMN, names, blank=options.blank)
+    return read_long(table, _NO_COLUMN, names, blank=options.blank, separator=options.separator)
 
 
 def _label_columns(

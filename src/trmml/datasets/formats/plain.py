@@ -54,6 +54,7 @@ class FolderOptions(ReaderOptions):
         None, description="what a blank, or a name that is not listed, means"
     )
     minus_one: Blank | None = Field(None, description="what -1 means")
+    separator: str | None = Field(None, description="between names in a list; ; by default")
 
 
 class ListedFolderOptions(ReaderOptions):
@@ -81,7 +82,7 @@ def read_plain_folder(root: Path, split: Split, options: FolderOptions) -> Datas
     Raises:
         DataError: the table, the names or the boxes are missing or damaged.
     """
-    return _read(root, split, options.blank, options.minus_one)
+    return _read(root, split, options.blank, options.minus_one, options.separator)
 
 
 def read_listed_folder(root: Path, split: Split, options: ListedFolderOptions) -> Dataset:
@@ -90,7 +91,7 @@ def read_listed_folder(root: Path, split: Split, options: ListedFolderOptions) -
     Raises:
         DataError: the table, the names or the boxes are missing or damaged.
     """
-    return _read(root, split, options.blank, None)
+    return _read(root, split, options.blank, None, ";")
 
 
 def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:
@@ -111,35 +112,54 @@ def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:
     return data.subset(range(first) if split == "train" else range(first, len(data)))
 
 
-def _read(root: Path, split: Split, blank: Blank | None, minus_one: Blank | None) -> Dataset:
+def _read(
+    root: Path,
+    split: Split,
+    blank: Blank | None,
+    minus_one: Blank | None,
+    separator: str | None,
+) -> Dataset:
     path = find_file(root, [f"{split}.csv", f"{split}.parquet"], f"the {split} table")
     names = root / "categories.txt"
     categories = read_categories(names) if names.is_file() else None
     labels, boxes = read_table(path), root / "boxes.csv"
     data = from_table(
-        root / "images", labels, blank=blank, minus_one=minus_one, categories=categories
+        root / "images",
+        labels,
+        blank=blank,
+        minus_one=minus_one,
+        categories=categories,
+        separator=separator,
     )
     if not boxes.is_file():
         return data
     other = "test" if split == "train" else "train"
     places = [root / f"{other}{suffix}" for suffix in (".csv", ".parquet")]
     rest = next((place for place in places if place.is_file()), None)
-    return _with_boxes(data, read_table(boxes), labels, rest, pixels=False)
+    return _with_boxes(data, read_table(boxes), labels, rest, separator, pixels=False)
 
 
 def _with_boxes(
-    data: Dataset, table: Table, labels: Table, rest: Path | None = None, *, pixels: bool
+    data: Dataset,
+    table: Table,
+    labels: Table,
+    rest: Path | None = None,
+    separator: str | None = None,
+    *,
+    pixels: bool,
 ) -> Dataset:
     """Return the data with a table's boxes; those of images that `rest` names are left out."""
     lacking = [name for name in ("image", "category", *EDGES) if name not in table.names]
     if lacking:
         raise DataError(f"{table.path} has no column {lacking[0]!r}. See docs/data.md for boxes.")
-    _check_names(data, table, labels, rest)
+    _check_names(data, table, labels, rest, separator)
     boxes = Boxes.collect(_boxes(data, table, pixels=pixels))
     return replace(data, boxes=boxes)
 
 
-def _check_names(data: Dataset, table: Table, labels: Table, rest: Path | None) -> None:
+def _check_names(
+    data: Dataset, table: Table, labels: Table, rest: Path | None, separator: str | None
+) -> None:
     """Refuse boxes of images that neither table names, and of categories that no column does."""
     images = [_image_key(cell) for cell in table.column("image")]
     here = set(map(clean_name, data.images))
@@ -157,7 +177,7 @@ def _check_names(data: Dataset, table: Table, labels: Table, rest: Path | None) 
     unknown = {name for image, name in zip(images, names, strict=True) if image in here}
     unknown -= set(data.category_names)
     if unknown:  # categories.txt may leave out some of the table's categories
-        unknown -= names_in(labels)
+        unknown -= names_in(labels, separator)
     if unknown:
         row = next(r for r, image in enumerate(images) if image in here and names[r] in unknown)
         raise DataError(

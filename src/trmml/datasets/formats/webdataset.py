@@ -43,7 +43,9 @@ def read_webdataset(root: Path, split: Split, options: ShardOptions) -> Dataset:
     """
     files = find_shards(root, split, options, ".tar")
     shards = {path: list(_samples(path)) for paths in files.values() for path in paths}
-    frame = label_frame([s.labels for shard in shards.values() for s in shard], options.labels)
+    frame = label_frame(
+        [s.labels for shard in shards.values() for s in shard], options.labels, options.separator
+    )
     packs, start = {}, 0
     for path, shard in shards.items():
         packs[path] = _pack(path, shard, frame.slice(start, len(shard)))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from trmml.datasets.formats.label_columns import LIST_COLUMNS, list_column
+from trmml.datasets.tables.name_lists import USUAL, check_separator
 from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
 from trmml.storage.json_text import parse_json
@@ -48,7 +49,7 @@ def parse_labels(data: bytes, where: str) -> LabelFile:
     suffix = where.rpartition(".")[2].lower()
     text = as_utf8(Path(where), data).decode().strip()
     try:
-        value = _words(text) if suffix == "txt" else parse_json(text)
+        value = {"present": text} if suffix == "txt" else parse_json(text)
     except ValueError as error:
         raise DataError(f"{where} is no JSON: {error}. Write it again.") from error
     if suffix == "cls" and isinstance(value, int):
@@ -60,16 +61,20 @@ def parse_labels(data: bytes, where: str) -> LabelFile:
     raise DataError(f"{where}: expected an object or a list of names, got {text!r:.60}.")
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in re.split("[;\n]", text) if word.strip()]
+def _words(text: str, separator: str | None) -> list[str]:
+    words = re.split(f"{re.escape(separator or USUAL)}|\n", text)
+    return [word.strip() for word in words if word.strip()]
 
 
-def label_frame(files: Sequence[LabelFile], chosen: str) -> pl.DataFrame:
+def label_frame(
+    files: Sequence[LabelFile], chosen: str, separator: str | None = None
+) -> pl.DataFrame:
     """Return the labels of all samples, a row each, as `read_label_columns` reads them.
 
     Args:
         files: of the samples of all shards.
         chosen: the key of the lists, perhaps with a field after a dot; found when empty.
+        separator: between names in a text, beside line breaks; `;` when None.
 
     Raises:
         DataError: a file holds nothing that can be read, or two are not alike.
@@ -78,7 +83,11 @@ def label_frame(files: Sequence[LabelFile], chosen: str) -> pl.DataFrame:
     if not chosen and not _are_lists(labelled):
         keys = dict.fromkeys(key for file in labelled for key in file.content or {})
         return pl.DataFrame([_answers(files, key) for key in keys])
-    lists = {file.where: _lists(file, chosen) for file in labelled}
+    lists = {file.where: _lists(file, chosen, separator) for file in labelled}
+    if separator is None:
+        texts = [value.replace("\n", USUAL) for file in labelled
+                 for value in (file.content or {}).values() if isinstance(value, str)]  # fmt: skip
+        check_separator("the label files of the shards", texts)
     kind = pl.List(pl.Int64 if _are_numbers(lists) else pl.String)
     keys = dict.fromkeys(key for each in lists.values() for key in each)
     rows = [lists.get(file.where, {}) for file in files]
@@ -109,13 +118,13 @@ def _has_lists(content: Mapping[str, Any]) -> bool:
     return listed or isinstance(content.get(_ABSENT), list)
 
 
-def _lists(file: LabelFile, chosen: str) -> dict[str, list[Any] | None]:
+def _lists(file: LabelFile, chosen: str, separator: str | None) -> dict[str, list[Any] | None]:
     """Return the lists of a file as present (or `chosen`) and perhaps absent."""
     content = file.content or {}
-    lists = {chosen or LIST_COLUMNS[0]: _list(_present(content, chosen, file.where), file.where)}
+    values = {chosen or LIST_COLUMNS[0]: _present(content, chosen, file.where)}
     if _ABSENT in content:
-        lists[_ABSENT] = _list(content[_ABSENT], file.where)
-    return lists
+        values[_ABSENT] = content[_ABSENT]
+    return {key: _list(value, file.where, separator) for key, value in values.items()}
 
 
 def _present(content: Mapping[str, Any], chosen: str, where: str) -> Any:
@@ -134,11 +143,11 @@ def _present(content: Mapping[str, Any], chosen: str, where: str) -> Any:
     )
 
 
-def _list(value: Any, where: str) -> list[Any] | None:
+def _list(value: Any, where: str, separator: str | None) -> list[Any] | None:
     """Return names or numbers as a list; a text is split as in a .txt, null stays null."""
     if value is None:
         return None
-    entries = _words(value) if isinstance(value, str) else value
+    entries = _words(value, separator) if isinstance(value, str) else value
     entries = entries if isinstance(entries, list) else [entries]
     numbers = all(type(entry) is int and abs(entry) < 2**63 for entry in entries)  # pl.Int64
     if numbers or all(isinstance(entry, str) for entry in entries):

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from trmml.datasets.tables.name_lists import check_separator, listed_words, parse_lists
 from trmml.datasets.tables.table import Table, clean_name
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -41,12 +42,13 @@ def is_long(table: Table) -> bool:
     return any(name.casefold() in PRESENT_COLUMNS for name in table.names)
 
 
-def names_in(table: Table) -> set[str]:
+def names_in(table: Table, separator: str | None = None) -> set[str]:
     """Return every name that a table may mean as a category: its columns, or what it lists."""
     if not is_long(table):
         return set(table.names)
     lists = [name for name in table.names if name.casefold() in (*PRESENT_COLUMNS, _ABSENT_COLUMN)]
-    return {clean_name(word) for name in lists for word in _words(table, name)["word"].unique()}
+    words = (listed_words(table, name, separator)["word"].unique() for name in lists)
+    return {clean_name(word) for each in words for word in each}
 
 
 def read_wide(
@@ -80,7 +82,12 @@ def read_wide(
 
 
 def read_long(
-    table: Table, image_column: str, categories: Sequence[str] | None, *, blank: Blank | None
+    table: Table,
+    image_column: str,
+    categories: Sequence[str] | None,
+    *,
+    blank: Blank | None,
+    separator: str | None = None,
 ) -> tuple[tuple[str, ...], LabelMatrix]:
     """Return the categories and the labels of a table that lists names, as in `cat;dog`.
 
@@ -90,6 +97,8 @@ def read_long(
         categories: the names to keep, in this order; the sorted union when None.
         blank: what a name means that a row does not list. Without a column of absent names it
             is required.
+
+        separator: between names; `;` when None, and then another one in use is refused.
 
     Raises:
         DataError: `blank` is needed, a row contradicts itself, or no name is left.
@@ -103,8 +112,14 @@ def read_long(
             "column 'absent'. In Python: blank='absent' or blank='unknown'; of a data set by name: "
             "option blank=absent or blank=unknown."
         )
-    present = _words(table, present_column)
-    absent = present.clear() if absent_column is None else _words(table, absent_column)
+    present = listed_words(table, present_column, separator)
+    absent = (
+        present.clear() if absent_column is None else listed_words(table, absent_column, separator)
+    )
+    if separator is None:
+        check_separator(
+            str(table.path), _texts(table, present_column, absent_column), categories or ()
+        )
     names = _long_names(table, present_column, pl.concat([present, absent]), categories)
     yes, no = (_scatter(words, names, len(table.rows)) for words in (present, absent))
     both = np.argwhere(yes & no)
@@ -216,21 +231,12 @@ def _list_columns(table: Table, image_column: str) -> tuple[str, str | None]:
     return lists[0], absent[0] if absent else None
 
 
-def _words(table: Table, column: str) -> pl.DataFrame:
-    """Return the listed names, not blank, as `row` and `word`."""
-    lists = table.column(column).rename("word")
-    if isinstance(lists.dtype, pl.List | pl.Array) and not lists.dtype.inner.is_nested():
-        lists = lists.cast(pl.List(pl.String))
-    elif _is_text(lists):
-        lists = lists.cast(pl.String).fill_null("").str.split(";")
-    else:
-        raise DataError(
-            f"{table.path}: column {column!r} holds {lists.dtype}, not lists of names as in "
-            "'cat;dog'. Write names; for 1 and 0, make one column per category."
-        )
-    words = lists.to_frame().with_row_index("row").explode("word")
-    words = words.with_columns(pl.col("word").fill_null("").str.strip_chars())
-    return words.filter(pl.col("word") != "")
+def _texts(table: Table, *columns: str | None) -> set[str]:
+    """Return the cells of the columns that hold texts and not lists."""
+    lists = [parse_lists(table.column(column)) for column in columns if column is not None]
+    return {
+        text for each in lists if each.dtype == pl.String for text in each.drop_nulls().unique()
+    }
 
 
 def _long_names(

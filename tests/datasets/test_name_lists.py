@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.sets import N, Y, image_bytes, read, states, write, write_images
+from trmml import read_folder
+from trmml.datasets.tables.name_lists import check_separator, parse_lists
+from trmml.errors import DataError
+
+
+def table(root: Path, *cells: str) -> tuple[Path, Path]:
+    names = [f"{index}.png" for index in range(len(cells))]
+    write_images(root, names)
+    lines = [f'{name},"{cell}"' for name, cell in zip(names, cells, strict=True)]
+    write(root, {"labels.csv": "\n".join(["image,tags", *lines])})
+    return root, root / "labels.csv"
+
+
+@pytest.mark.parametrize("separator", [",", "|", "#"])
+def test_another_separator_is_asked_about(tmp_path, separator):
+    cells = ("sun", separator.join(("sun", "sea")), "")
+    with pytest.raises(DataError, match=r"1 of 2 names hold .*'sun' is a part of several.*--sep"):
+        read_folder(*table(tmp_path, *cells), blank="absent")
+    data = read_folder(*table(tmp_path, *cells), blank="absent", separator=separator)
+    assert data.category_names == ("sea", "sun") and states(data) == [[N, Y], [Y, Y], [N, N]]
+    kept = read_folder(*table(tmp_path, *cells), blank="absent", separator=";")
+    assert kept.category_names == ("sun", cells[1])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("salt, pepper", "cat", "salt, pepper"),  # no part in another name
+        ("salt, pepper;salt", "cat"),  # the usual separator is in use
+        ("red car", "cat", "car"),
+    ],
+)
+def test_names_may_hold_separators(tmp_path, cells):
+    names = {name.strip() for cell in cells for name in cell.split(";")}
+    assert set(read_folder(*table(tmp_path, *cells), blank="absent").category_names) == names
+
+
+def test_categories_that_are_asked_for_are_names(tmp_path):
+    root, path = table(tmp_path, "NY, city", "NY, state")
+    data = read_folder(root, path, blank="absent", categories=["NY, city", "NY, state"])
+    assert states(data) == [[Y, N], [N, Y]]
+
+
+def test_spaces_are_noted(tmp_path, caplog):
+    check_separator("labels.csv", ["haze primary", "clear primary"])
+    assert "'primary' is a part of several" in caplog.text
+    assert "--separator ' '" in caplog.text
+    read = read_folder(*table(tmp_path, "haze primary", "primary"), blank="absent", separator=" ")
+    assert read.category_names == ("haze", "primary")
+
+
+def test_lists_in_brackets_are_lists(tmp_path):
+    data = read_folder(*table(tmp_path, "['sun', 'sea']", "[]", "['sun']"), blank="absent")
+    assert data.category_names == ("sea", "sun") and states(data) == [[Y, Y], [N, N], [N, Y]]
+    for text in ("[sun", "['sun'", "[sun]"):
+        assert parse_lists(pl.Series([text, "[]"])).to_list() == [text, "[]"]
+
+
+def test_separators_of_packed_files_and_metadata(tmp_path):
+    write(tmp_path, {"train/a.png": image_bytes(1), "train/b.png": image_bytes(2)})
+    write(tmp_path, {"train/metadata.csv": 'file_name,labels\na.png,"sun,sea"\nb.png,sun\n'})
+    with pytest.raises(DataError, match="'sun' is a part of several"):
+        read("huggingface", tmp_path, blank="absent")
+    data = read("huggingface", tmp_path, blank="absent", separator=",")
+    assert states(data) == [[Y, Y], [N, Y]]
