@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -102,13 +102,9 @@ def train_run(
     if resume and state.is_file():
         trainer.load(state, fingerprint)
     _open_folder(out, data, settings, encoded)
-    _write_log(out, trainer.records)
     with _tensorboard(out, tensorboard) as writer:
-        for record in train(trainer, state=state, fingerprint=fingerprint, progress=progress):
-            _write_log(out, trainer.records)
-            if writer is not None:
-                _write_scalars(writer, record)
-            yield record
+        records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
+        yield from _logged(records, trainer, out, writer)
     _finish(out, model, trainer, data, settings, identity, encoder_spec)
     state.unlink(missing_ok=True)
     return encoded.kept
@@ -156,6 +152,18 @@ def _open_folder(out: Path, data: Dataset, settings: Settings, encoded: Encoded)
     if encoded.bad:
         write_json(out / "skipped.json", [asdict(bad) for bad in encoded.bad])
         logger.warning("%d unreadable images left out, listed in skipped.json", len(encoded.bad))
+
+
+def _logged(
+    records: Iterator[EpochRecord], trainer: Trainer, out: Path, writer: "SummaryWriter | None"
+) -> Iterator[EpochRecord]:
+    """The records as they come, each in the logs before it is handed on."""
+    _write_log(out, trainer.records)
+    for record in records:
+        _write_log(out, trainer.records)
+        if writer is not None:
+            _write_scalars(writer, record)
+        yield record
 
 
 def _write_log(out: Path, records: list[dict[str, Any]]) -> None:
