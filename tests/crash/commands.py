@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
-from tests.toy import COLOURS, write_pictures, write_table
+from tests.toy import COLOURS, write_images, write_table
 
 SPEC = f"{Path(__file__).parents[1] / 'toy.py'}:ToyEncoder"
 FIT = (
@@ -96,7 +96,7 @@ class Server:
 
 def _images(root: Path, server: Server) -> None:
     for seed, (name, count) in enumerate((("train", 24), ("test", 8))):
-        write_table(root / f"{name}.csv", write_pictures(root / name, count, seed))
+        write_table(root / f"{name}.csv", write_images(root / name, count, seed))
 
 
 def _stopped_run(root: Path, server: Server) -> None:
@@ -125,7 +125,7 @@ def _plain_set(root: Path, server: Server) -> None:
     training = "[partial.training]\nepochs = 1\nbatch_size = 8\n"
     (root / "settings" / "probe-masked.toml").write_text(training)
     for seed, (split, count) in enumerate((("train", 16), ("test", 6))):
-        rows = write_pictures(root / "set" / "images" / split, count, seed)
+        rows = write_images(root / "set" / "images" / split, count, seed)
         named = [
             ";".join(c for c, there in zip(COLOURS, row, strict=True) if there) for row in rows
         ]
@@ -184,11 +184,12 @@ def faults_of_a_kill(
         if status != -9:
             return [f"it was not killed, but ended with {status}"]
         faults = [f"half-written: {name}" for name in half_written(root)]
+        _age(root)
         for command in job.goes_on:
             status = server.run(root, command)
             if status == 0:
                 break
-        else:
+        if status != 0 and content(root, job.result) != expected:
             return [*faults, f"not finished ({status}): {_last_lines(root)}"]
         found = content(root, job.result)
         names = sorted(set(found) | set(expected))

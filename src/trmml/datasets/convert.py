@@ -3,7 +3,6 @@
 import csv
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from trmml.datasets.formats.unpack import unpack_folder
 from trmml.datasets.options import Split
 from trmml.errors import DataError
 from trmml.settings.choices import ImageTransfer
+from trmml.storage.drafts import draft_folder, remove_abandoned_drafts
 
 _CELLS = ("", "0", "1")  # unknown, absent, present
 
@@ -68,6 +68,7 @@ def convert(
         ConfigError: there is no such name or option.
         DataError: the set cannot be read, `out` is in use, or a name cannot be written.
     """
+    remove_abandoned_drafts(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already. Name another folder, or empty it first.")
     if out.exists() and out.samefile(Path.cwd()):
@@ -77,10 +78,7 @@ def convert(
     parts = {split: read_named(name, root, split, options) for split in splits}
     unpacked = unpack_folder(options.get("unpack", ""))
     names = _names(parts)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as draft_name:
-        draft = Path(draft_name) / "draft"
-        draft.mkdir()
+    with draft_folder(out) as draft:
         (draft / "categories.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
         written = {}
         for split, data in parts.items():

@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +22,7 @@ from trmml.encoders.speed.onnx import OPSET, open_session, refuse_without_onnx, 
 from trmml.errors import ConfigError, EncoderError
 from trmml.images import find_images, read_image
 from trmml.settings.choices import ExportPart
+from trmml.storage.drafts import draft_folder
 from trmml.synthetic import draw_scene
 from trmml.tagging.tagger import Tagger
 
@@ -162,15 +161,14 @@ def _folder_beside(out: Path) -> Iterator[Path]:
     """A folder in the same place as the file to write; gone afterwards, with all it holds."""
     if out.is_dir():
         raise ConfigError(f"expected a file to write, as model.onnx, got the folder {out}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror}; name another place") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(draft_folder(out))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {out}: {error.strerror}; name another place"
+            ) from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _made_images() -> list[Image.Image]:
