@@ -8,8 +8,8 @@ from trmml.benchmark.records import Cell
 NAMES = {
     "zero-shot": "zero-shot",
     "probe-masked": "linear probe, masked BCE",
-    "trmml": "TRM-ML",
-    "trmml-as-published": "TRM-ML as published",
+    "trmml": "trmml (default)",
+    "trmml-as-published": "TRM-ML (paper's parts)",
     "probe-full": "linear probe, all labels",
 }
 

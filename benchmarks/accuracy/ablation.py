@@ -4,8 +4,8 @@ r"""What each part of TRM-ML is worth: the method without it, on one data set of
     python -m benchmarks.accuracy.ablation --data corel5k DIR --encoder SPEC --settings DIR \
         --out OUT
 
-Which parts are on by default is decided here, so no test picture is read: a quarter of the training
-pictures is held out, and mAP is over all their labels. Each row changes one setting and trains anew
+Which parts are on by default is decided here, so no test image is read: a quarter of the training
+images is held out, and mAP is over all their labels. Each row changes one setting and trains anew
 on the same features, masks and seeds of the rest; the epoch is chosen on known labels of that rest.
 One more run per kind of mask, with pseudo-labels on, is told the hidden labels, only to say how
 many of them are right, epoch by epoch. Where boxes are known, the most attended patch of each
@@ -54,7 +54,7 @@ PLAIN = {"image_head.use": False, "csra_head.use": False, "stacking.zero_shot": 
 # What is changed in each row, by section and name; a part of the paper first, then what is ours.
 # "with" marks what is off by default.
 ROWS: dict[str, dict[str, Any]] = {
-    "TRM-ML": {},
+    "trmml (default)": {},
     "no learned regions": {"regions.learn": False},
     "no learned text": {"prompts.text_residual": False},
     "context tokens learned, no residual": {
@@ -70,16 +70,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "distillation, ten times the weight": {"losses.distillation": 0.1},
     "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
     "regions: with an MLP": {"regions.mlp_size": 128},
-    "no hidden regions": {"csra_head.use": False},
-    "with hidden regions": {"csra_head.use": True},
-    "no whole picture": {"image_head.use": False},
-    "whole picture: no linear map": {"image_head.linear": False},
-    "whole picture: no spectrum power": {"image_head.spectrum_power": 0.0},
-    "whole picture: wide directions count more": {"image_head.spectrum_power": 0.25},
-    "whole picture: wide directions count less": {"image_head.spectrum_power": -0.25},
-    "whole picture: learned again": {"image_head.learn_again": True},
-    "no frozen opinion": {"stacking.zero_shot": False},
-    "opinions not weighed": {"stacking.fit_weights": False},
+    "no CSRA head": {"csra_head.use": False},
+    "with the CSRA head": {"csra_head.use": True},
+    "no image head": {"image_head.use": False},
+    "image head: no linear map": {"image_head.linear": False},
+    "image head: no spectrum power": {"image_head.spectrum_power": 0.0},
+    "image head: wide directions count more": {"image_head.spectrum_power": 0.25},
+    "image head: wide directions count less": {"image_head.spectrum_power": -0.25},
+    "image head: learned again": {"image_head.learn_again": True},
+    "no zero-shot head": {"stacking.zero_shot": False},
+    "head weights not fitted": {"stacking.fit_weights": False},
     "no weight average": {"training.average_share": 0.0},
     "the match alone": PLAIN,
 }
@@ -108,7 +108,7 @@ def variants(
 def pointing(data: BenchmarkData, model: MultiLabelModel) -> float:
     """Share of present categories whose most attended patch has its centre in one of their boxes.
 
-    The maps of the plain pictures that are held out, split into a square of patches.
+    The maps of the plain images that are held out, split into a square of patches.
     """
     boxes = data.test.boxes
     assert boxes is not None
@@ -198,7 +198,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precision", choices=get_args(Precision))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--known", type=int, nargs="+", default=[10, 50], help="percent")
-    parser.add_argument("--single-positive", action="store_true", help="and one label a picture")
+    parser.add_argument("--single-positive", action="store_true", help="and one label a image")
     parser.add_argument("--seeds", type=int, default=3, help="of masks and training")
     parser.add_argument("--out", type=Path, required=True, help="where finished cells are kept")
     return parser.parse_args()
@@ -215,7 +215,7 @@ def trains_otherwise(
 def held_out_data(
     options: argparse.Namespace, settings: Mapping[str, MethodSettings]
 ) -> BenchmarkData:
-    """The training pictures, three quarters to train on and the rest as if they were the test."""
+    """The training images, three quarters to train on and the rest as if they were the test."""
     name, root = options.data
     data = read_named(name, Path(root), "train", {})
     if not data.matrix.known.all():

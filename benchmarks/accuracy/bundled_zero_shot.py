@@ -40,7 +40,7 @@ class Scores:
 
 @torch.no_grad()
 def score(encoder: Encoder, style: Literal["demo", "caption"], images: int, seed: int) -> Scores:
-    """Draw pictures and compare each with each category's prompt."""
+    """Draw images and compare each with each category's prompt."""
     texts = encoder.encode_text(
         *encoder.token_embeddings([PROMPT.format(name) for name in CATEGORY_NAMES])
     )
@@ -60,7 +60,7 @@ def score(encoder: Encoder, style: Literal["demo", "caption"], images: int, seed
 
 
 def per_category(scores: Tensor, truth: Tensor) -> list[float]:
-    """AP of each category in percent; nan where no picture shows it."""
+    """AP of each category in percent; nan where no image shows it."""
     return (100 * average_precisions(scores, truth, torch.ones_like(truth))).tolist()
 
 
@@ -93,7 +93,7 @@ def _named(figures: list[float]) -> dict[str, float | None]:
 def main() -> None:
     """Print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1000, help="pictures of each style")
+    parser.add_argument("--images", type=int, default=1000, help="images of each style")
     parser.add_argument("--seed", type=int, default=900_001, help="never used in training")
     parser.add_argument("--encoder", default="bundled")
     parser.add_argument("--out", type=Path, help="where to write JSON")

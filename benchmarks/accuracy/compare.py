@@ -6,8 +6,8 @@
 
 `scenes` draws the demo's world and uses the bundled encoder. Any other name is a folder under
 --root with train.csv, test.csv (image,labels), categories.txt and images/; its encoder.py holds
-the encoder. The seed draws the mask (and, for scenes, the pictures) and seeds the training.
-mAP is non-interpolated, in percent, over the test pictures; the epoch is chosen on held-out
+the encoder. The seed draws the mask (and, for scenes, the images) and seeds the training.
+mAP is non-interpolated, in percent, over the test images; the epoch is chosen on held-out
 training labels.
 """
 
@@ -44,7 +44,7 @@ from trmml.training.trainer import train
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Encoded pictures with all their labels; what is hidden is drawn per run."""
+    """Encoded images with all their labels; what is hidden is drawn per run."""
 
     train: FeatureSource
     labels: LabelMatrix
@@ -56,7 +56,7 @@ class EncodedData:
 def scenes(
     encoder: Encoder, images: int, test_images: int, seed: int, encoding: Encoding
 ) -> EncodedData:
-    """The demo's pictures of one seed."""
+    """The demo's images of one seed."""
     with tempfile.TemporaryDirectory() as folder:
         parts = []
         for count, start in ((images, seed), (test_images, seed + TEST_SEED)):
@@ -69,7 +69,7 @@ def scenes(
 
 
 def folder(encoder: Encoder, root: Path, encoding: Encoding) -> EncodedData:
-    """A folder with train.csv and test.csv; every picture counts as fully labelled."""
+    """A folder with train.csv and test.csv; every image counts as fully labelled."""
     names = read_categories(root / "categories.txt")
     parts = []
     for split in ("train", "test"):

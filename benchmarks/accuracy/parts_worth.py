@@ -1,4 +1,4 @@
-"""What the results page says of the parts of TRM-ML, from what `ablation.py` wrote."""
+"""What each part of trmml is worth, for the results page, from what `ablation.py` wrote."""
 
 import json
 import math
@@ -17,7 +17,7 @@ def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
     """A row per variant and a column per data set; "" without any.
 
     Args:
-        trees: what `ablation.py` wrote, by data.
+        trees: what `ablation.py` wrote, by data set.
     """
     if not trees:
         return ""
@@ -26,12 +26,14 @@ def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "## What each part is worth",
         "",
-        "Points of mAP on held-out training pictures against the full method with the data set's"
-        " settings, on the same masks; below zero, the change costs. - stands where the data set's"
-        " settings are the variant already. *Worse on* names the data sets where the mean of all"
-        f" differences is more than {ERRORS} standard errors below zero, *better on* those above: a"
-        " help for the eye, for differences on one data set are not independent. A data set with"
-        f" fewer than {LEAST_PAIRS} differences stands in neither.",
+        "Differences in points of mAP to trmml (default) with the settings of the data set, on",
+        "the same masks. The images are held-out training images. Below zero, the change costs.",
+        "A dash means that the settings of the data set are the variant already.",
+        "",
+        "*Worse on* names the data sets where the mean of all differences is more than",
+        f"{ERRORS} standard errors below zero, *better on* those above zero. This only",
+        "guides the eye: differences on one data set are not independent. A data set with fewer",
+        f"than {LEAST_PAIRS} differences is in neither column.",
         "",
         f"| variant | {' | '.join(heads)} | worse on | better on |",
         "| --- |" + " ---: |" * len(trees) + " --- | --- |",
@@ -79,10 +81,10 @@ def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
     lines = [
         "### What each part is worth here",
         "",
-        f"mAP in percent on {tree['held_out']:,} training pictures that were held out (trained on"
-        f" {tree['images']:,} others; no test picture was read), mean ± deviation over {count}"
-        f" seed{'s' * (count > 1)}; behind it the mean difference to the first row on the same"
-        f" masks. Commit {tree['commit']}.",
+        f"mAP in percent, mean ± deviation over {count} seed{'s' * (count > 1)}. In brackets: the",
+        "mean difference to the first row on the same masks.",
+        f"It is measured on {tree['held_out']:,} held-out training images, after training on the",
+        f"{tree['images']:,} others. No test image was read. Commit {tree['commit']}.",
         "",
         f"```console\n{_ablation_command(tree, results)}\n```",
         "",
@@ -98,8 +100,9 @@ def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
             before, after = (100 * run["pointing"][name] for name in ("before", "after"))
             lines += [
                 "",
-                f"Pointing, {column} known: the most attended patch of a present category lies in"
-                f" one of its boxes in {before:.1f} % before training, {after:.1f} % after.",
+                f"Pointing, {column} known: how often the most attended patch of a present",
+                "category is in one of its boxes."
+                f" Before training {before:.1f} %, after it {after:.1f} %.",
             ]
     pseudo = [_pseudo_table(column, run["pseudo"]) for column, run in tree["runs"].items()]
     return "\n".join(lines) + "\n\n" + "\n\n".join(pseudo)

@@ -1,10 +1,10 @@
 """Write docs/results.md from the published grids, and publish a grid.
 
-    python -m benchmarks.accuracy.results_page            write the page and its pictures
+    python -m benchmarks.accuracy.results_page            write the page and its plots
     python -m benchmarks.accuracy.results_page --check    exit with 1 when it is stale
     python -m benchmarks.accuracy.results_page --add OUT --settings DIR --command "trmml ..."
 
-The page is made of benchmarks/results/<dataset>/ alone; see published.py.
+The page is made from benchmarks/results/<dataset>/ alone; see published.py.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,13 +28,17 @@ from trmml.benchmark.tables import result_tables
 from trmml.storage.atomic import write_text
 
 ROOT = Path(__file__).parents[2]
+WIDTH = 100
 HEAD = """<!-- Written by benchmarks.accuracy.results_page from benchmarks/results: do not edit -->
 
 # Results
 
-Every table on this page is made by a command that stands beside it, from cells that lie in
-`benchmarks/results/`. What a cell is, and how to read the tables: [benchmark.md](benchmark.md).
-What was tried and did not help is told by hand; its runs are not kept.
+Each data set has its command below. The tables are made from the cells in `benchmarks/results/`.
+[benchmark.md](benchmark.md) says what a cell is and how to read the tables. What was tried without
+success is written by hand, and its runs are not kept.
+
+**TRM-ML (paper's parts)** has the parts that the paper names. **trmml (default)** adds heads that
+are ours.
 """
 NOTHING = """
 No grid is published yet: `python -m benchmarks.accuracy.results_page --add OUT --command ...`.
@@ -65,12 +70,12 @@ def main(arguments: Sequence[str]) -> int:
     grids = [read_published(path.parent) for path in found]
     notes = options.results / "notes.md"
     text = page(grids, notes.read_text("utf-8") if notes.is_file() else "")
-    path, pictures = options.docs / "results.md", options.docs / "images" / "results"
+    path, images = options.docs / "results.md", options.docs / "images" / "results"
     if options.check:
-        return _check(path, text, pictures)
+        return _check(path, text, images)
     write_text(path, text)
     for published in grids:
-        _draw(published.results, pictures)
+        _draw(published.results, images)
     return 0
 
 
@@ -81,13 +86,31 @@ def page(grids: Sequence[Published], notes: str = "") -> str:
     ablations = {g.results.dataset: g.ablation for g in grids if g.ablation is not None}
     parts = [HEAD, headline(grids), notes, parts_everywhere(ablations)]
     parts += [section(published) for published in grids]
-    return "\n".join(part.rstrip() + "\n" for part in parts if part)
+    return wrapped("\n".join(part.rstrip() + "\n" for part in parts if part))
+
+
+def wrapped(text: str) -> str:
+    """Markdown whose long lines of prose are broken; tables and code stay as they are.
+
+    Example:
+        >>> wrapped("- a " + "b " * 60).count(chr(10) + "  b")
+        1
+    """
+    lines, code = [], False
+    for line in text.split("\n"):
+        code ^= line.startswith("```")
+        if len(line) > WIDTH and not code and line[0] not in "|<":
+            indent = "  " if line.startswith("- ") else ""
+            parts = textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+            line = "\n".join(parts)
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def headline(grids: Sequence[Published]) -> str:
-    """TRM-ML against the best baseline, a row per data set and headline column."""
+    """Trmml against the best baseline, a row per data set and headline column."""
     lines = [
-        "| data | known labels | TRM-ML | best baseline | difference, 95 % interval |",
+        "| data set | known labels | trmml | best baseline | difference, 95 % interval |",
         "| --- | --- | ---: | --- | ---: |",
     ]
     for published in grids:
@@ -149,15 +172,16 @@ def _about(published: Published) -> str:
     rules = sorted({_rule(cell) for cell in cells if cell.epoch.get("by")})  # chosen, then last
     grid, commands = results.grid, "\n".join(published.commands)
     return (
-        f"{grid['train_images']:,} training and {grid['test_images']:,} test images,"
-        f" {len(grid['categories'])} categories; encoder {encoder['name']} at {encoder['size']}"
-        f" px, features in {encoder['form']}; {len(cells)} cells at commit {', '.join(commits)}."
-        f" {' '.join(rules)}{_searched(published)} {_took(results)}"
-        f"\n\n```console\n{commands}\n```"
+        f"- {grid['train_images']:,} training and {grid['test_images']:,} test images,"
+        f" {len(grid['categories'])} categories.\n"
+        f"- Encoder: {encoder['name']} at {encoder['size']} px, features in {encoder['form']}.\n"
+        f"- {len(cells)} cells at commit {', '.join(commits)}.\n"
+        + "".join(f"- {line}\n" for line in [*rules, *_searched(published), *_took(results)])
+        + f"\n```console\n{commands}\n```"
     )
 
 
-def _took(results: Results) -> str:
+def _took(results: Results) -> list[str]:
     """How long all shares of the first seed took, the features being in the store."""
     seed, seconds = results.seeds[0], dict[str, float]()
     for line in results.lines:
@@ -166,23 +190,23 @@ def _took(results: Results) -> str:
             cells = cells[: 1 if line.full_labels else None]  # trained once for every share
             seconds[line.key] = math.fsum(sum(cell.seconds.values()) for cell in cells)
     if not seconds:
-        return ""
+        return []
     longest = sorted(seconds, key=lambda method: -seconds[method])[:3]
     named = ", ".join(f"`{method}` {seconds[method] / 60:.0f}" for method in longest)
     minutes = math.fsum(seconds.values()) / 60
-    return (
-        f"The {len(results.shares)} shares of seed {seed} took {minutes:.0f} minutes for"
-        f" {len(seconds)} methods together, training and scoring without the search, by the sum of"
-        f" their cells (longest: {named})."
-    )
+    return [
+        f"The {len(results.shares)} shares of seed {seed} took {minutes:.0f} minutes for all"
+        f" {len(seconds)} methods.\n  This is the sum over cells of training and scoring, without"
+        f" the search.\n  Longest, in minutes: {named}."
+    ]
 
 
-def _searched(published: Published) -> str:
-    """Where the settings lie, if they were searched for."""
+def _searched(published: Published) -> list[str]:
+    """Where the settings are, if they were searched for."""
     if not (published.folder / "settings").is_dir():
-        return ""
+        return []
     place = f"benchmarks/results/{published.results.dataset}/settings"
-    return f" The settings of each method, and what they were searched on: `{place}`."
+    return [f"Settings of each method, and what they were searched on: `{place}`."]
 
 
 def _rule(cell: Cell) -> str:
@@ -196,24 +220,22 @@ def _code(table: Table) -> str:
     return f"```latex\n{to_latex(table)}```"
 
 
-def _draw(results: Results, pictures: Path) -> None:
-    pictures.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        write_plots(results, Path(folder))
+def _draw(results: Results, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as drawn:
+        write_plots(results, Path(drawn))
         for name in plots(results):
-            shutil.copyfile(
-                Path(folder) / f"{name}.png", pictures / f"{results.dataset}-{name}.png"
-            )
+            shutil.copyfile(Path(drawn) / f"{name}.png", folder / f"{results.dataset}-{name}.png")
 
 
-def _check(path: Path, text: str, pictures: Path) -> int:
-    """1 when the page is stale or a picture is missing; pictures are not compared by the pixel."""
+def _check(path: Path, text: str, images: Path) -> int:
+    """1 when the page is stale or a plot is missing; plots are not compared by the pixel."""
     stale = not path.is_file() or path.read_text("utf-8") != text
     names = {part.partition(".png")[0] for part in text.split("(images/results/")[1:]}
-    missing = [name for name in sorted(names) if not (pictures / f"{name}.png").is_file()]
+    missing = [name for name in sorted(names) if not (images / f"{name}.png").is_file()]
     if stale or missing:
-        said = f"{path.name} is stale" if stale else f"a picture is missing: {missing[0]}.png"
-        print(f"{said}; run python -m benchmarks.accuracy.results_page", file=sys.stderr)
+        reason = f"{path.name} is stale" if stale else f"a plot is missing: {missing[0]}.png"
+        print(f"{reason}; run python -m benchmarks.accuracy.results_page", file=sys.stderr)
     return int(bool(stale or missing))
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.precision [--realbench DIR] [--images 400]
 
-A tagger is trained on fp32 features and scored on test pictures that are encoded in each precision
+A tagger is trained on fp32 features and scored on test images that are encoded in each precision
 that works here: of the drawn scenes with the bundled encoder (a ResNet) and with ViT-B-32 (random
 weights: no trained transformer comes with the project, and the head learns from random features
 too), and of Corel5k with a trained MobileNet where its folder is given. Prints a table and writes

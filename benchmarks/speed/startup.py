@@ -39,7 +39,7 @@ def call(*words: str) -> None:
 
 
 def prepare(folder: Path) -> dict[str, tuple[str, ...]]:
-    """A finished run and pictures below the folder; name and arguments of what is timed."""
+    """A finished run and images below the folder; name and arguments of what is timed."""
     for name, count, seed in (("train", PICTURES, "0"), ("test", EVALUATED, "1")):
         call(*TRMML, "scenes", str(folder / name), "--images", str(count), "--seed", seed)
     data = ("--images", str(folder / "train"), "--labels", str(folder / "train" / "labels.csv"))
@@ -47,15 +47,15 @@ def prepare(folder: Path) -> dict[str, tuple[str, ...]]:
     epochs = ("--set", f"training.epochs={EPOCHS}")
     call(*TRMML, "fit", *data, "--encoder", "bundled", "--out", run, *epochs)
     test, labels = folder / "test", folder / "test" / "labels.csv"
-    picture = next(path for path in sorted(test.rglob("*")) if path.suffix in (".jpg", ".png"))
+    image = next(path for path in sorted(test.rglob("*")) if path.suffix in (".jpg", ".png"))
     verbs: dict[str, tuple[str, ...]] = {
         "python -c pass": ("-c", "pass"),
         "import torch": ("-c", "import torch"),
         "--help": (*TRMML, "--help"),
         "settings": (*TRMML, "settings"),
         "store ls": (*TRMML, "store", "ls"),
-        "tag (1 picture)": (*TRMML, "tag", run, str(picture)),
-        f"evaluate ({EVALUATED} pictures)": (
+        "tag (1 image)": (*TRMML, "tag", run, str(image)),
+        f"evaluate ({EVALUATED} images)": (
             *(*TRMML, "evaluate", run, "--images", str(test), "--labels", str(labels)),
         ),
         "report": (*TRMML, "report", run),

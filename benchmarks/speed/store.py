@@ -123,7 +123,7 @@ def waiting(
 
 
 def form_rows(images: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """What each form changes for one tagger, against live features of the same pictures."""
+    """What each form changes for one tagger, against live features of the same images."""
     encoder = load_encoder("bundled")
     with tempfile.TemporaryDirectory() as place:
         folder, parts = Path(place), []

@@ -44,14 +44,14 @@ class SyntheticEncoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """A picture of one value."""
+        """A image of one value."""
         level = image.resize((1, 1)).convert("L").getpixel((0, 0))
         assert isinstance(level, int)
         return torch.full((3, self.size, self.size), level / 255)
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same patches for every picture."""
+        """The same patches for every image."""
         hidden = self.patches.expand(len(pixels), -1, -1)
         return hidden, F.normalize(self.project(hidden).mean(dim=1), dim=-1)
 

@@ -45,7 +45,7 @@ from trmml.training.fit import train_run
 
 ARCHITECTURE = "ViT-B-32"
 BATCH = 32
-# What is tagged: (width, height, pictures for each of --photos).
+# What is tagged: (width, height, images for each of --photos).
 CASES = {"12 megapixels": (4000, 3000, 1), "448 pixels": (448, 448, 4)}
 TRAINED_ON = 40
 WARM_UP = 8
@@ -65,8 +65,8 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> list[Path
         coarse = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         paths.append(folder / f"{number}.jpg")
-        picture = (smooth + np.roll(grain, number, axis=1)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(picture).save(paths[-1], quality=90)
+        image = (smooth + np.roll(grain, number, axis=1)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(image).save(paths[-1], quality=90)
     return paths
 
 
@@ -97,7 +97,7 @@ class PlainLoop:
             self.text = F.normalize(self.model.encode_text(tokens.to(device)), dim=-1)
 
     def sequential(self, paths: Sequence[Path]) -> Tensor:
-        """Probabilities; pictures are decoded between the passes."""
+        """Probabilities; images are decoded between the passes."""
         chunks = (paths[i : i + BATCH] for i in range(0, len(paths), BATCH))
         return self._tag(torch.stack([self.open(path) for path in chunk]) for chunk in chunks)
 
@@ -106,7 +106,7 @@ class PlainLoop:
         return self._tag(DataLoader(_Files(paths, self), batch_size=BATCH, num_workers=2))
 
     def open(self, path: Path) -> Tensor:
-        """One picture as the model wants it."""
+        """One image as the model wants it."""
         pixels: Tensor = self.preprocess(Image.open(path).convert("RGB"))
         return pixels
 
@@ -131,7 +131,7 @@ class _Files(torch.utils.data.Dataset[Tensor]):
 
 
 def finished_run(folder: Path, spec: str, names: Sequence[str], device: str = "cpu") -> Path:
-    """A run of one epoch on a few small pictures: what it knows does not matter here."""
+    """A run of one epoch on a few small images: what it knows does not matter here."""
     paths = write_photos(folder / "photos", TRAINED_ON, 96, 64)
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(len(paths), len(names), generator=generator) < 0.3

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.time_to_map [--target 55] [--seconds 300] [--quick]
     python -m benchmarks.speed.time_to_map --realbench DIR --known 0.1 --target 30
 
-Both learn from the same pictures, labels and encoder; what is hidden is drawn from the seed. The
+Both learn from the same images, labels and encoder; what is hidden is drawn from the seed. The
 field's loop encodes live, from pixels that are decoded and preprocessed for it beforehand, which
 does not count. trmml starts from files, once with an empty store and once with a filled one;
 building the model counts. Every so many steps the clock stops and the test set is scored. A way
@@ -40,14 +40,14 @@ from trmml.synthetic import write_scenes
 from trmml.training.trainer import Trainer
 
 BATCH = 32
-# Passes over the training pictures that the field's schedule is laid out for, as it is published.
+# Passes over the training images that the field's schedule is laid out for, as it is published.
 FIELD_EPOCHS = 50
 # A way learns: the next step is done when its iterator moves on; it is scored when asked.
 Way = tuple[Iterator[None], Callable[[], float]]
 
 
 def scenes(folder: Path, images: int, test_images: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and test pictures of the demo's world, below the folder."""
+    """Training and test images of the demo's world, below the folder."""
     parts = []
     for count, start in ((images, seed), (test_images, seed + TEST_SEED)):
         write_scenes(folder / str(start), images=count, seed=start)
@@ -56,7 +56,7 @@ def scenes(folder: Path, images: int, test_images: int, seed: int) -> tuple[Data
 
 
 def corel5k(realbench: Path) -> tuple[Dataset, Dataset]:
-    """Training and test pictures; every picture counts as fully labelled."""
+    """Training and test images; every image counts as fully labelled."""
     root = realbench / "corel5k"
     names = read_categories(root / "categories.txt")
     train, test = (
@@ -67,7 +67,7 @@ def corel5k(realbench: Path) -> tuple[Dataset, Dataset]:
 
 
 def pixels_of(data: Dataset, encoder: Encoder) -> Tensor:
-    """Every picture as the encoder wants it."""
+    """Every image as the encoder wants it."""
     return torch.stack([encoder.preprocess(read_image(path)) for path in data.paths])
 
 
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500, help="of scenes")
     parser.add_argument("--test-images", type=int, default=600, help="of scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="600 pictures, 20 s at most")
+    parser.add_argument("--quick", action="store_true", help="600 images, 20 s at most")
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.images, options.test_images = 20.0, 600, 200

@@ -53,7 +53,7 @@ def in_turn(
 
 
 def rates(count: int, seconds: list[float]) -> dict[str, float]:
-    """Pictures per second: median and spread."""
+    """Images per second: median and spread."""
     found = [count / taken for taken in seconds]
     return {
         "images_per_second": statistics.median(found),

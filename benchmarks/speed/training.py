@@ -4,7 +4,7 @@
 
 Both train 80 categories (COCO's names) at batch 32 on the same encoder with random weights: the
 time does not depend on what the weights know. The field's loop gets decoded pixels; trmml reads a
-warm store from disk. Its first epoch hashes, decodes and encodes as many pictures as a step of the
+warm store from disk. Its first epoch hashes, decodes and encodes as many images as a step of the
 field's loop takes, writes a new store, and then trains on them. What is learned once, before the
 first epoch, has a row of its own. Prints a table and writes benchmarks/results/training.json.
 """
@@ -41,7 +41,7 @@ from trmml.training.trainer import Trainer
 BATCH = 32
 IMAGES = 64
 FILL = "filling the store"
-# Mean patches that the whole picture learns from.
+# Mean patches that the whole image learns from.
 MEANS = 2048
 # What is timed: (architecture, side in pixels).
 CASES = {"rn101-448": ("RN101", 448), "vit-b-16-224": ("ViT-B-16", 224)}
@@ -140,8 +140,8 @@ def text_floor(encoder: OpenClipEncoder, device: str) -> float:
     return statistics.median(times[1:])
 
 
-def whole_picture(hidden_size: int, device: str) -> float:
-    """Seconds in which the branch on the whole picture makes all its passes."""
+def image_head_seconds(hidden_size: int, device: str) -> float:
+    """Seconds in which the branch on the whole image makes all its passes."""
     settings, matrix = Settings(), some_labels(MEANS)
     branch = ImageHead(
         categories=len(COCO), hidden_size=hidden_size, settings=settings.image_head
@@ -161,10 +161,10 @@ def measure(
         paths = write_photos(Path(folder), IMAGES, size)
         stores = (Path(folder) / f"store {number}" for number in count())
 
-        def filled(pictures: list[Path]) -> FeatureSource:
+        def filled(images: list[Path]) -> FeatureSource:
             """Their features, from a store that was empty."""
             encoding = Encoding(store=next(stores))
-            return encode_images(pictures, encoder, encoding=encoding, device=device).source
+            return encode_images(images, encoder, encoding=encoding, device=device).source
 
         begun = time.perf_counter()
         source = filled(paths)
@@ -188,7 +188,9 @@ def measure(
         times = in_turn(ways, rounds, warm_up=warm_up)
         reading = [timed(lambda: source.batch(torch.randperm(IMAGES)[:BATCH])) for _ in range(9)]
         floor = BATCH / text_floor(encoder, device)
-        first = MEANS / whole_picture(source.batch(torch.arange(1)).hidden_patches.shape[2], device)
+        first = MEANS / image_head_seconds(
+            source.batch(torch.arange(1)).hidden_patches.shape[2], device
+        )
     # A quick round takes the first filling of the store, which is no warmed-up one.
     fillings = times.pop((FILL, "32-true"), [])
     filling = rates(BATCH, fillings)["images_per_second"] if fillings else cold
@@ -207,7 +209,7 @@ def measure(
     for row in [row for row in rows if row["way"] in VARIANTS and row["precision"] == "32-true"]:
         filled_too = 1 / (1 / filling + 1 / row["images_per_second"])
         rows.append({**extra, "way": f"first epoch, {row['way']}"} | rated(filled_too, base))
-    rows.append({**extra, "way": "whole picture, all passes, once"} | rated(first, base))
+    rows.append({**extra, "way": "image head, all passes, once"} | rated(first, base))
     rows.append({**extra, "way": "bare text tower, cut prompts (floor)"} | rated(floor, base))
     return rows
 

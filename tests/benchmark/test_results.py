@@ -65,7 +65,7 @@ def test_the_map_table_by_hand() -> None:
     assert lines[4:8] == [
         "| zero-shot | 20.0 ± 0.0 | 20.0 ± 0.0 | 20.0 ± 0.0 | 20.0 ± 0.0 |",
         "| linear probe, masked BCE | 35.0 ± 7.1 | **55.0 ± 7.1** | **45.0 ± 7.1** | 10.0 ± 0.0 |",
-        "| TRM-ML | **40.0 ± 0.0** | 50.0 ± 0.0 | **45.0 ± 0.0** | **40.0 ± 14.1** |",
+        "| trmml (default) | **40.0 ± 0.0** | 50.0 ± 0.0 | **45.0 ± 0.0** | **40.0 ± 14.1** |",
         "| linear probe, all labels | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 ± 0.0 |",
     ]
     assert "mean ± deviation over seeds 0, 1." in lines[-1]
@@ -82,7 +82,7 @@ def test_differences_are_against_the_best_baseline_of_each_headline() -> None:
         "single positive": "zero-shot",
     }
     (table,) = [t for t in result_tables(results) if t.name == "differences"]
-    row = next(row for row in table.rows if row.label == "TRM-ML")
+    row = next(row for row in table.rows if row.label == "trmml (default)")
     text = to_markdown(table)
     assert row.values[2] == Value(0.0, interval=(-2.1, 3.0))
     assert "0.0 [-2.1, +3.0] | +20.0 [+10.0, +31.0] |" in text and "**" not in text
@@ -118,7 +118,7 @@ def test_mixed_settings_are_told() -> None:
     other = {"training": {"seed": 1, "epochs": 9}}
     cells = [toy_cell("trmml", 0.1, 0, [0.5]), toy_cell("trmml", 0.1, 1, [0.5], settings=other)]
     text = to_markdown(map_table(Results(toy_grid(1), cells)))
-    assert "TRM-ML: its cells do not all have the same settings." in text
+    assert "trmml (default): its cells do not all have the same settings." in text
     same = [toy_cell("trmml", 0.1, seed, [0.5]) for seed in (0, 1)]
     assert Results(toy_grid(1), same).remarks == []
 
@@ -136,7 +136,7 @@ def test_methods_that_saw_different_views_are_told() -> None:
         for method, views in (("trmml", 4), ("probe-masked", 1))
     ]
     text = to_markdown(map_table(Results(toy_grid(1), both)))
-    assert "different numbers of views of each picture (1, 4)" in text
+    assert "different numbers of views of each image (1, 4)" in text
 
 
 def test_best_on_test_is_an_extra_column_that_says_so() -> None:

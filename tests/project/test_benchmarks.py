@@ -257,7 +257,7 @@ def test_an_ablation_on_a_toy(
         lines.append(f"{number:03}.png,{';'.join(names)}")
     (root / "train.csv").write_text("\n".join(lines) + "\n")  # no test images are looked for
     (root / "categories.txt").write_text("\n".join(COLOURS))
-    rows = {name: ablation.ROWS[name] for name in ("TRM-ML", "no whole picture")}
+    rows = {name: ablation.ROWS[name] for name in ("trmml (default)", "no image head")}
     monkeypatch.setattr(ablation, "ROWS", rows)
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     given = ["--data", "corel5k", root, "--encoder", TOY_SPEC, "--known", 50, "--seeds", 1]
@@ -271,4 +271,4 @@ def test_an_ablation_on_a_toy(
     epochs = tree["runs"]["50 %"]["pseudo"]
     assert len(epochs) == 12 and "pointing" not in tree["runs"]["50 %"]
     assert all(0 <= (row["negative_recall"] or 0) <= 1 for row in epochs)
-    assert "no whole picture" in capsys.readouterr().out
+    assert "no image head" in capsys.readouterr().out

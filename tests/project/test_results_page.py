@@ -139,12 +139,13 @@ def test_the_page_by_hand(out: Path, tmp_path: Path) -> None:
     text = (tmp_path / "docs" / "results.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| toys |")]
     assert len(rows) == 2
-    assert rows[1].startswith("| toys | single positive | TRM-ML 40.0 | zero-shot 20.0 | +20.0 [")
+    start = "| toys | single positive | trmml (default) 40.0 | zero-shot 20.0 | +20.0 ["
+    assert rows[1].startswith(start)
     assert COMMAND in text and "at commit abc1234." in text
     assert "The epoch is chosen on held-out training labels." in text
     # What lost is told: 50 % is behind, the others are not.
     lost = text.partition("### What lost")[2].partition("<details>")[0]
-    assert "At 50 %, TRM-ML is behind linear probe, masked BCE by 5.0 mAP." in lost
+    assert "At 50 %, trmml (default) is behind linear probe, masked BCE by 5.0 mAP." in lost
     assert "At 10 %" not in lost and "all labels" not in lost
     assert "The interval of the difference in mAP holds zero at" in lost
     assert "masked BCE has the higher AP in 2 of 2 categories." in lost
@@ -165,7 +166,7 @@ def test_a_stale_page_is_noticed(
     assert run(tmp_path) == 0 and run(tmp_path, "--check") == 0
     (tmp_path / "docs" / "images" / "results" / "toys-map.png").unlink()
     assert run(tmp_path, "--check") == 1
-    assert "a picture is missing: toys-map.png" in capsys.readouterr().err
+    assert "a plot is missing: toys-map.png" in capsys.readouterr().err
 
 
 def test_what_was_tried_stands_on_the_page(out: Path, tmp_path: Path) -> None:
@@ -195,9 +196,9 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     assert run(tmp_path) == 0
     text = (tmp_path / "docs" / "results.md").read_text().partition("### What each part")[2]
     assert "| no x | -1.5 |  |  |" in (tmp_path / "docs" / "results.md").read_text()
-    assert "on 400 training pictures that were held out (trained on 1,200 others" in text
+    assert "on 400 held-out training images, after training on the\n1,200 others." in text
     assert "| no x | `x.use=false` | 49.5 ± 0.7 (-1.5) |" in text
-    assert "25.0 % before training, 50.0 % after" in text
+    assert "Before training 25.0 %, after it 50.0 %." in text
     assert "| 3 | 0 |  |  | 40 | 97.5 % | 25.0 % |" in text
 
 
@@ -231,24 +232,24 @@ def test_the_time_of_a_grid_by_hand() -> None:
     cells = [replace(c, seconds={"train": seconds[c.method], "predict": 60.0}) for c in cells]
     cells = [replace(c, full_labels=c.method == "probe-full") for c in cells]
     # Seed 0: two cells of 2 and of 4 minutes, and one upper bound of 3 that stands twice.
-    said = results_page._took(Results(toy_grid(1), cells))
-    assert said.startswith("The 2 shares of seed 0 took 15 minutes for 3 methods together")
-    assert said.endswith("(longest: `trmml` 8, `probe-masked` 4, `probe-full` 3).")
+    (text,) = results_page._took(Results(toy_grid(1), cells))
+    assert text.startswith("The 2 shares of seed 0 took 15 minutes for all 3 methods.")
+    assert text.endswith("Longest, in minutes: `trmml` 8, `probe-masked` 4, `probe-full` 3.")
     # A method that lacks a share would look faster than it is; single positive is none.
     lacking = [c for c in cells if (c.method, c.share, c.seed) != ("probe-masked", 0.5, 0)]
-    said = results_page._took(Results(toy_grid(1), lacking))
-    assert said.startswith("The 2 shares of seed 0 took 11 minutes for 2 methods together")
+    (text,) = results_page._took(Results(toy_grid(1), lacking))
+    assert text.startswith("The 2 shares of seed 0 took 11 minutes for all 2 methods.")
     single = [c for c in cells if c.share is None]
-    assert results_page._took(Results(toy_grid(1), single)) == ""
+    assert results_page._took(Results(toy_grid(1), single)) == []
 
 
 def test_forms_of_the_method_that_lose_are_told() -> None:
     cells = [toy_cell("trmml", 0.1, 0, [0.5])]
     other = toy_cell("trmml", 0.1, 0, [0.4])
-    cells.append(replace(other, method="trmml-x", name="TRM-ML without x"))
+    cells.append(replace(other, method="trmml-x", name="trmml without x"))
     results = Results(toy_grid(1), cells)
-    said = results_page.what_lost(results, "")
-    assert "- TRM-ML without x, mAP against TRM-ML: -10.0 (mean of 1 share)" in said
+    text = results_page.what_lost(results, "")
+    assert "- trmml without x, mAP against trmml (default): -10.0 (mean of 1 share)" in text
     assert "Nothing on this page" in results_page.what_lost(Results(toy_grid(1), cells[:1]), "")
     assert results.headlines == [MEAN]
 

@@ -151,7 +151,7 @@ _MASKED = Method(
     pooled=True,
 )
 _OURS = Method(
-    name="TRM-ML",
+    name="trmml (default)",
     key="trmml",
     cite="ma2024trmml",
     settings=Settings,
@@ -262,17 +262,17 @@ _ALL = (
         space=sarb.SPACE,
     ),
     replace(_MASKED, name="linear probe, all labels", key="probe-full", full_labels=True),
-    replace(_OURS, name="TRM-ML, all labels", key="trmml-full", full_labels=True),
+    replace(_OURS, name="trmml (default), all labels", key="trmml-full", full_labels=True),
     _OURS,
     replace(
         _OURS,
-        name="TRM-ML as published",
+        name="TRM-ML (paper's parts)",
         key="trmml-as-published",
         settings=PublishedSettings,
         space={**RATES, **FOCUS},
     ),
     Method(
-        name="TRM-ML's two layers alone",
+        name="trmml's two layers alone",
         key="two-layers",
         settings=two_layers.TwoLayersSettings,
         build=two_layers.build_two_layers,

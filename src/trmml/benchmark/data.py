@@ -56,7 +56,7 @@ class EncodedSplit:
         return source if source.views == views else _FirstViews(source, views)
 
     def scored_features(self, *, pooled: bool, views: int) -> FeatureSource:
-        """Features for a method that is to be scored: `views` of each picture at once."""
+        """Features for a method that is to be scored: `views` of each image at once."""
         return joined(self.features(pooled=pooled, views=views), views)
 
     @cached_property
@@ -181,7 +181,7 @@ def encode_benchmark_data(
         encoder: see `load_encoder`; it stays frozen.
         device: "cpu", "cuda" or "cuda:1".
         encoding: how features are made and kept; by default in the user's store, in fp16.
-        views: of each training image: 1 is the plain picture.
+        views: of each training image: 1 is the plain image.
         scored_views: of each test image; no more than of a training image.
         encoder_spec: what `load_encoder` took.
         on_bad_image: stop at an unreadable file, or leave it out.
@@ -241,7 +241,7 @@ class CategoryFact:
         train_positives: images in which it is present, before anything is hidden.
         test_positives: the same of the test images.
         size: median over its boxes of the side of a square of equal area, as a share of the
-            picture's; None without boxes.
+            image's; None without boxes.
     """
 
     name: str

@@ -59,7 +59,7 @@ class DemoResult:
 
     Attributes:
         run: the run folder, with report.html, results.json and tags/.
-        new_folder: pictures that nothing was trained or tested on.
+        new_folder: images that nothing was trained or tested on.
         metrics: of each method on the test scenes.
         results: what results.json holds.
     """
@@ -82,7 +82,7 @@ def demo(
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> DemoResult:
-    """Draw scenes, hide labels, train TRM-ML, compare it, tag new pictures and report.
+    """Draw scenes, hide labels, train TRM-ML, compare it, tag new images and report.
 
     Everything runs on the processor, in fp32, so that one seed gives one result.
 
@@ -208,7 +208,7 @@ def _baselines(
 
 
 def _tag(tagger: Tagger, new: Dataset, folder: Path) -> None:
-    """Tag pictures of which nothing is known: region maps and a line of JSON each."""
+    """Tag images of which nothing is known: region maps and a line of JSON each."""
     tagged = tagger.tag(new.paths, explain=folder)
     lines = [json.dumps(image.to_dict(), ensure_ascii=False) for image in tagged]
     write_text(folder / "tags.jsonl", "".join(line + "\n" for line in lines))

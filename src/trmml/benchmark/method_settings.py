@@ -114,7 +114,7 @@ def shared_changes(views: int | None, precision: Precision | None) -> dict[str, 
     """What all methods of a grid are given alike, by dotted setting name.
 
     Args:
-        views: of each picture, to train on and to be scored by; None leaves the method's own.
+        views: of each image, to train on and to be scored by; None leaves the method's own.
         precision: of training; None leaves the method's own.
     """
     found: dict[str, Any] = {}

@@ -184,8 +184,8 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _finish(axes: Axes, results: Results, ours: Line, rival: Line, column: str, more: str) -> None:
     over = f"mean of {len(results.shares)} shares" if column == MEAN else column
-    said = ", ".join(part for part in (results.dataset, over, more) if part)
-    axes.set_title(f"{ours.name} less {rival.name}\n{said}", fontsize=9)
+    detail = ", ".join(part for part in (results.dataset, over, more) if part)
+    axes.set_title(f"{ours.name} less {rival.name}\n{detail}", fontsize=9)
 
 
 def _gains(results: Results, ours: Line, rival: Line, column: str) -> Any:

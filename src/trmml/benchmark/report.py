@@ -25,7 +25,7 @@ class Report:
     Attributes:
         results: the cells and comparisons.
         tables: of these.
-        plots: names of pictures without ending.
+        plots: names of images without ending.
     """
 
     results: Results
@@ -90,8 +90,8 @@ def report_benchmark(
     write_text(folder.root / "categories.csv", categories_csv(results))
     write_text(folder.root / "summary.json", summary_json(results))
     plots = write_plots(results, folder.root / "plots")
-    pictures = "\n".join(f"![{name}](plots/{name}.png)\n" for name in plots)
-    page = "\n".join([f"# {results.dataset}\n", *map(to_markdown, tables), pictures])
+    images = "\n".join(f"![{name}](plots/{name}.png)\n" for name in plots)
+    page = "\n".join([f"# {results.dataset}\n", *map(to_markdown, tables), images])
     write_text(folder.root / "results.md", page)
     return Report(results, tables, plots)
 

@@ -101,7 +101,7 @@ class Results:
     @cached_property
     def lines(self) -> list[Line]:
         """Methods in the order of tables: baselines, forms of TRM-ML, upper bounds."""
-        found = {c.method: Line(c.method, c.name, c.baseline, c.full_labels) for c in self.cells}
+        found = {c.method: _listed(c) for c in self.cells}
         known = list(METHODS)
         place = {key: known.index(key) if key in known else len(known) for key in found}
         return sorted(found.values(), key=lambda x: (x.full_labels, not x.baseline, place[x.key]))
@@ -194,7 +194,7 @@ class Results:
         if len(views) > 1:
             counts = ", ".join(str(count) for count in sorted(views))
             found.append(
-                f"Methods looked at different numbers of views of each picture ({counts}): only"
+                f"Methods looked at different numbers of views of each image ({counts}): only"
                 " those with equally many can be compared (--views K gives all of them K)."
             )
         trained = [cell for cell in self.cells if cell.epoch.get("by")]
@@ -295,6 +295,13 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
             drawn_means = (mean_over_cells(cells, drawn) for cells in both)
             found[line.key] = difference(own - theirs, *drawn_means)
     return Comparison(column, rival.key, found)
+
+
+def _listed(cell: Cell) -> Line:
+    """A method by its present name, which a grid of before may lack; a variant has its own."""
+    method = METHODS.get(cell.method)
+    name = cell.name if method is None else method.name
+    return Line(cell.method, name, cell.baseline, cell.full_labels)
 
 
 def _without_seed(cell: Cell) -> dict[str, Any]:

@@ -66,14 +66,14 @@ def difference_table(results: Results) -> Table:
     by = {comparison.column: comparison for comparison in results.comparisons}
     names = {line.key: line.name for line in results.lines}
     rivals = dict.fromkeys(names[by[c].rival] for c in results.headlines if c in by)
-    said = "; ".join(
+    baselines = "; ".join(
         f"{names[by[column].rival]} ({_titled(results, column)})"
         for column in results.headlines
         if column in by
     )
     note = (
-        "Difference in test mAP to the best baseline, in points, with the interval that holds 95 %"
-        f" of {results.draws} draws of the test images. Best baseline: {said}."
+        "Difference in test mAP to the best baseline, in points. In brackets: the interval of 95 %"
+        f" of {results.draws} draws of the test images. Best baseline: {baselines}."
         f"{_ahead_at_a_share(results)}"
     )
     rows = tuple(
@@ -127,12 +127,12 @@ def figure_table(results: Results, column: str) -> Table:
         name=f"figures-{column.replace(' ', '-')}",
         title=f"{results.dataset}: all figures, {_titled(results, column)}",
         note=(
-            f"In percent, {_seeds(results)}. OF1 and CF1 at thresholds calibrated on held-out"
-            " training labels, at 0.5 of the calibrated probability, and for those of the top"
-            " 3 that reach the threshold. Where no negative is known, blanks stand in for them:"
-            " thresholds then serve, but 0.5 of the probability of being labelled is too"
-            " much. CF1 is the harmonic mean of mean precision"
-            " and mean recall; mean F1, which others call CF1, is the mean of the categories' F1."
+            f"In percent, {_seeds(results)}. OF1 and CF1 use thresholds that are calibrated on"
+            " held-out training labels. *At 0.5* uses 0.5 of the calibrated probability. *Top-3*"
+            " counts only the 3 highest scores of an image that reach the threshold. Where no"
+            " negative is known, blanks are calibrated as negatives: thresholds still work, but 0.5"
+            " is then too high. CF1 is the harmonic mean of mean precision and mean recall. Mean"
+            " F1, which others call CF1, is the mean of the categories' F1."
         ),
         columns=tuple(FIGURES),
         rows=rows,

@@ -55,7 +55,7 @@ class Plan:
             few thousand images cannot tell settings apart that differ by a point.
         held_out_share: of the images of a fold, to score on; with all their known labels.
         shares: of known labels in the rest; single positive is searched apart.
-        views: of each picture, to train on and to be scored by; None leaves the method's own.
+        views: of each image, to train on and to be scored by; None leaves the method's own.
         precision: of training; None leaves the method's own.
         seed: of folds, masks, training and search.
 
