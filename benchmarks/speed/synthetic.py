@@ -13,7 +13,7 @@ from trmml.encoders.base import EncoderIdentity, identify
 from trmml.features.base import Features, FeatureSource
 from trmml.features.store import FeatureStore, StoreKey
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.trmml import build_trmml
+from trmml.method.build import build_trmml
 from trmml.settings.choices import StoreForm
 from trmml.settings.sections import Settings
 from trmml.training.trainer import Trainer
@@ -123,7 +123,6 @@ def make_trainer(
         matrix=LabelMatrix(present, known),
         truth=None,
         training=settings.training,
-        prototypes=settings.prototypes,
         fabric=Fabric(accelerator="cpu", devices=1),
     )
     trainer.batches = len(source) // batch if steps is None else steps

@@ -32,7 +32,7 @@ from trmml.encoders.base import Encoder, identify
 from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.trmml import build_trmml
+from trmml.method.build import build_trmml
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.reporting.comparison import score
 from trmml.settings.sections import Settings
@@ -111,7 +111,6 @@ def trmml_way(
             matrix=known,
             truth=None,
             training=settings.training,
-            prototypes=settings.prototypes,
             fabric=Fabric(accelerator="cpu", devices=1),
         )
         trainers.append(trainer)

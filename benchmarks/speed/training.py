@@ -33,9 +33,10 @@ from trmml.features.base import FeatureSource
 from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
 from trmml.labels.matrix import LabelMatrix
+from trmml.method.build import build_trmml
 from trmml.method.heads.image_head import ImageHead
-from trmml.method.trmml import build_trmml
 from trmml.settings.sections import Settings
+from trmml.training.heads import train_image_head
 from trmml.training.trainer import Trainer
 
 BATCH = 32
@@ -108,7 +109,6 @@ def trmml_steps(
         matrix=matrix,
         truth=None,
         training=settings.training,
-        prototypes=settings.pseudo_labelling,
         fabric=fabric,
     )
     trainer.kept = torch.arange(IMAGES)  # whole batches only
@@ -147,7 +147,7 @@ def image_head_seconds(hidden_size: int, device: str) -> float:
         categories=len(COCO), hidden_size=hidden_size, settings=settings.image_head
     ).to(device)
     means = torch.rand(1, MEANS, hidden_size).half()
-    return timed(lambda: branch.learn(means, matrix, settings.training))
+    return timed(lambda: train_image_head(branch, means, matrix, settings.training))
 
 
 def measure(

@@ -15,7 +15,8 @@ from trmml.baselines.text_graph import GraphSettings, category_graph, smoothing
 from trmml.encoders.base import identify
 from trmml.errors import ConfigError
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.interface import Targets, known_positive_share
+from trmml.labels.statistics import known_positive_share
+from trmml.method.interface import Targets
 
 IDENTITY = identify(ENCODER)
 
@@ -71,7 +72,7 @@ def test_coop_starts_as_zero_shot_with_the_known_shares():
     model, batch, shown = coop(), random_features(40), torch.rand(40, 4) < 0.3
     matrix = LabelMatrix(shown, torch.rand(40, 4) < 0.7)
     before = model.eval()(batch).logits
-    model.start(batch, matrix)
+    model.init_from_labels(batch, matrix)
     logits = model(batch).logits
     assert torch.allclose(logits.mean(0), known_positive_share(matrix).logit(), atol=1e-4)
     shift = logits - before
@@ -109,7 +110,7 @@ def test_dualcoop_without_a_bias_has_none_to_start():
     model, batch = dualcoop(dual={"bias": False}), random_features(20)
     before = model.eval()(batch).logits
     shown = torch.rand(20, 4) < 0.5
-    model.start(batch, LabelMatrix(shown, torch.ones_like(shown)))
+    model.init_from_labels(batch, LabelMatrix(shown, torch.ones_like(shown)))
     assert torch.equal(model(batch).logits, before)
     assert "bias" not in [n for n, p in model.named_parameters() if p.requires_grad]
 
@@ -117,7 +118,7 @@ def test_dualcoop_without_a_bias_has_none_to_start():
 def test_dualcoop_start_answers_to_the_known_shares():
     model, batch, shown = dualcoop().eval(), random_features(20), torch.rand(20, 4) < 0.3
     matrix = LabelMatrix(shown, torch.ones_like(shown))
-    model.start(batch, matrix)
+    model.init_from_labels(batch, matrix)
     mean = model(batch).logits.mean(dim=0)
     assert torch.allclose(mean, known_positive_share(matrix).logit(), atol=1e-4)
 
@@ -274,8 +275,8 @@ def test_what_was_picked_is_counted_from_known_and_pseudo_positives_only():
     one, two = scpnet().train(), scpnet().train()
     targets = random_targets()
     output = one(random_features())
-    one.observe(output, targets, evidence=False)
-    two.observe(output, flipped(targets), evidence=False)
+    one.after_step(output, targets, evidence=False)
+    two.after_step(output, flipped(targets), evidence=False)
     assert torch.equal(one.picked, two.picked)
     labels, _ = scpnet().pseudo_labels(output.logits, targets)
     assert torch.allclose(one.picked, 0.1 * labels.float().mean(dim=0))

@@ -156,7 +156,7 @@ def test_prototypes_equal_a_loop():
     model, mean = sarb(prototypes=1, momentum=0.5), {}
     for seed in range(3):
         targets, output = random_targets(6, seed=seed), model(random_features(6, seed=seed))
-        model.observe(output, targets, evidence=False)
+        model.after_step(output, targets, evidence=False)
         for c in range(4):
             mine = [
                 output.category_features[b, c].detach()
@@ -178,8 +178,8 @@ def test_prototypes_equal_a_loop():
 def test_unknown_labels_change_no_prototype():
     one, two = sarb(), sarb()
     output, targets = one(random_features()), random_targets()
-    one.observe(output, targets, evidence=False)
-    two.observe(output, flipped(targets), evidence=False)
+    one.after_step(output, targets, evidence=False)
+    two.after_step(output, flipped(targets), evidence=False)
     assert one.filled.any() and torch.equal(one.prototypes, two.prototypes)
 
 

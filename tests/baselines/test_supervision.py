@@ -18,7 +18,9 @@ from trmml.baselines.supervision import (
 from trmml.baselines.two_layers import TwoLayersSettings, build_two_layers
 from trmml.encoders.base import identify
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.interface import Targets, lacking_negatives, pair_weights, positive_share
+from trmml.labels.statistics import lacking_negatives, positive_share
+from trmml.method.classification import pair_weights
+from trmml.method.interface import Targets
 from trmml.settings.sections import FocusSettings
 
 
@@ -160,7 +162,7 @@ def test_two_layers_equal_their_formula():
     settings = TwoLayersSettings(probe={"width": 5})
     layers = build_two_layers(ENCODER, identify(ENCODER), names, settings)
     batch, targets = random_features(8), random_targets(images=8)
-    layers.start(batch, LabelMatrix(targets.labels, targets.known))
+    layers.init_from_labels(batch, LabelMatrix(targets.labels, targets.known))
     assert torch.equal(layers(batch).logits, layers.out.bias.expand(8, 4))  # at step 0
     generator = torch.Generator().manual_seed(1)
     layers.out.weight.copy_(torch.randn(layers.out.weight.shape, generator=generator))
@@ -188,7 +190,7 @@ def test_a_linear_probe_equals_its_formula():
         loss=cross_entropy,
     )
     batch, targets = random_features(8), random_targets(images=8)
-    probe.start(batch, LabelMatrix(targets.labels, targets.known))
+    probe.init_from_labels(batch, LabelMatrix(targets.labels, targets.known))
     linear = probe.pooled.linear
     linear.weight.copy_(
         torch.randn(linear.weight.shape, generator=torch.Generator().manual_seed(1))
@@ -217,7 +219,7 @@ def test_rejection_grows_with_the_epochs_and_survives_a_restart():
 
     model, targets = probe(), random_targets(images=8)
     matrix = LabelMatrix(targets.labels, targets.known)
-    model.start(random_features(40), matrix)
+    model.init_from_labels(random_features(40), matrix)
     output, losses = model(random_features(8)), []
     for _ in range(3):
         model.begin_epoch()

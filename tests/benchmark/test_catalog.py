@@ -57,7 +57,7 @@ def moved(model: MultiLabelModel) -> MultiLabelModel:
 def begun(method: Method, matrix: LabelMatrix, names=NAMES) -> MultiLabelModel:
     """Started and in its last epoch, so that every term takes part."""
     model = build(method, names)
-    model.start(random_features(len(matrix)), matrix)
+    model.init_from_labels(random_features(len(matrix)), matrix)
     model.train()
     for _ in range(method.settings().training.epochs):
         model.begin_epoch()
@@ -147,7 +147,7 @@ def test_losses_and_gradients_are_finite(method: Method, images: int, kind: str)
     for _ in range(2):  # what is observed first may be used then
         output = model(random_features(images))
         terms = model.loss_terms(output, targets)
-        model.observe(output, targets, evidence=False)
+        model.after_step(output, targets, evidence=False)
     assert set(terms) <= set(model.loss_weights()) and bool(terms) == method.trains
     named = {name for name, _ in model.named_parameters()}
     assert not method.baseline or set(model.fast_parameters()) <= named
@@ -166,7 +166,7 @@ def test_one_category_is_finite(method: Method):
     output = model(random_features(4))
     assert output.logits.shape == (4, 1) and output.logits.isfinite().all()
     assert all(term.isfinite() for term in model.loss_terms(output, targets).values())
-    model.observe(output, targets, evidence=False)
+    model.after_step(output, targets, evidence=False)
 
 
 @every
@@ -179,7 +179,7 @@ def test_unknown_labels_change_no_loss_and_no_state(method: Method):
         for _ in range(2):
             output = model(random_features(8))
             losses.append({n: v.item() for n, v in model.loss_terms(output, each).items()})
-            model.observe(output, each, evidence=False)
+            model.after_step(output, each, evidence=False)
         states.append(model.state_dict())
     assert losses[:2] == losses[2:]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -4,14 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from trmml.method.classification import (
-    MAX_ANCHORS,
-    asymmetric_loss,
-    contrastive_loss,
-    distillation,
-    draw_anchors,
-    weighted_bce,
-)
+from trmml.method.classification import asymmetric_loss, weighted_bce
+from trmml.method.contrastive import MAX_ANCHORS, contrastive_loss, draw_anchors
+from trmml.method.distillation import distillation
 
 ASL = {"gamma_negative": 2.0, "gamma_positive": 1.0, "clip": 0.05}
 

@@ -1,15 +1,17 @@
 import torch
 
 from trmml.method.matching import Matching, match
+from trmml.method.regions import gather_regions
 from trmml.settings.sections import MatchingSettings
 
 
 def test_match_equals_a_loop():
-    regions, text = torch.randn(3, 4, 5), torch.randn(4, 5)
-    cosines = match(regions, text)
+    query, patches, text = torch.randn(4, 5), torch.randn(3, 6, 5), torch.randn(4, 5)
+    regions = gather_regions(query, patches, patches, torch.tensor(2.0))
+    products, made = match(regions, text), regions.features()
     for b in range(3):
         for c in range(4):
-            assert torch.allclose(cosines[b, c], regions[b, c] @ text[c], atol=1e-5)
+            assert torch.allclose(products[b, c], made[b, c] @ text[c], atol=1e-5)
 
 
 def test_logits_by_hand():

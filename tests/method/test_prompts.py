@@ -10,6 +10,7 @@ from trmml.encoders.base import identify
 from trmml.errors import ConfigError, EncoderError
 from trmml.features.base import MemoryFeatures
 from trmml.method import prompts as prompts_module
+from trmml.method.build import build_trmml
 from trmml.method.interface import predict
 from trmml.method.prompts import (
     PromptLearner,
@@ -18,7 +19,7 @@ from trmml.method.prompts import (
     fill,
     template_context,
 )
-from trmml.method.trmml import TRMML, build_trmml
+from trmml.method.trmml import TRMML
 from trmml.settings.sections import PromptSettings, Settings
 
 NAMES = ["dog", "zebra crossing", "été"]

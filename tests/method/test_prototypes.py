@@ -4,7 +4,8 @@ import torch.nn.functional as F
 
 from trmml.labels.matrix import LabelMatrix
 from trmml.method import prototypes as module
-from trmml.method.prototypes import Prototypes, PseudoLabels, pseudo_labels
+from trmml.method.prototypes import Prototypes
+from trmml.method.pseudo_labels import PseudoLabels, evidence_of, pseudo_labels
 from trmml.settings.sections import PrototypeSettings
 
 B, C, D = 6, 4, 8
@@ -62,7 +63,7 @@ def test_nothing_known_changes_nothing():
     nothing = torch.zeros(B, C, dtype=torch.bool)
     part.update(unit(B, C, D), nothing, nothing, EVERY)
     assert not part.visual_positive.any() and not part.seen_positive.any()
-    assert part.evidence(unit(B, C, D), unit(C, D, seed=1), EVERY).isfinite().all()
+    assert evidence_of(unit(B, C, D), unit(C, D, seed=1), part, EVERY).isfinite().all()
 
 
 @pytest.mark.parametrize("neighbours", [0, 2, 99])
@@ -72,7 +73,7 @@ def test_evidence_equals_a_loop(neighbours: int):
     everything = torch.ones(B, C, dtype=torch.bool)
     part.update(unit(B, C, D, seed=2), some_labels()[0], everything, EVERY)
     part.choose_rivals(text)
-    evidence = part.evidence(regions, text, EVERY)
+    evidence = evidence_of(regions, text, part, EVERY)
     positive, negative = (
         F.normalize(v, dim=-1) for v in (part.visual_positive, part.visual_negative)
     )
@@ -95,7 +96,7 @@ def test_evidence_equals_a_loop(neighbours: int):
 def test_one_category_has_no_rival():
     part = Prototypes(categories=1, feature_size=D, settings=PrototypeSettings())
     part.choose_rivals(unit(1, D))
-    weighed = part.evidence(unit(B, 1, D), unit(1, D), torch.tensor([0]))
+    weighed = evidence_of(unit(B, 1, D), unit(1, D), part, torch.tensor([0]))
     assert weighed.shape == (B, 1)
 
 
@@ -112,8 +113,8 @@ def test_categories_in_parts_give_what_all_at_once_give(monkeypatch: pytest.Monk
     parts.choose_rivals(unit(C, D, seed=1))
     assert torch.equal(whole.rivals, parts.rivals)
     some, text = torch.tensor([2, 0]), unit(C, D, seed=1)
-    expected = whole.evidence(regions, text, EVERY)[:, some]
-    assert torch.allclose(whole.evidence(regions[:, some], text, some), expected, atol=1e-6)
+    expected = evidence_of(regions, text, whole, EVERY)[:, some]
+    assert torch.allclose(evidence_of(regions[:, some], text, whole, some), expected, atol=1e-6)
 
 
 def simulated(seed: int = 0):

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from trmml.method.matching import match
 from trmml.method.regions import RegionAttention, gather_regions
 from trmml.settings.sections import RegionSettings
 
@@ -40,7 +41,7 @@ def test_gather_by_hand():
     gathered = torch.tensor([[[1.5, 1.0]]])
     assert torch.allclose(regions.gathered_length, gathered.norm(dim=-1))
     assert torch.allclose(regions.features(), F.normalize(gathered, dim=-1))
-    assert torch.allclose(regions.match(torch.tensor([[2.0, 0.0]])), 3 / gathered.norm(dim=-1))
+    assert torch.allclose(match(regions, torch.tensor([[2.0, 0.0]])), 3 / gathered.norm(dim=-1))
 
 
 def plain_regions(part: RegionAttention, hidden, patches, anchors):
@@ -76,7 +77,7 @@ def test_regions_and_matches_equal_the_plain_formula_and_its_gradient(changes):
             match, some = (region * text).sum(-1), region[:, [2, 0]]
         else:
             regions = part(hidden, patches, anchors)
-            match, some = regions.match(text), regions.features(torch.tensor([2, 0]))
+            match, some = match(regions, text), regions.features(torch.tensor([2, 0]))
         ((match**2).sum() + (some * text[:2]).sum()).backward()
         grads.append([match, some, *(p.grad.clone() for p in part.parameters())])
     for one, two in zip(*grads, strict=True):
@@ -107,7 +108,7 @@ def test_no_tensor_of_images_categories_and_features_is_made():
         lambda saved: sizes.append(saved.numel()) or saved, lambda saved: saved
     ):
         hidden, patches = torch.randn(20, 2, W), torch.randn(20, 2, wide)
-        part(hidden, patches, torch.randn(C, wide)).match(torch.randn(C, wide))
+        match(part(hidden, patches, torch.randn(C, wide)), torch.randn(C, wide))
     assert max(sizes) < 20 * C * wide
 
 

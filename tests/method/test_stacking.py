@@ -10,9 +10,11 @@ from trmml.errors import TrainingError
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.heads.csra_head import CSRAHead
-from trmml.method.heads.image_head import ImageHead, Standardisation
+from trmml.method.heads.image_head import ImageHead
 from trmml.method.heads.stacking import Stacking
+from trmml.method.layers import Standardisation
 from trmml.settings.sections import CSRAHeadSettings, ImageHeadSettings, TrainingSettings
+from trmml.training.heads import train_image_head
 
 C, P, W = 3, 4, 6
 
@@ -117,15 +119,19 @@ def test_the_image_branch_learns_from_means_alone_and_then_stays() -> None:
             torch.manual_seed(0)
             module = ImageHead(categories=C, hidden_size=W, settings=settings)
         training = TrainingSettings(seed=seed)
-        module.learn(
-            views.half(), LabelMatrix(labels, known), training, lambda *step: told.append(step)
+        train_image_head(
+            module,
+            views.half(),
+            LabelMatrix(labels, known),
+            training,
+            lambda *step: told.append(step),
         )
         assert not any(p.requires_grad for p in module.parameters())
         return module.eval()(views[0])
 
     found = learned(truth)
     images = settings.epochs * int(known.any(dim=1).sum())
-    assert told[-1] == ("whole picture", images, images)
+    assert told[-1] == ("image head", images, images)
     for name, logits in found.items():
         hidden = ~known  # what was never shown
         assert ((logits > 0) == truth)[hidden].float().mean() > 0.9, name
@@ -147,8 +153,8 @@ def test_the_image_branch_learns_in_half_the_precision_where_training_does(
 ) -> None:
     batch, matrix = features(40), random_matrix(40)
     whole, half = branch(), branch()
-    whole.learn(pooled(batch)[None], matrix, TrainingSettings())
-    half.learn(pooled(batch)[None], matrix, TrainingSettings(precision=precision))
+    train_image_head(whole, pooled(batch)[None], matrix, TrainingSettings())
+    train_image_head(half, pooled(batch)[None], matrix, TrainingSettings(precision=precision))
     for name, logits in whole(pooled(batch)).items():
         other = half(pooled(batch))[name]
         assert other.dtype == torch.float32 and not torch.equal(logits, other)
@@ -165,8 +171,8 @@ def test_the_image_branch_learns_from_every_view() -> None:
     views = torch.stack([pooled(batch), pooled(batch) + 5])
     matrix, training = random_matrix(40), TrainingSettings()
     plain, both = branch(), branch()
-    plain.learn(views[:1], matrix, training)
-    both.learn(views, matrix, training)
+    train_image_head(plain, views[:1], matrix, training)
+    train_image_head(both, views, matrix, training)
     shift = both.standard.mean - plain.standard.mean
     assert (shift > 0.5).all()  # roots of both views are measured
     second = both(views[1])["linear"] - both(views[0])["linear"]
@@ -199,7 +205,9 @@ def test_a_low_power_finds_what_varies_little_and_a_high_one_what_varies_much() 
     def errors(what: torch.Tensor, power: float) -> float:
         matrix = LabelMatrix((what > 0).expand(400, C), torch.ones(400, C, dtype=torch.bool))
         module = branch(spectrum_power=power, learning_rate=3e-4, linear_rate=3e-4)
-        module.learn(means[None, :200], matrix.rows(torch.arange(200)), TrainingSettings())
+        train_image_head(
+            module, means[None, :200], matrix.rows(torch.arange(200)), TrainingSettings()
+        )
         found = module(means[200:])
         return float(sum(((o > 0) != matrix.labels[200:]).float().mean() for o in found.values()))
 
@@ -213,7 +221,7 @@ def test_without_known_negatives_blanks_are_negatives_for_the_image_branch() -> 
     labels = present[:, None].expand(60, C)
     known = labels & (torch.arange(60) % 2 == 0)[:, None]  # single answers, all of them positive
     module = branch(learning_rate=1e-2, linear_rate=1e-2)
-    module.learn(means[None], LabelMatrix(labels, known), TrainingSettings())
+    train_image_head(module, means[None], LabelMatrix(labels, known), TrainingSettings())
     said = module(means)["image"]
     assert said[present].min() > said[~present].max()
     assert said[~present].max() < 0
@@ -231,14 +239,15 @@ def test_images_of_which_nothing_is_known_change_nothing_the_branch_learns() -> 
         module, seen = branch(), means.clone()
         seen[20:] += others
         module.standard.measure = lambda parts: None  # that one looks at every picture
-        module.learn(seen[None], LabelMatrix(matrix.labels, known), TrainingSettings())
+        train_image_head(module, seen[None], LabelMatrix(matrix.labels, known), TrainingSettings())
         found.append(module.out.weight.clone())
     assert torch.equal(*found) and found[0].abs().max() > 0
 
 
 def test_few_images_still_get_enough_steps() -> None:
     told: list[int] = []
-    branch(batch_size=16).learn(
+    train_image_head(
+        branch(batch_size=16),
         pooled(features(40))[None],
         random_matrix(40),
         TrainingSettings(),
@@ -248,9 +257,12 @@ def test_few_images_still_get_enough_steps() -> None:
 
 
 def test_a_rate_beyond_reason_is_named() -> None:
-    with pytest.raises(TrainingError, match=r"whole picture is (nan|inf).*image_head.learning_"):
-        branch(learning_rate=1e30, linear_rate=1e30).learn(
-            1e4 * pooled(features(40))[None], random_matrix(40), TrainingSettings()
+    with pytest.raises(TrainingError, match=r"image head is (nan|inf).*image_head.learning_"):
+        train_image_head(
+            branch(learning_rate=1e30, linear_rate=1e30),
+            1e4 * pooled(features(40))[None],
+            random_matrix(40),
+            TrainingSettings(),
         )
 
 

@@ -10,8 +10,11 @@ from trmml.benchmark.catalog import METHODS
 from trmml.encoders.base import identify
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.interface import Targets, known_positive_share, lacking_negatives
-from trmml.method.trmml import TRMML, build_trmml
+from trmml.labels.statistics import known_positive_share, lacking_negatives
+from trmml.method.build import build_trmml
+from trmml.method.interface import Targets
+from trmml.method.matching import match
+from trmml.method.trmml import TRMML
 from trmml.settings.sections import Settings
 
 NAMES = list(COLOURS)
@@ -65,7 +68,7 @@ def test_training_switches_the_start_bias_only():
     model, batch = build(), features(40)
     before = model.eval()(batch).logits
     shown = torch.rand(40, 4) < 0.3
-    model.start(batch, LabelMatrix(shown, torch.ones_like(shown)))
+    model.init_from_labels(batch, LabelMatrix(shown, torch.ones_like(shown)))
     moved_by = model(batch).logits - before
     assert torch.allclose(moved_by, moved_by[:1].expand_as(moved_by), atol=1e-5)
 
@@ -90,7 +93,7 @@ def test_one_image_one_category():
     output = model(features(1))
     terms = model.loss_terms(output, targets(1, 1))
     assert all(t.isfinite() for t in terms.values())
-    assert model.observe(output, targets(1, 1), evidence=True).shape == (1, 1)
+    assert model.after_step(output, targets(1, 1), evidence=True).shape == (1, 1)
 
 
 def test_unknown_labels_change_no_loss_no_prototype_no_evidence():
@@ -108,7 +111,7 @@ def test_unknown_labels_change_no_loss_no_prototype_no_evidence():
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(
-        one.observe(output, seen, evidence=True), two.observe(output, hidden, evidence=True)
+        one.after_step(output, seen, evidence=True), two.after_step(output, hidden, evidence=True)
     )
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -119,7 +122,7 @@ def test_every_term_can_be_switched_off():
     model = build(losses=off, **PLAIN).train()
     output = model(features())
     assert list(model.loss_terms(output, targets())) == ["classification"]
-    assert output.teacher is None and model.observe(output, targets(), evidence=True) is None
+    assert output.teacher is None and model.after_step(output, targets(), evidence=True) is None
 
 
 def test_permuting_categories_permutes_the_logits():
@@ -138,16 +141,13 @@ def test_one_image_alone_equals_it_in_a_batch():
 
 def test_the_encoder_is_no_part_of_the_model():
     names = [name for name, _ in build(prompts={"train_context": True}).named_parameters()]
-    assert all(
-        name.startswith(("prompts.", "regions.", "matching.", "image_head.", "csra_head."))
-        for name in names
-    )
+    assert all(name.startswith(("prompts.", "regions.", "matching.", "heads.")) for name in names)
 
 
 def test_baked_texts_are_used_in_eval_mode_only():
     model = moved(build()).eval()
     before = model(features()).logits
-    model.bake()
+    model.freeze_text_features()
     with torch.no_grad():
         model.prompts.text_residual.zero_()
     assert torch.allclose(model(features()).logits, before, atol=1e-6)
@@ -166,7 +166,7 @@ def test_negative_prompt_is_subtracted():
     plain, negative = build(), build(prompts={"negative_template": "no {}"})
     text = build_zero_shot(ENCODER, NAMES, template="no {}").text_features
     output = plain.eval()(batch)
-    expected = output.logits - 20 * output.regions.match(text)
+    expected = output.logits - 20 * match(output.regions, text)
     assert torch.allclose(negative.eval()(batch).logits, expected, atol=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_categories_without_known_negatives_take_blanks_as_weak_ones():
     model = build(losses={"clip": 0.0}, **PLAIN).train()
     shown = torch.tensor([[True, False, True, False]] * 3)
     known = torch.tensor([[True, True, True, False]] * 3)  # columns 0 and 2 know no negative
-    model.start(features(3), LabelMatrix(shown, known))
+    model.init_from_labels(features(3), LabelMatrix(shown, known))
     assert model.weak.tolist() == [1, 0, 1, 0]  # column 1 has three, of column 3 nothing is known
     output = model(features(1))
     blank = Targets(*(torch.zeros(1, 4, dtype=torch.bool),) * 4)
@@ -215,7 +215,7 @@ def test_linear_probe_trains_on_known_pairs_only():
     method = METHODS["probe-masked"]
     probe = method.build(ENCODER, identify(ENCODER), NAMES, method.settings())
     shown = torch.rand(40, 4) < 0.5
-    probe.start(features(40), LabelMatrix(shown, torch.ones_like(shown)))
+    probe.init_from_labels(features(40), LabelMatrix(shown, torch.ones_like(shown)))
     seen = targets()
     loss = probe.loss_terms(probe(features()), seen)["classification"]
     other = torch.where(seen.known, seen.labels, ~seen.labels)

@@ -45,7 +45,7 @@ def test_held_out_labels_reach_no_weight(toy_images, tmp_path):
     two = trained(toy_images, tmp_path / "two", change=flip_held_out)
     # How much each opinion counts is what they are asked for; nothing else is.
     differ = {name for name in one if not torch.equal(one[name], two[name])}
-    assert differ == {"stacking.weights", "stacking.slope", "stacking.offset"}
+    assert differ == {"heads.stacking.weights", "heads.stacking.slope", "heads.stacking.offset"}
 
 
 def test_training_labels_do(toy_images, tmp_path):

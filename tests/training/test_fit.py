@@ -162,8 +162,8 @@ def test_only_the_image_branch_learns_from_what_was_held_out(toy_images, tmp_pat
         run_fit(toy_images, tmp_path / str(again), sections=sections)
     kept, learned = weights(tmp_path / "False"), weights(tmp_path / "True")
     moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
-    assert moved and all(name.startswith(("image_head.", "stacking.")) for name in moved)
-    assert "stacking.weights" not in moved
+    assert moved and all(name.startswith(("heads.image.", "heads.stacking.")) for name in moved)
+    assert "heads.stacking.weights" not in moved
     # What calibrates was said before.
     said = [load_tensors(tmp_path / n / "held_out.safetensors")[0] for n in ("False", "True")]
     assert torch.equal(said[0]["logits"], said[1]["logits"])
@@ -182,7 +182,7 @@ def test_the_whole_image_never_learns_from_held_out_labels(toy_images, tmp_path)
         settings = Settings(training={**QUICK, "seed": 0, "held_out_share": 0.3})
         list(train_run(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
         saved = weights(tmp_path / name)
-        found.append({n: v for n, v in saved.items() if n.startswith("image_head.")})
+        found.append({n: v for n, v in saved.items() if n.startswith("heads.image.")})
     assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
 
 
@@ -311,7 +311,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms_named(toy_images, tmp_pa
     def broken(*args, **kwargs):
         return torch.tensor(torch.nan, requires_grad=True)
 
-    monkeypatch.setattr("trmml.method.trmml.contrastive_loss", broken)
+    monkeypatch.setattr("trmml.method.contrastive.contrastive_loss", broken)
     with pytest.raises(TrainingError, match=r"epoch 1, batch 1: .*contrastive nan.*learning_rate"):
         run_fit(toy_images, tmp_path / "run", sections={"losses": {"contrastive": 0.1}})
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from trmml.baselines.supervision import SingleTermModel, focused
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features.base import Features
-from trmml.method.interface import Output, lacking_negatives
+from trmml.labels.statistics import lacking_negatives
+from trmml.method.interface import Output
 from trmml.method.matching import Matching
 from trmml.method.prompts import PromptLearner, build_prompts
 from trmml.settings.search_space import FOCUS, RATES, Choice, Range, Space

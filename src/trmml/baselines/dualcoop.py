@@ -13,7 +13,8 @@ from trmml.baselines.supervision import SingleTermModel, focused
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.errors import ConfigError
 from trmml.features.base import Features
-from trmml.method.interface import Output, lacking_negatives
+from trmml.labels.statistics import lacking_negatives
+from trmml.method.interface import Output
 from trmml.method.prompts import PromptLearner, build_prompts
 from trmml.settings.search_space import FOCUS, Choice, Space
 from trmml.settings.sections import FocusSettings, PromptSettings, Section, TrainingSettings

@@ -24,8 +24,9 @@ from trmml.baselines.supervision import (
 )
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features.base import Features
-from trmml.method.heads.image_head import Standardisation, zero_linear
-from trmml.method.interface import Output, lacking_negatives
+from trmml.labels.statistics import lacking_negatives
+from trmml.method.interface import Output
+from trmml.method.layers import Standardisation, zero_linear
 from trmml.settings.search_space import RATES, Choice, Range, Space
 from trmml.settings.sections import FocusSettings, Section, Settings, TrainingSettings
 

@@ -14,15 +14,9 @@ from trmml.baselines.supervision import known_positives
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.classification import soft_bce
-from trmml.method.interface import (
-    MultiLabelModel,
-    Output,
-    Targets,
-    known_positive_share,
-    lacking_negatives,
-    pair_weights,
-)
+from trmml.labels.statistics import known_positive_share, lacking_negatives
+from trmml.method.classification import pair_weights, soft_bce
+from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.prompts import encode_prompts, fill
 from trmml.settings.search_space import RATES, Choice, Space
 from trmml.settings.sections import Section, TrainingSettings
@@ -58,7 +52,18 @@ class SARBSettings(Section):
     training: TrainingSettings = TrainingSettings(epochs=6, learning_rate=1e-3)
 
 
-class SARB(MultiLabelModel):
+@dataclass  # not frozen: Fabric casts the fields of what leaves a model
+class SARBOutput(Output):
+    """What SARB gives for a batch.
+
+    Attributes:
+        category_features: one vector per image and category, any length.
+    """
+
+    category_features: Float[Tensor, "B C R"]
+
+
+class SARB(MultiLabelModel[SARBOutput]):
     """Classifiers on vectors per category; unknown categories borrow vectors of known positives.
 
     logits_bc = <tanh(f_bc), w_c> + bias_c
@@ -66,7 +71,7 @@ class SARB(MultiLabelModel):
     blended a : 1 - a, and the label is 1 - a. Prototype level: in each image one unknown category,
     drawn at random, is blended b : 1 - b with a prototype of it, and its label is 1 - b.
 
-    Shapes: Features of B images -> Output with logits (B, C) and category_features (B, C, R).
+    Shapes: Features of B images -> SARBOutput with logits (B, C) and category_features (B, C, R).
     Trains: `CategoryFeatures`, w (C, R), bias (C), a and b (); nothing of the encoder.
     Source: Pu et al. 2022 (SARB), sections 3.2 to 3.5, and its code for labels and partners (the
         batch reversed). Ours: the backbone is frozen, where theirs trains its last stage; text
@@ -102,16 +107,15 @@ class SARB(MultiLabelModel):
         self.register_buffer("prototypes", torch.zeros(*slots, size))
         self.register_buffer("filled", torch.zeros(slots, dtype=torch.bool))
 
-    def forward(self, features: Features) -> Output:
+    def forward(self, features: Features) -> SARBOutput:
         """See `MultiLabelModel.forward`."""
         vectors = self.features(features.hidden_patches)
         logits = (vectors.tanh() * self.weight).sum(dim=-1) + self.bias
-        return Output(logits, category_features=vectors)
+        return SARBOutput(logits, vectors)
 
-    def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+    def loss_terms(self, output: SARBOutput, targets: Targets) -> dict[str, Tensor]:
         """`classification` on known pairs, `contrast`, and after the warm-up the two blends."""
         vectors, settings = output.category_features, self._settings
-        assert vectors is not None
         labels, weights = known_positives(targets), pair_weights(targets, self.weak)
         terms = {"classification": soft_bce(output.logits, labels.float(), weights)}
         if settings.contrast > 0:
@@ -132,13 +136,12 @@ class SARB(MultiLabelModel):
 
     def _completed(
         self,
-        output: Output,
+        output: SARBOutput,
         labels: Bool[Tensor, "B C"],
         weights: Float[Tensor, "B C"],
         blend: "Blend",
     ) -> Float[Tensor, ""]:
         """Cross-entropy over the pairs of the batch, those that were blended with a new label."""
-        assert output.category_features is not None
         place = blend.image, blend.category
         mixed = blend.share * output.category_features[place] + (1 - blend.share) * blend.lent
         weight, bias = self.weight[blend.category], self.bias[blend.category]
@@ -175,7 +178,7 @@ class SARB(MultiLabelModel):
         return ["bias", "blends"]
 
     @torch.no_grad()
-    def start(self, features: Features, matrix: LabelMatrix) -> None:
+    def init_from_labels(self, features: Features, matrix: LabelMatrix) -> None:
         """Set the biases to the known shares of positives, and mark one-sided categories."""
         self.weak.copy_(lacking_negatives(matrix))
         self.bias.copy_(known_positive_share(matrix).to(self.bias).logit())
@@ -185,9 +188,8 @@ class SARB(MultiLabelModel):
         self.epoch += 1
 
     @torch.no_grad()
-    def observe(self, output: Output, targets: Targets, *, evidence: bool) -> None:
+    def after_step(self, output: SARBOutput, targets: Targets, *, evidence: bool) -> None:
         """Move the prototypes nearest to the vectors of known positives towards them."""
-        assert output.category_features is not None
         pairs = known_positives(targets).nonzero(as_tuple=True)
         vectors, category = output.category_features[pairs].to(self.prototypes), pairs[1]
         count = self.filled.shape[1]

@@ -1,6 +1,7 @@
 """SCPNet: texts that learn from their neighbours in meaning, and consistency between two views."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +15,9 @@ from trmml.baselines.text_graph import GraphSettings, TextGraph, category_graph,
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.classification import soft_bce, weighted_mean
-from trmml.method.interface import (
-    MultiLabelModel,
-    Output,
-    Targets,
-    known_positive_share,
-    lacking_negatives,
-    pair_weights,
-)
+from trmml.labels.statistics import known_positive_share, lacking_negatives
+from trmml.method.classification import pair_weights, soft_bce, weighted_mean
+from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.matching import Matching
 from trmml.method.prompts import PromptLearner, build_prompts
 from trmml.settings.search_space import Choice, Range, Space
@@ -109,7 +104,18 @@ def corrected_loss(
     return weighted_mean(missed**focus * loss, weights)
 
 
-class SCPNet(MultiLabelModel):
+@dataclass  # not frozen: Fabric casts the fields of what leaves a model
+class SCPNetOutput(Output):
+    """What SCPNet gives for a batch.
+
+    Attributes:
+        strong_logits: of a strongly changed view of the same images; None outside training.
+    """
+
+    strong_logits: Float[Tensor, "B C"] | None
+
+
+class SCPNet(MultiLabelModel[SCPNetOutput]):
     """CoOp whose texts pass through the category graph, with pseudo-labels from a weak view.
 
     The plain image feature is the weak view, the same with a share of its entries dropped the
@@ -118,7 +124,7 @@ class SCPNet(MultiLabelModel):
     view's probabilities smoothed over the graph. Images without a pseudo-positive take no part.
     A category that is seldom picked has a lower threshold.
 
-    Shapes: Features of B images -> Output with logits (B, C), in training strong_logits too.
+    Shapes: Features of B images -> SCPNetOutput with logits (B, C), in training strong_logits too.
     Trains: context_tokens (C or 1, T, E), W1 to W3, log_scale (), bias (C); nothing of the encoder.
     Source: Ding et al. 2023 (SCPNet), sections 3.2 to 3.4, and its code. Ours: the image encoder
         stays frozen, where theirs is trained whole; hence views of features, not of pictures; the
@@ -151,16 +157,16 @@ class SCPNet(MultiLabelModel):
         self.register_buffer("picked", torch.zeros(categories))
         self.register_buffer("epoch", torch.tensor(0))
 
-    def forward(self, features: Features) -> Output:
+    def forward(self, features: Features) -> SCPNetOutput:
         """See `MultiLabelModel.forward`."""
         image, text = features.image_feature, self.graph(self.prompts())
         logits = self.matching(image @ text.T)
         if not self.training:
-            return Output(logits, text_features=text)
+            return SCPNetOutput(logits, None)
         strong = F.normalize(F.dropout(image, self._consistency.drop), dim=-1)
-        return Output(logits, text_features=text, strong_logits=self.matching(strong @ text.T))
+        return SCPNetOutput(logits, self.matching(strong @ text.T))
 
-    def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+    def loss_terms(self, output: SCPNetOutput, targets: Targets) -> dict[str, Tensor]:
         """`classification` on known pairs; in training `consistency` and `relation` on images."""
         settings, consistency = self._losses, self._consistency
         warm = int(self.epoch) > self._warm_up  # what corrects must have learned something
@@ -216,7 +222,7 @@ class SCPNet(MultiLabelModel):
         return ["matching.log_scale", "matching.bias"]
 
     @torch.no_grad()
-    def start(self, features: Features, matrix: LabelMatrix) -> None:
+    def init_from_labels(self, features: Features, matrix: LabelMatrix) -> None:
         """Set the biases to the known shares of positives, and mark one-sided categories."""
         self.weak.copy_(lacking_negatives(matrix))
         cosines = features.image_feature @ self.graph(self.prompts()).T
@@ -227,7 +233,7 @@ class SCPNet(MultiLabelModel):
         self.epoch += 1
 
     @torch.no_grad()
-    def observe(self, output: Output, targets: Targets, *, evidence: bool) -> None:
+    def after_step(self, output: SCPNetOutput, targets: Targets, *, evidence: bool) -> None:
         """Count which categories were picked."""
         labels, _ = self.pseudo_labels(output.logits, targets)
         self.picked.lerp_(labels.float().mean(dim=0), 1 - PICKED_MOMENTUM)

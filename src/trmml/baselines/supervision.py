@@ -14,8 +14,9 @@ from torch import Tensor
 
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.classification import asymmetric_loss, weighted_bce
-from trmml.method.interface import MultiLabelModel, Output, Targets, pair_weights, positive_share
+from trmml.labels.statistics import positive_share
+from trmml.method.classification import focused_loss, pair_weights, weighted_bce
+from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.settings.sections import FocusSettings
 
 # How much of a negative a blank is, in each category.
@@ -61,8 +62,8 @@ class SingleTermModel(MultiLabelModel, ABC):
         return {"classification": 1.0}
 
     @torch.no_grad()
-    def start(self, features: Features, matrix: LabelMatrix) -> None:
-        """Settle what blanks weigh, and start the biases where the loss will draw them."""
+    def init_from_labels(self, features: Features, matrix: LabelMatrix) -> None:
+        """Set what blanks count for, and start the biases where the loss will draw them."""
         self.blank.copy_(self._blanks(matrix))
         self.start_bias(features, positive_share(matrix, self.blank.to(matrix.known.device)))
 
@@ -110,14 +111,7 @@ def focused(focus: FocusSettings) -> PairLoss:
     """The asymmetric loss of some shape; what is not known positive is negative."""
 
     def loss(logits: Tensor, targets: Targets, weights: Tensor, *, done: float = 0.0) -> Tensor:
-        return asymmetric_loss(
-            logits,
-            known_positives(targets),
-            weights,
-            gamma_negative=focus.gamma_negative,
-            gamma_positive=focus.gamma_positive,
-            clip=focus.clip,
-        )
+        return focused_loss(logits, known_positives(targets), weights, focus)
 
     return loss
 

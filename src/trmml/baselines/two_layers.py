@@ -7,17 +7,17 @@ No published rival: a part of TRM-ML, to tell what is owed to it and what to the
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from trmml.baselines.linear_probe import MapSettings, ProbeSettings
 from trmml.baselines.supervision import SingleTermModel, cross_entropy
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features.base import Features
-from trmml.method.heads.image_head import Standardisation, signed_root, zero_linear
-from trmml.method.interface import Output, lacking_negatives
+from trmml.labels.statistics import lacking_negatives
+from trmml.method.interface import Output
+from trmml.method.layers import Standardisation, TwoLayers, signed_root
 
 
 class LayersSettings(MapSettings):
@@ -32,7 +32,7 @@ class TwoLayersSettings(ProbeSettings):
     probe: LayersSettings = LayersSettings()
 
 
-class TwoLayers(SingleTermModel):
+class TwoLayerProbe(SingleTermModel):
     """Two layers on the mean hidden patch.
 
     logits = W2 ReLU(W1 standard(root(mean_p h_p))) + b,  root(x) = sign(x) sqrt(|x|)
@@ -49,25 +49,24 @@ class TwoLayers(SingleTermModel):
             loss=cross_entropy,
         )
         self.standard = Standardisation(hidden_size)
-        self.into = nn.Linear(hidden_size, settings.probe.width, bias=False)
-        self.out = zero_linear(settings.probe.width, categories)
-        self.dropout = nn.Dropout(settings.probe.dropout)
+        probe = settings.probe
+        self.layers = TwoLayers(hidden_size, probe.width, categories, probe.dropout)
 
     def forward(self, features: Features) -> Output:
         """See `MultiLabelModel.forward`."""
         rooted = self.standard(signed_root(features.hidden_patches.mean(dim=1)))
-        hidden = F.relu(self.into(self.dropout(rooted)))
-        return Output(self.out(self.dropout(hidden)))
+        return Output(self.layers(rooted))
 
     def fast_parameters(self) -> list[str]:
         """The bias, which must reach the log-odds of rare categories."""
-        return ["out.bias"]
+        return ["layers.out.bias"]
 
     @torch.no_grad()
     def start_bias(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
         """Measure the standardisation too."""
         self.standard.measure([signed_root(features.hidden_patches.mean(dim=1))])
-        self.out.bias.copy_(positive_share.to(self.out.bias).logit())
+        bias = self.layers.out.bias
+        bias.copy_(positive_share.to(bias).logit())
 
 
 def build_two_layers(
@@ -75,10 +74,10 @@ def build_two_layers(
     identity: EncoderIdentity,
     category_names: Sequence[str],
     settings: TwoLayersSettings,
-) -> TwoLayers:
+) -> TwoLayerProbe:
     """Cross-entropy on known labels; blanks as for the masked probe."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
-        return TwoLayers(
+        return TwoLayerProbe(
             categories=len(category_names), hidden_size=identity.hidden_size, settings=settings
         )

@@ -12,8 +12,9 @@ from torch import Tensor
 from trmml.encoders.base import Encoder
 from trmml.features.base import Features
 from trmml.method.interface import MultiLabelModel, Output, Targets
+from trmml.method.matching import match
 from trmml.method.prompts import encode_prompts, encode_templates, fill
-from trmml.method.regions import gather_regions
+from trmml.method.regions import RegionOutput, gather_regions
 from trmml.settings.sections import Section, TrainingSettings
 
 # 1 / temperature of the softmax over patches; DualCoOp's start is about 20.
@@ -97,7 +98,7 @@ class ZeroShot(MultiLabelModel):
         patches = self._project(features.hidden_patches)
         scale = torch.tensor(DENSE_SCALE, device=text.device)
         regions = gather_regions(text, patches, patches, scale)
-        return Output(LOGIT_SCALE * regions.match(text), regions=regions)
+        return RegionOutput(LOGIT_SCALE * match(regions, text), regions)
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """None: there is nothing to train."""

@@ -34,8 +34,8 @@ from trmml.baselines.zero_shot import (
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.features.base import FeatureSource
 from trmml.labels.matrix import LabelMatrix
+from trmml.method.build import build_trmml
 from trmml.method.interface import MultiLabelModel
-from trmml.method.trmml import build_trmml
 from trmml.settings.files import load_settings
 from trmml.settings.search_space import FOCUS, RATES
 from trmml.settings.search_space import Choice as Choice
@@ -316,6 +316,5 @@ def make_trainer(
         matrix=matrix,
         truth=truth,
         training=settings.training,
-        prototypes=settings.pseudo_labelling if isinstance(settings, Settings) else None,
         fabric=fabric,
     )

@@ -97,7 +97,6 @@ class HeadGraph(nn.Module):
         # The image feature matters in training only; the check would show it if that changed.
         feature = hidden_patches.new_zeros(hidden_patches.shape[0], self.feature_size)
         output = self.tagger.output(Features(hidden_patches, feature))
-        assert output.regions is not None
         maps = output.regions.attention
         maps = maps.reshape(*maps.shape[:2], *self.grid)
         return self.tagger.calibration.probabilities(output.logits), maps
@@ -158,7 +157,6 @@ class Subject:
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K P"]]:
         """Probabilities and region maps by the encoder's own preprocess, as `trmml tag` has it."""
         output = self.tagger.output(self._encoded(images))
-        assert output.regions is not None
         return self.tagger.calibration.probabilities(output.logits), output.regions.attention
 
     def _encoded(self, images: Sequence[Image.Image]) -> Features:

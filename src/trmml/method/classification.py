@@ -1,16 +1,17 @@
-"""The loss terms: pure functions of logits, labels and what is known.
+"""Classification: the losses of logits against known labels, and what each pair counts for.
 
-In all of them an unknown pair contributes exactly zero, and no known pair at all gives 0 with a
-finite gradient.
+In all of them an unknown pair without a weight contributes exactly zero, and no known pair at all
+gives 0 with a finite gradient.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-# More anchors than this are drawn down to it: the contrastive term's cost grows with the square.
-MAX_ANCHORS = 1024
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import Targets
+from trmml.settings.sections import FocusSettings
 
 
 def weighted_bce(
@@ -90,77 +91,31 @@ def asymmetric_loss(
     return weighted_mean(cost, weights)
 
 
-def distillation(
-    logits: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], temperature: float
+def focused_loss(
+    logits: Float[Tensor, "B C"],
+    labels: Bool[Tensor, "B C"],
+    weights: Float[Tensor, "B C"],
+    focus: FocusSettings,
 ) -> Float[Tensor, ""]:
-    """How far the match has moved from the frozen model's: T^2 KL(teacher || student).
-
-    Both are softmaxed over the categories at the temperature; the mean over images is taken, and
-    the teacher gets no gradient.
-
-    Source: method.md section 2.5 (Hinton et al. 2015); T = 4 from the author's sibling code.
-
-    Example:
-        >>> same = torch.tensor([[1.0, 2.0]])
-        >>> distillation(same, same, 4.0)
-        tensor(0.)
-    """
-    student = (logits / temperature).log_softmax(dim=-1)
-    target = (teacher.detach() / temperature).log_softmax(dim=-1)
-    divergence = F.kl_div(student, target, reduction="none", log_target=True)
-    return temperature**2 * divergence.sum(dim=-1).mean()
+    """`asymmetric_loss` of the shape that settings give it."""
+    return asymmetric_loss(
+        logits,
+        labels,
+        weights,
+        gamma_negative=focus.gamma_negative,
+        gamma_positive=focus.gamma_positive,
+        clip=focus.clip,
+    )
 
 
-def draw_anchors(
-    positive: Bool[Tensor, "B C"],
-) -> tuple[Int[Tensor, " A"], Int[Tensor, " A"]]:
-    """Image and category of the regions to contrast: all, or MAX_ANCHORS by torch's stream."""
-    image, category = positive.nonzero(as_tuple=True)
-    if len(image) <= MAX_ANCHORS:
-        return image, category
-    kept = torch.randperm(len(image))[:MAX_ANCHORS].to(image.device)
-    return image[kept], category[kept]
+def pair_weights(targets: Targets, blank: Float[Tensor, " C"]) -> Float[Tensor, "B C"]:
+    """What each pair counts for: 1 where known, `blank` where nothing is known or guessed."""
+    return targets.known.float() + blank * (~targets.known & ~targets.pseudo)
 
 
-def contrastive_loss(
-    anchors: Float[Tensor, "A D"],
-    category: Int[Tensor, " A"],
-    text_features: Float[Tensor, "C D"],
-    visual_prototypes: Float[Tensor, "C D"],
-    *,
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Multimodal contrastive loss over the regions of known and pseudo-positives.
-
-    Pulled near each anchor: the other anchors of its category, its category's visual prototype
-    and text feature. Pushed away: the same three of every other category. InfoNCE with several
-    positives: the mean over them of -log softmax.
-
-    Args:
-        anchors: region features, unit length.
-        category: of each anchor.
-        text_features: unit length.
-        visual_prototypes: unit length, or zero where a category has none yet; no gradient.
-        temperature: in (0, 1].
-
-    Returns:
-        0, with a finite gradient, when there is no anchor.
-
-    Source: method.md section 2.7; the averaging over positives is Khosla et al. 2020, equation 2.
-    """
-    if len(anchors) == 0:
-        return anchors.sum() * 0
-    has_prototype = visual_prototypes.norm(dim=-1) > 0
-    candidates = torch.cat([anchors, text_features, visual_prototypes.detach()])
-    similarity = anchors @ candidates.T / temperature  # (A, A + 2 C)
-    names = torch.arange(len(text_features), device=category.device)
-    same = category[:, None] == torch.cat([category, names, names])
-    itself = torch.eye(len(anchors), dtype=torch.bool, device=same.device)
-    absent = (~has_prototype).expand(len(anchors), -1)
-    left_out = torch.cat([itself, torch.zeros_like(absent), absent], dim=1)
-    log_share = similarity.masked_fill(left_out, float("-inf")).log_softmax(dim=-1)
-    pulled = same & ~left_out  # never empty: an anchor's own text is always there
-    return -(log_share.masked_fill(~pulled, 0).sum(dim=1) / pulled.sum(dim=1)).mean()
+def matrix_weights(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, "N C"]:
+    """What each pair counts for where nothing is guessed: 1 where known, elsewhere `blank`."""
+    return matrix.known + blank * ~matrix.known
 
 
 def weighted_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:

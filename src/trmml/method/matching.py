@@ -3,23 +3,29 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trmml.method.regions import Regions
 from trmml.settings.sections import MatchingSettings
 
 
-def match(
-    region_features: Float[Tensor, "B C D"], text_features: Float[Tensor, "C D"]
-) -> Float[Tensor, "B C"]:
-    """Cosine of every region with its own category's text; both unit length.
+def match(regions: Regions, text_features: Float[Tensor, "K D"]) -> Float[Tensor, "B K"]:
+    """Inner product of every region with its own category's vector; the cosine where that is unit.
 
-    Example:
-        >>> regions = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-        >>> match(regions, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-        tensor([[1., 0.]])
+    It is a ratio of sums over patches, so no (B, K, D) tensor of regions is made.
+
+    Args:
+        regions: of K categories; unit length by construction.
+        text_features: one vector per category, any length.
     """
-    return (region_features * text_features).sum(dim=-1)
+    # One product for all images: (B, K, P).
+    dots = F.linear(regions.value, text_features).transpose(1, 2)
+    products = (dots * regions.attention).sum(dim=-1) / regions.gathered_length
+    if regions.hidden is not None and regions.out is not None:
+        products = products + (regions.hidden * (text_features @ regions.out)).sum(dim=-1)
+    return products / regions.length
 
 
 class Matching(nn.Module):
@@ -38,7 +44,7 @@ class Matching(nn.Module):
     def forward(
         self, cosines: Float[Tensor, "B K"], biases: Float[Tensor, " K"] | None = None
     ) -> Float[Tensor, "B K"]:
-        """Unbounded logits; `biases` replaces the learned ones where new names were added."""
+        """Unbounded logits; `biases` replaces the learned ones where categories were added."""
         return self.log_scale.exp() * cosines + (self.bias if biases is None else biases)
 
     @torch.no_grad()

@@ -242,7 +242,7 @@ def build_prompts(
     return positive, negative[0] if negative else None
 
 
-class BakedPrompts(nn.Module):
+class StoredPrompts(nn.Module):
     """Stands in for a prompt learner where its text features are already computed and stored.
 
     Shapes: start_features (C, D), loaded with the model.
@@ -256,7 +256,7 @@ class BakedPrompts(nn.Module):
         self.register_buffer("start_features", torch.zeros(categories, feature_size))
 
     def forward(self) -> Float[Tensor, "C D"]:
-        """The features everything started from; a baked model does not ask for others."""
+        """The features everything started from; a model with frozen texts uses no others."""
         return self.start_features
 
 

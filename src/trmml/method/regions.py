@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from trmml.method.interface import Output
+from trmml.method.layers import zero_linear
 from trmml.settings.sections import RegionSettings
 
 # Squared lengths below this count as zero.
@@ -21,7 +23,7 @@ class Regions:
     region = unit(g / |g| + out hidden),  g = attention value
 
     All that is asked of every region is its cosine with a text, which is a ratio of sums over
-    patches: `match` needs no (B, K, D) tensor, by far the largest that training would touch.
+    patches: `matching.match` needs no (B, K, D) tensor, by far the largest of a step.
     `features` makes the regions of those categories that need them.
 
     Attributes:
@@ -39,14 +41,6 @@ class Regions:
     length: Float[Tensor, "B K"]
     hidden: Float[Tensor, "B K M"] | None = None
     out: Float[Tensor, "D M"] | None = None
-
-    def match(self, text: Float[Tensor, "K D"]) -> Float[Tensor, "B K"]:
-        """Inner product of every region with its own category's vector; cosine where unit."""
-        dots = F.linear(self.value, text).transpose(1, 2)  # (B, K, P), one product for all images
-        match = (dots * self.attention).sum(dim=-1) / self.gathered_length
-        if self.hidden is not None and self.out is not None:
-            match = match + (self.hidden * (text @ self.out)).sum(dim=-1)
-        return match / self.length
 
     def features(self, categories: Int[Tensor, " k"] | None = None) -> Float[Tensor, "B k D"]:
         """Region features of some categories, or of all; unit length."""
@@ -109,6 +103,22 @@ def _root(squared: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """Lengths from squared ones, in fp32 at least, and never zero."""
     wide = torch.promote_types(squared.dtype, torch.float32)
     return squared.to(wide).clamp(min=TINY).sqrt()
+
+
+@dataclass  # not frozen: Fabric casts the fields of what leaves a model
+class RegionOutput(Output):
+    """What a model that has regions gives for a batch.
+
+    Attributes:
+        regions: one per category, with the attention over patches that made it.
+    """
+
+    regions: Regions
+
+    @property
+    def attention(self) -> Float[Tensor, "B C P"]:
+        """Over patches, rows sum to 1."""
+        return self.regions.attention
 
 
 class RegionAttention(nn.Module):
@@ -183,8 +193,8 @@ class HiddenReader(nn.Module):
         super().__init__()
         self.down = nn.Linear(hidden_size, rank, bias=False)
         self.dropout = nn.Dropout(dropout)
-        self.key = _zero_linear(rank, feature_size)
-        self.value = _zero_linear(rank, feature_size)
+        self.key = zero_linear(rank, feature_size, bias=False)
+        self.value = zero_linear(rank, feature_size, bias=False)
 
     def forward(
         self,
@@ -215,7 +225,7 @@ class RegionMlp(nn.Module):
         self.from_region = nn.Linear(feature_size, mlp_size)
         self.from_query = nn.Linear(feature_size, mlp_size, bias=False)
         self.dropout = nn.Dropout(dropout)
-        self.out = _zero_linear(mlp_size, feature_size)
+        self.out = zero_linear(mlp_size, feature_size, bias=False)
 
     def hide(
         self, reach: Float[Tensor, "B K M"], query: Float[Tensor, "K D"]
@@ -224,10 +234,3 @@ class RegionMlp(nn.Module):
         whose = self.from_query(query) + self.from_region.bias  # (K, M)
         hidden: Tensor = self.dropout(F.gelu(reach + whose))
         return hidden
-
-
-def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map without bias that starts at zero."""
-    layer = nn.Linear(inputs, outputs, bias=False)
-    nn.init.zeros_(layer.weight)
-    return layer

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.prototypes import PseudoLabels
+from trmml.method.pseudo_labels import PseudoLabels
 from trmml.metrics.figures import Metrics
 from trmml.metrics.reliability import expected_calibration_error, reliability_bins
 from trmml.reporting.figures import WIDE, line_chart, reliability_diagram

@@ -210,11 +210,6 @@ class Settings(Section):
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
 
-    @property
-    def pseudo_labelling(self) -> PrototypeSettings | None:
-        """How evidence becomes pseudo-labels; None where they are switched off."""
-        return self.prototypes if self.losses.pseudo > 0 else None
-
 
 Kind = TypeVar("Kind", bound=Section)
 

@@ -27,9 +27,8 @@ from trmml.features.loader import (
 )
 from trmml.features.views import encode_looks
 from trmml.images import find_images
-from trmml.method.interface import Output
 from trmml.method.prompts import encode_templates
-from trmml.method.trmml import TRMML
+from trmml.method.trmml import TRMML, TRMMLOutput
 from trmml.metrics.calibration import Calibration
 from trmml.settings.choices import OnBadImage
 from trmml.storage.hashes import ContentHashes
@@ -178,16 +177,15 @@ class Tagger:
         model = load_model(run, spec, card).to(device)
         return cls(model=model, encoder=spec, card=card, device=device, also=also)
 
-    def output(self, features: Features) -> Output:
+    def output(self, features: Features) -> TRMMLOutput:
         """What the model says of encoded pictures: logits, new names last, and regions."""
-        output: Output = self.model(features, self._new_text, self._new_negative)
+        output: TRMMLOutput = self.model(features, self._new_text, self._new_negative)
         return output
 
     @torch.no_grad()
     def score(self, features: Features) -> Scores:
         """Calibrated probabilities and region maps of encoded pictures, on the CPU."""
         output = self.output(features.to(self.device))
-        assert output.attention is not None
         probabilities = self.calibration.probabilities(output.logits.double().cpu())
         attention = output.attention.float().cpu()
         if self.views > 1:  # the plain picture's patches come first; only they have a place in it

@@ -19,7 +19,9 @@ from trmml.errors import CheckpointError, MissingExtraError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
-from trmml.method.trmml import TRMML, build_trmml
+from trmml.method.build import build_trmml
+from trmml.method.pseudo_labels import PseudoLabels
+from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration, both_answers, calibrate
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
@@ -65,8 +67,8 @@ def train_run(
     settings, out = settings or Settings(), Path(out)
     _check_folder(out, resume)
     answered = int(data.matrix.known.any(dim=1).sum())
-    looked_at = answered if settings.pseudo_labelling is None else len(data)
-    training = enough_epochs(settings.training, looked_at)
+    used = answered if settings.losses.pseudo == 0 else len(data)
+    training = enough_epochs(settings.training, used)
     settings = settings.model_copy(update={"training": training})
     hold_out(data.matrix, training.held_out_share, training.seed)  # refuses a hopeless table early
     fabric = make_fabric(device, training.precision)
@@ -94,7 +96,6 @@ def train_run(
         matrix=data.matrix,
         truth=truth,
         training=training,
-        prototypes=settings.pseudo_labelling,
         fabric=fabric,
     )
     fingerprint = _fingerprint(data, settings, identity, encoded)
@@ -195,8 +196,9 @@ def _finish(
         out / "held_out.safetensors",
         {"logits": logits, "labels": held.labels, "known": held.known, "images": trainer.held},
     )
-    save_pseudo = {"labels": trainer.pseudo.labels, "chosen": trainer.pseudo.chosen}
-    save_tensors(out / "pseudo.safetensors", save_pseudo)
+    labeller = trainer.pseudo_labeller
+    pseudo = PseudoLabels.none(data.matrix) if labeller is None else labeller.labels
+    save_tensors(out / "pseudo.safetensors", {"labels": pseudo.labels, "chosen": pseudo.chosen})
     card = RunCard(
         category_names=data.category_names,
         encoder=identity,

@@ -17,9 +17,11 @@ FORMAT = 6
 READABLE = (5, 6)
 # Where the names of tensors began otherwise.
 PREFIXES = {
-    "image_branch.": "image_head.",
-    "hidden_regions.": "csra_head.",
-    "opinions.": "stacking.",
+    "image_branch.into.": "heads.image.layers.into.",
+    "image_branch.out.": "heads.image.layers.out.",
+    "image_branch.": "heads.image.",
+    "hidden_regions.": "heads.csra.",
+    "opinions.": "heads.stacking.",
 }
 
 

@@ -17,11 +17,9 @@ from typing import Any
 
 from trmml.encoders.base import Encoder, EncoderIdentity, identify
 from trmml.errors import CheckpointError
-from trmml.method.matching import Matching
-from trmml.method.prompts import BakedPrompts
-from trmml.method.prototypes import Prototypes
-from trmml.method.regions import RegionAttention
-from trmml.method.trmml import TRMML, build_heads
+from trmml.method.build import join
+from trmml.method.prompts import StoredPrompts
+from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration
 from trmml.settings.sections import Settings, parse_settings
 from trmml.storage.atomic import load_tensors, save_tensors, write_json
@@ -155,32 +153,16 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
     tensors = current_tensors(load_tensors(run / "model.safetensors")[0])
     learned = ("prompts.text_residual", "prompts.context_tokens", "negative_prompts.")
     tensors = {k: v for k, v in tensors.items() if not k.startswith(learned)}
-    categories, settings = len(card.category_names), card.settings
     size = card.encoder.feature_size
-    model = TRMML(
-        project=encoder.project,
-        prompts=BakedPrompts(categories=categories, feature_size=size),
-        negative_prompts=None,
-        regions=RegionAttention(
-            categories=categories,
-            feature_size=size,
-            hidden_size=card.encoder.hidden_size,
-            settings=settings.regions,
-        ),
-        matching=Matching(categories=categories, settings=settings.matching),
-        prototypes=Prototypes(
-            categories=categories, feature_size=size, settings=settings.prototypes
-        ),
-        heads=build_heads(categories, card.encoder.hidden_size, settings),
-        losses=settings.losses,
-    )
+    prompts = StoredPrompts(categories=len(card.category_names), feature_size=size)
+    model = join(encoder, card.encoder, prompts, None, card.settings)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
             f"{run / 'model.safetensors'} does not fit model.json: {error}"
         ) from None
-    model.baked = True
+    model.text_is_frozen = True
     return model.eval().requires_grad_(False)
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from trmml.errors import CheckpointError
 from trmml.method.interface import MultiLabelModel
-from trmml.method.prototypes import PseudoLabels
+from trmml.method.pseudo_labels import PseudoLabeller
 from trmml.storage.atomic import load_tensors, save_tensors
 from trmml.training.old_formats import current_tensors
 
@@ -23,8 +22,7 @@ class TrainingState:
         model: with its running state.
         average: of the trained weights, by name.
         best: the state of the model after the best epoch so far; empty before any.
-        evidence: for pseudo-labels; nan where none was gathered, no rows where they are off.
-        pseudo: the pseudo-labels in use.
+        pseudo_labeller: evidence and pseudo-labels; None of a model that trains without.
         epoch, batch, step: how many are done; batches of this epoch.
         totals: losses of this epoch, times images.
         records: of the epochs so far.
@@ -37,8 +35,7 @@ class TrainingState:
     best: dict[str, Tensor]
     best_record: dict[str, Any]
     best_aps: list[float]
-    evidence: Float[Tensor, "N C"]
-    pseudo: PseudoLabels
+    pseudo_labeller: PseudoLabeller | None
     epoch: int
     batch: int
     step: int
@@ -50,8 +47,7 @@ class TrainingState:
         tensors = {f"model.{n}": v for n, v in self.model.state_dict().items()}
         tensors |= {f"average.{n}": v for n, v in self.average.items()}
         tensors |= {f"best.{n}": v for n, v in self.best.items()}
-        tensors |= {"evidence": self.evidence, "pseudo.labels": self.pseudo.labels}
-        tensors |= {"pseudo.chosen": self.pseudo.chosen}
+        tensors |= {} if self.pseudo_labeller is None else self.pseudo_labeller.tensors()
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{n}": v for n, v in moments.items()}
         names = ("epoch", "batch", "step", "totals", "records", "best_record", "best_aps")
@@ -80,10 +76,8 @@ class TrainingState:
         average = current_tensors(groups["average"])
         self.average = {n: v.to(self.fabric.device) for n, v in average.items()}
         self.best = current_tensors(groups.get("best", {}))
-        self.evidence = tensors["evidence"]
-        self.pseudo = PseudoLabels(
-            labels=groups["pseudo"]["labels"], chosen=groups["pseudo"]["chosen"]
-        )
+        if self.pseudo_labeller is not None:
+            self.pseudo_labeller.load(tensors)
         self._load_optimizer(groups.get("optimizer", {}))
         place = json.loads(metadata["place"])
         self.fabric.strategy.precision.load_state_dict(place.pop("precision"))

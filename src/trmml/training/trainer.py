@@ -22,14 +22,14 @@ from trmml.features.base import Features, FeatureSource, Progress, read_features
 from trmml.features.views import joined
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, Targets, predict
-from trmml.method.prototypes import PseudoLabels, pseudo_labels
 from trmml.metrics.average_precision import average_precisions
-from trmml.settings.sections import PrototypeSettings, TrainingSettings
+from trmml.settings.sections import TrainingSettings
+from trmml.training.heads import head_logits, train_image_head
 from trmml.training.record import EpochRecord
 from trmml.training.schedule import hold_out, learning_rate, parameter_groups
 from trmml.training.state import TrainingState
 
-# Images that `MultiLabelModel.start` looks at.
+# Images that `MultiLabelModel.init_from_labels` gets.
 START_IMAGES = 256
 # The state is written at every epoch's end, and within an epoch when this much time has passed.
 STATE_SECONDS = 300.0
@@ -44,7 +44,6 @@ class Trainer(TrainingState):
         matrix: labels of all N images.
         truth: complete labels, only to report how right pseudo-labels are; never trained on.
         training: of the run.
-        prototypes: how evidence becomes pseudo-labels, of a model that gives any; None: never.
         fabric: device and precision; a single process.
     """
 
@@ -56,11 +55,10 @@ class Trainer(TrainingState):
         matrix: LabelMatrix,
         truth: LabelMatrix | None,
         training: TrainingSettings,
-        prototypes: PrototypeSettings | None = None,
         fabric: Fabric,
     ) -> None:
         self.model, self.source, self.matrix, self.truth = model, source, matrix, truth
-        self.training, self.prototypes, self.fabric = training, prototypes, fabric
+        self.training, self.fabric = training, fabric
         self.scored = joined(source, training.scored_views)
         self.kept, self.held = hold_out(matrix, training.held_out_share, training.seed)
         if not model.learns_from_unanswered:
@@ -70,7 +68,7 @@ class Trainer(TrainingState):
         model.to(fabric.device)
         spread = torch.linspace(0, len(self.kept) - 1, min(START_IMAGES, len(self.kept))).long()
         start = source.batch(self.kept[spread]).to(fabric.device)
-        model.start(start, matrix.rows(self.kept))
+        model.init_from_labels(start, matrix.rows(self.kept))
         groups = parameter_groups(model, training)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=0.0)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
@@ -79,11 +77,7 @@ class Trainer(TrainingState):
         }
         self.epoch = self.batch = self.step = 0
         self.totals, self.records = {}, []
-        rows = 0 if prototypes is None else len(matrix)  # nobody else asks for evidence
-        shape = rows, matrix.labels.shape[1]
-        self.evidence = torch.full(shape, torch.nan, dtype=torch.float16)
-        blank = torch.zeros_like(matrix.known)
-        self.pseudo = PseudoLabels(labels=blank, chosen=blank)
+        self.pseudo_labeller = model.pseudo_labeller(matrix, self.held, training.epochs)
         self.best, self.best_record = {}, {}
         self.best_aps = [math.nan] * matrix.labels.shape[1]
 
@@ -139,9 +133,11 @@ class Trainer(TrainingState):
         self._count(terms, weights, len(indices), loss)
         first = self.batch // training.accumulate * training.accumulate
         self.fabric.backward(loss / min(training.accumulate, self.batches - first))
-        evidence = self.model.observe(output, targets, evidence=self._pseudo_labels_follow())
-        if evidence is not None:
-            self.evidence[indices] = evidence.to("cpu", torch.float16)
+        labeller = self.pseudo_labeller
+        asked = labeller is not None and labeller.gathers(self.epoch)
+        evidence = self.model.after_step(output, targets, evidence=asked)
+        if labeller is not None and evidence is not None:
+            labeller.gather(indices, evidence)
         if (self.batch + 1) % training.accumulate == 0 or self.batch + 1 == self.batches:
             self._optimizer_step()
 
@@ -168,14 +164,13 @@ class Trainer(TrainingState):
                 self.average[name].lerp_(parameter.detach(), 1 - keep)
 
     def _targets(self, indices: Int[Tensor, " B"]) -> Targets:
-        device = self.fabric.device
-        matrix, pseudo = self.matrix, self.pseudo
-        return Targets(
-            labels=matrix.labels[indices].to(device),
-            known=matrix.known[indices].to(device),
-            pseudo_labels=pseudo.labels[indices].to(device),
-            pseudo=pseudo.chosen[indices].to(device),
-        )
+        device, rows = self.fabric.device, self.matrix.rows(indices)
+        labels, known = rows.labels.to(device), rows.known.to(device)
+        if self.pseudo_labeller is None:
+            return Targets(labels, known, torch.zeros_like(known), torch.zeros_like(known))
+        pseudo = self.pseudo_labeller.labels
+        guessed, chosen = pseudo.labels[indices].to(device), pseudo.chosen[indices].to(device)
+        return Targets(labels, known, guessed, chosen)
 
     def _count(
         self, terms: dict[str, Tensor], weights: dict[str, float], images: int, loss: Tensor
@@ -222,7 +217,8 @@ class Trainer(TrainingState):
         self._keep_best(record.epoch, aps)
         self.records.append(asdict(record))
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
-        self._choose_pseudo_labels()
+        if self.pseudo_labeller is not None:
+            self.pseudo_labeller.choose()
         return record
 
     def held_out_aps(self) -> Float[Tensor, " C"]:
@@ -242,18 +238,22 @@ class Trainer(TrainingState):
         return predict(self.model, self.scored, self.held, device=self.fabric.device)
 
     @torch.no_grad()
-    def settle(self, progress: Progress | None = None) -> None:
-        """Show the held-out images to the trained model once; then it may learn from them.
+    def fit_on_held_out(self, progress: Progress | None = None) -> None:
+        """Show the held-out images to the trained model once; then its own head may use them.
 
-        `held_logits` are what it said of them before, which is what calibrates.
+        `held_logits` are the logits before that; they calibrate.
         """
         device = self.fabric.device
         parts = torch.split(self.held, self.training.batch_size)
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
-        self.model.settle(outputs, self.matrix.rows(self.held))
+        self.model.fit_on_held_out(outputs, self.matrix.rows(self.held))
         self.held_logits = self.predict_held_out()
-        everything = torch.arange(len(self.matrix))
-        self.model.learn_again(lambda: self._means(everything, progress), self.matrix, progress)
+        head = self.model.separate_head()
+        if head is not None and head.settings.learn_again:
+            pooled = self._means(torch.arange(len(self.matrix)), progress)
+            before = head_logits(head, pooled[0])
+            train_image_head(head, pooled, self.matrix, self.training, progress)
+            self.model.separate_head_trained_again(before, head_logits(head, pooled[0]))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -266,9 +266,11 @@ class Trainer(TrainingState):
             _copy_parameters(self.model, own)
 
     def begin(self, progress: Progress | None = None) -> None:
-        """Before the first epoch: what the model learns first, then the start as epoch to beat."""
-        matrix = self.matrix.rows(self.kept)
-        self.model.learn_first(lambda: self._means(self.kept, progress), matrix, progress)
+        """Before the first epoch: train the head of its own; then the start is the one to beat."""
+        head = self.model.separate_head()
+        if head is not None:
+            pooled, matrix = self._means(self.kept, progress), self.matrix.rows(self.kept)
+            train_image_head(head, pooled, matrix, self.training, progress)
         self._keep_best(0, self.held_out_aps())
 
     def _means(
@@ -299,26 +301,12 @@ class Trainer(TrainingState):
         with self.averaged():
             self.best = {n: v.detach().cpu().clone() for n, v in self.model.state_dict().items()}
 
-    def _choose_pseudo_labels(self) -> None:
-        if self.prototypes is None or not self.evidence.isfinite().any():
-            return
-        known = self.matrix.known.clone()
-        known[self.held] = False  # what is held out calibrates nothing
-        visible = LabelMatrix(self.matrix.labels, known)
-        self.pseudo = pseudo_labels(self.evidence.float(), visible, self.prototypes)
-
-    def _pseudo_labels_follow(self) -> bool:
-        """Whether the next epoch uses pseudo-labels, so that this one must gather evidence."""
-        epochs = self.training.epochs
-        if self.prototypes is None:
-            return False
-        return self.prototypes.warm_up_share * epochs <= self.epoch + 1 < epochs
-
     def _pseudo_counts(self) -> dict[str, float | int]:
-        if not self.pseudo.chosen.any():
+        if self.pseudo_labeller is None or not self.pseudo_labeller.labels.chosen.any():
             return {}
         nothing = torch.zeros_like(self.matrix.known)
-        return self.pseudo.right_share(self.truth or LabelMatrix(nothing, nothing))
+        truth = self.truth or LabelMatrix(nothing, nothing)
+        return self.pseudo_labeller.labels.right_share(truth)
 
 
 def train(
@@ -358,9 +346,9 @@ def train(
             written = time.monotonic()
         yield record
     trainer.model.load_state_dict(trainer.best)
-    trainer.model.bake()
+    trainer.model.freeze_text_features()
     trainer.model.eval()
-    trainer.settle(progress)
+    trainer.fit_on_held_out(progress)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Regions gathered from the hidden patches by a classifier of their own; beyond the paper."""
+"""CSRA (class-specific residual attention): regions of the hidden map; beyond the paper."""
 
 import torch
 import torch.nn.functional as F
@@ -6,12 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trmml.features.base import Features
-from trmml.method.heads.image_head import Standardisation, zero_linear
+from trmml.method.layers import Standardisation, zero_linear
 from trmml.settings.sections import CSRAHeadSettings
 
 
 class CSRAHead(nn.Module):
-    """What the wide map says of each category: of its mean patch, and of the patches that speak.
+    """Logits from the hidden map: of its mean patch, and of the patches that speak for a category.
 
     logits_c = w_c . mean_p h_p + share * sum_p softmax_P(u_c . h_p) (u_c . h_p)
 

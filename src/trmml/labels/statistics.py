@@ -1,0 +1,47 @@
+"""What the known labels say of each category: shares of positives, and where negatives lack."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trmml.labels.matrix import LabelMatrix
+
+# Added to positives and to negatives before a share is taken, so that none is 0 or 1.
+PRIOR_COUNT = 0.5
+# Known negatives per known positive from which blanks no longer stand in for negatives.
+ENOUGH_NEGATIVES = 0.1
+
+
+def lacking_negatives(matrix: LabelMatrix) -> Float[Tensor, " C"]:
+    """How far each category lacks known negatives: 1 without any, 0 from a tenth of the positives.
+
+    That is the weight of its blanks as negatives. Without them "everything is present" would be
+    right; and a few stray negatives must not switch them off at once. It is 0 for a category of
+    which nothing is known: there blanks would only say that it is absent everywhere.
+    """
+    enough = (ENOUGH_NEGATIVES * matrix.positives).clamp(min=1)
+    return (1 - matrix.negatives / enough).clamp(min=0) * (matrix.positives > 0)
+
+
+def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
+    """Share of positives among the known labels of each category, strictly between 0 and 1.
+
+    Where negatives are lacking, blanks stand in for them.
+    """
+    return positive_share(matrix, lacking_negatives(matrix))
+
+
+def positive_share(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """Share of positives in each category, strictly between 0 and 1.
+
+    Of all categories together where nothing of one counts.
+
+    Args:
+        matrix: of the training images.
+        blank: how much of a negative an unknown label counts for, in [0, 1].
+    """
+    positives = matrix.positives.float()
+    total = positives + matrix.negatives + blank * (~matrix.known).sum(dim=0)
+    share = (positives + PRIOR_COUNT) / (total + 2 * PRIOR_COUNT)
+    pooled = (positives.sum() + PRIOR_COUNT) / (total.sum() + 2 * PRIOR_COUNT)
+    return torch.where(total > 0, share, pooled)

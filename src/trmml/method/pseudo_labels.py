@@ -1,0 +1,180 @@
+"""Pseudo-labels: the evidence for unknown pairs, and when it is strong enough to train on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.prototypes import Prototypes
+from trmml.metrics.calibration import fit_calibration, some_pairs
+from trmml.settings.sections import PrototypeSettings
+
+
+@torch.no_grad()
+def evidence_of(
+    region_features: Float[Tensor, "B k D"],
+    text_features: Float[Tensor, "C D"],
+    prototypes: Prototypes,
+    categories: Int[Tensor, " k"],
+) -> Float[Tensor, "B k"]:
+    """How strongly both modalities speak for each category's presence; unbounded.
+
+    Intra-category: nearness to the positive visual prototype and to the text, less nearness to the
+    negative visual prototype. Inter-category: how much nearer the region lies to its own category's
+    prototypes than to those of the nearest other categories.
+
+    Args:
+        region_features: of some categories, unit length.
+        text_features: of all, unit length.
+        prototypes: of all.
+        categories: which.
+
+    Source: method.md section 2.6. Comparing with the few nearest categories instead of all keeps
+    the cost linear in C; the equal weights are ours.
+    """
+
+    def both(rows: Int[Tensor, "..."]) -> Float[Tensor, "... D"]:
+        return F.normalize(prototypes.visual_positive[rows], dim=-1) + text_features[rows]
+
+    near = (region_features * both(categories)).sum(dim=-1)
+    negative = F.normalize(prototypes.visual_negative[categories], dim=-1)  # zero stays zero
+    intra = near - (region_features * negative).sum(dim=-1)
+    if prototypes.rivals.shape[1] == 0:
+        return intra
+    others = both(prototypes.rivals[categories])  # (k, R, D)
+    regions = region_features.transpose(0, 1)  # (k, B, D)
+    rival = torch.matmul(regions, others.transpose(1, 2)).amax(dim=-1).T
+    return intra + near - rival
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Estimates for unknown pairs only.
+
+    Attributes:
+        labels: read only where `chosen` is True.
+        chosen: True where the evidence was strong enough; never where a label is known.
+    """
+
+    labels: Bool[Tensor, "N C"]
+    chosen: Bool[Tensor, "N C"]
+
+    @classmethod
+    def none(cls, matrix: LabelMatrix) -> "PseudoLabels":
+        """No pseudo-label for any pair of a matrix."""
+        nothing = torch.zeros_like(matrix.known)
+        return cls(labels=nothing, chosen=nothing)
+
+    def right_share(self, truth: LabelMatrix) -> dict[str, float | int]:
+        """Counts, and the share that is right where the truth is known (nan where it is not)."""
+        counts: dict[str, float | int] = {}
+        for name, value in (("positive", True), ("negative", False)):
+            picked = self.chosen & (self.labels == value)
+            checked = picked & truth.known
+            right = (truth.labels == value)[checked]
+            counts[f"pseudo_{name}"] = int(picked.sum())
+            counts[f"pseudo_{name}_right"] = float(right.float().mean())
+        return counts
+
+
+class PseudoLabeller:
+    """Gathers the evidence of an epoch, and chooses from it the pseudo-labels of the next.
+
+    Args:
+        matrix: labels of all N images.
+        held: images whose labels are held out: they calibrate nothing.
+        settings: warm-up and thresholds.
+        epochs: of the whole training.
+
+    Attributes:
+        evidence: of all pairs, in half precision; nan where none was gathered yet.
+        labels: the pseudo-labels in use; none at first.
+    """
+
+    def __init__(
+        self,
+        matrix: LabelMatrix,
+        held: Int[Tensor, " H"],
+        *,
+        settings: PrototypeSettings,
+        epochs: int,
+    ) -> None:
+        self._matrix, self._held = matrix, held
+        self._settings, self._epochs = settings, epochs
+        self.evidence = torch.full(matrix.known.shape, torch.nan, dtype=torch.float16)
+        self.labels = PseudoLabels.none(matrix)
+
+    def gathers(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, gathers evidence: the next uses pseudo-labels."""
+        return self._settings.warm_up_share * self._epochs <= epoch + 1 < self._epochs
+
+    def gather(self, images: Int[Tensor, " B"], evidence: Float[Tensor, "B C"]) -> None:
+        """Keep the evidence of a batch."""
+        self.evidence[images] = evidence.to("cpu", torch.float16)
+
+    def choose(self) -> None:
+        """Choose the pseudo-labels from all evidence so far; without any they stay."""
+        if not self.evidence.isfinite().any():
+            return
+        known = self._matrix.known.clone()
+        known[self._held] = False
+        visible = LabelMatrix(self._matrix.labels, known)
+        self.labels = pseudo_labels(self.evidence.float(), visible, self._settings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that continuing needs."""
+        labels, chosen = self.labels.labels, self.labels.chosen
+        return {"evidence": self.evidence, "pseudo.labels": labels, "pseudo.chosen": chosen}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `tensors` gave."""
+        self.evidence = tensors["evidence"]
+        self.labels = PseudoLabels(tensors["pseudo.labels"], tensors["pseudo.chosen"])
+
+
+def pseudo_labels(
+    evidence: Float[Tensor, "N C"], matrix: LabelMatrix, settings: PrototypeSettings
+) -> PseudoLabels:
+    """Label the unknown pairs whose evidence is strong.
+
+    The evidence is turned into probabilities by a calibration on the known pairs, per category with
+    a pooled fall-back (`calibration.fit_calibration`), so the thresholds adapt to each category. A
+    category without a known negative cannot be calibrated. There a pair is pseudo-positive above
+    the median evidence of the known positives, and never pseudo-negative.
+
+    Args:
+        evidence: from `evidence_of`; nan where it was not computed.
+        matrix: the training labels.
+        settings: the two probabilities.
+    """
+    present = evidence.isfinite()
+    usable = matrix.known & present
+    scaled = _standardised(evidence.float(), present)
+    both = (usable & matrix.labels).any(dim=0) & (usable & ~matrix.labels).any(dim=0)
+    positive = negative = torch.zeros_like(present)
+    if both.any():
+        calibration = fit_calibration(scaled, matrix.labels, some_pairs(usable))
+        probability = calibration.probabilities(scaled)
+        positive = probability > settings.positive_above
+        negative = probability < settings.negative_below
+    known_positive = matrix.labels & usable
+    one_sided = (usable & ~matrix.labels).sum(dim=0) == 0  # (C)
+    median = torch.where(known_positive, scaled, torch.nan).nanmedian(dim=0).values
+    above = scaled >= torch.where(median.isnan(), torch.inf, median)
+    positive = torch.where(one_sided, above, positive)
+    negative = negative & ~one_sided
+    return PseudoLabels(labels=positive, chosen=(positive | negative) & ~matrix.known & present)
+
+
+def _standardised(
+    evidence: Float[Tensor, "N C"], present: Bool[Tensor, "N C"]
+) -> Float[Tensor, "N C"]:
+    """Evidence with mean 0 and spread 1 in each category; 0 where it was not computed."""
+    count = present.sum(dim=0).clamp(min=1)
+    finite = torch.where(present, evidence, 0)
+    centred = torch.where(present, finite - finite.sum(dim=0) / count, 0)
+    return centred / (centred.square().sum(dim=0) / count).sqrt().clamp(min=1e-6)
