@@ -6,26 +6,26 @@ whether it fits; the optional attributes have defaults, so six methods and `size
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
+from trmml.encoders.probe import Probe
 from trmml.errors import EncoderError
 
 METHODS = ("preprocess", "encode_image", "project", "token_embeddings", "encode_text")
-UNIT_TOLERANCE = 1e-3  # wide enough for features computed in half precision
-PROBE_TEXT = "a photo of a cat"
-
-_T = TypeVar("_T")
 Content = tuple[Tensor, bytes]  # and the digest of its bytes
+# Pixels to hidden patches and the unit-length image feature, both fp32, on the encoder's device.
+EncodeImage = Callable[
+    [Float[Tensor, "B 3 S S"]], tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]
+]
 
 
 @runtime_checkable
@@ -42,18 +42,18 @@ class Encoder(Protocol):
         logit_scale: float, 1 / temperature of the encoder's own training; None.
         grid: (rows, columns) of the patches; the square root of P each.
         image_tower: torch.nn.Module that holds all that `encode_image` and `project` use; the
-            whole encoder. What was computed from pictures stays valid while only the rest changes.
+            whole encoder. What was computed from images stays valid while only the rest changes.
         has_text: bool, whether `token_embeddings` and `encode_text` work; True.
         preprocessing: str, one line that names all `preprocess` depends on: mean, std,
             interpolation, resize mode and size; nothing is known of it without.
         preprocess_pixels: what `preprocess` does, for a uint8 tensor (3, H, W) on any device, as
-            float32 (3, S, S) on the same one; pictures then pass through `preprocess`.
+            float32 (3, S, S) on the same one; images then pass through `preprocess`.
     """
 
     size: int
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 S S"]:
-        """An RGB picture of any size as a float32 tensor that `encode_image` takes."""
+        """An RGB image of any size as a float32 tensor that `encode_image` takes."""
         ...
 
     def encode_image(
@@ -194,7 +194,7 @@ def missing_methods(encoder: object) -> list[str]:
 
 
 def identify(encoder: object, spec: str | None = None) -> EncoderIdentity:
-    """The identity of an encoder, after one blank picture and one text have gone through it.
+    """The identity of an encoder, after one blank image and one text have gone through it.
 
     The text is left out, and the checksum of the whole with it, where the encoder has no text.
 
@@ -215,7 +215,7 @@ def identify(encoder: object, spec: str | None = None) -> EncoderIdentity:
     size = getattr(encoder, "size", None)
     if not isinstance(size, int) or size < 1:
         raise EncoderError(f"encoder {name!r}: size must be the input's side in pixels, got {size}")
-    probe = _Probe(name, cast(Encoder, encoder), _device(module))
+    probe = Probe(name, encoder, _device(module))
     hidden, image_feature = probe.image()
     grid = probe.grid(hidden.shape[1])
     has_text = bool(getattr(encoder, "has_text", True))
@@ -247,103 +247,3 @@ def _device(module: nn.Module) -> torch.device:
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """Runs the parts of an encoder once and says which of them is broken."""
-
-    name: str
-    encoder: Encoder
-    device: torch.device
-
-    def fail(self, part: str, expected: str, got: object) -> EncoderError:
-        """The error for a part that gave something else than the protocol asks for."""
-        return EncoderError(f"encoder {self.name!r}: {part} must give {expected}, got {got}")
-
-    def run(self, part: str, call: Callable[[], _T]) -> _T:
-        """What the part gives; whatever it raises becomes an EncoderError that names the part."""
-        try:
-            return call()
-        except EncoderError:
-            raise
-        except Exception as error:
-            raise EncoderError(
-                f"encoder {self.name!r}: {part} raised {type(error).__name__}: {error}"
-            ) from error
-
-    def pair(self, part: str, value: object, expected: str) -> tuple[Tensor, Tensor]:
-        """The two tensors that the part must have given."""
-        if isinstance(value, tuple) and len(value) == 2:
-            first, second = value
-            if isinstance(first, Tensor) and isinstance(second, Tensor):
-                return first, second
-        raise self.fail(part, f"two tensors, {expected}", _describe(value))
-
-    def unit(self, part: str, feature: Tensor) -> None:
-        """Refuse a feature whose length is not 1."""
-        length = float(feature.detach().float().norm())
-        if not math.isclose(length, 1.0, abs_tol=UNIT_TOLERANCE):
-            raise self.fail(part, "a feature of unit length", f"length {length:.4g}")
-
-    def image(self) -> tuple[Tensor, Tensor]:
-        """Hidden patches (1, P, W) and the image feature (1, D) of a blank picture."""
-        encoder, size = self.encoder, self.encoder.size
-        blank = Image.new("RGB", (size + 8, size), (128, 128, 128))
-        pixels: object = self.run("preprocess", lambda: encoder.preprocess(blank))
-        if not (isinstance(pixels, Tensor) and pixels.shape == (3, size, size)):
-            raise self.fail("preprocess", f"a tensor (3, {size}, {size})", _describe(pixels))
-        if pixels.dtype != torch.float32:
-            raise self.fail("preprocess", "float32", pixels.dtype)
-        batch = pixels[None].to(self.device)
-        given: object = self.run("encode_image", lambda: encoder.encode_image(batch))
-        hidden, feature = self.pair("encode_image", given, "(B, P, W) and (B, D)")
-        if hidden.ndim != 3 or feature.ndim != 2 or (len(hidden), len(feature)) != (1, 1):
-            raise self.fail("encode_image", "shapes (1, P, W) and (1, D)", _describe(given))
-        if hidden.requires_grad or feature.requires_grad:
-            raise self.fail("encode_image", "tensors without gradient", "requires_grad=True")
-        self.unit("encode_image", feature)
-        patches: object = self.run("project", lambda: encoder.project(hidden))
-        wanted = (*hidden.shape[:2], feature.shape[1])
-        if not (isinstance(patches, Tensor) and patches.shape == wanted):
-            raise self.fail("project", f"a tensor {wanted}", _describe(patches))
-        return hidden, feature
-
-    def grid(self, patches: int) -> tuple[int, int]:
-        """(rows, columns) of the patches, from the encoder or as a square."""
-        side = math.isqrt(patches)
-        rows, columns = getattr(self.encoder, "grid", None) or (side, side)
-        if rows * columns != patches:
-            raise EncoderError(
-                f"encoder {self.name!r}: {patches} patches do not fill a grid of {rows} x "
-                f"{columns}; give the encoder the attribute grid = (rows, columns)"
-            )
-        return int(rows), int(columns)
-
-    def text(self, feature_size: int) -> int:
-        """E, after a text has gone through and the gradient has come back."""
-        encoder = self.encoder
-        given: object = self.run("token_embeddings", lambda: encoder.token_embeddings([PROBE_TEXT]))
-        tokens, mask = self.pair("token_embeddings", given, "(C, L, E) and (C, L)")
-        if tokens.ndim != 3 or mask.shape != tokens.shape[:2] or len(tokens) != 1:
-            raise self.fail("token_embeddings", "shapes (1, L, E) and (1, L)", _describe(given))
-        if not bool(mask.any()):
-            raise self.fail("token_embeddings", "a mask that is 1 on real tokens", "all zeros")
-        with torch.enable_grad():
-            leaf = tokens.detach().clone().requires_grad_()
-            feature: object = self.run("encode_text", lambda: encoder.encode_text(leaf, mask))
-            if not (isinstance(feature, Tensor) and feature.shape == (1, feature_size)):
-                wanted = f"a tensor (1, {feature_size}), as wide as the image feature"
-                raise self.fail("encode_text", wanted, _describe(feature))
-            self.unit("encode_text", feature)
-            if not feature.requires_grad:
-                raise self.fail("encode_text", "a gradient to the embeddings", "none")
-        return tokens.shape[2]
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(_describe(item) for item in value) + ")"
-    return f"{type(value).__name__}"

@@ -1,7 +1,7 @@
 """Encoder features of images, as the training loop asks for them: by index and view.
 
-The encoder is frozen, so an image's features need computing once per view; `encode.encode_images`
-takes them from the store (`store.py`) or computes them live. View 0 is the picture as it is; view
+The encoder is frozen, so an image's features need computing once per view; `extract.encode_images`
+takes them from the store (`store.py`) or computes them live. View 0 is the image as it is; view
 v > 0 is a seeded random crop and flip.
 """
 
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trmml.encoders.base import Encoder
-from trmml.encoders.speed.precision import EncodeImage
-from trmml.features.loader import prepared, view_of
+from trmml.encoders.frozen import FrozenEncoder
+from trmml.features.decoding import Decoding, view_of
+from trmml.features.loader import load_batches
 
 # Called with (what, done, total) while something long runs.
 Progress = Callable[[str, int, int], None]
@@ -26,7 +26,7 @@ READ_BATCH = 256
 
 @dataclass  # not frozen: Fabric casts the fields of what enters a model
 class Features:
-    """What the encoder says of a batch of images.
+    """What the encoder computes of a batch of images.
 
     Attributes:
         hidden_patches: the last feature map before the projection into the joint space.
@@ -39,7 +39,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.image_feature)
 
-    def rows(self, indices: Int[Tensor, " K"]) -> "Features":
+    def subset(self, indices: Int[Tensor, " K"]) -> "Features":
         """Only some of the images."""
         return Features(self.hidden_patches[indices], self.image_feature[indices])
 
@@ -67,10 +67,10 @@ class FeatureSource(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"] | None = None) -> Features:
-        """Features (fp32) of some images; `views` defaults to the plain picture."""
+        """Features (fp32) of some images; `views` defaults to the plain image."""
         ...
 
-    def rows(self, indices: Sequence[int]) -> "FeatureSource":
+    def subset(self, indices: Sequence[int]) -> "FeatureSource":
         """Only some of the images, in the given order."""
         ...
 
@@ -99,7 +99,7 @@ class MemoryFeatures:
         rows = self._rows[indices]
         return Features(self._hidden[views, rows].float(), self._image[views, rows].float())
 
-    def rows(self, indices: Sequence[int]) -> "MemoryFeatures":
+    def subset(self, indices: Sequence[int]) -> "MemoryFeatures":
         """Only some of the images, in the given order; the features are shared, not copied."""
         part = MemoryFeatures(self._hidden, self._image)
         part._rows = self._rows[torch.as_tensor(indices, dtype=torch.long)]
@@ -111,30 +111,23 @@ class LiveFeatures:
 
     Args:
         items: path and content hash of each image; the hash seeds its views.
-        encoder: frozen, on `device`.
-        encode: its `encode_image`, in some precision.
+        encoder: frozen.
         views: how many views there are.
         seed: of the views.
-        device: where the encoder runs.
-        reduced: whether large JPEGs are decoded smaller.
-        on_card: whether the device decodes JPEGs.
+        decoding: the shortcuts from files to pixels.
     """
 
     def __init__(
         self,
         items: Sequence[tuple[Path, str]],
-        encoder: Encoder,
-        encode: EncodeImage,
+        encoder: FrozenEncoder,
         *,
         views: int,
         seed: int,
-        device: str,
-        reduced: bool,
-        on_card: bool,
+        decoding: Decoding,
     ) -> None:
-        self._items, self._encoder, self._encode = list(items), encoder, encode
-        self._seed, self._device = seed, device
-        self._reduced, self._on_card = reduced, on_card
+        self._items, self._encoder = list(items), encoder
+        self._seed, self._decoding = seed, decoding
         self.views = views
 
     def __len__(self) -> int:
@@ -143,43 +136,29 @@ class LiveFeatures:
     def batch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"] | None = None) -> Features:
         """See `FeatureSource.batch`."""
         views = torch.zeros_like(indices) if views is None else views
-        pictures = [
-            view_of(path, content, self._seed, view)
-            for (path, content), view in zip(
-                [self._items[i] for i in indices.tolist()], views.tolist(), strict=True
-            )
+        chosen = [
+            view_of(*self._items[index], self._seed, view)
+            for index, view in zip(indices.tolist(), views.tolist(), strict=True)
         ]
-        batches = prepared(
-            pictures,
-            self._encoder,
-            device=self._device,
-            reduced=self._reduced,
-            on_card=self._on_card,
-        )
-        parts = [encode_batch(self._encode, batch.pixels, self._device) for batch in batches]
-        return Features(
-            torch.cat([part.hidden_patches for part in parts]),
-            torch.cat([part.image_feature for part in parts]),
-        )
+        batches = load_batches(chosen, self._encoder, self._decoding)
+        return Features.cat([encode_batch(self._encoder, batch.pixels) for batch in batches])
 
-    def rows(self, indices: Sequence[int]) -> "LiveFeatures":
+    def subset(self, indices: Sequence[int]) -> "LiveFeatures":
         """Only some of the images, in the given order."""
         return LiveFeatures(
             [self._items[int(i)] for i in indices],
             self._encoder,
-            self._encode,
             views=self.views,
             seed=self._seed,
-            device=self._device,
-            reduced=self._reduced,
-            on_card=self._on_card,
+            decoding=self._decoding,
         )
 
 
 @torch.no_grad()
-def encode_batch(encode: EncodeImage, pixels: Float[Tensor, "B 3 S S"], device: str) -> Features:
-    """Features of preprocessed pictures, on the device."""
-    hidden, image = encode(pixels.to(device, non_blocking=device.startswith("cuda")))
+def encode_batch(encoder: FrozenEncoder, pixels: Float[Tensor, "B 3 S S"]) -> Features:
+    """Features of preprocessed images, on the encoder's device."""
+    ahead = encoder.device.startswith("cuda")
+    hidden, image = encoder.encode(pixels.to(encoder.device, non_blocking=ahead))
     return Features(hidden.float().contiguous(), image.float())
 
 
@@ -198,7 +177,7 @@ def read_features(
         pooled: one "patch" per image, the mean of all.
         views: V.
         dtype: of the patches; what is made of them is made in fp32.
-        progress: told ("reading", done, total), in pictures looked at.
+        progress: told ("reading", done, total), counted in views of images.
     """
     done, total = 0, views * len(source)
     hidden, image = torch.empty(0), torch.empty(0)

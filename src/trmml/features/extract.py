@@ -9,27 +9,28 @@ from typing import get_args
 
 from PIL import Image
 
-from trmml.encoders.base import Encoder, EncoderIdentity, identify
-from trmml.encoders.speed.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
+from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
+from trmml.encoders.speed.precision import in_precision
 from trmml.errors import DataError
 from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
-from trmml.features.loader import (
-    LOOKED_AT,
-    Picture,
-    card_decoding_holds,
-    prepared,
-    sample_pixels,
-    shortcut_holds,
+from trmml.features.decoding import (
+    SEARCHED,
+    Decoding,
+    ImageView,
+    on_card_holds,
+    reduced_holds,
     view_of,
     workers,
 )
+from trmml.features.loader import best_precision, load_batches
 from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.images import BadImage, read_image
 from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
 
-# Pictures from which reading the files to know their content is worth a progress bar.
+# Images from which reading the files to know their content is worth a progress bar.
 MANY = 1000
 
 
@@ -57,10 +58,10 @@ class Encoding:
     """How features are made and where they are kept; the same for training and evaluation.
 
     Attributes:
-        store: root of the feature stores; `stores.default_root()` when None.
+        store: root of the feature stores; `admin.default_root()` when None.
         form: "fp16", "int8" (half of it) or "fp32" (exact).
         live: use no store: only check at first that every file can be read, compute at each use.
-        precision: of the encoder; one of `encoders.precision.PRECISIONS` or "auto".
+        precision: of the encoder; one of `encoders.speed.precision.PRECISIONS` or "auto".
     """
 
     store: Path | None = None
@@ -71,13 +72,11 @@ class Encoding:
 
 def encode_images(
     paths: Sequence[Path],
-    encoder: Encoder,
+    encoder: Encoder | FrozenEncoder,
     *,
-    identity: EncoderIdentity | None = None,
     encoding: Encoding | None = None,
     views: int = 1,
     seed: int = 0,
-    device: str = "cpu",
     on_bad_image: OnBadImage = "error",
     progress: Progress | None = None,
 ) -> Encoded:
@@ -87,13 +86,11 @@ def encode_images(
     an interrupted run loses one shard at most.
 
     Args:
-        paths: the pictures.
-        encoder: frozen, already on `device`.
-        identity: of the encoder, where it is known already.
+        paths: of the images.
+        encoder: on any device; one that is not frozen yet runs on the CPU.
         encoding: how and where; by default the user's store, in fp16.
-        views: 1 = the plain picture; more = seeded crops and flips beside it.
+        views: 1 = the plain image; more = seeded crops and flips beside it.
         seed: of the crops and flips.
-        device: where the encoder runs.
         on_bad_image: "error" stops at the first unreadable file; "skip" leaves it out.
         progress: told ("read", "check" or "encode", done, total).
 
@@ -103,53 +100,14 @@ def encode_images(
     """
     if not paths:
         raise DataError("expected at least one image to encode, got none")
-    encoding = encoding or Encoding()
-    identity = identity or identify(encoder)
-    precision = resolve_precision(
-        encoding.precision,
-        encoder,
-        identity,
-        device,
-        pictures=len(paths),
-        samples=lambda: sample_pixels(paths, encoder, SAMPLES),
-    )
-    encode = image_encoder(encoder, precision, device, identity)
+    encoding, encoder = encoding or Encoding(), frozen_encoder(encoder)
+    encoder = in_precision(encoder, best_precision(encoding.precision, paths, encoder))
     root = encoding.store or default_root()
-    key = _key(encoder, identity, precision, encoding.form)
-    key = _with_decoder(root, key, list(paths[:LOOKED_AT]), encoder, encode, device)
-    run = _Run(paths, encoder, encode, precision, device, on_bad_image, progress, {})
+    key = _with_decoder(root, _key(encoder, encoding.form), paths[:SEARCHED], encoder)
+    run = _Run(paths, encoder, views, seed, on_bad_image, progress, {})
     if encoding.live:
-        items = run.check(views)
-        reduced = _settled(root, key)  # pixels are those that the store's features are of
-        if reduced is None:
-            reduced = shortcut_holds([path for path, _ in items], encoder, encode, device)
-        live = LiveFeatures(
-            items,
-            encoder,
-            encode,
-            views=views,
-            seed=seed,
-            device=device,
-            reduced=bool(reduced),
-            on_card=key.decoder == "card",
-        )
-        return run.conclude(live, "fp32")
-    contents = run.contents(ContentHashes(root))
-    store = FeatureStore(root, key)
-    rows = {
-        _row(contents[i], seed, view): view_of(paths[i], contents[i], seed, view)
-        for view in range(views)
-        for i in contents
-    }
-    lacking = store.lacking(list(rows))
-    if lacking:
-        with store.filling(lacking) as left:
-            unread = run.fill(store, {row: rows[row] for row in left})
-        reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
-        run.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
-    kept = [i for i in contents if i not in run.bad]
-    names = [[_row(contents[i], seed, view) for i in kept] for view in range(views)]
-    return run.conclude(store.rows(names) if kept else None, encoding.form)
+        return run.conclude(run.live(root, key), "fp32")
+    return run.conclude(run.stored(root, key), encoding.form)
 
 
 @dataclass(frozen=True)
@@ -157,13 +115,42 @@ class _Run:
     """One call of `encode_images`."""
 
     paths: Sequence[Path]
-    encoder: Encoder
-    encode: EncodeImage
-    precision: str
-    device: str
+    encoder: FrozenEncoder
+    views: int
+    seed: int
     on_bad_image: OnBadImage
     progress: Progress | None
     bad: dict[int, str]
+
+    def live(self, root: Path, key: StoreKey) -> LiveFeatures:
+        """Features computed at each use; pixels are those that the store's features are of."""
+        items = self.check()
+        reduced = _known_shortcut(root, key)
+        if reduced is None:
+            reduced = reduced_holds([path for path, _ in items], self.encoder)
+        decoding = Decoding(bool(reduced), key.decoder == "card")
+        return LiveFeatures(
+            items, self.encoder, views=self.views, seed=self.seed, decoding=decoding
+        )
+
+    def stored(self, root: Path, key: StoreKey) -> FeatureSource | None:
+        """Features in the store, after what it lacks was added; None where no image is readable."""
+        contents = self.contents(ContentHashes(root))
+        store = FeatureStore(root, key)
+        rows = {
+            _row(content, self.seed, view): view_of(self.paths[i], content, self.seed, view)
+            for view in range(self.views)
+            for i, content in contents.items()
+        }
+        lacking = store.lacking(list(rows))
+        if lacking:
+            with store.filling(lacking) as left:
+                unread = self.fill(store, {row: rows[row] for row in left})
+            reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
+            self.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
+        kept = [content for i, content in contents.items() if i not in self.bad]
+        names = [[_row(content, self.seed, view) for content in kept] for view in range(self.views)]
+        return store.features(names) if kept else None
 
     def contents(self, hashes: ContentHashes) -> dict[int, str]:
         """Hash of each file's content; a file that cannot be read is an error, or noted."""
@@ -179,7 +166,7 @@ class _Run:
         hashes.save()
         return found
 
-    def check(self, views: int) -> list[tuple[Path, str]]:
+    def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
 
         Gives path and content hash of the good ones; the hash only where views need it.
@@ -189,36 +176,23 @@ class _Run:
             for index, reason in enumerate(pool.map(_why_unreadable, self.paths)):
                 if reason is None:
                     path = self.paths[index]
-                    items.append((path, hashes.look_up(path) if views > 1 else ""))
+                    items.append((path, hashes.look_up(path) if self.views > 1 else ""))
                 else:
                     self._note(index, DataError(reason))
                 self._tell("check", index + 1, len(self.paths))
         return items
 
-    def fill(self, store: FeatureStore, rows: dict[str, Picture]) -> dict[str, str]:
-        """Encode what the store lacks; gives the rows whose picture cannot be read, and why."""
+    def fill(self, store: FeatureStore, rows: dict[str, ImageView]) -> dict[str, str]:
+        """Encode what the store lacks; gives the rows whose image cannot be read, and why."""
         names, unread, done = list(rows), dict[str, str](), 0
-        reduced = _settled(store.folder.parent, store.key)
-        if reduced is None and rows:
-            new = [picture.path for picture in rows.values()]
-            reduced = shortcut_holds(new, self.encoder, self.encode, self.device)
-            if reduced is None and len(new) > LOOKED_AT:
-                reduced = False  # large ones may come among those that were not looked at
-        if reduced is not None and settled_shortcut(store.folder) is None:
-            store.settle_shortcut(reduced)
+        views = list(rows.values())
+        decoding = Decoding(self._reduced(store, views), store.key.decoder == "card")
         waiting: list[str] = []
         parts: list[Features] = []
-        for batch in prepared(
-            list(rows.values()),
-            self.encoder,
-            device=self.device,
-            reduced=bool(reduced),
-            on_card=store.key.decoder == "card",
-            on_bad_image=self.on_bad_image,
-        ):
+        for batch in load_batches(views, self.encoder, decoding, on_bad_image=self.on_bad_image):
             if batch.numbers:
                 waiting += [names[n] for n in batch.numbers]
-                parts.append(encode_batch(self.encode, batch.pixels, self.device).to("cpu"))
+                parts.append(encode_batch(self.encoder, batch.pixels).to("cpu"))
             unread |= {names[n]: reason for n, reason in batch.bad.items()}
             done += len(batch.numbers) + len(batch.bad)
             if len(waiting) >= store.shard_rows or (waiting and done == len(names)):
@@ -226,6 +200,17 @@ class _Run:
                 waiting, parts = [], []
             self._tell("encode", done, len(names))
         return unread
+
+    def _reduced(self, store: FeatureStore, views: Sequence[ImageView]) -> bool:
+        """Whether large JPEGs are decoded smaller, as before in this store, or as found now."""
+        reduced = _known_shortcut(store.folder.parent, store.key)
+        if reduced is None and views:
+            reduced = reduced_holds([view.path for view in views], self.encoder)
+            if reduced is None and len(views) > SEARCHED:
+                reduced = False  # large ones may come among those that were not searched
+        if reduced is not None and settled_shortcut(store.folder) is None:
+            store.settle_shortcut(reduced)
+        return bool(reduced)
 
     def conclude(self, source: FeatureSource | None, form: StoreForm) -> Encoded:
         """What was found, or an error where no picture can be read."""
@@ -235,7 +220,7 @@ class _Run:
                 f"none of the {len(self.paths)} images can be read; first: {bad[0].reason}"
             )
         kept = [i for i in range(len(self.paths)) if i not in self.bad]
-        return Encoded(source, kept, bad, self.precision, form)
+        return Encoded(source, kept, bad, self.encoder.precision, form)
 
     def _note(self, index: int, error: DataError) -> None:
         if self.on_bad_image == "error":
@@ -263,51 +248,47 @@ def _why_unreadable(path: Path) -> str | None:
 
 
 def _row(content: str, seed: int, view: int) -> str:
-    """Name of a view's row; the plain picture is the same whatever the seed."""
+    """Name of a view's row; the plain image is the same whatever the seed."""
     return f"{content}.{f'{seed}-{view}' if view else 'plain'}"
 
 
-def _settled(root: Path, key: StoreKey) -> bool | None:
+def _known_shortcut(root: Path, key: StoreKey) -> bool | None:
     """Whether large JPEGs are decoded smaller, where that was found out in any form."""
     forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(StoreForm)]
     return next((holds for holds in forms if holds is not None), None)
 
 
 def _with_decoder(
-    root: Path,
-    key: StoreKey,
-    paths: list[Path],
-    encoder: Encoder,
-    encode: EncodeImage,
-    device: str,
+    root: Path, key: StoreKey, paths: Sequence[Path], encoder: FrozenEncoder
 ) -> StoreKey:
     """The key with who decodes JPEGs: as in a store that is there, else as is found out now.
 
-    It must not depend on which pictures are asked for, or they would be encoded again.
+    It must not depend on which images are asked for, or they would be encoded again.
     """
-    if not device.startswith("cuda"):
+    if not encoder.device.startswith("cuda"):
         return key
     card = replace(key, decoder="card")
     for there in (card, key):
         if (root / there.name).is_dir():
             return there
-    return card if card_decoding_holds(paths, encoder, encode, device) else key
+    return card if on_card_holds(paths, encoder) else key
 
 
-def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: StoreForm) -> StoreKey:
+def _key(encoder: FrozenEncoder, form: StoreForm) -> StoreKey:
     """What the features depend on where Pillow decodes.
 
-    `preprocess` is known by what it makes of a test picture.
+    `preprocess` is known by what it makes of a test image.
     """
-    pixels = (encoder.preprocess(_test_picture()) * 1000).round().int()
+    identity = encoder.identity
+    pixels = (encoder.encoder.preprocess(_test_image()) * 1000).round().int()
     made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
-    words = getattr(encoder, "preprocessing", "")
+    words = getattr(encoder.encoder, "preprocessing", "")
     return StoreKey(
         encoder=identity.name,
         image_checksum=identity.image_checksum,
         size=identity.size,
         preprocessing=f"{words} [{made}]".strip(),
-        precision=precision,
+        precision=encoder.precision,
         decoder="pillow",
         form=form,
         patches=identity.patches,
@@ -316,8 +297,8 @@ def _key(encoder: Encoder, identity: EncoderIdentity, precision: str, form: Stor
     )
 
 
-def _test_picture() -> Image.Image:
-    """A picture with slopes and edges, no square, larger than most inputs and always the same."""
+def _test_image() -> Image.Image:
+    """An image with slopes and edges, no square, larger than most inputs and always the same."""
     width, height = 613, 479
     values = bytes(
         (x * y // 7 + 40 * c) % 256 for y in range(height) for x in range(width) for c in range(3)

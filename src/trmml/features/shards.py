@@ -78,7 +78,7 @@ class StoreFeatures:
 
     Args:
         shards: mapped into memory.
-        places: shard and row of each view of each picture.
+        places: shard and row of each view of each image.
     """
 
     def __init__(self, shards: Sequence[Shard], places: Int[Tensor, "V N 2"]) -> None:
@@ -106,7 +106,7 @@ class StoreFeatures:
         image = torch.stack([self._shards[shard].tensors["image"][row] for shard, row in places])
         return Features(hidden, image)
 
-    def rows(self, indices: Sequence[int]) -> "StoreFeatures":
+    def subset(self, indices: Sequence[int]) -> "StoreFeatures":
         """Only some of the images, in the given order."""
         return StoreFeatures(self._shards, self._places[:, torch.as_tensor(indices).long()])
 

@@ -44,19 +44,19 @@ BYTES = {"fp16": 2, "int8": 1, "fp32": 4}
 SHARD_BYTES = 128 * 2**20
 # Free space that filling a store leaves on the disk.
 SPARE_BYTES = 512 * 2**20
-# From here on, what will be written is told to everybody and not only to who asks for the log.
+# From here on, what will be written is a warning, no longer a line of the log alone.
 NOTICE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """All that features depend on besides the picture.
+    """All that features depend on besides the image.
 
     Attributes:
         encoder: its name, for people; no part of the key.
         image_checksum: of the encoder's image side.
         size: side of the input in pixels.
-        preprocessing: in words, with the digest of what it makes of a test picture.
+        preprocessing: in words, with the digest of what it makes of a test image.
         precision: of the encoder.
         decoder: "pillow", or "card" where a card decodes JPEGs.
         form: "fp16", "int8" with a scale per patch, or "fp32".
@@ -84,7 +84,7 @@ class StoreKey:
 
     @property
     def row_bytes(self) -> int:
-        """What one picture and view takes on disk."""
+        """What one view of an image takes on disk."""
         scales = 4 * self.patches if self.form == "int8" else 0
         return self.patches * self.hidden_size * BYTES[self.form] + scales + 4 * self.feature_size
 
@@ -151,10 +151,10 @@ class FeatureStore:
             write_json(self.folder / "whole.json", known | now)
 
     def settle_shortcut(self, holds: bool) -> None:
-        """Decide it, for all pictures that will come: features of one store are made alike."""
+        """Keep whether it holds, for all images that will come: features of one store are made alike."""
         write_json(self.folder / "shortcut.json", {"holds": holds})
 
-    def rows(self, names: Sequence[Sequence[str]]) -> "StoreFeatures":
+    def features(self, names: Sequence[Sequence[str]]) -> "StoreFeatures":
         """Features to train on: V views of N rows that are all there."""
         with suppress(OSError):  # a store that may only be read is as good
             os.utime(self.folder / "store.json")  # for `trmml store ls`
@@ -202,13 +202,13 @@ class FeatureStore:
         needed, free = count * self.key.row_bytes, shutil.disk_usage(self.folder).free
         if needed + SPARE_BYTES > free:
             raise DataError(
-                f"features of {count} pictures need {_gib(needed)} in {self.folder}, where "
+                f"features of {count} images need {_gib(needed)} in {self.folder}, where "
                 f"{_gib(free)} are free; make room, name another folder with --store, use "
                 "--store-form int8 (half of fp16), or --live to compute features at each use"
             )
         logger.log(
             logging.WARNING if needed >= NOTICE_BYTES else logging.INFO,
-            "features of %d pictures and views will take %s in %s, where %s are free",
+            "features of %d views of images will take %s in %s, where %s are free",
             *(count, _gib(needed), self.folder, _gib(free)),
         )
 
@@ -259,7 +259,7 @@ class FeatureStore:
     def _drop(self, name: str) -> None:
         """Remove a damaged shard, so that its rows are computed again."""
         logger.warning(
-            "%s is damaged; it is removed and its pictures are encoded again", self.folder / name
+            "%s is damaged; it is removed and its images are encoded again", self.folder / name
         )
         self._shards.pop(name, None)
         self._places = {row: place for row, place in self._places.items() if place[0] != name}

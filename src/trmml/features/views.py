@@ -1,7 +1,8 @@
-"""Pictures looked at several times at once: their views joined, to score and to tag by."""
+"""Images of which several views are scored at once: their views joined, to score and to tag by."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +10,17 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from trmml.encoders.speed.precision import EncodeImage
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import ConfigError
 from trmml.features.base import Features, FeatureSource, encode_batch
 from trmml.features.loader import Batch
 
 
 class JoinedViews:
-    """Images looked at several times at once: the patches of the first V views, one after another.
+    """Features of images of which several views are scored at once: the patches of the first V views, one after another.
 
     What gathers or averages patches then does so over all views; the image feature is the mean of
-    theirs, in unit length. The patches of the plain picture come first.
+    theirs, in unit length. The patches of the plain image come first.
 
     Args:
         source: with V views or more.
@@ -50,9 +51,9 @@ class JoinedViews:
         )
         return join_views(batch, self._joined)
 
-    def rows(self, indices: Sequence[int]) -> "JoinedViews":
+    def subset(self, indices: Sequence[int]) -> "JoinedViews":
         """Only some of the images, in the given order."""
-        return JoinedViews(self._source.rows(indices), self._joined)
+        return JoinedViews(self._source.subset(indices), self._joined)
 
 
 def join_views(features: Features, views: int) -> Features:
@@ -64,46 +65,61 @@ def join_views(features: Features, views: int) -> Features:
 
 
 def joined(source: FeatureSource, views: int) -> FeatureSource:
-    """What pictures are scored by: the plain one each, or several views joined."""
+    """Features that images are scored by: the plain view of each, or several views joined."""
     return source if views == 1 else JoinedViews(source, views)
 
 
-def encode_looks(
-    batches: Iterable[Batch], encode: EncodeImage, views: int, device: str
-) -> Iterator[tuple[Batch, Features | None]]:
-    """Encode batches of views; each picture comes out once, as soon as all its views are there.
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Images that went through the encoder together.
+
+    Attributes:
+        numbers: positions of the readable images in what was asked for.
+        features: of those; None where none is readable.
+        bad: positions of the others, with the reason.
+        images: the decoded images, where they were asked for.
+    """
+
+    numbers: list[int]
+    features: Features | None
+    bad: dict[int, str]
+    images: list[Image.Image]
+
+
+def encode_views(
+    batches: Iterable[Batch], encoder: FrozenEncoder, views: int
+) -> Iterator[EncodedBatch]:
+    """Encode batches of views; each image comes out once, as soon as all its views are there.
 
     Args:
-        batches: of V views of each picture, the plain one first, one picture after the other.
-        encode: the encoder in some precision.
+        batches: of V views of each image, the plain one first, one image after the other.
+        encoder: frozen, in some precision.
         views: V.
-        device: of the encoder.
-
-    Returns:
-        Batches numbered by picture, with their features; None where none of it is readable.
     """
-    waiting: list[tuple[int, Features]] = []
+    waiting: list[tuple[int, Features]] = []  # of the images of which a view is still to come
     images: dict[int, Image.Image] = {}
-    told: set[int] = set()  # unreadable pictures; their views may fall into two batches
+    reported: set[int] = set()  # unreadable images; their views may fall into two batches
     for batch in batches:
-        if batch.numbers:
-            made = encode_batch(encode, batch.pixels, device)
-            if views == 1:
-                yield batch, made
-                continue
-            rows = enumerate(batch.numbers)
-            waiting += [(n, made.rows(torch.tensor([row]))) for row, n in rows]
-            images |= {
-                n // views: i
-                for n, i in zip(batch.numbers, batch.images, strict=False)
-                if n % views == 0
-            }
-        bad = {n // views: why for n, why in batch.bad.items() if n // views not in told}
-        told |= bad.keys()
-        found = Counter(n // views for n, _ in waiting)
-        whole = [number for number, count in found.items() if count == views]
-        parts = [features for n, features in waiting if n // views in whole]
-        waiting = [(n, f) for n, f in waiting if n // views not in whole and n // views not in told]
-        shown = [images.pop(number) for number in whole if number in images]
-        done = Batch(whole, batch.pixels[:0], bad, shown)
-        yield done, join_views(Features.cat(parts), views) if whole else None
+        encoded = encode_batch(encoder, batch.pixels) if batch.numbers else None
+        if views == 1:
+            yield EncodedBatch(batch.numbers, encoded, batch.bad, batch.images)
+            continue
+        for row, view in enumerate(batch.numbers):
+            assert encoded is not None
+            waiting.append((view // views, encoded.subset(torch.tensor([row]))))
+        shown = zip(batch.numbers, batch.images, strict=False)
+        images |= {view // views: image for view, image in shown if view % views == 0}
+        bad = {view // views: reason for view, reason in batch.bad.items()}
+        bad = {number: reason for number, reason in bad.items() if number not in reported}
+        reported |= bad.keys()
+        counts = Counter(number for number, _ in waiting)
+        whole = [number for number, count in counts.items() if count == views]
+        parts = [features for number, features in waiting if number in whole]
+        done = reported | set(whole)
+        waiting = [(number, features) for number, features in waiting if number not in done]
+        yield EncodedBatch(
+            numbers=whole,
+            features=join_views(Features.cat(parts), views) if whole else None,
+            bad=bad,
+            images=[images.pop(number) for number in whole if number in images],
+        )

@@ -22,7 +22,7 @@ from trmml.errors import EncoderError
 
 
 class ImageTower(nn.Module, ABC):
-    """A frozen image encoder that takes square pictures of one size.
+    """A frozen image encoder that takes square images of one size.
 
     Args:
         size: side of the input in pixels, a positive multiple of `stride`; None is `native_size`.

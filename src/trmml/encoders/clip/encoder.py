@@ -41,10 +41,10 @@ class OpenClipEncoder(nn.Module):
             text tower out, and `token_embeddings` and `encode_text` then raise.
         name: the spec the model came from.
         size: side of the square input in pixels; the model's own by default.
-        mean: of the training pictures per channel, in [0, 1].
-        std: of the training pictures per channel, in [0, 1].
+        mean: of the training images per channel, in [0, 1].
+        std: of the training images per channel, in [0, 1].
         interpolation: "bicubic" or "bilinear".
-        resize_mode: "squash" makes the whole picture a square, which loses no object;
+        resize_mode: "squash" makes the whole image a square, which loses no object;
             "center-crop" is how CLIP was trained.
 
     Raises:
@@ -88,11 +88,11 @@ class OpenClipEncoder(nn.Module):
         return super().train(False)
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 S S"]:
-        """An RGB picture of any size, resized and normalised as the model expects."""
-        return self._preprocessing.picture(image)
+        """An RGB image of any size, resized and normalised as the model expects."""
+        return self._preprocessing.from_image(image)
 
     def preprocess_pixels(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
-        """The same for a decoded picture, on the device it is on; equal up to rounding."""
+        """The same for a decoded image, on the device it is on; equal up to rounding."""
         return self._preprocessing.decoded(image)
 
     @torch.no_grad()

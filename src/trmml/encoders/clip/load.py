@@ -116,7 +116,7 @@ def build_model(config: dict[str, Any], *, quick_gelu: bool = False) -> nn.Modul
 
 
 class ImageModel(nn.Module):
-    """The part of an open_clip model that encodes pictures, under the names of the whole.
+    """The part of an open_clip model that encodes images, under the names of the whole.
 
     Args:
         visual: open_clip's image tower.

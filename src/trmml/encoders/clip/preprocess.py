@@ -1,4 +1,4 @@
-"""From a picture to the pixels of an open_clip model: with Pillow, or on any device."""
+"""From a image to the pixels of an open_clip model: with Pillow, or on any device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ RESIZE_MODES = ("squash", "center-crop")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures of any size become square, normalised pixels.
+    """How images of any size become square, normalised pixels.
 
     Args:
         size: S, side of the square in pixels.
-        mean: of the training pictures per channel, in [0, 1].
-        std: of the training pictures per channel, in [0, 1].
+        mean: of the training images per channel, in [0, 1].
+        std: of the training images per channel, in [0, 1].
         interpolation: "bicubic" or "bilinear".
-        resize_mode: "squash" makes the whole picture a square; "center-crop" cuts the longer side.
+        resize_mode: "squash" makes the whole image a square; "center-crop" cuts the longer side.
 
     Raises:
         EncoderError: another resize mode.
@@ -51,8 +51,8 @@ class Preprocessing:
             f"mean {self.mean}, std {self.std}"
         )
 
-    def picture(self, image: Image.Image) -> Float[Tensor, "3 S S"]:
-        """The pixels of an RGB picture, exactly as open_clip makes them."""
+    def from_image(self, image: Image.Image) -> Float[Tensor, "3 S S"]:
+        """The pixels of an RGB image, exactly as open_clip makes them."""
         pixels: Tensor = self._transform(image)
         return pixels
 
@@ -69,7 +69,7 @@ class Preprocessing:
         return transform
 
     def decoded(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
-        """The same for a decoded picture on any device, there; equal up to rounding."""
+        """The same for a decoded image on any device, there; equal up to rounding."""
         bilinear = self.interpolation == "bilinear"
         mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
         sides = [self.size, self.size] if self.resize_mode == "squash" else [self.size]

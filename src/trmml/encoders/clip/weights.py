@@ -26,7 +26,7 @@ StateDict = dict[str, Tensor]
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 SHOWN_KEYS = 3
 DDP_PREFIX = "module."
-# What pictures do without, in the layouts of CLIP, CustomTextCLIP, CoCa and MobileCLIP.
+# What images do without, in the layouts of CLIP, CustomTextCLIP, CoCa and MobileCLIP.
 TEXT_PREFIXES = (
     *("text", "transformer.", "token_embedding.", "positional_embedding", "ln_final."),
     "logit_bias",

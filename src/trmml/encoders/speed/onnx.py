@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 from filelock import FileLock
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.base import EncodeImage, Encoder
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import EncoderError, MissingExtraError
 from trmml.storage.atomic import whole_file
 from trmml.storage.cache import cache_folder
@@ -90,14 +90,11 @@ def open_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def onnx_image_encoder(
-    encoder: Encoder, identity: EncoderIdentity, kind: Literal["onnx", "int8"]
-) -> Callable[[Float[Tensor, "B 3 S S"]], tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]]:
+def onnx_image_encoder(encoder: FrozenEncoder, kind: Literal["onnx", "int8"]) -> EncodeImage:
     """`encode_image` by ONNX Runtime; its file is made once and kept in the cache.
 
     Args:
         encoder: on the CPU.
-        identity: of the encoder.
         kind: "onnx" is fp32, "int8" has int8 weights per channel and activations scaled as they
             come.
 
@@ -107,13 +104,13 @@ def onnx_image_encoder(
     """
     refuse_without_onnx(f"the encoder precision {kind}")
     made = f"{kind}-{FORMAT}-{version('onnxruntime')}"
-    name = f"{identity.image_checksum[:24]}-{identity.size}-{made}.onnx"
+    name = f"{encoder.identity.image_checksum[:24]}-{encoder.identity.size}-{made}.onnx"
     path = cache_folder() / "encoders" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         session = _opened(path)
         if session is None:
-            _make(encoder, path, kind)
+            _make(encoder.encoder, path, kind)
             session = open_session(path)
     entry = session.get_inputs()[0].name
 

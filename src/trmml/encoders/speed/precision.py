@@ -1,7 +1,7 @@
 """The image side of a frozen encoder in the arithmetic that is fastest here.
 
-`image_encoder` gives `encode_image` in a chosen precision; the encoder it is made from stays as it
-is, in fp32, for `project` and everything else. `choose_precision` measures what is fastest on this
+`in_precision` gives an encoder whose `encode` computes in a chosen precision; `project` and
+everything else stay as they are, in fp32. `choose_precision` measures what is fastest on this
 processor or card among those that leave the features as they are, and remembers it.
 """
 
@@ -13,7 +13,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.base import EncodeImage, Encoder
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.encoders.speed.onnx import onnx_image_encoder
 from trmml.errors import EncoderError
 from trmml.settings.choices import EncoderPrecision
@@ -39,25 +40,20 @@ PRECISIONS = tuple(name for name in get_args(EncoderPrecision) if name != "auto"
 # repays; half precisions without instructions for them are slower than fp32, which is measured.
 CPU_CANDIDATES = ("fp32", "channels-last", "bf16", "onnx", "int8")
 CUDA_CANDIDATES = ("fp32", "channels-last", "bf16", "fp16", "compile")
-# Least cosine with fp32, of every image feature and of each picture's patches on average. int8
+# Least cosine with fp32, of every image feature and of each image's patches on average. int8
 # features of ViT-B-32 have 0.9998; `benchmarks/speed/precision.py` says what mAP loses.
 LEAST_COSINE = 0.998
-# Pictures from which measuring, about a minute once on a machine, is thought to be worth it.
+# Images from which measuring, about a minute once on a machine, is thought to be worth it.
 MEASURE_FROM = 500
-# Pictures per pass of the encoder: larger gains nothing on a processor, but on a card.
+# Images per pass of the encoder: larger gains nothing on a processor, but on a card.
 CPU_BATCH, CUDA_BATCH = 32, 128
-# Pictures that are measured on.
+# Images that are measured on.
 SAMPLES = 16
 ROUNDS = 3
 
-# Pixels to hidden patches and the unit-length image feature, both fp32, on the encoder's device.
-EncodeImage = Callable[
-    [Float[Tensor, "B 3 S S"]], tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]
-]
-
 
 @dataclass(frozen=True)
-class Choice:
+class MeasuredPrecision:
     """What was measured for an encoder on this machine.
 
     Attributes:
@@ -83,27 +79,29 @@ class Choice:
 
 
 def batch_size(device: str) -> int:
-    """Pictures per pass of an encoder."""
+    """Images per pass of an encoder."""
     return CUDA_BATCH if device.startswith("cuda") else CPU_BATCH
 
 
-def image_encoder(
-    encoder: Encoder, precision: str, device: str, identity: EncoderIdentity
-) -> EncodeImage:
-    """`encode_image` in the given precision.
+def in_precision(encoder: FrozenEncoder, precision: str) -> FrozenEncoder:
+    """The same encoder, whose `encode` computes in the given precision.
 
     Args:
-        encoder: on `device`, in fp32; it is not changed.
+        encoder: in fp32; it is not changed.
         precision: one of `PRECISIONS`.
-        device: "cpu", "cuda" or "cuda:1".
-        identity: of the encoder; names the files that are kept for it.
 
     Raises:
         EncoderError: the precision is unknown, or cannot be had for this encoder or device.
         MissingExtraError: it needs ONNX Runtime.
     """
-    if precision == "fp32":
-        return encoder.encode_image
+    if precision == encoder.precision:
+        return encoder
+    return replace(encoder, encode=_image_side(encoder, precision), precision=precision)
+
+
+def _image_side(frozen: FrozenEncoder, precision: str) -> EncodeImage:
+    """`encode_image` in the given precision."""
+    encoder, device = frozen.encoder, frozen.device
     if precision == "channels-last":
         return _channels_last(encoder)
     if precision in ("bf16", "fp16"):
@@ -118,7 +116,7 @@ def image_encoder(
                 f"precision {precision} runs on the processor only, not on {device}: take bf16,"
                 " fp16 or compile there"
             )
-        return onnx_image_encoder(encoder, identity, precision)  # type: ignore[arg-type]
+        return onnx_image_encoder(frozen, precision)  # type: ignore[arg-type]
     raise EncoderError(
         f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}: choose one of them"
     )
@@ -126,92 +124,87 @@ def image_encoder(
 
 def resolve_precision(
     precision: str,
-    encoder: Encoder,
-    identity: EncoderIdentity,
-    device: str,
+    encoder: FrozenEncoder,
     *,
-    pictures: int,
+    images: int,
     samples: Callable[[], Float[Tensor, "n 3 S S"]],
 ) -> str:
     """What "auto" stands for: what was measured here, now where it pays, else fp32.
 
     Args:
         precision: one of `PRECISIONS`, which is given back, or "auto".
-        encoder: on `device`.
-        identity: of the encoder.
-        device: where it runs.
-        pictures: how many will be encoded.
+        encoder: frozen.
+        images: how many will be encoded.
         samples: gives some of them, preprocessed, to measure on.
     """
     if precision != "auto":
         return precision
-    choice = remembered_choice(identity, device)
-    if choice is None and pictures >= MEASURE_FROM:
+    choice = remembered_choice(encoder)
+    if choice is None and images >= MEASURE_FROM:
         measured_on = samples()
         if len(measured_on):  # else none can be read, which is reported when their turn comes
-            choice = choose_precision(encoder, identity, device, measured_on)
+            choice = choose_precision(encoder, measured_on)
     if choice is None:
-        logger.info("encoder precision fp32: nothing was measured here, and %d pictures", pictures)
+        logger.info("encoder precision fp32: nothing was measured here, and %d images", images)
         return "fp32"
     logger.info("%s", choice)
     return choice.precision
 
 
 def choose_precision(
-    encoder: Encoder, identity: EncoderIdentity, device: str, samples: Float[Tensor, "n 3 S S"]
-) -> Choice:
-    """Measure the candidates on real pictures, remember and give what was found.
+    encoder: FrozenEncoder, samples: Float[Tensor, "n 3 S S"]
+) -> MeasuredPrecision:
+    """The fastest precision that leaves the features as they are; measured on images and kept.
 
     Args:
-        encoder: on `device`, in fp32.
-        identity: of the encoder.
-        device: "cpu", "cuda" or "cuda:1".
-        samples: preprocessed pictures, a batch or so.
+        encoder: in fp32.
+        samples: preprocessed images, a batch or so.
     """
-    samples = samples[:SAMPLES].to(device)
-    candidates = CUDA_CANDIDATES if device.startswith("cuda") else CPU_CANDIDATES
-    ways, cosines, reasons = dict[str, EncodeImage](), dict[str, float](), dict[str, str]()
-    plain = encoder.encode_image(samples)
+    samples = samples[:SAMPLES].to(encoder.device)
+    candidates = CUDA_CANDIDATES if encoder.device.startswith("cuda") else CPU_CANDIDATES
+    encoders, cosines, reasons = dict[str, FrozenEncoder](), dict[str, float](), dict[str, str]()
+    plain = encoder.encode(samples)
     for name in candidates:
         try:
-            way = image_encoder(encoder, name, device, identity)
-            cosines[name] = _least_cosine(encoder, way(samples), plain)
-            ways[name] = way
-        except Exception as error:  # a way that fails, for whatever reason, is not taken
+            candidate = in_precision(encoder, name)
+            cosines[name] = _least_cosine(encoder.encoder, candidate.encode(samples), plain)
+            encoders[name] = candidate
+        except Exception as error:  # one that fails, for whatever reason, is not taken
             reasons[name] = " ".join(str(error).split())[:200]
             logger.info("encoder precision %s cannot be had here: %s", name, reasons[name])
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in encoders}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(_timed(way, samples))
+        for name, candidate in encoders.items():
+            seconds[name].append(_timed(candidate.encode, samples))
     rates = {name: len(samples) / statistics.median(taken) for name, taken in seconds.items()}
-    fit = [name for name in ways if name == "fp32" or cosines[name] >= LEAST_COSINE]
+    fit = [name for name in encoders if name == "fp32" or cosines[name] >= LEAST_COSINE]
     best = max(fit, key=lambda name: rates[name])
-    choice = Choice(best, rates, cosines, reasons, date.today().isoformat())
-    path = _choice_file(identity, device)
+    choice = MeasuredPrecision(best, rates, cosines, reasons, date.today().isoformat())
+    path = _choice_file(encoder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(choice))
     except OSError as error:
-        logger.warning("what was measured cannot be kept in %s: %s", path.parent, error.strerror)
+        logger.warning("the measured speeds cannot be kept in %s: %s", path.parent, error.strerror)
     return choice
 
 
-def remembered_choice(identity: EncoderIdentity, device: str) -> Choice | None:
+def remembered_choice(encoder: FrozenEncoder) -> MeasuredPrecision | None:
     """What was measured before, for this encoder, device and these versions."""
     try:
-        tree = json.loads(_choice_file(identity, device).read_text("utf-8"))
-        return Choice(**tree)
+        tree = json.loads(_choice_file(encoder).read_text("utf-8"))
+        return MeasuredPrecision(**tree)
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _choice_file(identity: EncoderIdentity, device: str) -> Path:
+def _choice_file(encoder: FrozenEncoder) -> Path:
     """Where the choice is kept: its name says all that it depends on."""
     try:
         onnx = version("onnxruntime")
     except PackageNotFoundError:
         onnx = ""
+    identity, device = encoder.identity, encoder.device
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     parts = (identity.image_checksum, identity.size, where, torch.get_num_threads())
     depends = "|".join(map(str, (*parts, torch.__version__, onnx)))
@@ -222,15 +215,15 @@ def _choice_file(identity: EncoderIdentity, device: str) -> Path:
 def _least_cosine(
     encoder: Encoder, one: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]
 ) -> float:
-    """Of image features, and of projected patches on average over each picture."""
+    """Of image features, and of projected patches on average over each image."""
     image = F.cosine_similarity(one[1], plain[1], dim=-1)
     patches = F.cosine_similarity(encoder.project(one[0]), encoder.project(plain[0]), dim=-1)
     return float(torch.cat([image, patches.mean(dim=1)]).nan_to_num(-1.0).min())
 
 
-def _timed(way: EncodeImage, samples: Tensor) -> float:
+def _timed(encode: EncodeImage, samples: Tensor) -> float:
     started = time.perf_counter()
-    way(samples)
+    encode(samples)
     if samples.is_cuda:
         torch.cuda.synchronize(samples.device)
     return time.perf_counter() - started

@@ -1,0 +1,224 @@
+"""From one image file to the pixels an encoder takes: by Pillow, or JPEGs by a card.
+
+Two shortcuts save time: Pillow decodes large JPEGs smaller, and a card decodes them itself. Either
+is taken only where a check on a few of the images finds the same features.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import FrozenEncoder
+from trmml.images import augment, read_image
+
+# Images that a card decodes at a time: 12 megapixels each are 0.6 GB.
+ON_CARD = 16
+# A JPEG is decoded smaller while both sides keep this many times the encoder's.
+REDUCED_MARGIN = 2
+# Least cosine of features from the shortcut with those of the whole image decoded by Pillow.
+LEAST_COSINE = 0.995
+# Images on which that is checked, and among how many they are searched for.
+CHECKED = 4
+SEARCHED = 64
+# Longer side of the images that are kept for showing regions.
+KEPT_PIXELS = 1024
+# Of Exif 2.3, table 4: 1 stands for upright.
+ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Which shortcuts are taken from files to pixels.
+
+    Attributes:
+        reduced: large JPEGs are decoded smaller, views apart; see `reduced_holds`.
+        on_card: the device decodes upright RGB JPEGs; see `on_card_holds`.
+    """
+
+    reduced: bool = False
+    on_card: bool = False
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """A view of an image to prepare.
+
+    Attributes:
+        path: of the file.
+        view_seed: of a random crop and flip; None is the image as it is.
+    """
+
+    path: Path
+    view_seed: int | None = None
+
+
+# The pixels of a view, or the content of a JPEG that the card decodes; the image if kept.
+Prepared = tuple[Tensor, Image.Image | None]
+
+
+def view_of(path: Path, content: str, seed: int, view: int) -> ImageView:
+    """A view of an image: the plain one, or a crop seeded by its content, not name or place."""
+    if view == 0:
+        return ImageView(path)
+    digest = hashlib.sha256(f"{seed}:{content}:{view}".encode()).digest()
+    return ImageView(path, int.from_bytes(digest[:8], "big"))
+
+
+def workers() -> int:
+    """Threads that decode: Pillow lets other threads run while it decodes and resizes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(2, cores or 2)
+
+
+def prepare(view: ImageView, encoder: Encoder, *, reduced: bool, keep: bool) -> Prepared:
+    """Pixels decoded by Pillow, and the image itself where it is kept.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    # A crop of a smaller image has other features: down to a cosine of 0.97, measured.
+    smaller = reduced and view.view_seed is None
+    image = read_image(view.path, at_least=REDUCED_MARGIN * encoder.size if smaller else None)
+    if view.view_seed is not None:
+        image = augment(image, view.view_seed)
+    pixels = encoder.preprocess(image)
+    if keep:
+        image.thumbnail((KEPT_PIXELS, KEPT_PIXELS))
+    return pixels, image if keep else None
+
+
+def load_for_card(view: ImageView, encoder: Encoder, *, reduced: bool, keep: bool) -> Prepared:
+    """The content of a file that the card can decode as it is; pixels of any other."""
+    if view.view_seed is None and is_plain_jpeg(view.path):
+        return torch.frombuffer(bytearray(view.path.read_bytes()), dtype=torch.uint8), None
+    return prepare(view, encoder, reduced=reduced, keep=keep)
+
+
+def is_plain_jpeg(path: Path) -> bool:
+    """Whether a file is an upright RGB JPEG within Pillow's limit of size."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as file:
+            return file.mode == "RGB" and file.getexif().get(ORIENTATION_TAG, 1) == 1
+    except Exception:  # Pillow raises almost anything; the plain path says what is wrong
+        return False
+
+
+def decode_on_card(
+    contents: Mapping[int, UInt8[Tensor, " bytes"]], encoder: FrozenEncoder
+) -> dict[int, Float[Tensor, "3 S S"]]:
+    """Pixels of JPEGs that the encoder's device decodes and preprocesses.
+
+    Raises:
+        RuntimeError: one is damaged, or of a kind that the device does not know.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg  # slow to import; cards only
+
+    preprocess = cast(Any, encoder.encoder).preprocess_pixels
+    made, numbers = dict[int, Tensor](), list(contents)
+    for part in (numbers[i : i + ON_CARD] for i in range(0, len(numbers), ON_CARD)):
+        jpegs = [contents[n] for n in part]
+        decoded = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=encoder.device)
+        made |= {n: preprocess(image) for n, image in zip(part, decoded, strict=True)}
+    return made
+
+
+def choose_decoding(paths: Sequence[Path], encoder: FrozenEncoder) -> Decoding:
+    """The shortcuts that a check on the first of the images allows."""
+    return Decoding(bool(reduced_holds(paths, encoder)), bool(on_card_holds(paths, encoder)))
+
+
+def reduced_holds(paths: Sequence[Path], encoder: FrozenEncoder) -> bool | None:
+    """Whether large JPEGs may be decoded smaller: features stay those of the whole image.
+
+    The first few images that are large enough are encoded both ways; image feature and projected
+    patches must agree to a cosine of `LEAST_COSINE`. None where none of the first is large enough.
+    """
+
+    def large(path: Path) -> bool:
+        with Image.open(path, formats=("JPEG",)) as file:
+            return min(file.size) >= 2 * REDUCED_MARGIN * encoder.encoder.size
+
+    def both(path: Path) -> tuple[Tensor, Tensor]:
+        short, plain = (
+            prepare(ImageView(path), encoder.encoder, reduced=reduced, keep=False)[0]
+            for reduced in (True, False)
+        )
+        return short, plain
+
+    return _same_features(paths, large, both, encoder)
+
+
+def on_card_holds(paths: Sequence[Path], encoder: FrozenEncoder) -> bool | None:
+    """Whether a card may decode JPEGs: features stay those of Pillow and `preprocess`.
+
+    Checked as `reduced_holds` does; False without a card or without `preprocess_pixels`.
+    """
+    if not encoder.device.startswith("cuda") or not hasattr(encoder.encoder, "preprocess_pixels"):
+        return False
+
+    def both(path: Path) -> tuple[Tensor, Tensor]:
+        plain, content = (
+            make(ImageView(path), encoder.encoder, reduced=False, keep=False)[0]
+            for make in (prepare, load_for_card)
+        )
+        return decode_on_card({0: content}, encoder)[0], plain
+
+    return _same_features(paths, is_plain_jpeg, both, encoder)
+
+
+def _same_features(
+    paths: Sequence[Path],
+    applies: Callable[[Path], bool],
+    both: Callable[[Path], tuple[Tensor, Tensor]],
+    encoder: FrozenEncoder,
+) -> bool | None:
+    """Whether two ways to the pixels lead to the same features, on the first few images."""
+    pairs = _first_pairs(paths, applies, both)
+    if not pairs:
+        return None
+    short, plain = (
+        torch.stack([pixels.to(encoder.device) for pixels in way])
+        for way in zip(*pairs, strict=True)
+    )
+    project = encoder.encoder.project
+    with torch.no_grad():
+        (hidden, image), (plain_hidden, plain_image) = encoder.encode(short), encoder.encode(plain)
+        patches, plain_patches = project(hidden), project(plain_hidden)
+    of_images = F.cosine_similarity(image, plain_image, dim=-1)
+    of_patches = F.cosine_similarity(patches, plain_patches, dim=-1).mean(dim=1)
+    return float(torch.cat([of_images, of_patches]).min()) >= LEAST_COSINE
+
+
+def _first_pairs(
+    paths: Sequence[Path],
+    applies: Callable[[Path], bool],
+    both: Callable[[Path], tuple[Tensor, Tensor]],
+) -> list[tuple[Tensor, Tensor]]:
+    """Pixels made both ways of the first few images to which the shortcut applies."""
+
+    def pair(path: Path) -> tuple[Tensor, Tensor] | None:
+        try:
+            return both(path) if applies(path) else None
+        except Exception:  # Pillow raises almost anything; it is reported when its turn comes
+            return None
+
+    pairs: list[tuple[Tensor, Tensor]] = []
+    searched = list(paths[:SEARCHED])
+    with ThreadPoolExecutor(workers(), thread_name_prefix="decode") as pool:
+        for start in range(0, len(searched), CHECKED):
+            if len(pairs) >= CHECKED:
+                break
+            made = pool.map(pair, searched[start : start + CHECKED])
+            pairs += [one for one in made if one is not None]
+    return pairs
