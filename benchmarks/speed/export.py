@@ -33,11 +33,14 @@ def rows_of(name: str, run: Path, folder: Path, batch: int, rounds: int) -> list
     """Each part of one tagger: deviation, size, and both rates on one batch."""
     tagger, rows = Tagger.load(run), []
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (batch, *2 * (tagger.encoder.size,), 3), dtype=np.uint8)
-    pixels = torch.stack([tagger.encoder.preprocess(Image.fromarray(image)) for image in images])
-    features = encode_batch(tagger.encoder.encode_image, pixels, "cpu")
+    images = generator.integers(
+        0, 256, (batch, *2 * (tagger.encoder.identity.size,), 3), dtype=np.uint8
+    )
+    preprocess = tagger.encoder.encoder.preprocess
+    pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+    features = encode_batch(tagger.encoder, pixels)
     torch_ways: dict[ExportPart, Callable[[], object]] = {
-        "all": lambda: tagger.score(encode_batch(tagger.encoder.encode_image, pixels, "cpu")),
+        "all": lambda: tagger.score(encode_batch(tagger.encoder, pixels)),
         "head": lambda: tagger.score(features),
     }
     given = {"all": images, "head": features.hidden_patches.numpy()}

@@ -22,7 +22,7 @@ from benchmarks.speed.training import random_encoder
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
-from trmml.encoders.base import Encoder, identify
+from trmml.encoders.base import Encoder
 from trmml.encoders.speed.precision import LEAST_COSINE, SAMPLES, choose_precision
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.loader import sample_pixels
@@ -62,8 +62,8 @@ def rows_of(
     for _ in train_run(train, encoder, run, settings=settings, device="cpu", encoding=exact):
         pass
     tagger = Tagger.load(run, encoder=encoder)
-    samples = sample_pixels(test.paths, encoder, SAMPLES)
-    choice = choose_precision(encoder, identify(encoder), "cpu", samples)
+    samples = sample_pixels(test.paths, tagger.encoder, SAMPLES)
+    choice = choose_precision(tagger.encoder, samples)
     rows = []
     for precision, rate in choice.images_per_second.items():
         way = Encoding(store=store, form="fp32", precision=precision)

@@ -73,7 +73,7 @@ class Ready:
             hidden, image = hidden.repeat(times, 1, 1), image.repeat(times, 1)
         return Features(hidden[: len(indices)], image[: len(indices)])
 
-    def rows(self, indices: Any) -> "Ready":
+    def subset(self, indices: Any) -> "Ready":
         """As many."""
         return Ready(self._batch, len(indices))
 

@@ -90,7 +90,7 @@ def filled_store(
     for start in range(0, images, store.shard_rows):
         part = names[start : start + store.shard_rows]
         store.add(part, random_features(identity, len(part), seed=start))
-    return store.rows([names])
+    return store.features([names])
 
 
 def random_features(identity: EncoderIdentity, images: int, seed: int = 0) -> Features:

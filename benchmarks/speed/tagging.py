@@ -34,7 +34,12 @@ from torch.utils.data import DataLoader
 
 from trmml.datasets import Dataset
 from trmml.encoders import load_encoder
-from trmml.encoders.speed.precision import SAMPLES, Choice, choose_precision, image_encoder
+from trmml.encoders.speed.precision import (
+    SAMPLES,
+    MeasuredPrecision,
+    choose_precision,
+    in_precision,
+)
 from trmml.features.base import encode_batch
 from trmml.features.extract import Encoding
 from trmml.features.loader import sample_pixels
@@ -153,7 +158,7 @@ def finished_run(folder: Path, spec: str, names: Sequence[str], device: str = "c
 
 def pick_precisions(
     tagger: Tagger, paths: Sequence[Path], *, quick: bool
-) -> tuple[list[str], Choice | None]:
+) -> tuple[list[str], MeasuredPrecision | None]:
     """fp32, int8 where it can be had, and what "auto" stands for here, with what was measured.
 
     Measuring all that "auto" chooses from takes minutes, so a quick round leaves it out.
@@ -164,7 +169,7 @@ def pick_precisions(
     if quick:
         return names, None
     samples = sample_pixels(paths, tagger.encoder, SAMPLES)
-    choice = choose_precision(tagger.encoder, tagger.card.encoder, tagger.device, samples)
+    choice = choose_precision(tagger.encoder, samples)
     return [*names, *({choice.precision} - set(names))], choice
 
 
@@ -201,15 +206,15 @@ def tagging_rows(
 
 def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str, Any]:
     """What follows the encoder, over the encoder's forward pass on the same batch."""
-    encode = image_encoder(tagger.encoder, kind, tagger.device, tagger.card.encoder)
-    features = encode_batch(encode, pixels, tagger.device)
+    encoder = in_precision(tagger.encoder, kind)
+    features = encode_batch(encoder, pixels)
 
     def conclude() -> object:
         scores = tagger.score(features)
         return tagger.choose(scores.probabilities, top=None, threshold=None)
 
     # Each right after the forward pass, with the caches as they are then when tagging.
-    ways = {"bare": lambda: encode_batch(encode, pixels, tagger.device), "after": conclude}
+    ways = {"bare": lambda: encode_batch(encoder, pixels), "after": conclude}
     seconds = in_turn(ways, 3 * rounds)
     share = [100 * late / bare for bare, late in zip(*seconds.values(), strict=True)]
     return {

@@ -29,6 +29,7 @@ from PIL import Image
 
 from trmml.encoders.base import identify
 from trmml.encoders.clip.encoder import OpenClipEncoder
+from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import FeatureSource
 from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
@@ -156,6 +157,7 @@ def measure(
     """All rows of one case."""
     architecture, size = CASES[name]
     encoder = random_encoder(architecture, size, device)
+    frozen = frozen_encoder(encoder, device=device)
     matrix = some_labels(IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photos(Path(folder), IMAGES, size)
@@ -164,7 +166,7 @@ def measure(
         def filled(images: list[Path]) -> FeatureSource:
             """Their features, from a store that was empty."""
             encoding = Encoding(store=next(stores))
-            return encode_images(images, encoder, encoding=encoding, device=device).source
+            return encode_images(images, frozen, encoding=encoding).source
 
         begun = time.perf_counter()
         source = filled(paths)

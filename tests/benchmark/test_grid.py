@@ -185,7 +185,7 @@ def test_a_fixed_mask_is_the_same_for_every_seed(data: BenchmarkData, tmp_path: 
     single = fixed("one", data.train.matrix.keep_single_positive())
     assert (fixed("peer", mask).protocol, single.protocol) == ("partial", "single_positive")
     with pytest.raises(DataError, match="mask 'small' is of 3 images and 4 categories"):
-        run(data, tmp_path, methods, known=[fixed("small", mask.rows([0, 1, 2]))])
+        run(data, tmp_path, methods, known=[fixed("small", mask.subset([0, 1, 2]))])
 
 
 # Going on -----------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def test_a_method_draws_from_as_many_views_as_it_asks_for(toy_images: ToyImages)
         assert (one.views, two.views) == (1, 2) and len(one) == 48
         row = torch.tensor([5])
         plain = two.batch(row).hidden_patches
-        assert torch.equal(one.rows([5, 6]).batch(torch.tensor([0])).hidden_patches, plain)
+        assert torch.equal(one.subset([5, 6]).batch(torch.tensor([0])).hidden_patches, plain)
         other = two.batch(row, torch.tensor([1])).hidden_patches
         assert not torch.equal(plain, other)
     with pytest.raises(ConfigError, match=r"training\.views = 3, but 2 are encoded"):

@@ -1,14 +1,15 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests import tiny_clip
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.encoders.speed import onnx, precision
 from trmml.encoders.speed.precision import (
     choose_precision,
-    image_encoder,
+    in_precision,
     remembered_choice,
     resolve_precision,
 )
@@ -25,8 +26,7 @@ def encoder(request, tmp_path, monkeypatch):
 
 
 def features(encoder, name, count=3):
-    encode = image_encoder(encoder, name, "cpu", identify(encoder))
-    return encode(tiny_clip.pixels(encoder.size, count))
+    return in_precision(frozen_encoder(encoder), name).encode(tiny_clip.pixels(encoder.size, count))
 
 
 @pytest.mark.parametrize("name", ["fp32", "channels-last", "bf16", "onnx", "int8"])
@@ -67,7 +67,7 @@ def test_what_cannot_be_had_says_why(encoder, monkeypatch):
         with pytest.raises(EncoderError, match=words):
             features(encoder, name)
     with pytest.raises(EncoderError, match="processor only"):
-        image_encoder(encoder, "int8", "cuda", identify(encoder))
+        in_precision(replace(frozen_encoder(encoder), device="cuda"), "int8")
     monkeypatch.setattr(precision.shutil, "which", lambda name: None)
     with pytest.raises(EncoderError, match="compiler"):
         features(encoder, "compile")
@@ -77,8 +77,8 @@ def test_what_cannot_be_had_says_why(encoder, monkeypatch):
 
 
 def test_the_fastest_that_changes_nothing_is_chosen_and_remembered(encoder, monkeypatch):
-    identity, samples = identify(encoder), tiny_clip.pixels(encoder.size, 4)
-    assert remembered_choice(identity, "cpu") is None
+    frozen, samples = frozen_encoder(encoder), tiny_clip.pixels(encoder.size, 4)
+    assert remembered_choice(frozen) is None
 
     def slow(encode, seconds, wrong=False):
         def run(pixels):
@@ -94,28 +94,26 @@ def test_the_fastest_that_changes_nothing_is_chosen_and_remembered(encoder, monk
         "bf16": slow(encoder.encode_image, 1.0, wrong=True),  # fastest, but another feature
     }
 
-    def made(encoder, name, device, identity):
+    def made(frozen, name):
         if name not in ways:
             raise OSError(f"no {name} today")
-        return ways[name]
+        return replace(frozen, encode=ways[name])
 
-    monkeypatch.setattr(precision, "image_encoder", made)
+    monkeypatch.setattr(precision, "in_precision", made)
     monkeypatch.setattr(precision, "_timed", lambda way, samples: way.seconds)
-    choice = choose_precision(encoder, identity, "cpu", samples)
+    choice = choose_precision(frozen, samples)
     assert choice.precision == "channels-last" and choice.images_per_second["fp32"] == 1
     assert choice.cosines["bf16"] < 0 and choice.reasons["int8"] == "no int8 today"
     assert "2.00 times fp32" in str(choice)
-    assert remembered_choice(identity, "cpu") == choice
+    assert remembered_choice(frozen) == choice
 
 
 def test_auto_measures_only_where_it_pays(encoder, monkeypatch):
-    identity, asked = identify(encoder), []
+    frozen, asked = frozen_encoder(encoder), []
 
-    def auto(pictures):
+    def auto(images):
         samples = lambda: asked.append(1) or tiny_clip.pixels(encoder.size, 2)  # noqa: E731
-        return resolve_precision(
-            "auto", encoder, identity, "cpu", pictures=pictures, samples=samples
-        )
+        return resolve_precision("auto", frozen, images=images, samples=samples)
 
     assert auto(10) == "fp32" and not asked
     monkeypatch.setattr(precision, "CPU_CANDIDATES", ("fp32",))
@@ -126,11 +124,7 @@ def test_auto_measures_only_where_it_pays(encoder, monkeypatch):
     path.write_text("damaged")
     assert auto(10) == "fp32"
     nothing = torch.empty(0, 3, encoder.size, encoder.size)  # no picture can be read
-    many = {"pictures": precision.MEASURE_FROM, "samples": lambda: nothing}
-    assert resolve_precision("auto", encoder, identity, "cpu", **many) == "fp32"
-    assert (
-        resolve_precision(
-            "bf16", encoder, identity, "cpu", pictures=1, samples=lambda: torch.empty(0)
-        )
-        == "bf16"
-    )
+    many = {"images": precision.MEASURE_FROM, "samples": lambda: nothing}
+    assert resolve_precision("auto", frozen, **many) == "fp32"
+    few = {"images": 1, "samples": lambda: torch.empty(0)}
+    assert resolve_precision("bf16", frozen, **few) == "bf16"

@@ -76,7 +76,7 @@ def test_live_and_store_agree_for_every_view(paths, root, views):
     live = encode(paths, root, live=True, views=views, seed=7).source
     indices = torch.tensor([4, 0, 2])
     chosen = torch.tensor([0, views - 1, views - 1])
-    for a, b in ((kept, live), (kept.rows([4, 1]), live.rows([4, 1]))):
+    for a, b in ((kept, live), (kept.subset([4, 1]), live.subset([4, 1]))):
         picked = indices if len(a) == 5 else torch.tensor([1, 0, 1])
         one, two = a.batch(picked, chosen), b.batch(picked, chosen)
         assert torch.allclose(one.hidden_patches, two.hidden_patches, atol=1e-6)
@@ -138,7 +138,7 @@ def test_the_way_of_decoding_is_settled_once_for_all_images(paths, root, tmp_pat
 
 
 def test_a_large_image_that_comes_late_finds_the_matter_settled(paths, root, monkeypatch):
-    monkeypatch.setattr("trmml.features.extract.LOOKED_AT", 3)
+    monkeypatch.setattr("trmml.features.extract.SEARCHED", 3)
     encode(paths, root)
     (settled,) = root.glob("*/shortcut.json")
     assert "false" in settled.read_text()
@@ -244,7 +244,7 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
 def test_what_will_be_written_is_foretold(paths, root, monkeypatch, caplog):
     monkeypatch.setattr(store, "NOTICE_BYTES", 1)
     encode(paths, root, views=2)
-    assert "features of 10 pictures and views will take" in caplog.text
+    assert "features of 10 views of images will take" in caplog.text
 
 
 def test_a_store_that_may_only_be_read_is_as_good(paths, root, monkeypatch):

@@ -43,12 +43,12 @@ def test_rows_come_in_the_order_asked_for_from_several_shards(tmp_path):
         part = slice(start, start + 2)
         one = Features(all_of_them.hidden_patches[part], all_of_them.image_feature[part])
         filled.add([str(n) for n in range(6)[part]], one)
-    source = filled.rows([["4", "0", "5"], ["1", "2", "3"]])
+    source = filled.features([["4", "0", "5"], ["1", "2", "3"]])
     assert len(source) == 3 and source.views == 2
     batch = source.batch(torch.tensor([2, 0, 0]), torch.tensor([0, 0, 1]))
     assert torch.equal(batch.hidden_patches, all_of_them.hidden_patches[[5, 4, 1]])
     assert torch.equal(batch.image_feature, all_of_them.image_feature[[5, 4, 1]])
-    assert source.rows([1]).batch(torch.tensor([], dtype=torch.long)).hidden_patches.shape[0] == 0
+    assert source.subset([1]).batch(torch.tensor([], dtype=torch.long)).hidden_patches.shape[0] == 0
 
 
 def test_int8_is_a_whole_number_times_the_scale_of_its_patch(tmp_path):
@@ -56,7 +56,7 @@ def test_int8_is_a_whole_number_times_the_scale_of_its_patch(tmp_path):
     kept.hidden_patches[0, 0] = 0  # an empty patch stays empty
     kept.hidden_patches[0, 1] = torch.linspace(-254, 254, 12).round()
     filled.add(["a"], kept)
-    read = filled.rows([["a"]]).batch(torch.tensor([0])).hidden_patches[0]
+    read = filled.features([["a"]]).batch(torch.tensor([0])).hidden_patches[0]
     assert read[0].eq(0).all()
     assert torch.equal(read[1], torch.round(kept.hidden_patches[0, 1] / 2) * 2)
     step = kept.hidden_patches[0].abs().amax(dim=-1) / 127
@@ -67,7 +67,7 @@ def test_fp16_holds_an_outlier(tmp_path):
     filled, kept = FeatureStore(tmp_path, key()), features(1)
     kept.hidden_patches[0, 0, 0] = 1e6
     filled.add(["a"], kept)
-    assert filled.rows([["a"]]).batch(torch.tensor([0])).hidden_patches.isfinite().all()
+    assert filled.features([["a"]]).batch(torch.tensor([0])).hidden_patches.isfinite().all()
 
 
 def test_int8_keeps_the_bundled_encoders_directions(tmp_path):

@@ -32,10 +32,10 @@ def test_counts_by_hand() -> None:
 
 def test_rows_and_columns_by_hand() -> None:
     matrix = random_matrix()
-    picked = matrix.rows([3, 1, 3]).columns(torch.tensor([6, 0]))
+    picked = matrix.subset([3, 1, 3]).columns(torch.tensor([6, 0]))
     assert torch.equal(picked.labels, matrix.labels[[3, 1, 3]][:, [6, 0]])
     assert torch.equal(picked.known, matrix.known[[3, 1, 3]][:, [6, 0]])
-    assert matrix.rows([]).known.shape == (0, 7)
+    assert matrix.subset([]).known.shape == (0, 7)
     assert matrix.columns([]).known.shape == (50, 0)
 
 
@@ -275,11 +275,11 @@ def test_a_seed_out_of_range_is_refused() -> None:
 
 def test_indices_out_of_range_are_refused() -> None:
     with pytest.raises(DataError, match="image index 50 does not exist: there are 50"):
-        random_matrix().rows([0, 50])
+        random_matrix().subset([0, 50])
     with pytest.raises(DataError, match="category index -1 does not exist"):
         random_matrix().columns([-1])
     with pytest.raises(DataError, match=r"image indices must be .*nonzero"):
-        random_matrix().rows([True, False])
+        random_matrix().subset([True, False])
 
 
 def test_every_damage_of_a_saved_file_is_found(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_low_power_finds_what_varies_little_and_a_high_one_what_varies_much() 
         matrix = LabelMatrix((what > 0).expand(400, C), torch.ones(400, C, dtype=torch.bool))
         module = branch(spectrum_power=power, learning_rate=3e-4, linear_rate=3e-4)
         train_image_head(
-            module, means[None, :200], matrix.rows(torch.arange(200)), TrainingSettings()
+            module, means[None, :200], matrix.subset(torch.arange(200)), TrainingSettings()
         )
         found = module(means[200:])
         return float(sum(((o > 0) != matrix.labels[200:]).float().mean() for o in found.values()))

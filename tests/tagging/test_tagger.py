@@ -13,6 +13,7 @@ from trmml.datasets.formats.folder import read_folder
 from trmml.encoders.speed.precision import batch_size
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.features.base import MemoryFeatures
+from trmml.features.decoding import Decoding
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import JoinedViews
 from trmml.settings.sections import Settings
@@ -50,25 +51,27 @@ def test_one_image_alone_equals_it_among_others(tagger, toy_images):
 def test_the_encoder_is_made_once_per_precision(tagger, toy_images, monkeypatch):
     made, paths = [], sorted(toy_images.test.iterdir())[:2]
 
-    def encoder(encoder, precision, device, identity):
+    def in_precision(encoder, precision):
         made.append(precision)
-        return encoder.encode_image
+        return encoder
 
-    monkeypatch.setattr(sys.modules[Tagger.__module__], "image_encoder", encoder)
-    monkeypatch.setattr(tagger, "_ways", {})
+    monkeypatch.setattr(sys.modules[Tagger.__module__], "in_precision", in_precision)
+    monkeypatch.setattr(tagger, "_encoders", {})
     for precision in ("fp32", "fp32", "channels-last"):
         list(tagger.tag(paths, precision=precision))
     assert made == ["fp32", "channels-last"]
 
 
 def test_few_images_do_not_repay_checking_ways_to_decode(tagger, toy_images, monkeypatch):
-    looked_at = []
+    checked = []
     module = sys.modules[Tagger.__module__]
-    monkeypatch.setattr(module, "shortcut_holds", lambda paths, *_: looked_at.append(len(paths)))
+    monkeypatch.setattr(
+        module, "choose_decoding", lambda paths, _: checked.append(len(paths)) or Decoding()
+    )
     path = sorted(toy_images.test.iterdir())[0]
     for count in (REPAID_FROM - 1, REPAID_FROM):
         list(tagger.tag([path] * count))
-    assert looked_at == [0, REPAID_FROM]
+    assert checked == [REPAID_FROM]
 
 
 def test_top_and_threshold(tagger, toy_images):
@@ -263,7 +266,7 @@ def test_more_views_than_are_encoded(looking_twice, toy_images, tmp_path):
 
 def test_views_are_joined_patch_after_patch():
     hidden, image = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 3)
-    joined = JoinedViews(MemoryFeatures(hidden, image), 2).rows([3, 1])
+    joined = JoinedViews(MemoryFeatures(hidden, image), 2).subset([3, 1])
     batch = joined.batch(torch.tensor([1]))
     assert torch.equal(batch.hidden_patches[0], torch.cat([hidden[0, 1], hidden[1, 1]]))
     mean = image[:, 1].mean(dim=0)

@@ -8,6 +8,7 @@ from tests.conftest import TOY_SPEC
 from tests.toy import WHOLE, ToyEncoder
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders.base import checksum
+from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
@@ -98,7 +99,7 @@ def test_saved_and_loaded_give_the_same_logits(toy_images, tmp_path):
     sections = {"prompts": {"train_context": True}, "image_head": {"learn_again": False}}
     run_fit(toy_images, tmp_path / "run", sections=sections)
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
-    model = load_model(tmp_path / "run", encoder, load_card(tmp_path / "run"))
+    model = load_model(tmp_path / "run", frozen_encoder(encoder), load_card(tmp_path / "run"))
     from trmml.features.extract import encode_images
     from trmml.method.interface import predict
 
@@ -343,7 +344,7 @@ def test_unreadable_images_are_skipped_and_listed(toy_images, tmp_path):
 
 def test_another_encoder_is_refused(finished_run):
     with pytest.raises(CheckpointError, match="pass the same encoder and input size"):
-        load_model(finished_run, ToyEncoder(seed=5), load_card(finished_run))
+        load_model(finished_run, frozen_encoder(ToyEncoder(seed=5)), load_card(finished_run))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json"])

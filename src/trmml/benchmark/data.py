@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from trmml.datasets.base import Dataset
-from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import ConfigError, DataError
 from trmml.features.base import Features, FeatureSource, MemoryFeatures, Progress, read_features
 from trmml.features.extract import Encoding, encode_images
@@ -93,8 +94,8 @@ class _FirstViews:
     def batch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"] | None = None) -> Features:
         return self._source.batch(indices, views)
 
-    def rows(self, indices: Sequence[int]) -> "_FirstViews":
-        return _FirstViews(self._source.rows(indices), self.views)
+    def subset(self, indices: Sequence[int]) -> "_FirstViews":
+        return _FirstViews(self._source.subset(indices), self.views)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,20 +192,15 @@ def encode_benchmark_data(
         DataError: the categories differ, or an image is in both sets.
     """
     _check_pair(train, test)
-    freeze(encoder)
-    if isinstance(encoder, nn.Module):
-        encoder.to(device)
-    identity = identify(encoder, encoder_spec or getattr(encoder, "spec", None))
+    frozen = frozen_encoder(encoder, device=device, spec=encoder_spec)
     encoding = encoding or Encoding()
     parts = []
     for data, count in ((train, views), (test, scored_views)):
         encoded = encode_images(
             data.paths,
-            encoder,
-            identity=identity,
+            frozen,
             encoding=encoding,
             views=count,
-            device=device,
             on_bad_image=on_bad_image,
             progress=progress,
         )
@@ -217,7 +213,7 @@ def encode_benchmark_data(
         train=train,
         test=test,
         encoder=encoder,
-        identity=identity,
+        identity=frozen.identity,
         device=device,
         form=encoding.form,
         precision=encoded.precision,

@@ -16,7 +16,8 @@ from trmml.benchmark.catalog import METHODS, make_trainer
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
-from trmml.encoders.base import Encoder, identify
+from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.errors import ConfigError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
@@ -111,19 +112,19 @@ def demo(
     new = _draw(out / "data" / "new", NEW_IMAGES, seed + NEW_SEED)
     say(f"drew {images} scenes to train on, {test_images} to test on and {NEW_IMAGES} to tag")
     data = replace(full, matrix=full.matrix.hide(known_share, seed))
-    encoder = encoder or load_encoder("bundled")
+    frozen = frozen_encoder(encoder or load_encoder("bundled"))
 
     training = settings.training
     encoded, asked = (
-        encode_images(d.paths, encoder, views=views, seed=seed, progress=progress)
+        encode_images(d.paths, frozen, views=views, seed=seed, progress=progress)
         for d, views in ((data, training.encoded_views), (test, training.scored_views))
     )
-    baselines = _baselines(encoder, data, encoded.source, test, asked.source, settings)
+    baselines = _baselines(frozen, data, encoded.source, test, asked.source, settings)
     for name, found in baselines.items():
         say(f"{name}: mAP {100 * found.mean_ap:.1f}")
     for record in train_run(
         data,
-        encoder,
+        frozen.encoder,
         out,
         settings=settings,
         truth=full.matrix,
@@ -133,7 +134,7 @@ def demo(
     ):
         say(str(record))
 
-    tagger = Tagger.load(out, encoder=encoder)
+    tagger = Tagger.load(out, encoder=frozen.encoder)
     evaluation = evaluate(tagger, test, encoded=asked)
     _tag(tagger, new, out / "tags")
     write_report(out, evaluation, baselines=baselines, truth=full.matrix)
@@ -182,7 +183,7 @@ def _draw(folder: Path, images: int, seed: int) -> Dataset:
 
 
 def _baselines(
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     data: Dataset,
     known: FeatureSource,
     test: Dataset,
@@ -192,8 +193,8 @@ def _baselines(
     """Zero-shot, which learns nothing, and a linear probe on the known labels."""
     probe = make_trainer(
         METHODS["probe-masked"],
-        encoder,
-        identify(encoder),
+        encoder.encoder,
+        encoder.identity,
         data.category_names,
         probe_settings(settings),
         source=known,
@@ -202,7 +203,7 @@ def _baselines(
     )
     for _ in train(probe):
         pass
-    held = HeldOut(known, probe.held, data.matrix.rows(probe.held))
+    held = HeldOut(known, probe.held, data.matrix.subset(probe.held))
     found = zero_shot_metrics(encoder, asked, test, prompts=settings.prompts, held_out=held)
     return {**found, "linear probe": score(probe.model, asked, test, held_out=held)}
 

@@ -127,7 +127,7 @@ class CellRunner:
         return _Scored(
             test=logits,
             held=trainer.held_logits,
-            held_labels=mask.rows(trainer.held),
+            held_labels=mask.subset(trainer.held),
             epoch=_epoch(trainer, training.epochs, self.epoch),
             seconds={"train": seconds, "predict": time.monotonic() - began},
             best_on_test=best,
@@ -152,7 +152,7 @@ class CellRunner:
         return _Scored(
             test=logits,
             held=train_logits[held],
-            held_labels=mask.rows(held),
+            held_labels=mask.subset(held),
             epoch={},
             seconds={"train": 0.0, "predict": time.monotonic() - began},
             best_on_test=None,

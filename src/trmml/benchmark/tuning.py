@@ -195,11 +195,11 @@ def _score(
     for fold in range(plan.folds):
         seed = plan.seed + fold
         kept, held = split(len(labels), plan.held_out_share, seed)
-        own, truth = labels.rows(kept), labels.rows(held)
+        own, truth = labels.subset(kept), labels.subset(held)
         for rule in rules:
             mask = own if method.full_labels else rule.apply(own, seed)
             chosen = for_cell(settings, seed=seed, choose_epoch=epoch)
-            part = source.rows(kept.tolist())
+            part = source.subset(kept.tolist())
             trainer = new_trainer(data, method, chosen, part, mask)
             try:
                 for _ in train(trainer, progress=progress):

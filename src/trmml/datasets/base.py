@@ -189,7 +189,7 @@ class Dataset:
         Raises:
             DataError: an index is no whole number or lies outside.
         """
-        matrix = self.matrix.rows(indices)
+        matrix = self.matrix.subset(indices)
         return Dataset(
             root=self.root,
             images=tuple(self.images[index] for index in indices),

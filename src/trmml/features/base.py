@@ -137,8 +137,10 @@ class LiveFeatures:
         """See `FeatureSource.batch`."""
         views = torch.zeros_like(indices) if views is None else views
         chosen = [
-            view_of(*self._items[index], self._seed, view)
-            for index, view in zip(indices.tolist(), views.tolist(), strict=True)
+            view_of(path, content, self._seed, view)
+            for (path, content), view in zip(
+                [self._items[i] for i in indices.tolist()], views.tolist(), strict=True
+            )
         ]
         batches = load_batches(chosen, self._encoder, self._decoding)
         return Features.cat([encode_batch(self._encoder, batch.pixels) for batch in batches])

@@ -151,7 +151,7 @@ class FeatureStore:
             write_json(self.folder / "whole.json", known | now)
 
     def settle_shortcut(self, holds: bool) -> None:
-        """Keep whether it holds, for all images that will come: features of one store are made alike."""
+        """Keep whether it holds, for all images to come: features of one store are made alike."""
         write_json(self.folder / "shortcut.json", {"holds": holds})
 
     def features(self, names: Sequence[Sequence[str]]) -> "StoreFeatures":

@@ -17,7 +17,7 @@ from trmml.features.loader import Batch
 
 
 class JoinedViews:
-    """Features of images of which several views are scored at once: the patches of the first V views, one after another.
+    """Features of images of which several views are scored at once: the patches of V views in turn.
 
     What gathers or averages patches then does so over all views; the image feature is the mean of
     theirs, in unit length. The patches of the plain image come first.

@@ -51,7 +51,7 @@ class MaskRule:
         """The same rule for some of the images."""
         if self.mask is None:
             return self
-        return replace(self, mask=self.mask.rows(torch.tensor(indices, dtype=torch.long)))
+        return replace(self, mask=self.mask.subset(torch.tensor(indices, dtype=torch.long)))
 
 
 def share_known(share: float) -> MaskRule:

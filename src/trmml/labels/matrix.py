@@ -163,7 +163,7 @@ class LabelMatrix:
                 kept[rows[order[:count]], c] = True
         return LabelMatrix(self.labels, torch.from_numpy(kept).to(self.known.device))
 
-    def rows(self, indices: Sequence[int] | Int[Tensor, "K"]) -> "LabelMatrix":
+    def subset(self, indices: Sequence[int] | Int[Tensor, "K"]) -> "LabelMatrix":
         """Return the images at `indices`, in that order, each index in [0, N).
 
         Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trmml.baselines.zero_shot import build_zero_shot
 from trmml.datasets.base import Dataset
-from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import FeatureSource
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, predict
@@ -34,30 +34,30 @@ class HeldOut:
 
 
 def zero_shot_metrics(
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     source: FeatureSource,
     data: Dataset,
     *,
     prompts: PromptSettings | None = None,
-    device: str = "cpu",
     held_out: HeldOut | None = None,
 ) -> dict[str, Metrics]:
     """Figures of the frozen encoder by itself, on whole images and on patches ("dense").
 
     Args:
-        encoder: frozen, on `device`.
+        encoder: frozen.
         source: features of the images in `data`.
         data: their labels.
         prompts: the template to fill; the default one when None.
-        device: where the encoder is.
         held_out: see `score`.
     """
     template = (prompts or PromptSettings()).template
     looks: dict[str, Literal["image", "dense"]] = {"zero-shot": "image", "zero-shot dense": "dense"}
     metrics = {}
     for name, look in looks.items():
-        model = build_zero_shot(encoder, data.category_names, look=look, template=template)
-        metrics[name] = score(model.to(device), source, data, device=device, held_out=held_out)
+        model = build_zero_shot(encoder.encoder, data.category_names, look=look, template=template)
+        metrics[name] = score(
+            model.to(encoder.device), source, data, device=encoder.device, held_out=held_out
+        )
     return metrics
 
 

@@ -105,7 +105,7 @@ def fit(
         tensorboard=tensorboard,
         progress=progress,
     )
-    truth = None if truth is None else truth.rows(kept)
+    truth = None if truth is None else truth.subset(kept)
     card = load_card(out)
     note(_chosen(card.chosen))
     summary = {"run": str(out), **card.data, "chosen": card.chosen}
@@ -166,19 +166,15 @@ def _compare(
     encoded = encode_images(
         test.paths,
         tagger.encoder,
-        identity=tagger.card.encoder,
         encoding=encoding,
         views=tagger.views,
         seed=tagger.seed,
-        device=tagger.device,
         on_bad_image=on_bad_image,
         progress=progress,
     )
     evaluation = evaluate(tagger, test, encoded=encoded)
     prompts = tagger.card.settings.prompts
-    baselines = zero_shot_metrics(
-        tagger.encoder, encoded.source, evaluation.data, prompts=prompts, device=tagger.device
-    )
+    baselines = zero_shot_metrics(tagger.encoder, encoded.source, evaluation.data, prompts=prompts)
     if evaluation.metrics.mean_ap < max(metrics.mean_ap for metrics in baselines.values()):
         logger.warning("training did not beat the encoder's own zero-shot; it needs more labels.")
     return evaluation, baselines

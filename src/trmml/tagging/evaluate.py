@@ -1,4 +1,4 @@
-"""Score a trained run on labelled pictures."""
+"""Score a trained run on labelled images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class Evaluation:
 
     Attributes:
         metrics: see `metrics.measure`.
-        probabilities: calibrated, of the readable pictures in `data`.
+        probabilities: calibrated, of the readable images in `data`.
         data: the readable part of what was asked for, in the run's order of categories.
-        bad: pictures left out.
+        bad: images left out.
         tagger: what was evaluated.
-        source: features of the pictures.
+        source: features of the images.
     """
 
     metrics: Metrics
@@ -42,7 +42,7 @@ class Evaluation:
     source: FeatureSource
 
     def attention(self, indices: Sequence[int]) -> Float[Tensor, "K C P"]:
-        """Region maps over the patches of a few pictures, computed when asked for."""
+        """Region maps over the patches of a few images, computed when asked for."""
         return self.tagger.score(self.source.batch(torch.tensor(indices))).attention
 
 
@@ -63,15 +63,15 @@ def evaluate(
 
     Args:
         run: a run folder or a tagger.
-        data: pictures and labels; must hold every category of the run, others are ignored.
+        data: images and labels; must hold every category of the run, others are ignored.
         encoder: of a run folder; see `Tagger.load`.
         device: of a run folder.
         threshold: one probability for all categories; by default each category's own.
         top_k: of the figures for the k most probable tags.
-        on_bad_image: stop at an unreadable picture, or leave it out and list it.
+        on_bad_image: stop at an unreadable image, or leave it out and list it.
         encoding: how features are made and kept; by default in the user's store.
         encoded: features of `data` from the same encoder, where they are computed already.
-        progress: told (what, done, total).
+        progress: called with (what, done, total).
 
     Raises:
         DataError: a category of the run is missing in the data.
@@ -89,11 +89,9 @@ def evaluate(
     encoded = encoded or encode_images(
         data.paths,
         tagger.encoder,
-        identity=tagger.card.encoder,
         encoding=encoding,
         views=tagger.views,
         seed=tagger.seed,
-        device=tagger.device,
         on_bad_image=on_bad_image,
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""Show where a tag comes from: a region map laid over its picture."""
+"""Show where a tag comes from: a region map laid over its image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-# The overlay's longer side in pixels, and how much of the picture shines through.
+# The overlay's longer side in pixels, and the share of the map where it is strongest.
 OVERLAY_PIXELS = 480
 OVERLAY_SHARE = 0.55
 
@@ -17,12 +17,12 @@ OVERLAY_SHARE = 0.55
 def region_map(
     attention: Float[Tensor, " P"], grid: tuple[int, int], size: tuple[int, int]
 ) -> Float[Tensor, "height width"]:
-    """Attention over patches as a picture-sized map in [0, 1]; the strongest patch is 1.
+    """Attention over patches as a map of the size of the image in [0, 1]; the strongest patch is 1.
 
     Args:
         attention: one category's, over the patches row by row.
         grid: (rows, columns) of the patches.
-        size: (width, height) of the picture in pixels.
+        size: (width, height) of the image in pixels.
 
     Example:
         >>> import torch
@@ -37,23 +37,23 @@ def region_map(
 
 
 def overlay(image: Image.Image, weights: Float[Tensor, "height width"]) -> Image.Image:
-    """The picture in grey, with the region in colour on top.
+    """The image in grey, with the region in colour on top.
 
     Args:
         image: RGB.
-        weights: in [0, 1], of the picture's size.
+        weights: in [0, 1], of the image's size.
     """
-    from matplotlib import colormaps  # slow to import, and only pictures need it
+    from matplotlib import colormaps  # slow to import, and only overlays need it
 
     share = weights.numpy()[..., None]
     heat = np.asarray(colormaps["inferno"](weights.numpy()))[..., :3] * 255
-    picture = np.asarray(image, dtype=np.float32)
-    mixed = picture * (1 - OVERLAY_SHARE * share) + heat * OVERLAY_SHARE * share
+    pixels = np.asarray(image, dtype=np.float32)
+    mixed = pixels * (1 - OVERLAY_SHARE * share) + heat * OVERLAY_SHARE * share
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
 
 
 def shrink(image: Image.Image, longest: int = OVERLAY_PIXELS) -> Image.Image:
-    """The picture with its longer side at most `longest` pixels."""
+    """The image with its longer side at most `longest` pixels."""
     factor = longest / max(image.size)
     if factor >= 1:
         return image
@@ -61,20 +61,56 @@ def shrink(image: Image.Image, longest: int = OVERLAY_PIXELS) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def write_maps(
-    image: Image.Image,
-    attention: Float[Tensor, "K P"],
-    names: Sequence[str],
-    grid: tuple[int, int],
-    stem: Path,
-) -> list[Path]:
-    """Write one PNG per tag, `<stem>.<name>.png`, and return the paths."""
-    small, written = shrink(image), list[Path]()
-    for row, name in zip(attention, names, strict=True):
-        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-        while stem.with_name(f"{stem.name}.{plain}.png") in written:
-            plain += "_"  # two names may differ only in what a file name cannot hold
-        path = stem.with_name(f"{stem.name}.{plain}.png")
-        overlay(small, region_map(row, grid, small.size)).save(path)
-        written.append(path)
-    return written
+class MapFolder:
+    """A folder of region maps: one PNG per image and tag, `<image>.<tag>.png`.
+
+    Args:
+        folder: made when it is not there.
+        images: all that will be tagged; those of one name in several folders get a number.
+        grid: (rows, columns) of the patches.
+    """
+
+    def __init__(self, folder: Path | str, images: Sequence[Path], grid: tuple[int, int]) -> None:
+        self._folder, self._grid = Path(folder), grid
+        self._stems = _distinct_stems(images)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self,
+        number: int,
+        image: Image.Image,
+        attention: Float[Tensor, "K P"],
+        names: Sequence[str],
+    ) -> tuple[Path, ...]:
+        """Write the maps of an image and return their paths, a map for each name.
+
+        Args:
+            number: position of the image among all.
+            image: RGB.
+            attention: over patches, of each name.
+            names: of the tags.
+        """
+        small, stem = shrink(image), self._stems[number]
+        written: list[Path] = []
+        for row, name in zip(attention, names, strict=True):
+            plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+            while self._folder / f"{stem}.{plain}.png" in written:
+                plain += "_"  # two names may differ only in what a file name cannot hold
+            path = self._folder / f"{stem}.{plain}.png"
+            overlay(small, region_map(row, self._grid, small.size)).save(path)
+            written.append(path)
+        return tuple(written)
+
+
+def _distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """A file stem per image; images of one name in several folders get a number."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, count = path.stem, 1
+        while stem in taken:
+            count += 1
+            stem = f"{path.stem}-{count}"
+        taken.add(stem)
+        stems.append(stem)
+    return stems

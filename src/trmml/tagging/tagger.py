@@ -1,97 +1,43 @@
-"""Tag pictures with a trained run: probabilities, thresholds, region maps, new names."""
+"""Tag images with a trained run: probabilities, thresholds, region maps, new categories."""
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from trmml.encoders import load_encoder
-from trmml.encoders.base import Encoder, freeze
-from trmml.encoders.speed.precision import SAMPLES, EncodeImage, image_encoder, resolve_precision
+from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
+from trmml.encoders.speed.precision import in_precision
 from trmml.errors import ConfigError
 from trmml.features.base import Features
-from trmml.features.loader import (
-    LOOKED_AT,
-    Batch,
-    Picture,
-    card_decoding_holds,
-    prepared,
-    sample_pixels,
-    shortcut_holds,
-    view_of,
-)
-from trmml.features.views import encode_looks
+from trmml.features.decoding import SEARCHED, Decoding, ImageView, choose_decoding, view_of
+from trmml.features.loader import best_precision, load_batches
+from trmml.features.views import EncodedBatch, encode_views
 from trmml.images import find_images
 from trmml.method.prompts import encode_templates
 from trmml.method.trmml import TRMML, TRMMLOutput
 from trmml.metrics.calibration import Calibration
 from trmml.settings.choices import OnBadImage
 from trmml.storage.hashes import ContentHashes
-from trmml.tagging.region_maps import write_maps
+from trmml.tagging.region_maps import MapFolder
+from trmml.tagging.tagged_image import Tag, TaggedImage
 from trmml.training.fabric import pick_device
 from trmml.training.run_folder import RunCard, load_card, load_model
 
 logger = logging.getLogger(__name__)
 
-# Pictures from which checking ways to decode is repaid: some are decoded and encoded twice.
+# Images from which checking ways to decode is repaid: some are decoded and encoded twice.
 REPAID_FROM = 24
 
 
 @dataclass(frozen=True)
-class Tag:
-    """One category that a picture shows.
-
-    Attributes:
-        category: its name.
-        probability: calibrated, in [0, 1].
-        threshold: the probability from which it counts as present.
-    """
-
-    category: str
-    probability: float
-    threshold: float
-
-
-@dataclass(frozen=True)
-class TaggedImage:
-    """A picture and its tags, the most probable first.
-
-    Attributes:
-        path: as it was given.
-        tags: those chosen.
-        error: why the picture could not be read, or None.
-        maps: files of the region maps, where asked for.
-    """
-
-    path: Path
-    tags: tuple[Tag, ...] = ()
-    error: str | None = None
-    maps: tuple[Path, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form; `maps` and `error` are there only where they say something."""
-        tags = [
-            {
-                "category": tag.category,
-                "probability": round(tag.probability, 6),
-                "threshold": round(tag.threshold, 6),
-            }
-            for tag in self.tags
-        ]
-        tree: dict[str, Any] = {"image": str(self.path), "tags": tags}
-        if self.maps:
-            tree["maps"] = [str(path) for path in self.maps]
-        return tree if self.error is None else {**tree, "error": self.error}
-
-
-@dataclass(frozen=True)
 class Scores:
-    """What a tagger says of a batch.
+    """Scores of a batch of images.
 
     Attributes:
         probabilities: calibrated.
@@ -106,38 +52,37 @@ class Tagger:
     """A trained model with its frozen encoder, calibration and thresholds.
 
     Args:
-        model: baked, in eval mode.
-        encoder: frozen, on the same device.
+        model: with its text features frozen, in eval mode, on the encoder's device.
+        encoder: frozen.
         card: of the run.
-        device: of both.
-        also: names of further categories, recognised by their name alone.
+        new_categories: names of further categories, recognised by their name alone.
     """
 
     def __init__(
         self,
         *,
         model: TRMML,
-        encoder: Encoder,
+        encoder: FrozenEncoder,
         card: RunCard,
-        device: str = "cpu",
-        also: Sequence[str] = (),
+        new_categories: Sequence[str] = (),
     ) -> None:
-        self.model, self.encoder, self.card, self.device = model, encoder, card, device
+        self.model, self.encoder, self.card, self.device = model, encoder, card, encoder.device
         training = card.settings.training
         self.views, self.seed = training.scored_views, training.seed
-        self._ways = dict[str, EncodeImage]()  # of the encoder, by precision
-        self.category_names = (*card.category_names, *also)
+        self._encoders = {encoder.precision: encoder}  # by precision
+        self.category_names = (*card.category_names, *new_categories)
         if len(set(self.category_names)) < len(self.category_names):
-            twice = [name for name in also if self.category_names.count(name) > 1]
+            twice = [name for name in new_categories if self.category_names.count(name) > 1]
             raise ConfigError(f"{twice[0]!r} is a category already; leave it out of --also")
         self._new_text: Tensor | None = None
         self._new_negative: Tensor | None = None
-        if also:
+        if new_categories:
             prompts = card.settings.prompts
             templates = [prompts.template, *filter(None, [prompts.negative_template])]
-            self._new_text, *negatives = encode_templates(encoder, templates, also)
+            texts = encode_templates(encoder.encoder, templates, new_categories)
+            self._new_text, *negatives = texts
             self._new_negative = negatives[0] if negatives else None
-        self.calibration = _extended(card.calibration, card.new_categories, len(also))
+        self.calibration = _extended(card.calibration, card.new_categories, len(new_categories))
 
     @classmethod
     def load(
@@ -171,24 +116,23 @@ class Tagger:
             )
         if isinstance(spec, str):
             spec = load_encoder(spec, image_size=card.encoder.size, text=bool(also))
-        freeze(spec)
-        if isinstance(spec, nn.Module):
-            spec.to(device)
-        model = load_model(run, spec, card).to(device)
-        return cls(model=model, encoder=spec, card=card, device=device, also=also)
+        frozen = frozen_encoder(spec, device=device, spec=card.encoder_spec)
+        model = load_model(run, frozen, card).to(device)
+        frozen = replace(frozen, identity=card.encoder)  # also of texts, which may not be loaded
+        return cls(model=model, encoder=frozen, card=card, new_categories=also)
 
     def output(self, features: Features) -> TRMMLOutput:
-        """What the model says of encoded pictures: logits, new names last, and regions."""
+        """The model's output for encoded images: logits, new categories last, and regions."""
         output: TRMMLOutput = self.model(features, self._new_text, self._new_negative)
         return output
 
     @torch.no_grad()
     def score(self, features: Features) -> Scores:
-        """Calibrated probabilities and region maps of encoded pictures, on the CPU."""
+        """Calibrated probabilities and region maps of encoded images, on the CPU."""
         output = self.output(features.to(self.device))
         probabilities = self.calibration.probabilities(output.logits.double().cpu())
         attention = output.attention.float().cpu()
-        if self.views > 1:  # the plain picture's patches come first; only they have a place in it
+        if self.views > 1:  # the plain image's patches come first; only they have a place in it
             plain = attention[:, :, : self.card.encoder.patches]
             attention = plain / plain.sum(dim=2, keepdim=True)
         return Scores(probabilities, attention)
@@ -203,20 +147,20 @@ class Tagger:
         precision: str = "fp32",
         on_bad_image: OnBadImage = "error",
     ) -> Iterator[TaggedImage]:
-        """Tags of each picture, in the order given.
+        """Tags of each image, in the order given.
 
         Args:
             images: files.
-            top: at most so many tags a picture, whatever their probability; with a threshold,
+            top: at most so many tags an image, whatever their probability; with a threshold,
                 only those above it.
             threshold: one probability for all categories; by default each category has its own,
                 learned from held-out known labels.
             explain: a folder for one region map per tag.
-            precision: of the encoder, one of `encoders.precision.PRECISIONS` or "auto".
-            on_bad_image: stop at an unreadable picture, or yield it with its `error`.
+            precision: of the encoder, one of `encoders.speed.precision.PRECISIONS` or "auto".
+            on_bad_image: stop at an unreadable image, or yield it with its `error`.
 
         Raises:
-            DataError: an unreadable picture under "error".
+            DataError: an unreadable image under "error".
         """
         if not self.card.chosen.get("calibrated", True):
             logger.warning(
@@ -227,92 +171,67 @@ class Tagger:
             raise ConfigError(f"expected top to be at least 1, got {top}")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"expected a threshold from 0 to 1, got {threshold}")
-        folder = None if explain is None else Path(explain)
         paths = [Path(image) for image in images]
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        stems = _distinct_stems(paths)
-        precision = resolve_precision(
-            precision,
-            self.encoder,
-            self.card.encoder,
-            self.device,
-            pictures=len(paths),
-            samples=lambda: sample_pixels(paths, self.encoder, SAMPLES),
-        )
-        encode = self._way(precision)
-        first = paths[:LOOKED_AT] if len(paths) >= REPAID_FROM else []
-        reduced = shortcut_holds(first, self.encoder, encode, self.device)
-        on_card = card_decoding_holds(first, self.encoder, encode, self.device)
-        batches = prepared(
-            self._pictures(paths),
-            self.encoder,
-            device=self.device,
-            reduced=bool(reduced),
-            on_card=bool(on_card),
+        maps = None if explain is None else MapFolder(explain, paths, self.card.encoder.grid)
+        encoder = self._in_precision(best_precision(precision, paths, self.encoder))
+        repaid = len(paths) >= REPAID_FROM
+        decoding = choose_decoding(paths[:SEARCHED], encoder) if repaid else Decoding()
+        batches = load_batches(
+            self._image_views(paths),
+            encoder,
+            decoding,
             on_bad_image=on_bad_image,
-            keep_images=folder is not None,
+            keep_images=maps is not None,
         )
         unreadable = 0
-        for batch, features in encode_looks(batches, encode, self.views, self.device):
-            unreadable += len(batch.bad)
-            scores = None if features is None else self.score(features)
-            yield from self._tagged(batch, scores, paths, stems, top, threshold, folder)
+        for batch in encode_views(batches, encoder, self.views):
+            tagged = {n: TaggedImage(paths[n], error=reason) for n, reason in batch.bad.items()}
+            unreadable += len(tagged)
+            for number, tags, files in self._tags(batch, top, threshold, maps):
+                tagged[number] = TaggedImage(paths[number], tags, maps=files)
+            yield from (tagged[number] for number in sorted(tagged))
         warn_left_out(unreadable, len(paths))
 
-    def _pictures(self, paths: Sequence[Path]) -> list[Picture]:
-        """All views of each picture; crops are seeded by its content, as when training."""
+    def _image_views(self, paths: Sequence[Path]) -> list[ImageView]:
+        """All views of each image; crops are seeded by its content, as when training."""
         if self.views == 1:
-            return [Picture(path) for path in paths]
-        hashes, pictures = ContentHashes(None), list[Picture]()
+            return [ImageView(path) for path in paths]
+        hashes, views = ContentHashes(None), list[ImageView]()
         for path in paths:
             try:
                 content = hashes.look_up(path)
-            except OSError:  # decoding it will tell
+            except OSError:  # decoding it will raise the error
                 content = ""
-            pictures += [view_of(path, content, self.seed, view) for view in range(self.views)]
-        return pictures
+            views += [view_of(path, content, self.seed, view) for view in range(self.views)]
+        return views
 
-    def _way(self, precision: str) -> EncodeImage:
+    def _in_precision(self, precision: str) -> FrozenEncoder:
         """The encoder in a precision; made once, for int8 reads a file as large as the encoder."""
-        if precision not in self._ways:
-            made = image_encoder(self.encoder, precision, self.device, self.card.encoder)
-            self._ways[precision] = made
-        return self._ways[precision]
+        if precision not in self._encoders:
+            self._encoders[precision] = in_precision(self.encoder, precision)
+        return self._encoders[precision]
 
-    def _tagged(
-        self,
-        batch: Batch,
-        scores: Scores | None,
-        paths: list[Path],
-        stems: list[str],
-        top: int | None,
-        threshold: float | None,
-        folder: Path | None,
-    ) -> Iterator[TaggedImage]:
-        """The pictures of a batch with their tags, in the order they were asked for."""
-        found = dict[int, TaggedImage]()
-        for number, reason in batch.bad.items():
-            found[number] = TaggedImage(paths[number], error=reason)
-        if scores is not None:
-            limits = self.thresholds(threshold).tolist()
-            chosen = self.choose(scores.probabilities, top=top, threshold=threshold)
-            for row, number in enumerate(batch.numbers):
-                tags = tuple(Tag(self.category_names[c], p, limits[c]) for c, p in chosen[row])
-                maps: list[Path] = []
-                if folder is not None:
-                    attention = scores.attention[row, [c for c, _ in chosen[row]]]
-                    names = [tag.category for tag in tags]
-                    grid, stem = self.card.encoder.grid, folder / stems[number]
-                    maps = write_maps(batch.images[row], attention, names, grid, stem)
-                found[number] = TaggedImage(paths[number], tags, maps=tuple(maps))
-        for number in sorted(found):
-            yield found[number]
+    def _tags(
+        self, batch: EncodedBatch, top: int | None, threshold: float | None, maps: MapFolder | None
+    ) -> Iterator[tuple[int, tuple[Tag, ...], tuple[Path, ...]]]:
+        """Position, tags and files of region maps of each readable image in a batch."""
+        if batch.features is None:
+            return
+        scores, limits = self.score(batch.features), self.thresholds(threshold).tolist()
+        chosen = self.choose(scores.probabilities, top=top, threshold=threshold)
+        for row, number in enumerate(batch.numbers):
+            tags = tuple(Tag(self.category_names[c], p, limits[c]) for c, p in chosen[row])
+            files: tuple[Path, ...] = ()
+            if maps is not None:
+                attention = scores.attention[row, [c for c, _ in chosen[row]]]
+                names = [tag.category for tag in tags]
+                files = maps.write(number, batch.images[row], attention, names)
+            yield number, tags, files
 
     def choose(
         self, probabilities: Float[Tensor, "B K"], *, top: int | None, threshold: float | None
     ) -> list[list[tuple[int, float]]]:
-        """Of each picture the categories to report, the most probable first, with probability."""
+        """Of each image the categories to report, the most probable first, with probability."""
         values, order = probabilities.sort(dim=1, descending=True, stable=True)
         keep = torch.ones_like(order, dtype=torch.bool)
         if top is None or threshold is not None:
@@ -335,26 +254,12 @@ class Tagger:
 
 
 def _extended(trained: Calibration, new: Calibration, extra: int) -> Calibration:
-    """The calibration of the trained categories, then `extra` times that of a new name."""
+    """The calibration of the trained categories, then `extra` times that of a new category."""
     return Calibration(
         slope=torch.cat([trained.slope, new.slope.expand(extra)]),
         offset=torch.cat([trained.offset, new.offset.expand(extra)]),
         thresholds=torch.cat([trained.thresholds, new.thresholds.expand(extra)]),
     )
-
-
-def _distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """A file stem per picture; pictures of one name in several folders get a number."""
-    seen: set[str] = set()
-    stems = []
-    for path in paths:
-        stem, count = path.stem, 1
-        while stem in seen:
-            count += 1
-            stem = f"{path.stem}-{count}"
-        seen.add(stem)
-        stems.append(stem)
-    return stems
 
 
 def warn_left_out(unreadable: int, images: int) -> None:
@@ -383,7 +288,7 @@ def tag(
 
     Example:
         >>> for image in tag("runs/photos", ["holiday/*.jpg"]):  # doctest: +SKIP
-        ...     print(image.path, [found.category for found in image.tags])
+        ...     print(image.path, [tag.category for tag in image.tags])
     """
     paths = find_images(images, keep_missing=on_bad_image == "skip")
     tagger = Tagger.load(run, encoder=encoder, device=device, also=also)

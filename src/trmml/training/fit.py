@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from trmml.datasets.base import Dataset
-from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
+from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import CheckpointError, MissingExtraError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
@@ -72,24 +72,18 @@ def train_run(
     settings = settings.model_copy(update={"training": training})
     hold_out(data.matrix, training.held_out_share, training.seed)  # refuses a hopeless table early
     fabric = make_fabric(device, training.precision)
-    freeze(encoder)
-    if isinstance(encoder, nn.Module):
-        encoder.to(fabric.device)
-    encoder_spec = encoder_spec or getattr(encoder, "spec", None)
-    identity = identify(encoder, encoder_spec)
+    frozen = frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec)
     encoded = encoded or encode_images(
         data.paths,
-        encoder,
-        identity=identity,
+        frozen,
         encoding=encoding,
         views=training.encoded_views,
         seed=training.seed,
-        device=str(fabric.device),
         on_bad_image=on_bad_image,
         progress=progress,
     )
-    data, truth = data.subset(encoded.kept), None if truth is None else truth.rows(encoded.kept)
-    model = build_trmml(encoder, identity, data.category_names, settings)
+    data, truth = data.subset(encoded.kept), None if truth is None else truth.subset(encoded.kept)
+    model = build_trmml(frozen.encoder, frozen.identity, data.category_names, settings)
     trainer = Trainer(
         model=model,
         source=encoded.source,
@@ -98,7 +92,7 @@ def train_run(
         training=training,
         fabric=fabric,
     )
-    fingerprint = _fingerprint(data, settings, identity, encoded)
+    fingerprint = _fingerprint(data, settings, frozen.identity, encoded)
     state = out / "state.safetensors"
     if resume and state.is_file():
         trainer.load(state, fingerprint)
@@ -106,7 +100,8 @@ def train_run(
     with _tensorboard(out, tensorboard) as writer:
         records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
         yield from _logged(records, trainer, out, writer)
-    _finish(out, model, trainer, data, settings, identity, encoder_spec)
+    spec = encoder_spec or getattr(frozen.encoder, "spec", None)
+    _finish(out, model, trainer, data, settings, frozen.identity, spec)
     state.unlink(missing_ok=True)
     return encoded.kept
 
@@ -190,7 +185,7 @@ def _finish(
     encoder_spec: str | None,
 ) -> None:
     """Calibrate on the held-out known labels and write the model."""
-    held = trainer.matrix.rows(trainer.held)
+    held = trainer.matrix.subset(trainer.held)
     logits = trainer.held_logits
     save_tensors(
         out / "held_out.safetensors",

@@ -119,7 +119,7 @@ def _passes(
             prepared = head.prepared(pooled[view, part].to(device, torch.float32))
             with half:
                 logits = head.logits(prepared if turn is None else prepared @ turn)
-            loss = _loss(logits, matrix.rows(part), blank)
+            loss = _loss(logits, matrix.subset(part), blank)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()

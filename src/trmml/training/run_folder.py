@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trmml.encoders.base import Encoder, EncoderIdentity, identify
+from trmml.encoders.base import EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import CheckpointError
 from trmml.method.build import join
 from trmml.method.prompts import StoredPrompts
@@ -128,7 +129,7 @@ def load_card(run: Path) -> RunCard:
     return RunCard.from_dict(tree, str(path))
 
 
-def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
+def load_model(run: Path, encoder: FrozenEncoder, card: RunCard) -> TRMML:
     """The trained model, ready to score; the text encoder is not used.
 
     Args:
@@ -139,15 +140,15 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
     Raises:
         CheckpointError: the encoder is not the one the run was trained on.
     """
-    found, wanted = identify(encoder, card.encoder_spec), card.encoder
-    same_images = found.image_checksum == wanted.image_checksum and found.size == wanted.size
-    sums = {found.checksum, wanted.checksum}
+    given, wanted = encoder.identity, card.encoder
+    same_images = given.image_checksum == wanted.image_checksum and given.size == wanted.size
+    sums = {given.checksum, wanted.checksum}
     same_texts = "" in sums or len(sums) == 1
     if not (same_images and same_texts):
-        part = "texts" if same_images else "pictures"
+        part = "texts" if same_images else "images"
         raise CheckpointError(
             f"{run} was trained on encoder {wanted.name} at {wanted.size} px ({_sums(wanted)}),"
-            f" got {found.name} at {found.size} px ({_sums(found)}), which encodes {part}"
+            f" got {given.name} at {given.size} px ({_sums(given)}), which encodes {part}"
             " differently; pass the same encoder and input size"
         )
     tensors = current_tensors(load_tensors(run / "model.safetensors")[0])
@@ -155,7 +156,7 @@ def load_model(run: Path, encoder: Encoder, card: RunCard) -> TRMML:
     tensors = {k: v for k, v in tensors.items() if not k.startswith(learned)}
     size = card.encoder.feature_size
     prompts = StoredPrompts(categories=len(card.category_names), feature_size=size)
-    model = join(encoder, card.encoder, prompts, None, card.settings)
+    model = join(encoder.encoder, card.encoder, prompts, None, card.settings)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

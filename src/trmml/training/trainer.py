@@ -68,7 +68,7 @@ class Trainer(TrainingState):
         model.to(fabric.device)
         spread = torch.linspace(0, len(self.kept) - 1, min(START_IMAGES, len(self.kept))).long()
         start = source.batch(self.kept[spread]).to(fabric.device)
-        model.init_from_labels(start, matrix.rows(self.kept))
+        model.init_from_labels(start, matrix.subset(self.kept))
         groups = parameter_groups(model, training)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=0.0)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
@@ -164,7 +164,7 @@ class Trainer(TrainingState):
                 self.average[name].lerp_(parameter.detach(), 1 - keep)
 
     def _targets(self, indices: Int[Tensor, " B"]) -> Targets:
-        device, rows = self.fabric.device, self.matrix.rows(indices)
+        device, rows = self.fabric.device, self.matrix.subset(indices)
         labels, known = rows.labels.to(device), rows.known.to(device)
         if self.pseudo_labeller is None:
             return Targets(labels, known, torch.zeros_like(known), torch.zeros_like(known))
@@ -229,7 +229,7 @@ class Trainer(TrainingState):
         """
         with self.averaged():
             logits = self.predict_held_out()
-        held = self.matrix.rows(self.held)
+        held = self.matrix.subset(self.held)
         aps = average_precisions(logits, held.labels, held.known)
         return torch.where(held.negatives > 0, aps, torch.nan)
 
@@ -246,7 +246,7 @@ class Trainer(TrainingState):
         device = self.fabric.device
         parts = torch.split(self.held, self.training.batch_size)
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
-        self.model.fit_on_held_out(outputs, self.matrix.rows(self.held))
+        self.model.fit_on_held_out(outputs, self.matrix.subset(self.held))
         self.held_logits = self.predict_held_out()
         head = self.model.separate_head()
         if head is not None and head.settings.learn_again:
@@ -269,7 +269,7 @@ class Trainer(TrainingState):
         """Before the first epoch: train the head of its own; then the start is the one to beat."""
         head = self.model.separate_head()
         if head is not None:
-            pooled, matrix = self._means(self.kept, progress), self.matrix.rows(self.kept)
+            pooled, matrix = self._means(self.kept, progress), self.matrix.subset(self.kept)
             train_image_head(head, pooled, matrix, self.training, progress)
         self._keep_best(0, self.held_out_aps())
 
@@ -277,7 +277,7 @@ class Trainer(TrainingState):
         self, indices: Int[Tensor, " n"], progress: Progress | None
     ) -> Float[Tensor, "V n W"]:
         """Mean patches of all views of some images, in fp16: 2 W bytes each."""
-        rows = self.source.rows(indices.tolist())
+        rows = self.source.subset(indices.tolist())
         views, kind = self.training.views, torch.float16
         hidden, _ = read_features(rows, pooled=True, views=views, dtype=kind, progress=progress)
         return hidden[:, :, 0]

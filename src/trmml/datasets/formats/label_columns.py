@@ -89,7 +89,7 @@ def read_label_columns(
     index = order.index(split)
     before = sum(part.frame.height for part in parts[:index])
     answered = torch.from_numpy(parts[index].answered.to_numpy())
-    matrix = matrix.rows(range(before, before + len(answered)))
+    matrix = matrix.subset(range(before, before + len(answered)))
     return categories, LabelMatrix(matrix.labels, matrix.known & answered[:, None])
 
 
