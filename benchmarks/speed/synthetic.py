@@ -70,10 +70,8 @@ class SyntheticEncoder(nn.Module):
         return F.normalize(token_embeddings.mean(dim=1) @ self.text, dim=-1)
 
 
-def filled_store(
-    root: Path, identity: EncoderIdentity, images: int, form: StoreForm = "fp16"
-) -> FeatureSource:
-    """A store on disk with random features of so many images, written shard by shard."""
+def open_store(root: Path, identity: EncoderIdentity, form: StoreForm) -> FeatureStore:
+    """A store on disk for features of a synthetic encoder."""
     key = StoreKey(
         encoder="synthetic",
         image_checksum=identity.image_checksum,
@@ -86,7 +84,14 @@ def filled_store(
         hidden_size=identity.hidden_size,
         feature_size=identity.feature_size,
     )
-    store, names = FeatureStore(root, key), [str(number) for number in range(images)]
+    return FeatureStore(root, key)
+
+
+def filled_store(
+    root: Path, identity: EncoderIdentity, images: int, form: StoreForm = "fp16"
+) -> FeatureSource:
+    """A store on disk with random features of so many images, written shard by shard."""
+    store, names = open_store(root, identity, form), [str(number) for number in range(images)]
     for start in range(0, images, store.shard_rows):
         part = names[start : start + store.shard_rows]
         store.add(part, random_features(identity, len(part), seed=start))
