@@ -104,7 +104,7 @@ def find_images(paths: Sequence[str | Path], *, keep_missing: bool = False) -> l
         paths = [paths]
     if not paths and not keep_missing:
         raise DataError("no image was named. Give files, folders or patterns such as 'photos/*'.")
-    found: dict[str, Path] = {}
+    images_by_path: dict[str, Path] = {}
     for path in paths:
         try:
             images = _expand(str(path))
@@ -113,8 +113,8 @@ def find_images(paths: Sequence[str | Path], *, keep_missing: bool = False) -> l
                 raise
             images = [Path(path)]
         for image in images:
-            found.setdefault(os.path.abspath(image), image)
-    return list(found.values())
+            images_by_path.setdefault(os.path.abspath(image), image)
+    return list(images_by_path.values())
 
 
 def augment(image: Image.Image, seed: int) -> Image.Image:

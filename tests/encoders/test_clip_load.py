@@ -269,7 +269,7 @@ def test_quick_gelu_changes_the_checksum(tmp_path: Path, file: Path) -> None:
 
 
 def test_image_weights_that_do_not_fit(tmp_path: Path, file: Path) -> None:
-    message = r"missing \(.*unexpected \(.*They look like .*tiny-RN.*before the colon"
+    message = r"missing \(.*unexpected \(.*They fit .*tiny-RN.*before the colon"
     with pytest.raises(EncoderError, match=message):
         load_encoder(f"tiny-ViT:{file}", text=False)
 

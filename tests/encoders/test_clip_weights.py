@@ -36,7 +36,7 @@ def test_architectures_are_told_by_their_sizes() -> None:
 
 
 def test_weights_that_do_not_fit() -> None:
-    message = r"missing \(.*unexpected \(.*They look like tiny-RN.*before the colon"
+    message = r"missing \(.*unexpected \(.*They fit tiny-RN.*before the colon"
     with pytest.raises(EncoderError, match=message):
         fit_weights(build_model(CONFIGS["tiny-ViT"]), state(), "spec")
     entries = state()

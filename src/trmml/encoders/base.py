@@ -127,7 +127,7 @@ class EncoderIdentity:
         if wrong := wanted ^ set(values):
             raise EncoderError(
                 f"an encoder identity has the keys {sorted(wanted)}, got {sorted(values)}: "
-                f"look at {sorted(wrong)}; the file is damaged or from another version"
+                f"{sorted(wrong)} differ; the file is damaged or from another version"
             )
         rows, columns = values["grid"]
         return cls(**{**values, "grid": (int(rows), int(columns))})
@@ -199,7 +199,7 @@ def identify(encoder: object, spec: str | None = None) -> EncoderIdentity:
     The text is left out, and the checksum of the whole with it, where the encoder has no text.
 
     Args:
-        encoder: any object; it need not keep the protocol, that is what is found out.
+        encoder: any object; whether it keeps the protocol is checked.
         spec: what the user asked for; becomes the name. By default the encoder's own name.
 
     Raises:

@@ -47,9 +47,9 @@ def is_module(name: str) -> bool:
         return False
     with _importable(Path.cwd()):
         try:
-            found = importlib.util.find_spec(name)
+            spec = importlib.util.find_spec(name)
             # A plain folder counts as a module without origin: one called RN101 is no factory.
-            return found is not None and found.origin is not None
+            return spec is not None and spec.origin is not None
         except (ImportError, ValueError):
             return False
 

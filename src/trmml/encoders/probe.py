@@ -19,10 +19,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Probe:
-    """Runs the parts of an encoder once and says which of them is broken."""
+    """Runs the parts of an encoder once and names the one that is broken."""
 
     name: str
-    encoder: Any  # whether it keeps the protocol is what is found out
+    encoder: Any  # whether it keeps the protocol is checked
     device: torch.device
 
     def fail(self, part: str, expected: str, got: object) -> EncoderError:

@@ -1,1 +1,1 @@
-"""What a frozen encoder says of images: loaded, computed once, stored and read in batches."""
+"""Features of images by a frozen encoder: computed once, stored and read in batches."""

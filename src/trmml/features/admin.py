@@ -15,7 +15,7 @@ from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
 
-# What opening a damaged shard may raise. An OSError says that the system does not let us read it.
+# What opening a damaged shard may raise. An OSError means that the system does not let us read it.
 DAMAGED = (SafetensorError, KeyError, TypeError, ValueError)
 
 
@@ -26,7 +26,7 @@ def default_root() -> Path:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What `trmml store ls` tells of a store."""
+    """A store as `trmml store ls` lists it."""
 
     key: str
     encoder: str
@@ -52,14 +52,14 @@ def store_bytes(folder: Path) -> int:
 
 def list_stores(root: Path) -> list[StoreInfo]:
     """Every store below a root, the one used last first."""
-    found = []
+    stores = []
     for folder in all_stores(root):
         card = folder / "store.json"
         try:
             tree = parse_object(card.read_bytes())
             shards = list(folder.glob("*.safetensors"))
             names = [row for shard in shards for row in _row_names(shard)]
-            found.append(
+            stores.append(
                 StoreInfo(
                     key=folder.name,
                     encoder=tree["encoder"],
@@ -75,7 +75,7 @@ def list_stores(root: Path) -> list[StoreInfo]:
             )
         except (OSError, TypeError, ValueError, KeyError) as error:
             logger.warning("%s cannot be read (%s)", card, error)
-    return sorted(found, key=lambda info: -info.last_used)
+    return sorted(stores, key=lambda info: -info.last_used)
 
 
 def _row_names(shard: Path) -> list[str]:
@@ -93,10 +93,10 @@ def find_store(root: Path, key: str) -> Path:
     Raises:
         DataError: there is none, or several begin so.
     """
-    found = all_stores(root)
-    matches = [folder for folder in found if folder.name.startswith(key)]
+    stores = all_stores(root)
+    matches = [folder for folder in stores if folder.name.startswith(key)]
     if len(matches) != 1 or not key:
-        known = ", ".join(folder.name for folder in found) or "none"
+        known = ", ".join(folder.name for folder in stores) or "none"
         raise DataError(f"expected the key of one store below {root}, got {key!r}; known: {known}")
     return matches[0]
 

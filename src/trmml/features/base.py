@@ -179,7 +179,7 @@ def read_features(
         pooled: one "patch" per image, the mean of all.
         views: V.
         dtype: of the patches; what is made of them is made in fp32.
-        progress: told ("reading", done, total), counted in views of images.
+        progress: called with ("reading", done, total), in views of images.
     """
     done, total = 0, views * len(source)
     hidden, image = torch.empty(0), torch.empty(0)

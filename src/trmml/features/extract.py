@@ -92,7 +92,7 @@ def encode_images(
         views: 1 = the plain image; more = seeded crops and flips beside it.
         seed: of the crops and flips.
         on_bad_image: "error" stops at the first unreadable file; "skip" leaves it out.
-        progress: told ("read", "check" or "encode", done, total).
+        progress: called with ("read", "check" or "encode", done, total).
 
     Raises:
         DataError: an unreadable file under "error", no readable file at all, or no room for the
@@ -154,17 +154,17 @@ class _Run:
 
     def contents(self, hashes: ContentHashes) -> dict[int, str]:
         """Hash of each file's content; a file that cannot be read is an error, or noted."""
-        found: dict[int, str] = {}
+        hashed: dict[int, str] = {}
         with ThreadPoolExecutor(workers()) as pool:
             for index, content in enumerate(pool.map(lambda p: _content(hashes, p), self.paths)):
                 if isinstance(content, DataError):
                     self._note(index, content)
                 else:
-                    found[index] = content
+                    hashed[index] = content
                 if len(self.paths) >= MANY:
                     self._tell("read", index + 1, len(self.paths))
         hashes.save()
-        return found
+        return hashed
 
     def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
@@ -202,7 +202,7 @@ class _Run:
         return unread
 
     def _reduced(self, store: FeatureStore, views: Sequence[ImageView]) -> bool:
-        """Whether large JPEGs are decoded smaller, as before in this store, or as found now."""
+        """Whether large JPEGs are decoded smaller, as before in this store, else by a check."""
         reduced = _known_shortcut(store.folder.parent, store.key)
         if reduced is None and views:
             reduced = reduced_holds([view.path for view in views], self.encoder)
@@ -213,7 +213,7 @@ class _Run:
         return bool(reduced)
 
     def conclude(self, source: FeatureSource | None, form: StoreForm) -> Encoded:
-        """What was found, or an error where no picture can be read."""
+        """The features, or an error where no image can be read."""
         bad = [BadImage(str(self.paths[i]), None, self.bad[i]) for i in sorted(self.bad)]
         if source is None or len(bad) == len(self.paths):
             raise DataError(
@@ -253,7 +253,7 @@ def _row(content: str, seed: int, view: int) -> str:
 
 
 def _known_shortcut(root: Path, key: StoreKey) -> bool | None:
-    """Whether large JPEGs are decoded smaller, where that was found out in any form."""
+    """Whether large JPEGs are decoded smaller, where that was checked in any form."""
     forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(StoreForm)]
     return next((holds for holds in forms if holds is not None), None)
 
@@ -261,7 +261,7 @@ def _known_shortcut(root: Path, key: StoreKey) -> bool | None:
 def _with_decoder(
     root: Path, key: StoreKey, paths: Sequence[Path], encoder: FrozenEncoder
 ) -> StoreKey:
-    """The key with who decodes JPEGs: as in a store that is there, else as is found out now.
+    """The key with who decodes JPEGs: as in a store that is there, else by a check.
 
     It must not depend on which images are asked for, or they would be encoded again.
     """

@@ -22,7 +22,7 @@ class Shard:
     Attributes:
         rows: name of each row.
         tensors: "hidden" (R, P, W), "image" (R, D), and "scale" (R, P) in the int8 form.
-        checked: whether the content was found whole.
+        checked: whether the checksum was right.
 
     Raises:
         One of `DAMAGED`: the file is damaged.

@@ -1,13 +1,13 @@
-"""The feature store: what a frozen encoder says of each picture, computed once, kept on disk.
+"""The feature store: what a frozen encoder computes of each image, once, kept on disk.
 
     ROOT/files.json              content hash of each file, by path, size and time of change
     ROOT/<key>/store.json        what the key stands for, in words
-    ROOT/<key>/whole.json        shards whose checksum was found right, by size and time of change
-    ROOT/<key>/<name>.safetensors    a shard: features of some hundred pictures, never changed
+    ROOT/<key>/whole.json        shards whose checksum was right, by size and time of change
+    ROOT/<key>/<name>.safetensors    a shard: features of some hundred images, never changed
 
 The key covers the encoder's image side, its input size and preprocessing, the precision of the
 encoder, who decodes, and the form the features are kept in. Within a store a row is named by the
-content of the picture and its view: renaming a file costs nothing, and a changed weight or picture
+content of the image and its view: renaming a file costs nothing, and a changed weight or image
 never meets an old feature. A shard appears whole, under a new name, or not at all, so that several
 processes cannot damage it; a lock keeps them from doing the same work twice.
 """
@@ -137,7 +137,7 @@ class FeatureStore:
         return [row for row in wanted if row not in self._places]
 
     def _known_whole(self) -> dict[str, list[int]]:
-        """Size and time of change of each shard when its checksum was found right."""
+        """Size and time of change of each shard when its checksum was right."""
         try:
             return parse_object((self.folder / "whole.json").read_bytes())
         except (OSError, ValueError):
@@ -165,7 +165,7 @@ class FeatureStore:
 
     @contextmanager
     def filling(self, rows: Sequence[str]) -> Iterator[list[str]]:
-        """Hold the store's lock while rows are added; the log says what is about to be written.
+        """Hold the store's lock while rows are added; the log announces what will be written.
 
         Args:
             rows: that were lacking.

@@ -74,5 +74,5 @@ class ContentHashes:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._path, self._known, indent=None)
-        except OSError as error:  # the store says so where it matters
+        except OSError as error:  # the store raises where it matters
             logger.info("%s is not written: %s", self._path, error)

@@ -38,14 +38,14 @@ def encode_ends(
     Args:
         blocks: for which `is_plain` holds.
         tokens: with positions.
-        ends: index of each end token; what stands behind it is not seen.
+        ends: index of each end token; tokens behind it are not attended to.
     """
     *inner, last = blocks
     for block in inner:
         tokens = apply_block(block, tokens, causal=True)
     rows = torch.arange(len(tokens), device=ends.device)
-    seen = torch.arange(tokens.shape[1], device=ends.device) <= ends[:, None]  # (B, N)
-    return _read(last, tokens, tokens[rows, ends], lambda normed: normed[rows, ends], seen)
+    visible = torch.arange(tokens.shape[1], device=ends.device) <= ends[:, None]  # (B, N)
+    return _read(last, tokens, tokens[rows, ends], lambda normed: normed[rows, ends], visible)
 
 
 def read_first(block: nn.Module, tokens: Float[Tensor, "B N E"]) -> Float[Tensor, "B E"]:
@@ -69,7 +69,7 @@ def _read(
     tokens: Float[Tensor, "B N E"],
     reader: Float[Tensor, "B E"],
     pick: Callable[[Tensor], Tensor],
-    seen: Bool[Tensor, "B N"] | None,
+    visible: Bool[Tensor, "B N"] | None,
 ) -> Float[Tensor, "B E"]:
     """The same at one token of each sequence: one query, and one pass of the MLP."""
     attention, normed, size = block.attn, block.ln_1(tokens), tokens.shape[-1]
@@ -77,7 +77,7 @@ def _read(
     query = F.linear(pick(normed)[:, None], weight[:size], bias[:size])
     key, value = F.linear(normed, weight[size:], bias[size:]).chunk(2, dim=-1)
     heads = attention.num_heads
-    mask = None if seen is None else seen[:, None, None]
+    mask = None if visible is None else visible[:, None, None]
     gathered = F.scaled_dot_product_attention(
         _heads(query, heads), _heads(key, heads), _heads(value, heads), mask
     )

@@ -204,8 +204,8 @@ def _hub_source(spec: str) -> Source:
 def _agreed_preprocess(architecture: str) -> dict[str, Any]:
     """What all published weights of an architecture use; OpenAI's where they differ."""
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    found = [_preprocess(open_clip.get_pretrained_cfg(architecture, tag)) for tag in tags]
-    return found[0] if found and all(one == found[0] for one in found) else {}
+    settings = [_preprocess(open_clip.get_pretrained_cfg(architecture, tag)) for tag in tags]
+    return settings[0] if settings and all(one == settings[0] for one in settings) else {}
 
 
 def _preprocess(values: dict[str, Any]) -> dict[str, Any]:

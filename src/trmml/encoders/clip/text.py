@@ -155,8 +155,8 @@ class ClipTextTower(TextTower):
     ) -> Float[Tensor, "C E"]:
         """CoCa: a class token after the padding reads the text, normalised last.
 
-        Its mask hides padding one place late: the token after the end token is seen, the class
-        token is not. open_clip trained and serves its CoCa weights like this.
+        Its mask hides padding one place late: the token after the end token is attended to, and the
+        class token is not. open_clip trained and serves its CoCa weights like this.
         """
         count, keys = len(embeddings), self.context_length + 1
         class_token = cast(Tensor, self.cls_emb).expand(count, 1, -1)

@@ -83,8 +83,8 @@ def fit_weights(model: nn.Module, state: StateDict, spec: str) -> None:
         for key in wanted
         if key in fitted and fitted[key].shape != wanted[key].shape
     ]
-    found = [("missing", missing), ("unexpected", extra), ("wrong shape", shapes)]
-    if faults := [f"{len(keys)} {kind} ({_few(keys)})" for kind, keys in found if keys]:
+    faulty = [("missing", missing), ("unexpected", extra), ("wrong shape", shapes)]
+    if faults := [f"{len(keys)} {kind} ({_few(keys)})" for kind, keys in faulty if keys]:
         raise EncoderError(
             f"{spec}: the weights do not fit the architecture: {'; '.join(faults)}. "
             f"{_suggestion(fitted)}"
@@ -187,7 +187,7 @@ def _few(keys: list[Any]) -> str:
 def _suggestion(state: StateDict) -> str:
     """Which architectures of open_clip have the sizes of these weights, as far as they tell."""
     if fits := matching_architectures(state):
-        return f"They look like {', '.join(fits[:5])}: use that name before the colon"
+        return f"They fit {', '.join(fits[:5])}: use that name before the colon"
     return "No architecture of open_clip has these sizes: is this an open_clip checkpoint?"
 
 
@@ -202,13 +202,13 @@ def matching_architectures(state: StateDict) -> list[str]:
         width = len(text["ln_final.weight"]) if "ln_final.weight" in text else None
     except (KeyError, IndexError):
         return []
-    found = (embed_dim, width, vision)
-    return [name for name in open_clip.list_models() if _fits(_config_sizes(name), found)]
+    given = (embed_dim, width, vision)
+    return [name for name in open_clip.list_models() if _fits(_config_sizes(name), given)]
 
 
-def _fits(sizes: tuple[Any, ...] | None, found: tuple[Any, ...]) -> bool:
+def _fits(sizes: tuple[Any, ...] | None, given: tuple[Any, ...]) -> bool:
     """Whether the sizes agree; the text's width in the middle may be unknown."""
-    return sizes is not None and (sizes == found or (found[1] is None and sizes[::2] == found[::2]))
+    return sizes is not None and (sizes == given or (given[1] is None and sizes[::2] == given[::2]))
 
 
 def _vision_sizes(state: StateDict) -> tuple[Any, ...]:

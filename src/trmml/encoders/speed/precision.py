@@ -41,7 +41,7 @@ PRECISIONS = tuple(name for name in get_args(EncoderPrecision) if name != "auto"
 CPU_CANDIDATES = ("fp32", "channels-last", "bf16", "onnx", "int8")
 CUDA_CANDIDATES = ("fp32", "channels-last", "bf16", "fp16", "compile")
 # Least cosine with fp32, of every image feature and of each image's patches on average. int8
-# features of ViT-B-32 have 0.9998; `benchmarks/speed/precision.py` says what mAP loses.
+# features of ViT-B-32 have 0.9998; `benchmarks/speed/precision.py` measures what mAP loses.
 LEAST_COSINE = 0.998
 # Images from which measuring, about a minute once on a machine, is thought to be worth it.
 MEASURE_FROM = 500
@@ -199,7 +199,7 @@ def remembered_choice(encoder: FrozenEncoder) -> MeasuredPrecision | None:
 
 
 def _choice_file(encoder: FrozenEncoder) -> Path:
-    """Where the choice is kept: its name says all that it depends on."""
+    """Where the choice is kept: its name is a hash of all that it depends on."""
     try:
         onnx = version("onnxruntime")
     except PackageNotFoundError:
@@ -232,7 +232,7 @@ def _timed(encode: EncodeImage, samples: Tensor) -> float:
 def _copy(encoder: Encoder, dtype: torch.dtype | None = None) -> Encoder:
     """A copy with its image side in channels-last, and in another type where one is given.
 
-    The rest is shared with the encoder, where that says which part is its image side.
+    The rest is shared with the encoder, where that names its image side.
     """
     module = cast(nn.Module, encoder)
     shared: dict[int, object] = {}
