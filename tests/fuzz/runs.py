@@ -88,7 +88,7 @@ def _use_store(root: Path) -> object:
     with store.filling(["a", "b"]) as lacking:
         if lacking:
             return lacking
-    return store.source([["a", "b"]]).batch(torch.tensor([0, 1]))
+    return store.features([["a", "b"]]).batch(torch.tensor([0, 1]))
 
 
 def _use_hashes(root: Path) -> object:
