@@ -30,7 +30,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Scores:
+class Cosines:
     """Cosines (N, C) by two readings of the encoder, and the truth (N, C)."""
 
     image_feature: Tensor
@@ -39,7 +39,7 @@ class Scores:
 
 
 @torch.no_grad()
-def score(encoder: Encoder, style: Literal["demo", "caption"], images: int, seed: int) -> Scores:
+def score(encoder: Encoder, style: Literal["demo", "caption"], images: int, seed: int) -> Cosines:
     """Draw images and compare each with each category's prompt."""
     texts = encoder.encode_text(
         *encoder.token_embeddings([PROMPT.format(name) for name in CATEGORY_NAMES])
@@ -56,7 +56,7 @@ def score(encoder: Encoder, style: Literal["demo", "caption"], images: int, seed
         cosines = F.normalize(encoder.project(hidden), dim=-1) @ texts.T  # (B, P, C)
         whole.append(feature @ texts.T)
         dense.append(((PATCH_SCALE * cosines).softmax(1) * cosines).sum(1))
-    return Scores(torch.cat(whole), torch.cat(dense), truth)
+    return Cosines(torch.cat(whole), torch.cat(dense), truth)
 
 
 def per_category(scores: Tensor, truth: Tensor) -> list[float]:

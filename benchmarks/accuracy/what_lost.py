@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from trmml.benchmark.results import MEAN, Line, Results
+from trmml.benchmark.results import MEAN, ListedMethod, Results
 from trmml.benchmark.tables import FIGURES, figure
 
 
@@ -31,7 +31,7 @@ def _at(results: Results, column: str) -> str:
     return f"In the {over(results, column)}" if column == MEAN else f"At {column}"
 
 
-def _behind(results: Results, ours: Line) -> Iterator[str]:
+def _behind(results: Results, ours: ListedMethod) -> Iterator[str]:
     """Columns in which a baseline has the higher mean mAP."""
     for column in results.columns:
         own = results.spread(ours.key, column)
@@ -43,7 +43,7 @@ def _behind(results: Results, ours: Line) -> Iterator[str]:
             yield f"{_at(results, column)}, {ours.name} is behind {line.name} by {gap:.1f} mAP."
 
 
-def _other_figures(results: Results, ours: Line) -> Iterator[str]:
+def _other_figures(results: Results, ours: ListedMethod) -> Iterator[str]:
     """By headline, the figures besides mAP in which the best baseline is ahead."""
     for column in results.headlines:
         ahead = []
@@ -60,7 +60,7 @@ def _other_figures(results: Results, ours: Line) -> Iterator[str]:
             yield f"{_at(results, column)}, behind the best baseline in {', '.join(ahead)}."
 
 
-def _no_difference(results: Results, ours: Line) -> Iterator[str]:
+def _no_difference(results: Results, ours: ListedMethod) -> Iterator[str]:
     """Columns in which the interval against the best baseline holds zero."""
     found = []
     for each in results.comparisons:
@@ -72,7 +72,7 @@ def _no_difference(results: Results, ours: Line) -> Iterator[str]:
         yield f"The interval of the difference in mAP holds zero at {', '.join(found)}."
 
 
-def _categories(results: Results, ours: Line) -> Iterator[str]:
+def _categories(results: Results, ours: ListedMethod) -> Iterator[str]:
     """By headline, in how many categories the best baseline has the higher AP."""
     for column in results.headlines:
         rival = results.rival(column)
@@ -88,7 +88,7 @@ def _categories(results: Results, ours: Line) -> Iterator[str]:
             )
 
 
-def _other_forms(results: Results, ours: Line) -> Iterator[str]:
+def _other_forms(results: Results, ours: ListedMethod) -> Iterator[str]:
     """Other forms of TRM-ML against it, by headline."""
     for line in results.lines:
         if line.baseline or line.full_labels or line == ours:

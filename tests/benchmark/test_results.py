@@ -20,9 +20,9 @@ from trmml.benchmark.records import CellFolder, ranks_of
 from trmml.benchmark.report import report_benchmark
 from trmml.benchmark.results import MEAN, Comparison, Results, compared
 from trmml.benchmark.table_text import (
-    Row,
     Table,
-    Value,
+    TableRow,
+    TableValue,
     escape_latex,
     to_csv,
     to_latex,
@@ -84,7 +84,7 @@ def test_differences_are_against_the_best_baseline_of_each_headline() -> None:
     (table,) = [t for t in result_tables(results) if t.name == "differences"]
     row = next(row for row in table.rows if row.label == "trmml (default)")
     text = to_markdown(table)
-    assert row.values[2] == Value(0.0, interval=(-2.1, 3.0))
+    assert row.values[2] == TableValue(0.0, interval=(-2.1, 3.0))
     assert "0.0 [-2.1, +3.0] | +20.0 [+10.0, +31.0] |" in text and "**" not in text
     assert "masked BCE (mean of 2); zero-shot (single positive)" in text
     assert "another baseline" not in text
@@ -197,8 +197,10 @@ TABLE = Table(
     note="x ± y",
     columns=("a|b", "c#"),
     rows=(
-        Row("first | method", (Value(1.25, 0.5), None), cite="who2026"),
-        Row("bound~", (Value(-0.04), Value(2.0, interval=(-1.0, 3.0))), contest=False),
+        TableRow("first | method", (TableValue(1.25, 0.5), None), cite="who2026"),
+        TableRow(
+            "bound~", (TableValue(-0.04), TableValue(2.0, interval=(-1.0, 3.0))), contest=False
+        ),
     ),
     signed=True,
 )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from trmml.benchmark.results import MEAN, Line, Results
+from trmml.benchmark.results import MEAN, ListedMethod, Results
 
 # Categories in the plot of gains; of more, as many at either end.
 MOST_CATEGORIES = 40
@@ -105,7 +105,9 @@ def plot_map(results: Results) -> Figure:
     return figure
 
 
-def plot_gain_by_category(results: Results, ours: Line, rival: Line, column: str) -> Figure:
+def plot_gain_by_category(
+    results: Results, ours: ListedMethod, rival: ListedMethod, column: str
+) -> Figure:
     """Gain in AP of each category, sorted; of many, both ends."""
     names = [fact["name"] for fact in results.grid["categories"]]
     gains = _gains(results, ours, rival, column)
@@ -132,7 +134,9 @@ def plot_gain_by_category(results: Results, ours: Line, rival: Line, column: str
     return figure
 
 
-def plot_gain_by_frequency(results: Results, ours: Line, rival: Line, column: str) -> Figure:
+def plot_gain_by_frequency(
+    results: Results, ours: ListedMethod, rival: ListedMethod, column: str
+) -> Figure:
     """Gain in AP against the number of training positives, before labels are hidden."""
     facts = results.grid["categories"]
     counts = np.array([float(fact["train_positives"]) for fact in facts])
@@ -142,7 +146,9 @@ def plot_gain_by_frequency(results: Results, ours: Line, rival: Line, column: st
     return figure
 
 
-def plot_gain_by_size(results: Results, ours: Line, rival: Line, column: str) -> Figure:
+def plot_gain_by_size(
+    results: Results, ours: ListedMethod, rival: ListedMethod, column: str
+) -> Figure:
     """Gain in AP against the size of objects, of categories that have boxes."""
     sizes = [fact["size"] for fact in results.grid["categories"]]
     x = np.array([math.nan if size is None else 100 * size for size in sizes])
@@ -182,13 +188,15 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finish(axes: Axes, results: Results, ours: Line, rival: Line, column: str, more: str) -> None:
+def _finish(
+    axes: Axes, results: Results, ours: ListedMethod, rival: ListedMethod, column: str, more: str
+) -> None:
     over = f"mean of {len(results.shares)} shares" if column == MEAN else column
     detail = ", ".join(part for part in (results.dataset, over, more) if part)
     axes.set_title(f"{ours.name} less {rival.name}\n{detail}", fontsize=9)
 
 
-def _gains(results: Results, ours: Line, rival: Line, column: str) -> Any:
+def _gains(results: Results, ours: ListedMethod, rival: ListedMethod, column: str) -> Any:
     """Gain per category in points, nan where undefined."""
     first, second = (results.category_aps(line.key, column) for line in (ours, rival))
     return 100 * (np.array(first) - np.array(second))

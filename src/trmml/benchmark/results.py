@@ -42,7 +42,7 @@ def mean_ap(cell: Cell) -> float | None:
 
 
 @dataclass(frozen=True)
-class Line:
+class ListedMethod:
     """A method as it stands in a table."""
 
     key: str
@@ -99,7 +99,7 @@ class Results:
         return str(self.grid["dataset"])
 
     @cached_property
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[ListedMethod]:
         """Methods in the order of tables: baselines, forms of TRM-ML, upper bounds."""
         found = {c.method: _listed(c) for c in self.cells}
         known = list(METHODS)
@@ -154,17 +154,17 @@ class Results:
         return over_seeds(cells, figure)
 
     @property
-    def baselines(self) -> list[Line]:
+    def baselines(self) -> list[ListedMethod]:
         """What TRM-ML is compared with; upper bounds take no part."""
         return [line for line in self.lines if line.baseline and not line.full_labels]
 
-    def ours(self, column: str) -> Line | None:
+    def ours(self, column: str) -> ListedMethod | None:
         """TRM-ML as it is by default, or the first of its forms: the test set chooses none."""
         found = [line for line in self.lines if not line.baseline and not line.full_labels]
         found = [line for line in found if self.spread(line.key, column) is not None]
         return min(found, key=lambda line: line.key != "trmml") if found else None
 
-    def rival(self, column: str) -> Line | None:
+    def rival(self, column: str) -> ListedMethod | None:
         """The baseline to beat in a column: for a share, the best by the mean over shares."""
         column = column if column in self.headlines else MEAN
         found = {
@@ -297,11 +297,11 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
     return Comparison(column, rival.key, found)
 
 
-def _listed(cell: Cell) -> Line:
+def _listed(cell: Cell) -> ListedMethod:
     """A method by its present name, which a grid of before may lack; a variant has its own."""
     method = METHODS.get(cell.method)
     name = cell.name if method is None else method.name
-    return Line(cell.method, name, cell.baseline, cell.full_labels)
+    return ListedMethod(cell.method, name, cell.baseline, cell.full_labels)
 
 
 def _without_seed(cell: Cell) -> dict[str, Any]:

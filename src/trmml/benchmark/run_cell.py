@@ -56,7 +56,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _CellLogits:
     """What a cell's model says."""
 
     test: Float[Tensor, "N C"]
@@ -101,7 +101,7 @@ class CellRunner:
         cell = self._cell(job, scored, figures, calibrated, ap=ap, ap_interpolated=interpolated)
         return cell, ranks_of(scored.test.numpy())
 
-    def _train(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> _Scored:
+    def _train(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> _CellLogits:
         data, settings = self.data, job.settings
         training, started, apart = settings.training, time.monotonic(), 0.0
         pooled = job.method.pooled
@@ -124,7 +124,7 @@ class CellRunner:
         if best is not None and self._map(logits) > best["map"]:
             # What a method settles after its last epoch counts as well.
             best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
-        return _Scored(
+        return _CellLogits(
             test=logits,
             held=trainer.held_logits,
             held_labels=mask.subset(trainer.held),
@@ -133,7 +133,7 @@ class CellRunner:
             best_on_test=best,
         )
 
-    def _look(self, job: Job, mask: LabelMatrix) -> _Scored:
+    def _look(self, job: Job, mask: LabelMatrix) -> _CellLogits:
         """A method that trains nothing looks at all images once; masks only calibrate it."""
         data, training = self.data, job.settings.training
         plain = job.settings.model_dump(mode="json", exclude={"training"})
@@ -149,7 +149,7 @@ class CellRunner:
             self._untrained[name] = parts[0], parts[1]
         train_logits, logits = self._untrained[name]
         _, held = hold_out(mask, training.held_out_share, training.seed)
-        return _Scored(
+        return _CellLogits(
             test=logits,
             held=train_logits[held],
             held_labels=mask.subset(held),
@@ -165,7 +165,7 @@ class CellRunner:
     def _cell(
         self,
         job: Job,
-        scored: _Scored,
+        scored: _CellLogits,
         figures: Mapping[str, float | None],
         calibrated: bool,
         *,

@@ -16,7 +16,7 @@ LATEX |= {
 
 
 @dataclass(frozen=True)
-class Value:
+class TableValue:
     """A number in a table, already in its unit.
 
     Attributes:
@@ -31,7 +31,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     r"""A method's values.
 
     Attributes:
@@ -42,7 +42,7 @@ class Row:
     """
 
     label: str
-    values: tuple[Value | None, ...]
+    values: tuple[TableValue | None, ...]
     contest: bool = True
     cite: str = ""
 
@@ -65,7 +65,7 @@ class Table:
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     signed: bool = False
     mark_best: bool = True
 
@@ -152,11 +152,11 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def shown(value: Value | None, *, signed: bool, plus_minus: str = "±") -> str:
+def shown(value: TableValue | None, *, signed: bool, plus_minus: str = "±") -> str:
     """A value with its deviation or interval; a dash for none.
 
     Example:
-        >>> shown(Value(1.24, interval=(-0.06, 2.0)), signed=True)
+        >>> shown(TableValue(1.24, interval=(-0.06, 2.0)), signed=True)
         '+1.2 [-0.1, +2.0]'
     """
     if value is None or math.isnan(value.mean):
@@ -174,7 +174,7 @@ def _number(number: float, signed: bool) -> str:
     return "0.0" if shown in ("+0.0", "-0.0") else shown
 
 
-def _marked(table: Table, row: Row, place: int, text: str, mark: str) -> str:
+def _marked(table: Table, row: TableRow, place: int, text: str, mark: str) -> str:
     value = row.values[place]
     best = value is not None and row.contest and round(value.mean, 1) == table.best(place)
     return mark.format(text) if best else text

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from trmml.benchmark.bootstrap import Spread
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.records import Cell
-from trmml.benchmark.results import MEAN, Comparison, Line, Results
-from trmml.benchmark.table_text import Row, Table, Value
+from trmml.benchmark.results import MEAN, Comparison, ListedMethod, Results
+from trmml.benchmark.table_text import Table, TableRow, TableValue
 
 # Figures besides mAP, under the field's names; see `metrics.PrecisionRecall`.
 FIGURES = {
@@ -145,7 +145,7 @@ def time_table(results: Results) -> Table:
     rows = []
     for line in results.lines:
         cells = {c.fingerprint: c for c in results.cells if c.method == line.key}.values()
-        values = [Value(sum(c.seconds[part] for c in cells) / len(cells)) for part in parts]
+        values = [TableValue(sum(c.seconds[part] for c in cells) / len(cells)) for part in parts]
         rows.append(_row(line, values))
     devices = ", ".join(sorted({cell.device for cell in results.cells}))
     return Table(
@@ -158,21 +158,21 @@ def time_table(results: Results) -> Table:
     )
 
 
-def _row(line: Line, values: Sequence[Value | None]) -> Row:
+def _row(line: ListedMethod, values: Sequence[TableValue | None]) -> TableRow:
     known = METHODS.get(line.key)  # a variant of one has a key of its own
     cite = "" if known is None else known.cite
-    return Row(line.name, tuple(values), contest=not line.full_labels, cite=cite)
+    return TableRow(line.name, tuple(values), contest=not line.full_labels, cite=cite)
 
 
-def _percent(spread: Spread | None) -> Value | None:
-    return None if spread is None else Value(100 * spread.mean, 100 * spread.deviation)
+def _percent(spread: Spread | None) -> TableValue | None:
+    return None if spread is None else TableValue(100 * spread.mean, 100 * spread.deviation)
 
 
-def _difference(comparison: Comparison | None, line: Line) -> Value | None:
+def _difference(comparison: Comparison | None, line: ListedMethod) -> TableValue | None:
     if comparison is None or line.key not in comparison.differences:
         return None
     found = comparison.differences[line.key]
-    return Value(100 * found.mean, interval=(100 * found.low, 100 * found.high))
+    return TableValue(100 * found.mean, interval=(100 * found.low, 100 * found.high))
 
 
 def figure(name: str) -> Callable[[Cell], float | None]:
