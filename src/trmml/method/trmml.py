@@ -49,12 +49,12 @@ class TRMMLOutput(RegionOutput):
 
 @dataclass(frozen=True)
 class _Texts:
-    """Text features of C trained and K new categories, and what goes with them."""
+    """Text features of K categories, trained ones before new ones, and what goes with them."""
 
-    anchors: Float[Tensor, "C+K D"]
-    positive: Float[Tensor, "C+K D"]
-    negative: Float[Tensor, "C+K D"]
-    biases: Float[Tensor, "C+K"]
+    anchors: Float[Tensor, "K D"]
+    positive: Float[Tensor, "K D"]
+    negative: Float[Tensor, "K D"]
+    biases: Float[Tensor, " K"]
     new: int
 
 
