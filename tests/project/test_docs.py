@@ -94,7 +94,7 @@ def test_every_setting_is_explained(section: str) -> None:
 
 # Prose --------------------------------------------------------------------------------------
 
-PROSE = [page for page in [*PAGES, ROOT / "CHANGELOG.md", *NOTES] if page.name != "results.md"]
+PROSE = [*PAGES, ROOT / "CHANGELOG.md", *NOTES]
 
 
 @pytest.mark.parametrize("page", PROSE, ids=named)
@@ -108,6 +108,15 @@ def test_lines_outside_tables_and_code_have_at_most_100_characters(page: Path) -
 def test_pages_call_an_image_an_image(page: Path) -> None:
     wrong = [line for line in prose(page).splitlines() if re.search("pictures?", line, re.I)]
     assert not wrong, f"{named(page)}: {wrong[0]!r}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=named)
+def test_docstrings_call_an_image_an_image(module: Path) -> None:
+    for node in ast.walk(ast.parse(read(module))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node) or ""
+            text = text.replace("a picture of", "")  # what the drawn scenes' captions say
+            assert not re.search("pictures?", text, re.I), f"{named(module)}: {text[:80]!r}"
 
 
 # What pages refer to ------------------------------------------------------------------------

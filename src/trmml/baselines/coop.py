@@ -1,4 +1,4 @@
-"""CoOp: learned context tokens before each category's name, against the whole picture."""
+"""CoOp: learned context tokens before each category's name, against the whole image."""
 
 from collections.abc import Sequence
 

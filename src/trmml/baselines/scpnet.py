@@ -127,7 +127,7 @@ class SCPNet(MultiLabelModel[SCPNetOutput]):
     Shapes: Features of B images -> SCPNetOutput with logits (B, C), in training strong_logits too.
     Trains: context_tokens (C or 1, T, E), W1 to W3, log_scale (), bias (C); nothing of the encoder.
     Source: Ding et al. 2023 (SCPNet), sections 3.2 to 3.4, and its code. Ours: the image encoder
-        stays frozen, where theirs is trained whole; hence views of features, not of pictures; the
+        stays frozen, where theirs is trained whole; hence views of features, not of images; the
         graph from texts; a learned scale and bias; means over pairs in place of sums; AdamW with
         the loop's weight average; picked categories are counted by a running mean, not by a table
         of all images; known absent categories are never pseudo-positives; blanks are corrected in

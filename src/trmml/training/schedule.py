@@ -19,7 +19,7 @@ LEAST_STEPS = 200
 
 
 def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
-    """The settings with more epochs where few pictures make few steps, unless they were named.
+    """The settings with more epochs where few images make few steps, unless they were named.
 
     Args:
         settings: `epochs` stays if it was given, even as its default.
