@@ -1,7 +1,7 @@
 """Our feature store against Lance and zarr: bytes, writing, and random batches for training.
 
     pip install pylance zarr
-    python -m benchmarks.speed.store_formats [--rounds 5] [--quick]
+    python -m benchmarks.speed.store_formats [--rounds 5]
 
 Each format holds the same random features. Random batches of 64 images are read from files that the
 system holds in memory, and end as fp32 tensors, which is what a training step takes. The process
@@ -213,7 +213,6 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
@@ -222,12 +221,12 @@ def main() -> None:
     for name in SHAPES:
         for form in FORMS:
             with tempfile.TemporaryDirectory() as folder:
-                rows += compare(name, form, Path(folder), 1 if options.quick else options.rounds)
+                rows += compare(name, form, Path(folder), options.rounds)
                 for row in rows[-3:]:
                     print(row)
     packages = {"pylance": version("pylance"), "zarr": version("zarr")}
     tree = {"batch": BATCH, "rows": rows, "rivals": packages}
-    print(write_results("store_formats", tree, quick=options.quick))
+    print(write_results("store_formats", tree))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_a_grid_from_end_to_end(data: Path, settings: Path, tmp_path: Path) -> N
     done = run(*common, "--json")
     assert done.exit_code == 0, done.output
     assert "40 images to train on, 16 to test on" in done.stderr
-    assert "18/18  TRM-ML, single positive, seed 1: mAP" in done.stderr
+    assert "18/18  trmml (default), single positive, seed 1: mAP" in done.stderr
     assert "uncalibrated" not in done.stderr
     tree = json.loads(done.stdout)
     assert tree["dataset"] == "squares (blank=absent)"

@@ -23,6 +23,7 @@ from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.reporting.report import write_report
 from trmml.settings.files import load_settings
 from trmml.storage.hashes import ContentHashes
+from trmml.encoders.frozen import frozen_encoder
 from trmml.training.run_folder import load_card, load_model
 
 _OLD = Path(__file__).parents[1] / "training" / "run_format_5"
@@ -35,7 +36,7 @@ def _load(run: Path) -> None:
     tensors = (run / "model.safetensors").read_bytes()
     tree["tensors_sha256"] = hashlib.sha256(tensors).hexdigest()
     (run / "model.json").write_text(json.dumps(tree), "utf-8")
-    load_model(run, ToyEncoder(), load_card(run))
+    load_model(run, frozen_encoder(ToyEncoder()), load_card(run))
 
 
 def _use_card(run: Path) -> None:

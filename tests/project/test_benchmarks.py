@@ -229,7 +229,7 @@ def test_every_row_of_the_ablation_changes_a_setting() -> None:
     values = [settings[method.key].values["partial"].model_dump() for method in methods]
     assert len({json.dumps(each, sort_keys=True) for each in values}) == len(values)
     left_out = set(ablation.ROWS) - {method.name for method in methods}
-    assert left_out == {"no hidden regions", "whole picture: no spectrum power"}  # the defaults
+    assert left_out == {"no CSRA head", "image head: no spectrum power"}  # the defaults
     assert METHODS["trmml"].settings().training.views == 1
 
 
@@ -238,8 +238,8 @@ def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
     methods, settings = ablation.variants(tmp_path, {})
     by = {method.name: method for method in methods}
     for name, expected in (
-        ("no hidden regions", [True, False]),
-        ("with hidden regions", [False, True]),
+        ("no CSRA head", [True, False]),
+        ("with the CSRA head", [False, True]),
         ("no learned text", [True, True]),
     ):
         rules = share_known(0.5), single_positive()
