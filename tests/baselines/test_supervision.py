@@ -163,18 +163,18 @@ def test_two_layers_equal_their_formula():
     layers = build_two_layers(ENCODER, identify(ENCODER), names, settings)
     batch, targets = random_features(8), random_targets(images=8)
     layers.init_from_labels(batch, LabelMatrix(targets.labels, targets.known))
-    assert torch.equal(layers(batch).logits, layers.out.bias.expand(8, 4))  # at step 0
+    assert torch.equal(layers(batch).logits, layers.layers.out.bias.expand(8, 4))  # at step 0
     generator = torch.Generator().manual_seed(1)
-    layers.out.weight.copy_(torch.randn(layers.out.weight.shape, generator=generator))
+    layers.layers.out.weight.copy_(torch.randn(layers.layers.out.weight.shape, generator=generator))
     found = layers.eval()(batch).logits  # no dropout
     means = batch.hidden_patches.mean(dim=1)
     roots = torch.where(means < 0, -1.0, 1.0) * means.abs() ** 0.5
     for image in range(8):
         scaled = [float((x[image] - x.mean()) / x.std()) for x in roots.T]
         inner = [max(0.0, sum(w * s for w, s in zip(row, scaled, strict=True)))
-                 for row in layers.into.weight.tolist()]  # fmt: skip
-        for c, row in enumerate(layers.out.weight.tolist()):
-            total = float(layers.out.bias[c])
+                 for row in layers.layers.into.weight.tolist()]  # fmt: skip
+        for c, row in enumerate(layers.layers.out.weight.tolist()):
+            total = float(layers.layers.out.bias[c])
             total += sum(w * value for w, value in zip(row, inner, strict=True))
             assert float(found[image, c]) == pytest.approx(total, abs=1e-4)
 

@@ -74,12 +74,12 @@ def test_regions_and_matches_equal_the_plain_formula_and_its_gradient(changes):
         part.zero_grad()
         if plain:
             region = plain_regions(part, hidden, patches, anchors)
-            match, some = (region * text).sum(-1), region[:, [2, 0]]
+            products, some = (region * text).sum(-1), region[:, [2, 0]]
         else:
             regions = part(hidden, patches, anchors)
-            match, some = match(regions, text), regions.features(torch.tensor([2, 0]))
-        ((match**2).sum() + (some * text[:2]).sum()).backward()
-        grads.append([match, some, *(p.grad.clone() for p in part.parameters())])
+            products, some = match(regions, text), regions.features(torch.tensor([2, 0]))
+        ((products**2).sum() + (some * text[:2]).sum()).backward()
+        grads.append([products, some, *(p.grad.clone() for p in part.parameters())])
     for one, two in zip(*grads, strict=True):
         assert torch.allclose(one, two, atol=1e-9)
 

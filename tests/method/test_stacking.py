@@ -14,7 +14,7 @@ from trmml.method.heads.image_head import ImageHead
 from trmml.method.heads.stacking import Stacking
 from trmml.method.layers import Standardisation
 from trmml.settings.sections import CSRAHeadSettings, ImageHeadSettings, TrainingSettings
-from trmml.training.heads import train_image_head
+from trmml.training.heads import start_image_head, train_image_head
 
 C, P, W = 3, 4, 6
 
@@ -64,12 +64,12 @@ def test_hidden_regions_equal_a_loop() -> None:
 def test_image_branch_equals_its_formula() -> None:
     module = ImageHead(categories=C, hidden_size=W, settings=ImageHeadSettings(width=7))
     mean = pooled(features())
-    module.start(mean, torch.full((C,), 0.5))
+    start_image_head(module, mean, torch.full((C,), 0.5))
     moved(module).eval()
     rooted = mean.sign() * mean.abs() ** 0.5
     standard = (rooted - rooted.mean(dim=0)) / rooted.std(dim=0)
-    hidden = (standard @ module.into.weight.T).clamp(min=0)
-    expected = hidden @ module.out.weight.T + module.out.bias
+    hidden = (standard @ module.layers.into.weight.T).clamp(min=0)
+    expected = hidden @ module.layers.out.weight.T + module.layers.out.bias
     found = module(mean)
     assert torch.allclose(found["image"], expected, atol=1e-5)
     expected = standard @ module.linear.weight.T + module.linear.bias
@@ -94,7 +94,7 @@ def test_branches_start_at_the_known_shares(kind: str) -> None:
         if isinstance(module, CSRAHead):
             module.start(batch, share)
         else:
-            module.start(pooled(batch), share)
+            start_image_head(module, pooled(batch), share)
 
     start(features())
     found = logits(features(2)).sigmoid().view(2, -1, C)
@@ -183,7 +183,7 @@ def test_the_image_branch_learns_from_every_view() -> None:
 def test_the_spectrum_power_scales_principal_directions_by_their_variance(power: float) -> None:
     means = pooled(features(200)) @ torch.randn(W, W, generator=torch.Generator().manual_seed(3))
     module = branch(spectrum_power=power)
-    module.start(means, torch.full((C,), 0.5))
+    turn = start_image_head(module, means, torch.full((C,), 0.5))
     rooted = module.standard(means.sign() * means.abs().sqrt())
 
     def spectrum(rows: torch.Tensor) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_the_spectrum_power_scales_principal_directions_by_their_variance(power:
 
     before = spectrum(rooted).clip(min=0.01)
     expected = before ** (1 + 2 * power)
-    found = spectrum(rooted @ module._turn(means))
+    found = spectrum(rooted @ turn)
     assert found == pytest.approx(expected / expected.mean(), rel=0.02)
 
 
@@ -240,7 +240,7 @@ def test_images_of_which_nothing_is_known_change_nothing_the_branch_learns() -> 
         seen[20:] += others
         module.standard.measure = lambda parts: None  # that one looks at every picture
         train_image_head(module, seen[None], LabelMatrix(matrix.labels, known), TrainingSettings())
-        found.append(module.out.weight.clone())
+        found.append(module.layers.out.weight.clone())
     assert torch.equal(*found) and found[0].abs().max() > 0
 
 

@@ -178,9 +178,9 @@ def test_categories_without_known_negatives_take_blanks_as_weak_ones():
     assert model.weak.tolist() == [1, 0, 1, 0]  # column 1 has three, of column 3 nothing is known
     output = model(features(1))
     blank = Targets(*(torch.zeros(1, 4, dtype=torch.bool),) * 4)
-    output.logits.retain_grad()
+    output.match_logits.retain_grad()
     model.loss_terms(output, blank)["classification"].backward()
-    assert ((output.logits.grad[0] != 0) == torch.tensor([True, False, True, False])).all()
+    assert ((output.match_logits.grad[0] != 0) == torch.tensor([True, False, True, False])).all()
 
 
 def test_distillation_leaves_the_biases_alone():

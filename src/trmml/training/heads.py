@@ -62,7 +62,7 @@ def train_image_head(
     device = head.standard.mean.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(training.seed)
-        turn = _start(head, pooled.flatten(0, 1), known_positive_share(matrix))
+        turn = start_image_head(head, pooled.flatten(0, 1), known_positive_share(matrix))
         head.requires_grad_(True).train()
         _passes(head, pooled, matrix, answered, training, turn, progress)
         head.requires_grad_(False).eval()
@@ -79,7 +79,7 @@ def head_logits(head: ImageHead, pooled: Float[Tensor, "N W"]) -> dict[str, Floa
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _start(
+def start_image_head(
     head: ImageHead, pooled: Float[Tensor, "M W"], positive_share: Float[Tensor, " C"]
 ) -> Float[Tensor, "W W"] | None:
     """Measure the standardisation, start the weights, and make T where one is asked for."""
