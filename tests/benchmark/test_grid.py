@@ -331,7 +331,9 @@ def test_a_cell_that_diverges_stops_no_other(data: BenchmarkData, tmp_path: Path
 
     methods = [replace(METHODS["trmml"], build=failing), *find_methods(["probe-masked"])]
     found = []
-    with pytest.raises(TrainingError, match=r"2 of 4 cells failed, first trmml \(default\), 30 %, seed 0"):
+    with pytest.raises(
+        TrainingError, match=r"2 of 4 cells failed, first trmml \(default\), 30 %, seed 0"
+    ):
         for finished in run_benchmark(
             data, tmp_path, methods=methods, known=[THIRTY], seeds=[0, 1], settings=quick()
         ):

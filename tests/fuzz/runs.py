@@ -17,13 +17,13 @@ from tests.toy import ToyEncoder
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.method_settings import read_settings
 from trmml.benchmark.records import Cell, CellFolder
+from trmml.encoders.frozen import frozen_encoder
 from trmml.features.admin import list_stores
 from trmml.features.base import Features
 from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.reporting.report import write_report
 from trmml.settings.files import load_settings
 from trmml.storage.hashes import ContentHashes
-from trmml.encoders.frozen import frozen_encoder
 from trmml.training.run_folder import load_card, load_model
 
 _OLD = Path(__file__).parents[1] / "training" / "run_format_5"
