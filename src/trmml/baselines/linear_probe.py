@@ -30,7 +30,7 @@ from trmml.method.layers import Standardisation, zero_linear
 from trmml.settings.search_space import RATES, Choice, Range, Space
 from trmml.settings.sections import FocusSettings, Section, Settings, TrainingSettings
 
-# Rates above and below are behind on held-out training pictures of scenes and photographs.
+# Rates above and below are behind on held-out training images of scenes and photographs.
 PROBE_SPACE: Space = {
     **RATES,
     "training.learning_rate": Range(5e-5, 5e-3, log=True),
@@ -38,11 +38,11 @@ PROBE_SPACE: Space = {
     "probe.dropout": Choice((0.0, 0.2, 0.5, 0.8)),
 }
 REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
-# Between what held-out training pictures of drawn scenes call for and those of photographs, where
+# Between what held-out training images of drawn scenes call for and those of photographs, where
 # 3e-3 without dropout is up to 8 mAP behind.
 PROBE_TRAINING = TrainingSettings(epochs=24, learning_rate=5e-4)
-# Epochs for each epoch of TRM-ML on fewer pictures: so cheap a model is trained until it gains no
-# more; and the rate that on held-out training pictures of the scenes gives most in so many.
+# Epochs for each epoch of TRM-ML on fewer images: so cheap a model is trained until it gains no
+# more; and the rate that on held-out training images of the scenes gives most in so many.
 PROBE_EPOCHS, PROBE_RATE = 5, 1e-3
 
 

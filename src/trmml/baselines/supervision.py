@@ -33,7 +33,7 @@ class PairLoss(Protocol):
 
 
 class SingleTermModel(MultiLabelModel, ABC):
-    """A model that learns by one loss of its logits, in which blanks weigh what it was told.
+    """A model that learns by one loss of its logits, in which blanks count as much as it is given.
 
     Args:
         categories: C.

@@ -23,7 +23,7 @@ DENSE_SCALE = 20.0
 LOGIT_SCALE = 20.0
 
 
-# The seven templates that serve ImageNet best together, found by OpenAI by forward selection from
+# The seven templates that serve ImageNet best together, chosen by OpenAI by forward selection from
 # their eighty: github.com/openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
 SEVEN_TEMPLATES = (
     "itap of a {}.",

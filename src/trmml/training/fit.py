@@ -141,7 +141,7 @@ def _fingerprint(
 
 
 def _open_folder(out: Path, data: Dataset, settings: Settings, encoded: Encoded) -> None:
-    """Write what is settled before training: settings, mask, and the files left out."""
+    """Write what is fixed before training: settings, mask, and the files left out."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "settings.json", settings.model_dump())
     data.matrix.save(out / "known.safetensors")

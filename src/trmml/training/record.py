@@ -1,4 +1,4 @@
-"""What is told of each epoch of training."""
+"""The record of each epoch of training."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What is settled before training: which labels are held out, what learns, and at which rate."""
+"""What is fixed before training: which labels are held out, what learns, and at which rate."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from trmml.settings.sections import TrainingSettings
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001
-# Steps that are made at least: few pictures make few in the passes that thousands need.
+# Steps that are made at least: few images make few in the passes that thousands need.
 LEAST_STEPS = 200
 
 

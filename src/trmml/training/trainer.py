@@ -4,11 +4,11 @@ Everything random in a step comes from (seed, step), so a run that was killed co
 same weights, bit for bit on a CPU, from whichever state was written last.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from trmml.errors import TrainingError
-from trmml.features.base import Features, FeatureSource, Progress, read_features
+from trmml.features.base import Features, FeatureSource, Progress
 from trmml.features.views import joined
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.average_precision import average_precisions
 from trmml.settings.sections import TrainingSettings
-from trmml.training.heads import head_logits, train_image_head
+from trmml.training.average import averaged, move_average, trained_weights
+from trmml.training.heads import mean_patches, train_head_again, train_image_head
 from trmml.training.record import EpochRecord
 from trmml.training.schedule import hold_out, learning_rate, parameter_groups
 from trmml.training.state import TrainingState
@@ -72,9 +73,7 @@ class Trainer(TrainingState):
         groups = parameter_groups(model, training)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=0.0)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
-        self.average = {
-            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad
-        }
+        self.average = trained_weights(model)
         self.epoch = self.batch = self.step = 0
         self.totals, self.records = {}, []
         self.pseudo_labeller = model.pseudo_labeller(matrix, self.held, training.epochs)
@@ -156,12 +155,8 @@ class Trainer(TrainingState):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        horizon = max(1.0, training.average_share * self.steps)
-        # The first steps count fully, so that the average never drags the start along.
-        keep = min(1 - 1 / horizon, self.step / (self.step + 10)) if training.average_share else 0.0
-        for name, parameter in self.model.named_parameters():
-            if name in self.average:
-                self.average[name].lerp_(parameter.detach(), 1 - keep)
+        horizon = training.average_share * self.steps
+        move_average(self.average, self.model, step=self.step, horizon=horizon)
 
     def _targets(self, indices: Int[Tensor, " B"]) -> Targets:
         device, rows = self.fabric.device, self.matrix.subset(indices)
@@ -248,39 +243,20 @@ class Trainer(TrainingState):
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.fit_on_held_out(outputs, self.matrix.subset(self.held))
         self.held_logits = self.predict_held_out()
-        head = self.model.separate_head()
-        if head is not None and head.settings.learn_again:
-            pooled = self._means(torch.arange(len(self.matrix)), progress)
-            before = head_logits(head, pooled[0])
-            train_image_head(head, pooled, self.matrix, self.training, progress)
-            self.model.separate_head_trained_again(before, head_logits(head, pooled[0]))
+        train_head_again(self.model, self.source, self.matrix, self.training, progress)
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """The model with averaged weights inside the block, with its own ones after it."""
-        own = {n: p.detach().clone() for n, p in self.model.named_parameters() if n in self.average}
-        _copy_parameters(self.model, self.average)
-        try:
-            yield
-        finally:
-            _copy_parameters(self.model, own)
+        return averaged(self.model, self.average)
 
     def begin(self, progress: Progress | None = None) -> None:
         """Before the first epoch: train the head of its own; then the start is the one to beat."""
-        head = self.model.separate_head()
+        head, views = self.model.separate_head(), self.training.views
         if head is not None:
-            pooled, matrix = self._means(self.kept, progress), self.matrix.subset(self.kept)
+            source = self.source.subset(self.kept.tolist())
+            pooled, matrix = mean_patches(source, views, progress), self.matrix.subset(self.kept)
             train_image_head(head, pooled, matrix, self.training, progress)
         self._keep_best(0, self.held_out_aps())
-
-    def _means(
-        self, indices: Int[Tensor, " n"], progress: Progress | None
-    ) -> Float[Tensor, "V n W"]:
-        """Mean patches of all views of some images, in fp16: 2 W bytes each."""
-        rows = self.source.subset(indices.tolist())
-        views, kind = self.training.views, torch.float16
-        hidden, _ = read_features(rows, pooled=True, views=views, dtype=kind, progress=progress)
-        return hidden[:, :, 0]
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:
         """Keep these weights unless the best epoch so far is better by more than chance.
@@ -322,7 +298,7 @@ def train(
         trainer: new, or loaded from a state.
         state: where to write the state, or None.
         fingerprint: of data and settings, checked when the state is loaded.
-        progress: told ("epoch k/n", done, total) after each batch.
+        progress: called with ("epoch k/n", done, total) after each batch.
     """
     epochs = trainer.training.epochs
     written = time.monotonic()
@@ -349,10 +325,3 @@ def train(
     trainer.model.freeze_text_features()
     trainer.model.eval()
     trainer.fit_on_held_out(progress)
-
-
-@torch.no_grad()
-def _copy_parameters(model: MultiLabelModel, values: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        if name in values:
-            parameter.copy_(values[name])
