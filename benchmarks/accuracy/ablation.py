@@ -116,7 +116,7 @@ def pointing(data: BenchmarkData, model: MultiLabelModel) -> float:
     model.eval()
     peaks = []
     for part in torch.split(torch.arange(len(source)), 64):
-        attention = model(source.batch(part).to(data.device)).attention
+        attention = model(source.batch(part).to(data.frozen.device)).attention
         peaks.append(attention.argmax(dim=-1).cpu())
     peak = torch.cat(peaks)  # (N, C)
     side = math.isqrt(attention.shape[-1])

@@ -30,7 +30,7 @@ from trmml.benchmark.demo import TEST_SEED
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
-from trmml.encoders.base import Encoder, EncoderIdentity, identify
+from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.features.base import FeatureSource
 from trmml.features.extract import Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
@@ -54,7 +54,7 @@ class EncodedData:
 
 
 def scenes(
-    encoder: Encoder, images: int, test_images: int, seed: int, encoding: Encoding
+    frozen: FrozenEncoder, images: int, test_images: int, seed: int, encoding: Encoding
 ) -> EncodedData:
     """The demo's images of one seed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -63,18 +63,18 @@ def scenes(
             place = Path(folder) / str(start)
             write_scenes(place, images=count, seed=start)
             data = read_folder(place, place / "labels.csv")
-            parts.append((encode_images(data.paths, encoder, encoding=encoding).source, data))
+            parts.append((encode_images(data.paths, frozen, encoding=encoding).source, data))
     (train_source, data), (test_source, test) = parts
     return EncodedData(train_source, data.matrix, test_source, test, data.category_names)
 
 
-def folder(encoder: Encoder, root: Path, encoding: Encoding) -> EncodedData:
+def folder(frozen: FrozenEncoder, root: Path, encoding: Encoding) -> EncodedData:
     """A folder with train.csv and test.csv; every image counts as fully labelled."""
     names = read_categories(root / "categories.txt")
     parts = []
     for split in ("train", "test"):
         data = read_folder(root / "images", root / f"{split}.csv", blank="absent", categories=names)
-        parts.append((encode_images(data.paths, encoder, encoding=encoding).source, data))
+        parts.append((encode_images(data.paths, frozen, encoding=encoding).source, data))
     (train_source, data), (test_source, test) = parts
     return EncodedData(train_source, data.matrix, test_source, test, tuple(names))
 
@@ -86,8 +86,7 @@ def test_map(model: MultiLabelModel, data: EncodedData) -> float:
 
 def trained(
     method: Method,
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     data: EncodedData,
     mask: LabelMatrix,
     settings: Settings | ProbeSettings,
@@ -95,8 +94,7 @@ def trained(
     """Test mAP of a method after training."""
     trainer = make_trainer(
         method,
-        encoder,
-        identity,
+        frozen,
         data.category_names,
         settings,
         source=data.train,
@@ -109,8 +107,7 @@ def trained(
 
 
 def methods(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     data: EncodedData,
     mask: LabelMatrix,
     seed: int,
@@ -123,7 +120,7 @@ def methods(
         name = "zero-shot" if look == "image" else "zero-shot dense"
         if only is not None and name not in only:
             continue
-        yield name, test_map(build_zero_shot(encoder, names, look=look), data), 0.0
+        yield name, test_map(build_zero_shot(frozen.encoder, names, look=look), data), 0.0
     base = [f"training.seed={seed}"]
     for name, overrides in {"linear probe": [], "TRM-ML": [], **variants}.items():
         if only is not None and name not in (*only, *variants):
@@ -131,9 +128,9 @@ def methods(
         settings, started = load_settings(None, [*base, *overrides]), time.monotonic()
         if name.startswith("linear probe"):
             probe = METHODS["probe-masked"]
-            figure = trained(probe, encoder, identity, data, mask, probe_settings(settings))
+            figure = trained(probe, frozen, data, mask, probe_settings(settings))
         else:
-            figure = trained(METHODS["trmml"], encoder, identity, data, mask, settings)
+            figure = trained(METHODS["trmml"], frozen, data, mask, settings)
         yield name, figure, time.monotonic() - started
 
 
@@ -154,30 +151,28 @@ def main() -> None:
     options = parser.parse_args()
     is_scenes = options.dataset == "scenes"
     spec = "bundled" if is_scenes else f"{options.root}/encoder.py:MobileNetMiniLM"
-    encoder = load_encoder(spec)
-    identity = identify(encoder, "bundled" if is_scenes else "MobileNetMiniLM")
+    encoder_name = "bundled" if is_scenes else "MobileNetMiniLM"
+    frozen = frozen_encoder(load_encoder(spec), spec=encoder_name)
     variants = {given[0]: given[1:] for given in options.variant}
     encoding = Encoding(form=options.form)
-    data = None if is_scenes else folder(encoder, options.root / options.dataset, encoding)
+    data = None if is_scenes else folder(frozen, options.root / options.dataset, encoding)
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in options.seeds:
         if is_scenes:
-            data = scenes(encoder, options.images, options.test_images, seed, encoding)
+            data = scenes(frozen, options.images, options.test_images, seed, encoding)
         assert data is not None
         masks = {f"{share:.0%}": data.labels.hide(share, seed) for share in options.known}
         if options.single_positive:
             masks = {"single positive": data.labels.keep_single_positive(seed)}
         for share, mask in masks.items():
-            for name, figure, seconds in methods(
-                encoder, identity, data, mask, seed, variants, options.only
-            ):
+            for name, figure, seconds in methods(frozen, data, mask, seed, variants, options.only):
                 rows.setdefault(share, {}).setdefault(name, []).append(round(figure, 2))
                 print(f"  seed {seed}  {share}  {name}: {figure:.2f}  {seconds:.0f} s", flush=True)
     print_table(options.dataset, rows)
     tree = {
         "dataset": options.dataset,
         "seeds": options.seeds,
-        "encoder": {"name": identity.name, "checksum": identity.checksum},
+        "encoder": {"name": encoder_name, "checksum": frozen.identity.checksum},
         "settings": load_settings().model_dump(),
         "variants": variants,
         "form": options.form,

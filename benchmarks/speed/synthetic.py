@@ -9,7 +9,8 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from trmml.encoders.base import EncoderIdentity, identify
+from trmml.encoders.base import EncoderIdentity
+from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features, FeatureSource
 from trmml.features.store import FeatureStore, StoreKey
 from trmml.labels.matrix import LabelMatrix
@@ -123,7 +124,7 @@ def make_trainer(
     )
     names = [f"thing {number}" for number in range(categories)]
     trainer = Trainer(
-        model=build_trmml(encoder, identify(encoder), names, settings),  # type: ignore[arg-type]
+        model=build_trmml(frozen_encoder(encoder), names, settings),  # type: ignore[arg-type]
         source=source,
         matrix=LabelMatrix(present, known),
         truth=None,

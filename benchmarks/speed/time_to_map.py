@@ -28,7 +28,8 @@ from trmml.benchmark.demo import TEST_SEED
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.encoders import load_encoder
-from trmml.encoders.base import Encoder, identify
+from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import frozen_encoder
 from trmml.features.extract import Encoding, encode_images
 from trmml.images import read_image
 from trmml.labels.matrix import LabelMatrix
@@ -106,7 +107,7 @@ def trmml_way(
     def learn() -> Iterator[None]:
         encoded = encode_images(train.paths, encoder, encoding=Encoding(store))
         trainer = Trainer(
-            model=build_trmml(encoder, identify(encoder), train.category_names, settings),
+            model=build_trmml(frozen_encoder(encoder), train.category_names, settings),
             source=encoded.source,
             matrix=known,
             truth=None,

@@ -27,7 +27,6 @@ from benchmarks.speed.timing import in_turn, rates, timed
 from lightning_fabric import Fabric
 from PIL import Image
 
-from trmml.encoders.base import identify
 from trmml.encoders.clip.encoder import OpenClipEncoder
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import FeatureSource
@@ -105,7 +104,7 @@ def trmml_steps(
     )
     fabric = Fabric(accelerator=kind["device"], devices=1, precision=kind["precision"])
     trainer = Trainer(
-        model=build_trmml(encoder, identify(encoder), COCO, settings),
+        model=build_trmml(frozen_encoder(encoder), COCO, settings),
         source=source,
         matrix=matrix,
         truth=None,

@@ -12,13 +12,13 @@ from trmml.baselines.coop import CoOp, CoOpSettings, build_coop
 from trmml.baselines.dualcoop import DualCoOp, DualCoOpSettings, build_dualcoop
 from trmml.baselines.scpnet import SCPNet, SCPNetSettings, build_scpnet, corrected_loss
 from trmml.baselines.text_graph import GraphSettings, category_graph, smoothing
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import ConfigError
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share
 from trmml.method.interface import Targets
 
-IDENTITY = identify(ENCODER)
+FROZEN = frozen_encoder(ENCODER)
 
 
 def moved(model, seed: int = 3):
@@ -30,15 +30,15 @@ def moved(model, seed: int = 3):
 
 
 def coop(**sections) -> CoOp:
-    return build_coop(ENCODER, IDENTITY, NAMES, CoOpSettings(**sections))
+    return build_coop(FROZEN, NAMES, CoOpSettings(**sections))
 
 
 def dualcoop(**sections) -> DualCoOp:
-    return build_dualcoop(ENCODER, IDENTITY, NAMES, DualCoOpSettings(**sections))
+    return build_dualcoop(FROZEN, NAMES, DualCoOpSettings(**sections))
 
 
 def scpnet(names=NAMES, **sections) -> SCPNet:
-    return build_scpnet(ENCODER, IDENTITY, names, SCPNetSettings(**sections))
+    return build_scpnet(FROZEN, names, SCPNetSettings(**sections))
 
 
 def prompt_text(learner, index: int, name: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 
 from tests.toy_features import ENCODER, NAMES, flipped, random_features, random_targets
 from trmml.baselines.sarb import SARB, SARBSettings, build_sarb, contrast, nearest
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.method.interface import Targets
 
 FEATURES = {"size": 5, "dropout": 0.0}
@@ -15,7 +15,7 @@ FEATURES = {"size": 5, "dropout": 0.0}
 def sarb(warm: bool = True, **blending) -> SARB:
     """With weights that say something, after its warm-up or in it."""
     settings = SARBSettings(features=FEATURES, blending=blending, training={"epochs": 4})
-    model = build_sarb(ENCODER, identify(ENCODER), NAMES, settings)
+    model = build_sarb(frozen_encoder(ENCODER), NAMES, settings)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():

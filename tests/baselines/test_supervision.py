@@ -16,7 +16,7 @@ from trmml.baselines.supervision import (
     weak_negatives,
 )
 from trmml.baselines.two_layers import TwoLayersSettings, build_two_layers
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import lacking_negatives, positive_share
 from trmml.method.classification import pair_weights
@@ -160,7 +160,7 @@ def test_rejection_never_touches_what_is_known():
 def test_two_layers_equal_their_formula():
     names = [f"c{number}" for number in range(4)]
     settings = TwoLayersSettings(probe={"width": 5})
-    layers = build_two_layers(ENCODER, identify(ENCODER), names, settings)
+    layers = build_two_layers(frozen_encoder(ENCODER), names, settings)
     batch, targets = random_features(8), random_targets(images=8)
     layers.init_from_labels(batch, LabelMatrix(targets.labels, targets.known))
     assert torch.equal(layers(batch).logits, layers.layers.out.bias.expand(8, 4))  # at step 0

@@ -15,7 +15,7 @@ from tests.toy_features import (
     separable,
 )
 from trmml.benchmark.catalog import METHODS, Choice, Method, PublishedSettings, Range, make_trainer
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features, FeatureSource
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, Targets, predict
@@ -24,7 +24,7 @@ from trmml.settings.files import load_settings
 from trmml.settings.sections import Settings, changed
 from trmml.training.trainer import Trainer, train
 
-IDENTITY = identify(ENCODER)
+FROZEN = frozen_encoder(ENCODER)
 KEYS = (
     *("zero-shot", "zero-shot-dense", "zero-shot-ensemble"),
     *("probe-an", "probe-masked", "probe-wan", "probe-asl", "probe-llr"),
@@ -43,7 +43,7 @@ ENOUGH = {key: 0.6 if key == "dualcoop" else 0.85 for key in TRAINED}
 
 
 def build(method: Method, names=NAMES) -> MultiLabelModel:
-    return method.build(ENCODER, IDENTITY, names, method.settings())
+    return method.build(FROZEN, names, method.settings())
 
 
 def moved(model: MultiLabelModel) -> MultiLabelModel:
@@ -68,8 +68,7 @@ def trainer(method: Method, matrix: LabelMatrix, source: FeatureSource, override
     values = {f"training.{name}": value for name, value in overrides.items()}
     return make_trainer(
         method,
-        ENCODER,
-        IDENTITY,
+        FROZEN,
         NAMES,
         changed(method.settings(), values),
         source=source,

@@ -110,7 +110,8 @@ def test_a_cell_says_all_that_its_figures_depend_on(
     assert cell.mask["positives"] == int(mask.positives.sum())
     assert cell.settings["training"]["seed"] == 1 and cell.settings["training"]["epochs"] == 2
     assert cell.settings["training"]["choose_epoch"] == "held-out"
-    assert cell.encoder["checksum"] == data.identity.checksum and cell.encoder["form"] == "fp16"
+    assert cell.encoder["checksum"] == data.frozen.identity.checksum
+    assert cell.encoder["form"] == "fp16"
     assert cell.data == data.fingerprint and cell.dataset == "toys"
     assert cell.versions["torch"] and cell.device == "cpu" and cell.epoch["of"] == 2
     full = cells[CellKey("probe-full", "single positive", 0)]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from tests import tiny_clip
 from tests.toy import ToyEncoder
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import ConfigError, EncoderError
 from trmml.features.base import MemoryFeatures
 from trmml.method import prompts as prompts_module
@@ -134,10 +134,10 @@ def test_templates_share_one_pass():
 
 def test_a_negative_template_costs_no_second_pass():
     encoder = Counting()
-    identity = identify(encoder)
+    frozen = frozen_encoder(encoder)
     encoder.passes.clear()
     settings = Settings(prompts={"template": "a {}", "negative_template": "no {}"})
-    build_trmml(encoder, identity, NAMES, settings)
+    build_trmml(frozen, NAMES, settings)
     assert [count for count, _ in encoder.passes] == [6]
 
 
@@ -211,7 +211,7 @@ def test_a_chunk_is_cut_behind_its_longest_name_and_computed_again(monkeypatch):
 def counting() -> tuple[Counting, TRMML]:
     encoder = Counting()
     settings = Settings(prompts={"train_context": True, "text_residual": True})
-    model = build_trmml(encoder, identify(encoder), NAMES, settings).eval()
+    model = build_trmml(frozen_encoder(encoder), NAMES, settings).eval()
     encoder.passes.clear()
     return encoder, model
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tests.toy import COLOURS, WHOLE, ToyEncoder
 from trmml.baselines.zero_shot import build_zero_shot, build_zero_shot_ensemble
 from trmml.benchmark.catalog import METHODS
-from trmml.encoders.base import identify
+from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
@@ -28,7 +28,7 @@ def features(images: int = 5, seed: int = 0) -> Features:
 
 
 def build(names=NAMES, **sections) -> TRMML:
-    return build_trmml(ENCODER, identify(ENCODER), names, Settings(**{**WHOLE, **sections}))
+    return build_trmml(frozen_encoder(ENCODER), names, Settings(**{**WHOLE, **sections}))
 
 
 def moved(model: TRMML, seed: int = 3) -> TRMML:
@@ -213,7 +213,7 @@ def test_known_positive_share():
 
 def test_linear_probe_trains_on_known_pairs_only():
     method = METHODS["probe-masked"]
-    probe = method.build(ENCODER, identify(ENCODER), NAMES, method.settings())
+    probe = method.build(frozen_encoder(ENCODER), NAMES, method.settings())
     shown = torch.rand(40, 4) < 0.5
     probe.init_from_labels(features(40), LabelMatrix(shown, torch.ones_like(shown)))
     seen = targets()

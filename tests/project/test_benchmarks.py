@@ -217,7 +217,7 @@ def test_pointing_by_hand() -> None:
     data = SimpleNamespace(
         test=SimpleNamespace(boxes=boxes),
         encoded_test=SimpleNamespace(features=lambda pooled: source),
-        device="cpu",
+        frozen=SimpleNamespace(device="cpu"),
     )
     assert ablation.pointing(data, Looking()) == pytest.approx(2 / 3)
 

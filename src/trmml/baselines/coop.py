@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.baselines.supervision import SingleTermModel, focused
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import Features
 from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
@@ -79,13 +79,12 @@ class CoOp(SingleTermModel):
 
 
 def build_coop(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: CoOpSettings,
 ) -> CoOp:
     """CoOp for one encoder and one list of categories."""
     generator = torch.Generator().manual_seed(settings.training.seed)
-    prompts, _ = build_prompts(encoder, category_names, settings.prompts, generator)
+    prompts, _ = build_prompts(frozen.encoder, category_names, settings.prompts, generator)
     matching = Matching(categories=len(category_names), settings=settings.matching)
     return CoOp(prompts=prompts, matching=matching, settings=settings)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trmml.baselines.coop import CONTEXT, PROMPT_SPACE, PROMPT_TRAINING
 from trmml.baselines.supervision import SingleTermModel, focused
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import ConfigError
 from trmml.features.base import Features
 from trmml.labels.statistics import lacking_negatives
@@ -99,8 +99,7 @@ class DualCoOp(SingleTermModel):
 
 
 def build_dualcoop(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: DualCoOpSettings,
 ) -> DualCoOp:
@@ -110,14 +109,14 @@ def build_dualcoop(
         ConfigError: there is no template for the negative prompts.
     """
     generator = torch.Generator().manual_seed(settings.training.seed)
-    positive, negative = build_prompts(encoder, category_names, settings.prompts, generator)
+    positive, negative = build_prompts(frozen.encoder, category_names, settings.prompts, generator)
     if negative is None:
         raise ConfigError(
             "DualCoOp compares two prompts, but prompts.negative_template is absent; set it, for"
             " example to 'a photo without a {}', or use CoOp"
         )
     return DualCoOp(
-        project=encoder.project,
+        project=frozen.encoder.project,
         positive=positive,
         negative=negative,
         settings=settings,

@@ -22,7 +22,7 @@ from trmml.baselines.supervision import (
     rejecting,
     weak_negatives,
 )
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import Features
 from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
@@ -147,8 +147,7 @@ class LinearProbe(SingleTermModel):
 
 
 def build_masked(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ProbeSettings,
 ) -> LinearProbe:
@@ -157,22 +156,20 @@ def build_masked(
     Source: partial binary cross-entropy (Durand et al. 2019, section 3.1), divided by the known
     pairs. Without negatives it would say yes to everything, hence the blanks.
     """
-    return _probe(identity, category_names, settings, lacking_negatives, cross_entropy)
+    return _probe(frozen, category_names, settings, lacking_negatives, cross_entropy)
 
 
 def build_assume_negative(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ProbeSettings,
 ) -> LinearProbe:
     """Cross-entropy in which every blank is a negative (Cole et al. 2021)."""
-    return _probe(identity, category_names, settings, full_negatives, cross_entropy)
+    return _probe(frozen, category_names, settings, full_negatives, cross_entropy)
 
 
 def build_weak_assume_negative(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ProbeSettings,
 ) -> LinearProbe:
@@ -180,23 +177,21 @@ def build_weak_assume_negative(
 
     We divide by the sum of the weights, not by the number of pairs: another step size.
     """
-    return _probe(identity, category_names, settings, weak_negatives, cross_entropy)
+    return _probe(frozen, category_names, settings, weak_negatives, cross_entropy)
 
 
 def build_asymmetric(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: AsymmetricProbeSettings,
 ) -> LinearProbe:
     """Asymmetric loss on known labels; blanks as in `build_masked` (Ridnik et al. 2021)."""
     loss = focused(settings.losses)
-    return _probe(identity, category_names, settings, lacking_negatives, loss)
+    return _probe(frozen, category_names, settings, lacking_negatives, loss)
 
 
 def build_rejecting(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: RejectingProbeSettings,
 ) -> LinearProbe:
@@ -207,11 +202,11 @@ def build_rejecting(
     Source: Kim et al. 2022, LL-R.
     """
     loss = rejecting(settings.rejection.share)
-    return _probe(identity, category_names, settings, full_negatives, loss)
+    return _probe(frozen, category_names, settings, full_negatives, loss)
 
 
 def _probe(
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ProbeSettings,
     blanks: Blanks,
@@ -219,7 +214,7 @@ def _probe(
 ) -> LinearProbe:
     return LinearProbe(
         categories=len(category_names),
-        hidden_size=identity.hidden_size,
+        hidden_size=frozen.identity.hidden_size,
         settings=settings,
         blanks=blanks,
         loss=loss,

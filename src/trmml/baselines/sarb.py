@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trmml.baselines.category_features import CategoryFeatures, CategoryFeatureSettings
 from trmml.baselines.supervision import known_positives
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
@@ -268,15 +268,14 @@ def contrast(
 
 
 def build_sarb(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: SARBSettings,
 ) -> SARB:
     """SARB-style blending for one encoder and one list of categories."""
-    text = encode_prompts(encoder, fill(settings.features.template, category_names))
+    text = encode_prompts(frozen.encoder, fill(settings.features.template, category_names))
     with torch.random.fork_rng(devices=[]):  # a start must not depend on what ran before
         torch.manual_seed(settings.training.seed)
-        features = CategoryFeatures(text, identity.hidden_size, settings.features)
+        features = CategoryFeatures(text, frozen.identity.hidden_size, settings.features)
     generator = torch.Generator().manual_seed(settings.training.seed)
     return SARB(features=features, settings=settings, generator=generator)

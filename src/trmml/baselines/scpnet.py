@@ -12,7 +12,7 @@ from torch import Tensor
 from trmml.baselines.coop import CONTEXT, PROMPT_SPACE, PROMPT_TRAINING
 from trmml.baselines.supervision import known_positives
 from trmml.baselines.text_graph import GraphSettings, TextGraph, category_graph, smoothing
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
@@ -240,18 +240,17 @@ class SCPNet(MultiLabelModel[SCPNetOutput]):
 
 
 def build_scpnet(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: SCPNetSettings,
 ) -> SCPNet:
     """SCPNet for one encoder and one list of categories."""
     generator = torch.Generator().manual_seed(settings.training.seed)
-    prompts, _ = build_prompts(encoder, category_names, settings.prompts, generator)
+    prompts, _ = build_prompts(frozen.encoder, category_names, settings.prompts, generator)
     graph = category_graph(prompts.start_features, settings.graph)
     with torch.random.fork_rng(devices=[]):  # a start must not depend on what ran before
         torch.manual_seed(settings.training.seed)
-        layers = TextGraph(graph, identity.feature_size)
+        layers = TextGraph(graph, frozen.identity.feature_size)
     return SCPNet(
         prompts=prompts,
         graph=layers,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trmml.baselines.linear_probe import MapSettings, ProbeSettings
 from trmml.baselines.supervision import SingleTermModel, cross_entropy
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import Features
 from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
@@ -70,8 +70,7 @@ class TwoLayerProbe(SingleTermModel):
 
 
 def build_two_layers(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: TwoLayersSettings,
 ) -> TwoLayerProbe:
@@ -79,5 +78,7 @@ def build_two_layers(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         return TwoLayerProbe(
-            categories=len(category_names), hidden_size=identity.hidden_size, settings=settings
+            categories=len(category_names),
+            hidden_size=frozen.identity.hidden_size,
+            settings=settings,
         )

@@ -31,7 +31,7 @@ from trmml.baselines.zero_shot import (
     build_zero_shot,
     build_zero_shot_ensemble,
 )
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.features.base import FeatureSource
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.build import build_trmml
@@ -54,7 +54,7 @@ from trmml.settings.sections import (
 )
 from trmml.training.trainer import Trainer
 
-Build = Callable[[Encoder, EncoderIdentity, Sequence[str], Any], MultiLabelModel]
+Build = Callable[[FrozenEncoder, Sequence[str], Any], MultiLabelModel]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Method:
         key: as in file names and on the command line.
         cite: key of its source in references.bib; empty for none.
         settings: frozen, with defaults and a field `training`.
-        build: the model of an encoder, its identity, category names and settings.
+        build: the model of an encoder, category names and settings.
         space: where a search may go, by `section.name`.
         trains: whether there is anything to train.
         pooled: whether it reads only the mean patch and the image feature, so that features with
@@ -103,32 +103,29 @@ class PublishedSettings(Settings):
 
 
 def _zero_shot(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ZeroShotSettings,
 ) -> ZeroShot:
-    return build_zero_shot(encoder, category_names, template=settings.prompts.template)
+    return build_zero_shot(frozen.encoder, category_names, template=settings.prompts.template)
 
 
 def _zero_shot_dense(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ZeroShotSettings,
 ) -> ZeroShot:
     template = settings.prompts.template
-    return build_zero_shot(encoder, category_names, look="dense", template=template)
+    return build_zero_shot(frozen.encoder, category_names, look="dense", template=template)
 
 
 def _zero_shot_ensemble(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: ZeroShotEnsembleSettings,
 ) -> ZeroShot:
     templates = settings.prompts.templates
-    return build_zero_shot_ensemble(encoder, category_names, templates=templates)
+    return build_zero_shot_ensemble(frozen.encoder, category_names, templates=templates)
 
 
 # Ranges that held-out training images of two data sets call for. Few trials find little in wide
@@ -287,8 +284,7 @@ METHODS: dict[str, Method] = {method.key: method for method in _ALL}
 
 def make_trainer(
     method: Method,
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: Any,
     *,
@@ -301,8 +297,7 @@ def make_trainer(
 
     Args:
         method: one that trains.
-        encoder: frozen.
-        identity: of the encoder.
+        frozen: the encoder.
         category_names: C names.
         settings: of the method's own class.
         source: features of all N images.
@@ -311,7 +306,7 @@ def make_trainer(
         fabric: device and precision.
     """
     return Trainer(
-        model=method.build(encoder, identity, category_names, settings),
+        model=method.build(frozen, category_names, settings),
         source=source,
         matrix=matrix,
         truth=truth,

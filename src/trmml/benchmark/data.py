@@ -13,8 +13,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trmml.datasets.base import Dataset
-from trmml.encoders.base import Encoder, EncoderIdentity
-from trmml.encoders.frozen import frozen_encoder
+from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.errors import ConfigError, DataError
 from trmml.features.base import Features, FeatureSource, MemoryFeatures, Progress, read_features
 from trmml.features.extract import Encoding, encode_images
@@ -106,9 +106,7 @@ class BenchmarkData:
         name: for tables.
         train: its labels are hidden by each cell.
         test: never trained on.
-        encoder: frozen, on `device`.
-        identity: of the encoder.
-        device: where models are trained.
+        frozen: the encoder, on the device where models are trained.
         form: in which features are kept.
         precision: in which the encoder made them.
         encoded_train: of `train`.
@@ -118,9 +116,7 @@ class BenchmarkData:
     name: str
     train: Dataset
     test: Dataset
-    encoder: Encoder
-    identity: EncoderIdentity
-    device: str
+    frozen: FrozenEncoder
     form: str
     precision: str
     encoded_train: EncodedSplit
@@ -134,15 +130,15 @@ class BenchmarkData:
     @cached_property
     def encoder_card(self) -> dict[str, Any]:
         """The encoder, and how its features are made and kept."""
-        return {**self.identity.to_dict(), "form": self.form, "precision": self.precision}
+        return {**self.frozen.identity.to_dict(), "form": self.form, "precision": self.precision}
 
     @property
     def same(self) -> dict[str, Any]:
         """What figures depend on: the files alone, by whatever names they were given."""
         return {
             "data": self.fingerprint,
-            "encoder": self.identity.checksum,
-            "size": self.identity.size,
+            "encoder": self.frozen.identity.checksum,
+            "size": self.frozen.identity.size,
             "form": self.form,
             "precision": self.precision,
         }
@@ -212,9 +208,7 @@ def encode_benchmark_data(
         name=name,
         train=train,
         test=test,
-        encoder=encoder,
-        identity=frozen.identity,
-        device=device,
+        frozen=frozen,
         form=encoding.form,
         precision=encoded.precision,
         encoded_train=encoded_train,

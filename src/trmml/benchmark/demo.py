@@ -193,8 +193,7 @@ def _baselines(
     """Zero-shot, which learns nothing, and a linear probe on the known labels."""
     probe = make_trainer(
         METHODS["probe-masked"],
-        encoder.encoder,
-        encoder.identity,
+        encoder,
         data.category_names,
         probe_settings(settings),
         source=known,

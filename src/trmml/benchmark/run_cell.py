@@ -114,13 +114,13 @@ class CellRunner:
             if self.best_on_test:
                 began = time.monotonic()
                 with trainer.averaged():
-                    found = self._map(predict(model, test, device=data.device))
+                    found = self._map(predict(model, test, device=data.frozen.device))
                 if best is None or found > best["map"]:
                     best = {"map": found, "epoch": record.epoch}
                 apart += time.monotonic() - began
         seconds = time.monotonic() - started - apart
         began = time.monotonic()
-        logits = predict(model, test, device=data.device)
+        logits = predict(model, test, device=data.frozen.device)
         if best is not None and self._map(logits) > best["map"]:
             # What a method settles after its last epoch counts as well.
             best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
@@ -141,11 +141,12 @@ class CellRunner:
         began = time.monotonic()
         if name not in self._untrained:
             build, names = job.method.build, data.train.category_names
-            model: MultiLabelModel = build(data.encoder, data.identity, names, job.settings)
-            model.to(data.device)
+            model: MultiLabelModel = build(data.frozen, names, job.settings)
+            device = data.frozen.device
+            model.to(device)
             seen = {"pooled": job.method.pooled, "views": training.scored_views}
             both = (data.encoded_train, data.encoded_test)
-            parts = [predict(model, f.scored_features(**seen), device=data.device) for f in both]
+            parts = [predict(model, f.scored_features(**seen), device=device) for f in both]
             self._untrained[name] = parts[0], parts[1]
         train_logits, logits = self._untrained[name]
         _, held = hold_out(mask, training.held_out_share, training.seed)
@@ -191,7 +192,7 @@ class CellRunner:
             encoder=data.encoder_card,
             versions=versions(),
             commit=commit(),
-            device=data.device,
+            device=data.frozen.device,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds={name: round(value, 3) for name, value in scored.seconds.items()},
             epoch={**scored.epoch, "calibrated": calibrated},
@@ -216,13 +217,12 @@ def new_trainer(
     """
     return make_trainer(
         method,
-        data.encoder,
-        data.identity,
+        data.frozen,
         data.train.category_names,
         settings,
         source=source,
         matrix=mask,
-        fabric=make_fabric(data.device, settings.training.precision),
+        fabric=make_fabric(data.frozen.device, settings.training.precision),
     )
 
 

@@ -207,7 +207,7 @@ def _score(
             except TrainingError:
                 return 0.0
             looked = joined(source, settings.training.scored_views)
-            logits = predict(trainer.model, looked, held, device=data.device)
+            logits = predict(trainer.model, looked, held, device=data.frozen.device)
             found.append(mean_defined(average_precisions(logits, truth.labels, truth.known)))
     if not any(math.isfinite(value) for value in found):
         raise DataError(
@@ -278,7 +278,7 @@ def _provenance(
     values = [each.value or 0.0 for each in done]
     return {
         "dataset": data.name,
-        "encoder": short_name(data.identity.name),
+        "encoder": short_name(data.frozen.identity.name),
         "known": ["all"] if method.full_labels else [r.name for r in plan.rules(protocol)],
         **{name: value for name, value in asdict(plan).items() if name != "shares"},
         "best_held_out_map": round(max(values), 6),

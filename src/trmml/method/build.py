@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from trmml.encoders.base import Encoder, EncoderIdentity
+from trmml.encoders.frozen import FrozenEncoder
 from trmml.method.heads.joined import Heads
 from trmml.method.matching import Matching
 from trmml.method.prompts import PromptLearner, StoredPrompts, build_prompts
@@ -15,30 +15,29 @@ from trmml.settings.sections import Settings
 
 
 def build_trmml(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     category_names: Sequence[str],
     settings: Settings,
 ) -> TRMML:
     """The method from its parts, for one encoder and one list of categories."""
     generator = torch.Generator().manual_seed(settings.training.seed)
-    prompts, negative = build_prompts(encoder, category_names, settings.prompts, generator)
+    prompts, negative = build_prompts(frozen.encoder, category_names, settings.prompts, generator)
     with torch.random.fork_rng(devices=[]):  # random starts must not depend on what ran before
         torch.manual_seed(settings.training.seed)
-        return join(encoder, identity, prompts, negative, settings)
+        return join(frozen, prompts, negative, settings)
 
 
 def join(
-    encoder: Encoder,
-    identity: EncoderIdentity,
+    frozen: FrozenEncoder,
     prompts: PromptLearner | StoredPrompts,
     negative_prompts: PromptLearner | None,
     settings: Settings,
 ) -> TRMML:
     """The method from its prompts, with all other parts as at the start of training."""
-    categories, size = len(prompts.start_features), identity.feature_size
+    identity, categories = frozen.identity, len(prompts.start_features)
+    size = identity.feature_size
     return TRMML(
-        project=encoder.project,
+        project=frozen.encoder.project,
         prompts=prompts,
         negative_prompts=negative_prompts,
         regions=RegionAttention(

@@ -83,7 +83,7 @@ def train_run(
         progress=progress,
     )
     data, truth = data.subset(encoded.kept), None if truth is None else truth.subset(encoded.kept)
-    model = build_trmml(frozen.encoder, frozen.identity, data.category_names, settings)
+    model = build_trmml(frozen, data.category_names, settings)
     trainer = Trainer(
         model=model,
         source=encoded.source,

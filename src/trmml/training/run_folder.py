@@ -156,7 +156,7 @@ def load_model(run: Path, encoder: FrozenEncoder, card: RunCard) -> TRMML:
     tensors = {k: v for k, v in tensors.items() if not k.startswith(learned)}
     size = card.encoder.feature_size
     prompts = StoredPrompts(categories=len(card.category_names), feature_size=size)
-    model = join(encoder.encoder, card.encoder, prompts, None, card.settings)
+    model = join(encoder, prompts, None, card.settings)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
