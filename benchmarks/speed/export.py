@@ -34,13 +34,13 @@ def rows_of(name: str, run: Path, folder: Path, batch: int, rounds: int) -> list
     tagger, rows = Tagger.load(run), []
     generator = np.random.default_rng(0)
     images = generator.integers(
-        0, 256, (batch, *2 * (tagger.encoder.identity.size,), 3), dtype=np.uint8
+        0, 256, (batch, *2 * (tagger.frozen.identity.size,), 3), dtype=np.uint8
     )
-    preprocess = tagger.encoder.encoder.preprocess
+    preprocess = tagger.frozen.encoder.preprocess
     pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
-    features = encode_batch(tagger.encoder, pixels)
+    features = encode_batch(tagger.frozen, pixels)
     torch_ways: dict[ExportPart, Callable[[], object]] = {
-        "all": lambda: tagger.score(encode_batch(tagger.encoder, pixels)),
+        "all": lambda: tagger.score(encode_batch(tagger.frozen, pixels)),
         "head": lambda: tagger.score(features),
     }
     given = {"all": images, "head": features.hidden_patches.numpy()}

@@ -62,8 +62,8 @@ def rows_of(
     for _ in train_run(train, encoder, run, settings=settings, device="cpu", encoding=exact):
         pass
     tagger = Tagger.load(run, encoder=encoder)
-    samples = sample_pixels(test.paths, tagger.encoder, SAMPLES)
-    choice = choose_precision(tagger.encoder, samples)
+    samples = sample_pixels(test.paths, tagger.frozen, SAMPLES)
+    choice = choose_precision(tagger.frozen, samples)
     rows = []
     for precision, rate in choice.images_per_second.items():
         way = Encoding(store=store, form="fp32", precision=precision)

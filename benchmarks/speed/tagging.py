@@ -168,8 +168,8 @@ def pick_precisions(
         names.append("int8")
     if quick:
         return names, None
-    samples = sample_pixels(paths, tagger.encoder, SAMPLES)
-    choice = choose_precision(tagger.encoder, samples)
+    samples = sample_pixels(paths, tagger.frozen, SAMPLES)
+    choice = choose_precision(tagger.frozen, samples)
     return [*names, *({choice.precision} - set(names))], choice
 
 
@@ -206,7 +206,7 @@ def tagging_rows(
 
 def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str, Any]:
     """What follows the encoder, over the encoder's forward pass on the same batch."""
-    encoder = in_precision(tagger.encoder, kind)
+    encoder = in_precision(tagger.frozen, kind)
     features = encode_batch(encoder, pixels)
 
     def conclude() -> object:
@@ -243,7 +243,7 @@ def measure(folder: Path, photos: int, rounds: int, device: str, *, quick: bool)
     for name, paths in files.items():
         rows += tagging_rows(name, paths, ways, rounds)
     print(table(rows), flush=True)
-    pixels = sample_pixels(small, tagger.encoder, BATCH)
+    pixels = sample_pixels(small, tagger.frozen, BATCH)
     over = [overhead(tagger, pixels, kind, rounds) for kind in kinds]
     if not quick:
         names = [f"thing {number}" for number in range(MANY)]

@@ -66,8 +66,8 @@ def head(finished_run, tmp_path_factory) -> File:
 
 def torch_says(tagger: Tagger, paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden patches, probabilities and maps (B, K, P) by the tagger's own parts."""
-    pixels = torch.stack([tagger.encoder.encoder.preprocess(read_image(path)) for path in paths])
-    hidden, feature = tagger.encoder.encode(pixels)
+    pixels = torch.stack([tagger.frozen.encoder.preprocess(read_image(path)) for path in paths])
+    hidden, feature = tagger.frozen.encode(pixels)
     output = tagger.output(Features(hidden, feature))
     probabilities = tagger.calibration.probabilities(output.logits.double()).float()
     return hidden, probabilities, output.regions.attention

@@ -56,7 +56,7 @@ def test_the_encoder_is_made_once_per_precision(tagger, toy_images, monkeypatch)
         return encoder
 
     monkeypatch.setattr(sys.modules[Tagger.__module__], "in_precision", in_precision)
-    monkeypatch.setattr(tagger, "_encoders", {})
+    monkeypatch.setattr(tagger, "_by_precision", {})
     for precision in ("fp32", "fp32", "channels-last"):
         list(tagger.tag(paths, precision=precision))
     assert made == ["fp32", "channels-last"]
@@ -259,7 +259,7 @@ def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, toy_image
 def test_more_views_than_are_encoded(looking_twice, toy_images, tmp_path):
     tagger = Tagger.load(looking_twice)
     data = read_folder(toy_images.test, toy_images.test_table)
-    encoded = encode_images(data.paths, tagger.encoder, encoding=Encoding(tmp_path / "s"), views=2)
+    encoded = encode_images(data.paths, tagger.frozen, encoding=Encoding(tmp_path / "s"), views=2)
     with pytest.raises(ConfigError, match=r"training\.scored_views = 3, but 2 are encoded"):
         evaluate(tagger, data, encoded=encoded)
 

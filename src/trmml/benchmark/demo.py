@@ -183,7 +183,7 @@ def _draw(folder: Path, images: int, seed: int) -> Dataset:
 
 
 def _baselines(
-    encoder: FrozenEncoder,
+    frozen: FrozenEncoder,
     data: Dataset,
     known: FeatureSource,
     test: Dataset,
@@ -193,7 +193,7 @@ def _baselines(
     """Zero-shot, which learns nothing, and a linear probe on the known labels."""
     probe = make_trainer(
         METHODS["probe-masked"],
-        encoder,
+        frozen,
         data.category_names,
         probe_settings(settings),
         source=known,
@@ -203,7 +203,7 @@ def _baselines(
     for _ in train(probe):
         pass
     held = HeldOut(known, probe.held, data.matrix.subset(probe.held))
-    found = zero_shot_metrics(encoder, asked, test, prompts=settings.prompts, held_out=held)
+    found = zero_shot_metrics(frozen, asked, test, prompts=settings.prompts, held_out=held)
     return {**found, "linear probe": score(probe.model, asked, test, held_out=held)}
 
 

@@ -123,7 +123,7 @@ def export(
     made, paths = _made_images(), find_images(check) if check else []
     with _folder_beside(out) as folder:
         tagger = Tagger.load(run, encoder=encoder, also=also)
-        subject = Subject(tagger, Intake.of(tagger.encoder.encoder) if part == "all" else None)
+        subject = Subject(tagger, Intake.of(tagger.frozen.encoder) if part == "all" else None)
         written = folder / out.name
         _write(subject, subject.given(made[:2]), written)
         session = open_session(written)

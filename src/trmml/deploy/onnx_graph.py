@@ -86,7 +86,7 @@ class HeadGraph(nn.Module):
     def __init__(self, tagger: Tagger) -> None:
         super().__init__()
         self.tagger = tagger
-        self.encoder, self.model = tagger.encoder, tagger.model  # registers their weights
+        self.encoder, self.model = tagger.frozen.encoder, tagger.model  # registers their weights
         self.grid = tagger.card.encoder.grid
         self.feature_size = tagger.card.encoder.feature_size
 
@@ -112,7 +112,7 @@ class TaggerGraph(nn.Module):
 
     def __init__(self, tagger: Tagger, intake: Intake) -> None:
         super().__init__()
-        self.intake, self.encoder = intake, tagger.encoder.encoder
+        self.intake, self.encoder = intake, tagger.frozen.encoder
         self.head = HeadGraph(tagger)
 
     def forward(
@@ -160,6 +160,6 @@ class Subject:
         return self.tagger.calibration.probabilities(output.logits), output.regions.attention
 
     def _encoded(self, images: Sequence[Image.Image]) -> Features:
-        encoder = self.tagger.encoder.encoder
+        encoder = self.tagger.frozen.encoder
         pixels = torch.stack([encoder.preprocess(image) for image in images])
         return Features(*encoder.encode_image(pixels))

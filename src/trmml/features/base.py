@@ -111,7 +111,7 @@ class LiveFeatures:
 
     Args:
         items: path and content hash of each image; the hash seeds its views.
-        encoder: frozen.
+        frozen: the encoder.
         views: how many views there are.
         seed: of the views.
         decoding: the shortcuts from files to pixels.
@@ -120,13 +120,13 @@ class LiveFeatures:
     def __init__(
         self,
         items: Sequence[tuple[Path, str]],
-        encoder: FrozenEncoder,
+        frozen: FrozenEncoder,
         *,
         views: int,
         seed: int,
         decoding: Decoding,
     ) -> None:
-        self._items, self._encoder = list(items), encoder
+        self._items, self._frozen = list(items), frozen
         self._seed, self._decoding = seed, decoding
         self.views = views
 
@@ -142,14 +142,14 @@ class LiveFeatures:
                 [self._items[i] for i in indices.tolist()], views.tolist(), strict=True
             )
         ]
-        batches = load_batches(chosen, self._encoder, self._decoding)
-        return Features.cat([encode_batch(self._encoder, batch.pixels) for batch in batches])
+        batches = load_batches(chosen, self._frozen, self._decoding)
+        return Features.cat([encode_batch(self._frozen, batch.pixels) for batch in batches])
 
     def subset(self, indices: Sequence[int]) -> "LiveFeatures":
         """Only some of the images, in the given order."""
         return LiveFeatures(
             [self._items[int(i)] for i in indices],
-            self._encoder,
+            self._frozen,
             views=self.views,
             seed=self._seed,
             decoding=self._decoding,
@@ -157,10 +157,10 @@ class LiveFeatures:
 
 
 @torch.no_grad()
-def encode_batch(encoder: FrozenEncoder, pixels: Float[Tensor, "B 3 S S"]) -> Features:
+def encode_batch(frozen: FrozenEncoder, pixels: Float[Tensor, "B 3 S S"]) -> Features:
     """Features of preprocessed images, on the encoder's device."""
-    ahead = encoder.device.startswith("cuda")
-    hidden, image = encoder.encode(pixels.to(encoder.device, non_blocking=ahead))
+    ahead = frozen.device.startswith("cuda")
+    hidden, image = frozen.encode(pixels.to(frozen.device, non_blocking=ahead))
     return Features(hidden.float().contiguous(), image.float())
 
 

@@ -115,7 +115,7 @@ def is_plain_jpeg(path: Path) -> bool:
 
 
 def decode_on_card(
-    contents: Mapping[int, UInt8[Tensor, " bytes"]], encoder: FrozenEncoder
+    contents: Mapping[int, UInt8[Tensor, " bytes"]], frozen: FrozenEncoder
 ) -> dict[int, Float[Tensor, "3 S S"]]:
     """Pixels of JPEGs that the encoder's device decodes and preprocesses.
 
@@ -124,21 +124,21 @@ def decode_on_card(
     """
     from torchvision.io import ImageReadMode, decode_jpeg  # slow to import; cards only
 
-    preprocess = cast(Any, encoder.encoder).preprocess_pixels
+    preprocess = cast(Any, frozen.encoder).preprocess_pixels
     made, numbers = dict[int, Tensor](), list(contents)
     for part in (numbers[i : i + ON_CARD] for i in range(0, len(numbers), ON_CARD)):
         jpegs = [contents[n] for n in part]
-        decoded = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=encoder.device)
+        decoded = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=frozen.device)
         made |= {n: preprocess(image) for n, image in zip(part, decoded, strict=True)}
     return made
 
 
-def choose_decoding(paths: Sequence[Path], encoder: FrozenEncoder) -> Decoding:
+def choose_decoding(paths: Sequence[Path], frozen: FrozenEncoder) -> Decoding:
     """The shortcuts that a check on the first of the images allows."""
-    return Decoding(bool(reduced_holds(paths, encoder)), bool(on_card_holds(paths, encoder)))
+    return Decoding(bool(reduced_holds(paths, frozen)), bool(on_card_holds(paths, frozen)))
 
 
-def reduced_holds(paths: Sequence[Path], encoder: FrozenEncoder) -> bool | None:
+def reduced_holds(paths: Sequence[Path], frozen: FrozenEncoder) -> bool | None:
     """Whether large JPEGs may be decoded smaller: features stay those of the whole image.
 
     The first few images that are large enough are encoded both ways; image feature and projected
@@ -147,53 +147,53 @@ def reduced_holds(paths: Sequence[Path], encoder: FrozenEncoder) -> bool | None:
 
     def large(path: Path) -> bool:
         with Image.open(path, formats=("JPEG",)) as file:
-            return min(file.size) >= 2 * REDUCED_MARGIN * encoder.encoder.size
+            return min(file.size) >= 2 * REDUCED_MARGIN * frozen.encoder.size
 
     def both(path: Path) -> tuple[Tensor, Tensor]:
         short, plain = (
-            prepare(ImageView(path), encoder.encoder, reduced=reduced, keep=False)[0]
+            prepare(ImageView(path), frozen.encoder, reduced=reduced, keep=False)[0]
             for reduced in (True, False)
         )
         return short, plain
 
-    return _same_features(paths, large, both, encoder)
+    return _same_features(paths, large, both, frozen)
 
 
-def on_card_holds(paths: Sequence[Path], encoder: FrozenEncoder) -> bool | None:
+def on_card_holds(paths: Sequence[Path], frozen: FrozenEncoder) -> bool | None:
     """Whether a card may decode JPEGs: features stay those of Pillow and `preprocess`.
 
     Checked as `reduced_holds` does; False without a card or without `preprocess_pixels`.
     """
-    if not encoder.device.startswith("cuda") or not hasattr(encoder.encoder, "preprocess_pixels"):
+    if not frozen.device.startswith("cuda") or not hasattr(frozen.encoder, "preprocess_pixels"):
         return False
 
     def both(path: Path) -> tuple[Tensor, Tensor]:
         plain, content = (
-            make(ImageView(path), encoder.encoder, reduced=False, keep=False)[0]
+            make(ImageView(path), frozen.encoder, reduced=False, keep=False)[0]
             for make in (prepare, load_for_card)
         )
-        return decode_on_card({0: content}, encoder)[0], plain
+        return decode_on_card({0: content}, frozen)[0], plain
 
-    return _same_features(paths, is_plain_jpeg, both, encoder)
+    return _same_features(paths, is_plain_jpeg, both, frozen)
 
 
 def _same_features(
     paths: Sequence[Path],
     applies: Callable[[Path], bool],
     both: Callable[[Path], tuple[Tensor, Tensor]],
-    encoder: FrozenEncoder,
+    frozen: FrozenEncoder,
 ) -> bool | None:
     """Whether two ways to the pixels lead to the same features, on the first few images."""
     pairs = _first_pairs(paths, applies, both)
     if not pairs:
         return None
     short, plain = (
-        torch.stack([pixels.to(encoder.device) for pixels in way])
+        torch.stack([pixels.to(frozen.device) for pixels in way])
         for way in zip(*pairs, strict=True)
     )
-    project = encoder.encoder.project
+    project = frozen.encoder.project
     with torch.no_grad():
-        (hidden, image), (plain_hidden, plain_image) = encoder.encode(short), encoder.encode(plain)
+        (hidden, image), (plain_hidden, plain_image) = frozen.encode(short), frozen.encode(plain)
         patches, plain_patches = project(hidden), project(plain_hidden)
     of_images = F.cosine_similarity(image, plain_image, dim=-1)
     of_patches = F.cosine_similarity(patches, plain_patches, dim=-1).mean(dim=1)

@@ -100,11 +100,11 @@ def encode_images(
     """
     if not paths:
         raise DataError("expected at least one image to encode, got none")
-    encoding, encoder = encoding or Encoding(), frozen_encoder(encoder)
-    encoder = in_precision(encoder, best_precision(encoding.precision, paths, encoder))
+    encoding, frozen = encoding or Encoding(), frozen_encoder(encoder)
+    frozen = in_precision(frozen, best_precision(encoding.precision, paths, frozen))
     root = encoding.store or default_root()
-    key = _with_decoder(root, _key(encoder, encoding.form), paths[:SEARCHED], encoder)
-    run = _Run(paths, encoder, views, seed, on_bad_image, progress, {})
+    key = _with_decoder(root, _key(frozen, encoding.form), paths[:SEARCHED], frozen)
+    run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
     if encoding.live:
         return run.conclude(run.live(root, key), "fp32")
     return run.conclude(run.stored(root, key), encoding.form)
@@ -115,7 +115,7 @@ class _Run:
     """One call of `encode_images`."""
 
     paths: Sequence[Path]
-    encoder: FrozenEncoder
+    frozen: FrozenEncoder
     views: int
     seed: int
     on_bad_image: OnBadImage
@@ -127,11 +127,9 @@ class _Run:
         items = self.check()
         reduced = _known_shortcut(root, key)
         if reduced is None:
-            reduced = reduced_holds([path for path, _ in items], self.encoder)
+            reduced = reduced_holds([path for path, _ in items], self.frozen)
         decoding = Decoding(bool(reduced), key.decoder == "card")
-        return LiveFeatures(
-            items, self.encoder, views=self.views, seed=self.seed, decoding=decoding
-        )
+        return LiveFeatures(items, self.frozen, views=self.views, seed=self.seed, decoding=decoding)
 
     def stored(self, root: Path, key: StoreKey) -> FeatureSource | None:
         """Features in the store, after what it lacks was added; None where no image is readable."""
@@ -189,10 +187,10 @@ class _Run:
         decoding = Decoding(self._reduced(store, views), store.key.decoder == "card")
         waiting: list[str] = []
         parts: list[Features] = []
-        for batch in load_batches(views, self.encoder, decoding, on_bad_image=self.on_bad_image):
+        for batch in load_batches(views, self.frozen, decoding, on_bad_image=self.on_bad_image):
             if batch.numbers:
                 waiting += [names[n] for n in batch.numbers]
-                parts.append(encode_batch(self.encoder, batch.pixels).to("cpu"))
+                parts.append(encode_batch(self.frozen, batch.pixels).to("cpu"))
             unread |= {names[n]: reason for n, reason in batch.bad.items()}
             done += len(batch.numbers) + len(batch.bad)
             if len(waiting) >= store.shard_rows or (waiting and done == len(names)):
@@ -205,7 +203,7 @@ class _Run:
         """Whether large JPEGs are decoded smaller, as before in this store, else by a check."""
         reduced = _known_shortcut(store.folder.parent, store.key)
         if reduced is None and views:
-            reduced = reduced_holds([view.path for view in views], self.encoder)
+            reduced = reduced_holds([view.path for view in views], self.frozen)
             if reduced is None and len(views) > SEARCHED:
                 reduced = False  # large ones may come among those that were not searched
         if reduced is not None and settled_shortcut(store.folder) is None:
@@ -220,7 +218,7 @@ class _Run:
                 f"none of the {len(self.paths)} images can be read; first: {bad[0].reason}"
             )
         kept = [i for i in range(len(self.paths)) if i not in self.bad]
-        return Encoded(source, kept, bad, self.encoder.precision, form)
+        return Encoded(source, kept, bad, self.frozen.precision, form)
 
     def _note(self, index: int, error: DataError) -> None:
         if self.on_bad_image == "error":
@@ -259,36 +257,36 @@ def _known_shortcut(root: Path, key: StoreKey) -> bool | None:
 
 
 def _with_decoder(
-    root: Path, key: StoreKey, paths: Sequence[Path], encoder: FrozenEncoder
+    root: Path, key: StoreKey, paths: Sequence[Path], frozen: FrozenEncoder
 ) -> StoreKey:
     """The key with who decodes JPEGs: as in a store that is there, else by a check.
 
     It must not depend on which images are asked for, or they would be encoded again.
     """
-    if not encoder.device.startswith("cuda"):
+    if not frozen.device.startswith("cuda"):
         return key
     card = replace(key, decoder="card")
     for there in (card, key):
         if (root / there.name).is_dir():
             return there
-    return card if on_card_holds(paths, encoder) else key
+    return card if on_card_holds(paths, frozen) else key
 
 
-def _key(encoder: FrozenEncoder, form: StoreForm) -> StoreKey:
+def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
     """What the features depend on where Pillow decodes.
 
     `preprocess` is known by what it makes of a test image.
     """
-    identity = encoder.identity
-    pixels = (encoder.encoder.preprocess(_test_image()) * 1000).round().int()
+    identity = frozen.identity
+    pixels = (frozen.encoder.preprocess(_test_image()) * 1000).round().int()
     made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
-    words = getattr(encoder.encoder, "preprocessing", "")
+    words = getattr(frozen.encoder, "preprocessing", "")
     return StoreKey(
         encoder=identity.name,
         image_checksum=identity.image_checksum,
         size=identity.size,
         preprocessing=f"{words} [{made}]".strip(),
-        precision=encoder.precision,
+        precision=frozen.precision,
         decoder="pillow",
         form=form,
         patches=identity.patches,

@@ -54,7 +54,7 @@ class Batch:
 
 def load_batches(
     views: Sequence[ImageView],
-    encoder: FrozenEncoder,
+    frozen: FrozenEncoder,
     decoding: Decoding = PLAIN,
     *,
     on_bad_image: OnBadImage = "error",
@@ -64,8 +64,8 @@ def load_batches(
 
     Args:
         views: what to prepare.
-        encoder: its `preprocess` is used, and its size; for a card pixels are pinned, and batches
-            larger.
+        frozen: the encoder; its `preprocess` and size are used; for a card pixels are pinned, and
+            batches are larger.
         decoding: the shortcuts to take.
         on_bad_image: "error" raises at the first unreadable file; "skip" reports it in its batch.
         keep_images: give the decoded images too; the card decodes none of them then.
@@ -73,12 +73,12 @@ def load_batches(
     Raises:
         DataError: an unreadable image under "error".
     """
-    size, cuda = batch_size(encoder.device), encoder.device.startswith("cuda")
+    size, cuda = batch_size(frozen.device), frozen.device.startswith("cuda")
     ahead = AHEAD if cuda else 0
     chunks = [range(i, min(i + size, len(views))) for i in range(0, len(views), size)]
     make = partial(
         load_for_card if decoding.on_card and not keep_images else prepare,
-        encoder=encoder.encoder,
+        encoder=frozen.encoder,
         reduced=decoding.reduced,
         keep=keep_images,
     )
@@ -88,7 +88,7 @@ def load_batches(
         return collector.submit(collected, numbers, made)
 
     def collected(numbers: range, made: list[Future[Prepared]]) -> Batch:
-        batch = _collect(numbers, made, views, encoder, on_bad_image)
+        batch = _collect(numbers, made, views, frozen, on_bad_image)
         pin = cuda and not batch.pixels.is_cuda
         return replace(batch, pixels=batch.pixels.pin_memory()) if pin else batch
 
@@ -111,7 +111,7 @@ def _collect(
     numbers: range,
     futures: Sequence[Future[Prepared]],
     views: Sequence[ImageView],
-    encoder: FrozenEncoder,
+    frozen: FrozenEncoder,
     on_bad_image: OnBadImage,
 ) -> Batch:
     """The images of a batch that could be read; the others are raised or noted."""
@@ -137,46 +137,46 @@ def _collect(
             images.append(image)
         if not results and on_card:
             try:
-                pixels |= decode_on_card(on_card, encoder)
+                pixels |= decode_on_card(on_card, frozen)
             except RuntimeError as error:  # one is damaged, or of a kind the card does not know
                 logger.info("Pillow decodes what the card cannot: %s", error)
                 results = {
-                    n: partial(_alone, views[n], content, encoder) for n, content in on_card.items()
+                    n: partial(_alone, views[n], content, frozen) for n, content in on_card.items()
                 }
             on_card = {}
-    return Batch(sorted(pixels), _stacked(pixels, encoder), bad, images)
+    return Batch(sorted(pixels), _stacked(pixels, frozen), bad, images)
 
 
-def _stacked(pixels: dict[int, Tensor], encoder: FrozenEncoder) -> Float[Tensor, "B 3 S S"]:
+def _stacked(pixels: dict[int, Tensor], frozen: FrozenEncoder) -> Float[Tensor, "B 3 S S"]:
     """Pixels in the order of their numbers; on the device if one of them is there."""
     if not pixels:
-        return torch.empty(0, 3, encoder.encoder.size, encoder.encoder.size)
-    place = encoder.device if any(one.is_cuda for one in pixels.values()) else "cpu"
+        return torch.empty(0, 3, frozen.encoder.size, frozen.encoder.size)
+    place = frozen.device if any(one.is_cuda for one in pixels.values()) else "cpu"
     return torch.stack([pixels[n].to(place) for n in sorted(pixels)])
 
 
-def _alone(view: ImageView, content: Tensor, encoder: FrozenEncoder) -> Prepared:
+def _alone(view: ImageView, content: Tensor, frozen: FrozenEncoder) -> Prepared:
     """A JPEG of a batch that the card refused: from the card if it can, else from Pillow."""
     try:
-        return decode_on_card({0: content}, encoder)[0], None
+        return decode_on_card({0: content}, frozen)[0], None
     except RuntimeError:
-        return prepare(view, encoder.encoder, reduced=False, keep=False)
+        return prepare(view, frozen.encoder, reduced=False, keep=False)
 
 
-def best_precision(precision: str, paths: Sequence[Path], encoder: FrozenEncoder) -> str:
+def best_precision(precision: str, paths: Sequence[Path], frozen: FrozenEncoder) -> str:
     """What "auto" stands for with these images; any other precision is given back."""
     return resolve_precision(
         precision,
-        encoder,
+        frozen,
         images=len(paths),
-        samples=lambda: sample_pixels(paths, encoder, SAMPLES),
+        samples=lambda: sample_pixels(paths, frozen, SAMPLES),
     )
 
 
 def sample_pixels(
-    paths: Sequence[Path], encoder: FrozenEncoder, count: int
+    paths: Sequence[Path], frozen: FrozenEncoder, count: int
 ) -> Float[Tensor, "n 3 S S"]:
     """Pixels of some images, evenly spread; fewer where some cannot be read."""
     chosen = [ImageView(path) for path in paths[:: max(1, len(paths) // count)][:count]]
-    batches = load_batches(chosen, encoder, on_bad_image="skip")
+    batches = load_batches(chosen, frozen, on_bad_image="skip")
     return torch.cat([batch.pixels for batch in batches])

@@ -87,20 +87,20 @@ class EncodedBatch:
 
 
 def encode_views(
-    batches: Iterable[Batch], encoder: FrozenEncoder, views: int
+    batches: Iterable[Batch], frozen: FrozenEncoder, views: int
 ) -> Iterator[EncodedBatch]:
     """Encode batches of views; each image comes out once, as soon as all its views are there.
 
     Args:
         batches: of V views of each image, the plain one first, one image after the other.
-        encoder: frozen, in some precision.
+        frozen: the encoder, in some precision.
         views: V.
     """
     waiting: list[tuple[int, Features]] = []  # of the images of which a view is still to come
     images: dict[int, Image.Image] = {}
     reported: set[int] = set()  # unreadable images; their views may fall into two batches
     for batch in batches:
-        encoded = encode_batch(encoder, batch.pixels) if batch.numbers else None
+        encoded = encode_batch(frozen, batch.pixels) if batch.numbers else None
         if views == 1:
             yield EncodedBatch(batch.numbers, encoded, batch.bad, batch.images)
             continue

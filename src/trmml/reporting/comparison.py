@@ -34,7 +34,7 @@ class HeldOut:
 
 
 def zero_shot_metrics(
-    encoder: FrozenEncoder,
+    frozen: FrozenEncoder,
     source: FeatureSource,
     data: Dataset,
     *,
@@ -44,7 +44,7 @@ def zero_shot_metrics(
     """Figures of the frozen encoder by itself, on whole images and on patches ("dense").
 
     Args:
-        encoder: frozen.
+        frozen: the encoder.
         source: features of the images in `data`.
         data: their labels.
         prompts: the template to fill; the default one when None.
@@ -54,9 +54,9 @@ def zero_shot_metrics(
     looks: dict[str, Literal["image", "dense"]] = {"zero-shot": "image", "zero-shot dense": "dense"}
     metrics = {}
     for name, look in looks.items():
-        model = build_zero_shot(encoder.encoder, data.category_names, look=look, template=template)
+        model = build_zero_shot(frozen.encoder, data.category_names, look=look, template=template)
         metrics[name] = score(
-            model.to(encoder.device), source, data, device=encoder.device, held_out=held_out
+            model.to(frozen.device), source, data, device=frozen.device, held_out=held_out
         )
     return metrics
 

@@ -165,7 +165,7 @@ def _compare(
     """The run on the test images, and the encoder's own zero-shot on the same features."""
     encoded = encode_images(
         test.paths,
-        tagger.encoder,
+        tagger.frozen,
         encoding=encoding,
         views=tagger.views,
         seed=tagger.seed,
@@ -174,7 +174,7 @@ def _compare(
     )
     evaluation = evaluate(tagger, test, encoded=encoded)
     prompts = tagger.card.settings.prompts
-    baselines = zero_shot_metrics(tagger.encoder, encoded.source, evaluation.data, prompts=prompts)
+    baselines = zero_shot_metrics(tagger.frozen, encoded.source, evaluation.data, prompts=prompts)
     if evaluation.metrics.mean_ap < max(metrics.mean_ap for metrics in baselines.values()):
         logger.warning("training did not beat the encoder's own zero-shot; it needs more labels.")
     return evaluation, baselines

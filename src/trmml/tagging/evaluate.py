@@ -88,7 +88,7 @@ def evaluate(
     data = in_order(data, tagger.category_names)
     encoded = encoded or encode_images(
         data.paths,
-        tagger.encoder,
+        tagger.frozen,
         encoding=encoding,
         views=tagger.views,
         seed=tagger.seed,

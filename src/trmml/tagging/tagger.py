@@ -53,7 +53,7 @@ class Tagger:
 
     Args:
         model: with its text features frozen, in eval mode, on the encoder's device.
-        encoder: frozen.
+        frozen: the encoder.
         card: of the run.
         new_categories: names of further categories, recognised by their name alone.
     """
@@ -62,14 +62,14 @@ class Tagger:
         self,
         *,
         model: TRMML,
-        encoder: FrozenEncoder,
+        frozen: FrozenEncoder,
         card: RunCard,
         new_categories: Sequence[str] = (),
     ) -> None:
-        self.model, self.encoder, self.card, self.device = model, encoder, card, encoder.device
+        self.model, self.frozen, self.card, self.device = model, frozen, card, frozen.device
         training = card.settings.training
         self.views, self.seed = training.scored_views, training.seed
-        self._encoders = {encoder.precision: encoder}  # by precision
+        self._by_precision = {frozen.precision: frozen}
         self.category_names = (*card.category_names, *new_categories)
         if len(set(self.category_names)) < len(self.category_names):
             twice = [name for name in new_categories if self.category_names.count(name) > 1]
@@ -79,7 +79,7 @@ class Tagger:
         if new_categories:
             prompts = card.settings.prompts
             templates = [prompts.template, *filter(None, [prompts.negative_template])]
-            texts = encode_templates(encoder.encoder, templates, new_categories)
+            texts = encode_templates(frozen.encoder, templates, new_categories)
             self._new_text, *negatives = texts
             self._new_negative = negatives[0] if negatives else None
         self.calibration = _extended(card.calibration, card.new_categories, len(new_categories))
@@ -119,7 +119,7 @@ class Tagger:
         frozen = frozen_encoder(spec, device=device, spec=card.encoder_spec)
         model = load_model(run, frozen, card).to(device)
         frozen = replace(frozen, identity=card.encoder)  # also of texts, which may not be loaded
-        return cls(model=model, encoder=frozen, card=card, new_categories=also)
+        return cls(model=model, frozen=frozen, card=card, new_categories=also)
 
     def output(self, features: Features) -> TRMMLOutput:
         """The model's output for encoded images: logits, new categories last, and regions."""
@@ -173,18 +173,18 @@ class Tagger:
             raise ConfigError(f"expected a threshold from 0 to 1, got {threshold}")
         paths = [Path(image) for image in images]
         maps = None if explain is None else MapFolder(explain, paths, self.card.encoder.grid)
-        encoder = self._in_precision(best_precision(precision, paths, self.encoder))
+        frozen = self._in_precision(best_precision(precision, paths, self.frozen))
         repaid = len(paths) >= REPAID_FROM
-        decoding = choose_decoding(paths[:SEARCHED], encoder) if repaid else Decoding()
+        decoding = choose_decoding(paths[:SEARCHED], frozen) if repaid else Decoding()
         batches = load_batches(
             self._image_views(paths),
-            encoder,
+            frozen,
             decoding,
             on_bad_image=on_bad_image,
             keep_images=maps is not None,
         )
         unreadable = 0
-        for batch in encode_views(batches, encoder, self.views):
+        for batch in encode_views(batches, frozen, self.views):
             tagged = {n: TaggedImage(paths[n], error=reason) for n, reason in batch.bad.items()}
             unreadable += len(tagged)
             for number, tags, files in self._tags(batch, top, threshold, maps):
@@ -207,9 +207,9 @@ class Tagger:
 
     def _in_precision(self, precision: str) -> FrozenEncoder:
         """The encoder in a precision; made once, for int8 reads a file as large as the encoder."""
-        if precision not in self._encoders:
-            self._encoders[precision] = in_precision(self.encoder, precision)
-        return self._encoders[precision]
+        if precision not in self._by_precision:
+            self._by_precision[precision] = in_precision(self.frozen, precision)
+        return self._by_precision[precision]
 
     def _tags(
         self, batch: EncodedBatch, top: int | None, threshold: float | None, maps: MapFolder | None

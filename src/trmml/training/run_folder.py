@@ -129,18 +129,19 @@ def load_card(run: Path) -> RunCard:
     return RunCard.from_dict(tree, str(path))
 
 
-def load_model(run: Path, encoder: FrozenEncoder, card: RunCard) -> TRMML:
+def load_model(run: Path, frozen: FrozenEncoder, card: RunCard) -> TRMML:
     """The trained model, ready to score; the text encoder is not used.
 
     Args:
         run: the folder.
-        encoder: with or without its text tower; where it is there, it must be the right one too.
+        frozen: the encoder, with or without its text tower; where it is there, it must be the
+            right one too.
         card: of the run.
 
     Raises:
         CheckpointError: the encoder is not the one the run was trained on.
     """
-    given, wanted = encoder.identity, card.encoder
+    given, wanted = frozen.identity, card.encoder
     same_images = given.image_checksum == wanted.image_checksum and given.size == wanted.size
     sums = {given.checksum, wanted.checksum}
     same_texts = "" in sums or len(sums) == 1
@@ -156,7 +157,7 @@ def load_model(run: Path, encoder: FrozenEncoder, card: RunCard) -> TRMML:
     tensors = {k: v for k, v in tensors.items() if not k.startswith(learned)}
     size = card.encoder.feature_size
     prompts = StoredPrompts(categories=len(card.category_names), feature_size=size)
-    model = join(encoder, prompts, None, card.settings)
+    model = join(frozen, prompts, None, card.settings)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -90,11 +90,11 @@ def open_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def onnx_image_encoder(encoder: FrozenEncoder, kind: Literal["onnx", "int8"]) -> EncodeImage:
+def onnx_image_encoder(frozen: FrozenEncoder, kind: Literal["onnx", "int8"]) -> EncodeImage:
     """`encode_image` by ONNX Runtime; its file is made once and kept in the cache.
 
     Args:
-        encoder: on the CPU.
+        frozen: an encoder on the CPU.
         kind: "onnx" is fp32, "int8" has int8 weights per channel and activations scaled as they
             come.
 
@@ -104,13 +104,13 @@ def onnx_image_encoder(encoder: FrozenEncoder, kind: Literal["onnx", "int8"]) ->
     """
     refuse_without_onnx(f"the encoder precision {kind}")
     made = f"{kind}-{FORMAT}-{version('onnxruntime')}"
-    name = f"{encoder.identity.image_checksum[:24]}-{encoder.identity.size}-{made}.onnx"
+    name = f"{frozen.identity.image_checksum[:24]}-{frozen.identity.size}-{made}.onnx"
     path = cache_folder() / "encoders" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         session = _opened(path)
         if session is None:
-            _make(encoder.encoder, path, kind)
+            _make(frozen.encoder, path, kind)
             session = open_session(path)
     entry = session.get_inputs()[0].name
 

@@ -83,20 +83,20 @@ def batch_size(device: str) -> int:
     return CUDA_BATCH if device.startswith("cuda") else CPU_BATCH
 
 
-def in_precision(encoder: FrozenEncoder, precision: str) -> FrozenEncoder:
+def in_precision(frozen: FrozenEncoder, precision: str) -> FrozenEncoder:
     """The same encoder, whose `encode` computes in the given precision.
 
     Args:
-        encoder: in fp32; it is not changed.
+        frozen: an encoder in fp32; it is not changed.
         precision: one of `PRECISIONS`.
 
     Raises:
         EncoderError: the precision is unknown, or cannot be had for this encoder or device.
         MissingExtraError: it needs ONNX Runtime.
     """
-    if precision == encoder.precision:
-        return encoder
-    return replace(encoder, encode=_image_side(encoder, precision), precision=precision)
+    if precision == frozen.precision:
+        return frozen
+    return replace(frozen, encode=_image_side(frozen, precision), precision=precision)
 
 
 def _image_side(frozen: FrozenEncoder, precision: str) -> EncodeImage:
@@ -124,7 +124,7 @@ def _image_side(frozen: FrozenEncoder, precision: str) -> EncodeImage:
 
 def resolve_precision(
     precision: str,
-    encoder: FrozenEncoder,
+    frozen: FrozenEncoder,
     *,
     images: int,
     samples: Callable[[], Float[Tensor, "n 3 S S"]],
@@ -133,17 +133,17 @@ def resolve_precision(
 
     Args:
         precision: one of `PRECISIONS`, which is given back, or "auto".
-        encoder: frozen.
+        frozen: the encoder.
         images: how many will be encoded.
         samples: gives some of them, preprocessed, to measure on.
     """
     if precision != "auto":
         return precision
-    choice = remembered_choice(encoder)
+    choice = remembered_choice(frozen)
     if choice is None and images >= MEASURE_FROM:
         measured_on = samples()
         if len(measured_on):  # else none can be read, which is reported when their turn comes
-            choice = choose_precision(encoder, measured_on)
+            choice = choose_precision(frozen, measured_on)
     if choice is None:
         logger.info("encoder precision fp32: nothing was measured here, and %d images", images)
         return "fp32"
@@ -151,23 +151,21 @@ def resolve_precision(
     return choice.precision
 
 
-def choose_precision(
-    encoder: FrozenEncoder, samples: Float[Tensor, "n 3 S S"]
-) -> MeasuredPrecision:
+def choose_precision(frozen: FrozenEncoder, samples: Float[Tensor, "n 3 S S"]) -> MeasuredPrecision:
     """The fastest precision that leaves the features as they are; measured on images and kept.
 
     Args:
-        encoder: in fp32.
+        frozen: an encoder in fp32.
         samples: preprocessed images, a batch or so.
     """
-    samples = samples[:SAMPLES].to(encoder.device)
-    candidates = CUDA_CANDIDATES if encoder.device.startswith("cuda") else CPU_CANDIDATES
+    samples = samples[:SAMPLES].to(frozen.device)
+    candidates = CUDA_CANDIDATES if frozen.device.startswith("cuda") else CPU_CANDIDATES
     encoders, cosines, reasons = dict[str, FrozenEncoder](), dict[str, float](), dict[str, str]()
-    plain = encoder.encode(samples)
+    plain = frozen.encode(samples)
     for name in candidates:
         try:
-            candidate = in_precision(encoder, name)
-            cosines[name] = _least_cosine(encoder.encoder, candidate.encode(samples), plain)
+            candidate = in_precision(frozen, name)
+            cosines[name] = _least_cosine(frozen.encoder, candidate.encode(samples), plain)
             encoders[name] = candidate
         except Exception as error:  # one that fails, for whatever reason, is not taken
             reasons[name] = " ".join(str(error).split())[:200]
@@ -180,7 +178,7 @@ def choose_precision(
     fit = [name for name in encoders if name == "fp32" or cosines[name] >= LEAST_COSINE]
     best = max(fit, key=lambda name: rates[name])
     choice = MeasuredPrecision(best, rates, cosines, reasons, date.today().isoformat())
-    path = _choice_file(encoder)
+    path = _choice_file(frozen)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(choice))
@@ -189,22 +187,22 @@ def choose_precision(
     return choice
 
 
-def remembered_choice(encoder: FrozenEncoder) -> MeasuredPrecision | None:
+def remembered_choice(frozen: FrozenEncoder) -> MeasuredPrecision | None:
     """What was measured before, for this encoder, device and these versions."""
     try:
-        tree = json.loads(_choice_file(encoder).read_text("utf-8"))
+        tree = json.loads(_choice_file(frozen).read_text("utf-8"))
         return MeasuredPrecision(**tree)
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _choice_file(encoder: FrozenEncoder) -> Path:
+def _choice_file(frozen: FrozenEncoder) -> Path:
     """Where the choice is kept: its name is a hash of all that it depends on."""
     try:
         onnx = version("onnxruntime")
     except PackageNotFoundError:
         onnx = ""
-    identity, device = encoder.identity, encoder.device
+    identity, device = frozen.identity, frozen.device
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     parts = (identity.image_checksum, identity.size, where, torch.get_num_threads())
     depends = "|".join(map(str, (*parts, torch.__version__, onnx)))
