@@ -8,7 +8,7 @@ from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings
-from trmml.storage.atomic import load_tensors
+from trmml.storage.tensors import load_tensors
 from trmml.training.fit import train_run
 from trmml.training.schedule import hold_out
 

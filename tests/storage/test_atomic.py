@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from trmml.errors import CheckpointError
-from trmml.storage import atomic
-from trmml.storage.atomic import load_tensors, save_tensors, write_json, write_text
+from trmml.storage import tensors as tensor_files
+from trmml.storage.atomic import write_json, write_text
+from trmml.storage.tensors import load_tensors, save_tensors
 
 
 def test_tensors_and_metadata_round_trip(tmp_path):
@@ -25,7 +26,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(atomic, "save_file", broken)
+    monkeypatch.setattr(tensor_files, "save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         save_tensors(path, {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

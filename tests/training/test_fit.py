@@ -13,7 +13,7 @@ from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings, TrainingSettings
-from trmml.storage.atomic import load_tensors
+from trmml.storage.tensors import load_tensors
 from trmml.training.fit import train_run
 from trmml.training.run_folder import load_card, load_model
 from trmml.training.schedule import hold_out, learning_rate

@@ -19,7 +19,7 @@ from trmml.datasets.formats.folder import read_folder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings
-from trmml.storage.atomic import load_tensors, save_tensors
+from trmml.storage.tensors import load_tensors, save_tensors
 from trmml.tagging.tagger import Tagger
 from trmml.training.fit import train_run
 from trmml.training.old_formats import PREFIXES, READABLE

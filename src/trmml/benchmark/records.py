@@ -26,8 +26,9 @@ from safetensors.numpy import load_file
 from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.old_names import current_names
-from trmml.storage.atomic import save_tensors, write_json
+from trmml.storage.atomic import write_json
 from trmml.storage.json_text import parse_object
+from trmml.storage.tensors import save_tensors
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
 CELL_FORMAT = 2

@@ -33,8 +33,9 @@ from trmml.errors import DataError
 from trmml.features.base import Features
 from trmml.features.shards import Shard, StoreFeatures, crc, open_shard, packed
 from trmml.settings.choices import StoreForm
-from trmml.storage.atomic import save_tensors, write_json
+from trmml.storage.atomic import write_json
 from trmml.storage.json_text import parse_object
+from trmml.storage.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 

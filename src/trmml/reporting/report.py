@@ -26,7 +26,8 @@ from trmml.reporting.sections import (
     results,
     setup,
 )
-from trmml.storage.atomic import load_tensors, write_text
+from trmml.storage.atomic import write_text
+from trmml.storage.tensors import load_tensors
 from trmml.tagging.evaluate import Evaluation
 from trmml.training.run_folder import RunCard, load_card
 

@@ -19,7 +19,7 @@ from trmml.metrics.reliability import expected_calibration_error, reliability_bi
 from trmml.reporting.figures import WIDE, line_chart, reliability_diagram
 from trmml.reporting.ranked_images import best_and_worst
 from trmml.settings.sections import Settings
-from trmml.storage.atomic import load_tensors
+from trmml.storage.tensors import load_tensors
 from trmml.tagging.evaluate import Evaluation
 from trmml.training.run_folder import RunCard
 

@@ -26,7 +26,8 @@ from trmml.metrics.calibration import Calibration, both_answers, calibrate
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
 from trmml.settings.sections import Settings
-from trmml.storage.atomic import save_tensors, write_json, write_text
+from trmml.storage.atomic import write_json, write_text
+from trmml.storage.tensors import save_tensors
 from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import RunCard, save_model

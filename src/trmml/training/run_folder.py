@@ -23,10 +23,11 @@ from trmml.method.prompts import StoredPrompts
 from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration
 from trmml.settings.sections import Settings, parse_settings
-from trmml.storage.atomic import load_tensors, save_tensors, write_json
+from trmml.storage.atomic import write_json
 from trmml.storage.hashes import hash_file
 from trmml.storage.json_text import parse_object
 from trmml.storage.provenance import versions
+from trmml.storage.tensors import load_tensors, save_tensors
 from trmml.training.old_formats import FORMAT, current_card, current_tensors
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from trmml.errors import CheckpointError
 from trmml.method.interface import MultiLabelModel
 from trmml.method.pseudo_labels import PseudoLabeller
-from trmml.storage.atomic import load_tensors, save_tensors
+from trmml.storage.tensors import load_tensors, save_tensors
 from trmml.training.old_formats import current_tensors
 
 
