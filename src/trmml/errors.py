@@ -2,6 +2,7 @@
 
 TrmmlError
 ├── DataError           a table, a label, a folder or an image is not what was asked for
+│   └── MissingSplitError   a data set has no training set, or no test set
 ├── ConfigError         a setting has a wrong name or value, or two settings disagree
 ├── EncoderError        an encoder is unknown, cannot be loaded or breaks the protocol
 ├── CheckpointError     a run folder is missing, broken or belongs to something else
@@ -18,6 +19,10 @@ class TrmmlError(Exception):
 
 class DataError(TrmmlError):
     """A table, a label, a folder or an image is not what was asked for."""
+
+
+class MissingSplitError(DataError):
+    """A data set has no training set, or no test set."""
 
 
 class ConfigError(TrmmlError):

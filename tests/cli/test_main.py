@@ -88,7 +88,7 @@ def test_help_shows_defaults() -> None:
 
 def test_a_wrong_usage_ends_with_2() -> None:
     result = run("fit", "--images", "x")
-    assert result.exit_code == 2 and "Missing option '--labels'" in result.stderr
+    assert result.exit_code == 2 and "Missing option '--out'" in result.stderr
     assert run("paint").exit_code == 2
     both = run("settings", "--preset", "x", "--config", "y")
     assert both.exit_code == 2 and "give --preset or --config, not both" in both.stderr

@@ -1,7 +1,7 @@
 """`trmml fit`: train a run, compare it with zero-shot, report."""
 
 from collections.abc import Generator, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,13 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.output import Show, comparison, print_json, print_table, say, shown_progress
+from trmml.cli.reading import (
+    TableOptions,
+    read_either,
+    read_images,
+    read_names,
+    read_test_split,
+)
 from trmml.settings.choices import Protocol
 
 if TYPE_CHECKING:
@@ -20,9 +27,11 @@ if TYPE_CHECKING:
 
 
 def fit(
-    images: options.Images,
-    labels: options.Labels,
     out: options.Out,
+    images: options.Images = None,
+    labels: options.Labels = None,
+    data: options.Data = None,
+    data_option: options.DataOption = None,
     encoder: options.Encoder = "bundled",
     known: options.Known = None,
     seed: options.Seed = None,
@@ -47,35 +56,41 @@ def fit(
     device: options.Device = "auto",
     test_images: options.TestImages = None,
     test_labels: options.TestLabels = None,
+    test_share: options.TestShare = None,
     tensorboard: options.Tensorboard = False,
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
     """Train on partly labelled images. Makes a folder with model and report."""
-    _check_options(test_images, test_labels, known, single_positive, quota, mask)
+    _check_options(test_images, test_labels, test_share, known, single_positive, quota, mask)
     short = {"training.seed": seed, "training.epochs": epochs, "training.precision": precision}
     given = [f"{name}={value}" for name, value in short.items() if value is not None]
     protocol: Protocol = "single_positive" if single_positive else "partial"
     settings = resolve_settings(preset, config, [*(set_ or ()), *given], protocol)
 
     # What can be wrong is read before anything long begins
-    from trmml.datasets.formats.folder import read_folder
+    from trmml.datasets.base import keep_aside
     from trmml.encoders import load_encoder
     from trmml.reporting.fit import fit as run_fit
 
-    read = partial(read_folder, blank=blank, minus_one=minus_one, separator=separator)
-    data = read(images, labels, categories=read_names(categories))
+    table = TableOptions(read_names(categories), blank, minus_one, separator)
+    train = read_either(images, labels, data, data_option, table, "train")
     test = None
     if test_images is not None and test_labels is not None:
-        test = read(test_images, test_labels, categories=data.category_names)
+        names = replace(table, categories=train.category_names)
+        test = read_images(test_images, test_labels, names)
+    elif test_share is not None:
+        train, test = keep_aside(train, test_share, settings.training.seed)
+    elif data is not None:
+        test = read_test_split(data, data_option)
     loaded = load_encoder(encoder, image_size=image_size)
     with shown_progress() as progress:
         records = run_fit(
-            data,
+            train,
             loaded,
             out,
             settings=settings,
-            mask=_mask(known, single_positive, quota, mask, data),
+            mask=_mask(known, single_positive, quota, mask, train),
             test=test,
             resume=resume,
             device=device,
@@ -97,6 +112,7 @@ def fit(
 def _check_options(
     test_images: Path | None,
     test_labels: Path | None,
+    test_share: float | None,
     known: float | None,
     single_positive: bool,
     quota: tuple[int, int] | None,
@@ -105,6 +121,8 @@ def _check_options(
     """Refuse options that exclude each other."""
     if (test_images is None) != (test_labels is None):
         raise typer.BadParameter("give both --test-images and --test-labels, or neither")
+    if test_share is not None and test_images is not None:
+        raise typer.BadParameter("give --test-share, or --test-images and --test-labels, not both")
     if sum((known is not None, single_positive, quota is not None, mask is not None)) > 1:
         raise typer.BadParameter("give one of --known, --single-positive, --quota and --mask")
 
@@ -158,10 +176,3 @@ def resolve_settings(
 
     source = config if preset is None else preset
     return load_settings(source, overrides or (), protocol=protocol)
-
-
-def read_names(categories: Path | None) -> list[str] | None:
-    """The names in a file, or None without one."""
-    from trmml.datasets.formats.folder import read_categories
-
-    return None if categories is None else read_categories(categories)

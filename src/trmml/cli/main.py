@@ -11,7 +11,7 @@ from trmml.cli import options
 from trmml.cli.app import Verb, Verbs, examples, trmml
 from trmml.cli.benchmark import benchmark
 from trmml.cli.data import data as data_verbs
-from trmml.cli.fit import fit, read_names, resolve_settings
+from trmml.cli.fit import fit, resolve_settings
 from trmml.cli.output import (
     comparison,
     export_lines,
@@ -21,6 +21,7 @@ from trmml.cli.output import (
     settings_table,
     shown_progress,
 )
+from trmml.cli.reading import TableOptions, read_either, read_names
 from trmml.cli.store import store
 from trmml.settings.choices import StyleName
 
@@ -106,6 +107,8 @@ app.command(
     epilog=examples(
         "trmml fit --images photos --labels labels.csv --out runs/photos",
         "trmml fit --images photos --labels labels.csv --out runs/photos --resume",
+        "trmml fit --images photos --labels instances.json --test-share 0.2 --out runs/photos",
+        "trmml fit --data yolo data/signs --data-option no_file=absent --out runs/signs",
         "trmml fit --images photos --labels labels.csv --out runs/rn101 \\",
         "    --encoder RN101:openai --image-size 448 --known 0.1 --seed 0 \\",
         "    --set prompts.train_context=true --test-images test --test-labels test.csv",
@@ -129,12 +132,16 @@ app.command(
     epilog=examples(
         "trmml evaluate runs/photos --images test --labels test.csv",
         "trmml evaluate runs/photos --images test --labels test.csv --json --csv categories.csv",
+        "trmml evaluate runs/signs --data yolo data/signs",
     ),
 )
 def evaluate(
     run: options.Run,
-    images: options.Images,
-    labels: options.Labels,
+    images: options.Images = None,
+    labels: options.Labels = None,
+    data: options.Data = None,
+    data_option: options.DataOption = None,
+    split: options.SplitOption = "test",
     encoder: options.RunEncoder = None,
     categories: options.Categories = None,
     blank: options.BlankOption = None,
@@ -152,19 +159,19 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Score a run on labelled images. Unknown labels are ignored."""
-    from trmml.datasets.formats.folder import read_folder
     from trmml.tagging.evaluate import evaluate as score_run
     from trmml.tagging.tagger import Tagger
 
     tagger = Tagger.load(run, encoder=encoder, device=device)
-    names = read_names(categories) or list(tagger.category_names)
-    data = read_folder(
-        images, labels, blank=blank, minus_one=minus_one, categories=names, separator=separator
-    )
+    names = read_names(categories)
+    if data is None:
+        names = names or list(tagger.category_names)
+    table = TableOptions(names, blank, minus_one, separator)
+    labelled = read_either(images, labels, data, data_option, table, split)
     with shown_progress() as progress:
         evaluation = score_run(
             tagger,
-            data,
+            labelled,
             threshold=threshold,
             on_bad_image=on_bad_image,
             encoding=options.encoding(store, store_form, live, encoder_precision),

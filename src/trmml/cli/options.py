@@ -11,12 +11,12 @@ from trmml.settings import choices
 TagFormat = Literal["table", "csv", "jsonl"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
-Images = Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images.")]
 Labels = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        help="CSV or Parquet: one column per category, or the columns image, present, absent.",
-        show_default=False,
+        help="CSV or Parquet: one column per category, or the columns image, present, absent."
+        " Or a JSON file in COCO's form."
     ),
 ]
 Encoder = Annotated[
@@ -111,6 +111,12 @@ TestImages = Annotated[
     Path | None, typer.Option(help="Images to evaluate on, and to compare with zero-shot.")
 ]
 TestLabels = Annotated[Path | None, typer.Option(help="Their labels; never trained on.")]
+TestShare = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE", help="Keep this share of the images aside, as test images; below 1."
+    ),
+]
 
 Csv = Annotated[Path | None, typer.Option(help="Write one row per category to this file.")]
 Report = Annotated[bool, typer.Option("--report", help="Write the run's report.html anew.")]
@@ -160,6 +166,9 @@ TagPrecision = Annotated[
 Data = Annotated[
     tuple[str, Path] | None,
     typer.Option(metavar="NAME ROOT", help="A data set: its name, and the folder that holds it."),
+]
+SplitOption = Annotated[
+    Literal["train", "test"], typer.Option("--split", help="Which part of the data set.")
 ]
 DataOption = Annotated[
     list[str] | None,

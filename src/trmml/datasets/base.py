@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trmml.errors import DataError
+from trmml.errors import ConfigError, DataError
 from trmml.labels.matrix import LabelMatrix
 
 Edges = tuple[float, float, float, float]
@@ -198,3 +198,40 @@ class Dataset:
             rows=tuple(self.rows[index] for index in indices),
             boxes=None if self.boxes is None else self.boxes.subset(indices),
         )
+
+    def select(self, category_names: Sequence[str]) -> "Dataset":
+        """Return the same images with these categories, in this order, without boxes.
+
+        Raises:
+            DataError: one of them is missing.
+        """
+        missing = [name for name in category_names if name not in self.category_names]
+        if missing:
+            raise DataError(
+                f"the labels lack {len(missing)} of the {len(category_names)} categories asked "
+                f"for, first {missing[0]!r}; give a table with all of them (blank where unknown)."
+            )
+        places = {name: place for place, name in enumerate(self.category_names)}
+        columns = self.matrix.columns([places[name] for name in category_names])
+        return Dataset(self.root, self.images, tuple(category_names), columns, self.rows)
+
+
+def keep_aside(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the images to train on, and a share of them, drawn at random, to test on.
+
+    Args:
+        data: two images at least.
+        share: in (0, 1); one image at least is on either side.
+        seed: the same seed draws the same images.
+
+    Raises:
+        ConfigError: the share is out of its range.
+        DataError: there is one image only.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"the share of test images must lie between 0 and 1, not {share}.")
+    if len(data) < 2:
+        raise DataError("one image cannot be both trained and tested on. Give more images.")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = min(max(1, round(share * len(data))), len(data) - 1)
+    return data.subset(sorted(order[count:])), data.subset(sorted(order[:count]))

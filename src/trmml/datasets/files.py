@@ -9,30 +9,45 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from trmml.datasets.options import Split
 from trmml.datasets.tables.table import as_utf8
-from trmml.errors import DataError
+from trmml.errors import DataError, MissingSplitError
 from trmml.storage.json_text import parse_json
 
 _SHOWN = 8  # names of a wrong folder that a message lists
 
 
-def find_file(root: Path, places: Sequence[str], what: str) -> Path:
+def find_file(root: Path, places: Sequence[str], what: str, split: Split | None = None) -> Path:
     """Return the first of `places` below `root` that is a file.
 
     Args:
         root: the data set's folder.
         places: below `root`, in the order of preference.
         what: for the message, as in "the image list".
+        split: what the file stands for, if for a whole split.
 
     Raises:
         DataError: `root` is no folder, or none of the files is there; it says what is.
+        MissingSplitError: the same, where `split` is named.
     """
     for place in places:
         if (root / place).is_file():
             return root / place
-    raise DataError(
+    message = (
         f"{what} was expected at {' or '.join(places)} below {root}, {_what_is_there(root)} "
         "Name the folder that holds it, or copy the file there; docs/data.md shows each layout."
+    )
+    if split is None:
+        raise DataError(message)
+    raise MissingSplitError(f"{message} {without_split(split)}")
+
+
+def without_split(split: Split) -> str:
+    """Return what to do with a data set that has no such split."""
+    other = "train" if split == "test" else "test"
+    return (
+        f"If there is only a {other} set: `trmml data` and `trmml evaluate` read it by --split "
+        f"{other}, and `trmml fit` needs no test set."
     )
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
-from trmml.errors import DataError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.features.views import joined
@@ -85,7 +84,7 @@ def evaluate(
         tagger = run
     else:
         tagger = Tagger.load(run, encoder=encoder, device=device)
-    data = in_order(data, tagger.category_names)
+    data = data.select(tagger.category_names)
     encoded = encoded or encode_images(
         data.paths,
         tagger.frozen,
@@ -108,16 +107,3 @@ def evaluate(
         top_k=top_k,
     )
     return Evaluation(metrics, probabilities, data, encoded.bad, tagger, source)
-
-
-def in_order(data: Dataset, category_names: tuple[str, ...]) -> Dataset:
-    """The data with its categories in the order of a run."""
-    missing = [name for name in category_names if name not in data.category_names]
-    if missing:
-        raise DataError(
-            f"the labels lack {len(missing)} of the run's {len(category_names)} categories, first"
-            f" {missing[0]!r}; give a table with all of them (blank where unknown)"
-        )
-    places = {name: place for place, name in enumerate(data.category_names)}
-    order = [places[name] for name in category_names]
-    return Dataset(data.root, data.images, category_names, data.matrix.columns(order), data.rows)

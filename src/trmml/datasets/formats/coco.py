@@ -44,6 +44,7 @@ from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.choices import Blank
 
 _PARTS = {"train": "train2014", "test": "val2014"}
 
@@ -100,8 +101,17 @@ def read_coco_json(root: Path, split: Split, options: CocoJsonOptions) -> Datase
         if split == "train"
         else (options.test, options.test_images)
     )
-    path = find_file(root, [file], f"the {split} set's COCO JSON (option {split}=FILE)")
+    path = find_file(root, [file], f"the {split} set's COCO JSON (option {split}=FILE)", split)
     return _read(root, path, [folder], options.images, options.crowd, options.blank)
+
+
+def read_coco_file(images: Path, path: Path, blank: Blank | None) -> Dataset:
+    """Return the images of a folder that a file in COCO's form lists.
+
+    Raises:
+        DataError: the file is damaged, contradicts itself or needs `blank`.
+    """
+    return _read(images, path, [""], "all", "keep", blank)
 
 
 def _read(
@@ -140,6 +150,7 @@ def _refuse_open_images(
         raise DataError(
             f"{path}: {len(open_images)} of {len(listed)} images have no annotation, first "
             f"{open_images[0].name}. The file does not say whether anybody checked them. Choose "
-            "option blank=absent if every image was checked for every category, blank=unknown if "
-            "not, or images=annotated to leave these images out."
+            "blank=absent if every image was checked for every category, blank=unknown if not "
+            "(--blank; of a data set by name, option blank), or there images=annotated to leave "
+            "these images out."
         )

@@ -3,9 +3,12 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from trmml.datasets.base import Dataset
+from trmml.datasets.formats.coco import read_coco_file
+from trmml.datasets.formats.other_forms import is_coco
 from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.tables.cells import is_long, read_long, read_wide
 from trmml.datasets.tables.table import IMAGE_COLUMNS, Table, read_table, read_text, unique_names
@@ -30,7 +33,7 @@ def read_folder(
 
     Args:
         images: the folder; names in the table may lead into folders below it.
-        labels: a CSV file in UTF-8 or a Parquet file.
+        labels: a CSV file in UTF-8, a Parquet file, or a JSON file in COCO's form.
         blank: what a blank cell, or a name that a row does not list, means. None: unknown, but a
             table that lists only what is present requires a choice.
         minus_one: what -1 means in a table with a column per category. With "absent", 0 means
@@ -58,18 +61,22 @@ def read_folder(
     _check_choice("blank", blank)
     _check_choice("minus_one", minus_one)
     wanted = _check_categories(categories)
-    files = ImageFiles(Path(images))
-    table = read_table(Path(labels))
+    images, labels = Path(images), Path(labels)
+    files = ImageFiles(images)
+    if is_coco(labels):
+        data = read_coco_file(images, labels, blank)
+        data = data if wanted is None else data.select(wanted)
+        return replace(data, images=_find_images(files, data, f"{labels} image"))
+    table = read_table(labels)
     data = from_table(
-        Path(images),
+        images,
         table,
         blank=blank,
         minus_one=minus_one,
         categories=wanted,
         separator=separator,
     )
-    names = _find_images(files, table, data.images)
-    return Dataset(data.root, names, data.category_names, data.matrix, data.rows)
+    return replace(data, images=_find_images(files, data, f"{table.path} {table.unit}"))
 
 
 def from_table(
@@ -176,14 +183,14 @@ def _count_repeats(names: Sequence[object]) -> int:
     return sum(count > 1 for count in Counter(cleaned).values())
 
 
-def _find_images(files: ImageFiles, table: Table, names: Sequence[str]) -> tuple[str, ...]:
-    on_disk = [files.find(name) for name in names]
+def _find_images(files: ImageFiles, data: Dataset, where: str) -> tuple[str, ...]:
+    on_disk = [files.find(name) for name in data.images]
     missing = [index for index, name in enumerate(on_disk) if name is None]
     if missing:
-        name = names[missing[0]]
+        name = data.images[missing[0]]
         raise DataError(
-            f"{table.place(missing[0])}: there is no image {name!r} in {files.root}"
-            f"{files.suggest(name)} {len(missing)} of {len(names)} images are missing. "
+            f"{where} {data.rows[missing[0]]}: there is no image {name!r} in {files.root}"
+            f"{files.suggest(name)} {len(missing)} of {len(data)} images are missing. "
             "Correct the table, or name the folder that holds the images."
         )
     return tuple(name for name in on_disk if name is not None)

@@ -23,7 +23,7 @@ import polars as pl
 from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.files import below, find_file, read_json, read_plain
+from trmml.datasets.files import below, find_file, read_json, read_plain, without_split
 from trmml.datasets.formats.label_columns import read_label_columns
 from trmml.datasets.formats.packed import Pack, PackedOptions, find_usual_shards, read_packs
 from trmml.datasets.formats.parquet import (
@@ -36,7 +36,7 @@ from trmml.datasets.image_files import locate
 from trmml.datasets.options import SPLIT_NAMES, Split
 from trmml.datasets.tables.name_lists import is_deep, parse_lists
 from trmml.datasets.tables.table import read_table
-from trmml.errors import DataError
+from trmml.errors import DataError, MissingSplitError
 from trmml.storage.json_text import parse_json
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -62,7 +62,10 @@ def read_huggingface(root: Path, split: Split, options: HuggingFaceOptions) -> D
                if (kept := [path for path in paths if path.name not in _METADATA])}  # fmt: skip
     if (arrow or parquet) and split not in (arrow or parquet):
         names = ", ".join(SPLIT_NAMES[split])
-        raise DataError(f"{root} has no {split} split; none of {names} is there. Check the root.")
+        raise MissingSplitError(
+            f"{root} has no {split} split; none of {names} is there. Check the root. "
+            f"{without_split(split)}"
+        )
     if arrow:
         packs = {part: [_arrow_pack(path, options.image) for path in paths]
                  for part, paths in arrow.items()}  # fmt: skip
@@ -158,7 +161,9 @@ def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Data
             tables[part] = place
     if split not in tables:
         wanted = [f"{split}/{file}" for file in _METADATA]
-        find_file(root, wanted, f"the {split} split as Arrow or Parquet files, or its metadata")
+        find_file(
+            root, wanted, f"the {split} split as Arrow or Parquet files, or its metadata", split
+        )
     frames = {part: _metadata(path) for part, (_, path) in tables.items()}
     folder, path = tables[split]
     listed = frames[split][_FILE_NAME]

@@ -74,7 +74,7 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
         DataError: the export or the interface is missing, damaged or of another form.
     """
     files = {"train": options.train, "test": options.test}
-    path = find_file(root, [files[split]], f"the {split} export (option {split}=FILE)")
+    path = find_file(root, [files[split]], f"the {split} export (option {split}=FILE)", split)
     parts = {
         part: read_tasks(root / file, image=options.image, taxonomy=options.taxonomy)
         for part, file in files.items()

@@ -64,7 +64,7 @@ def find_shards(
             if not shards[part]:
                 raise DataError(f"no file in {root} matches {pattern!r} (option {part}=PATTERN).")
     if split not in shards:
-        find_file(root, [f"{split}{suffix}", f"{split}-*{suffix}"], f"the {split} set")
+        find_file(root, [f"{split}{suffix}", f"{split}-*{suffix}"], f"the {split} set", split)
     return shards
 
 

@@ -119,7 +119,7 @@ def _read(
     minus_one: Blank | None,
     separator: str | None,
 ) -> Dataset:
-    path = find_file(root, [f"{split}.csv", f"{split}.parquet"], f"the {split} table")
+    path = find_file(root, [f"{split}.csv", f"{split}.parquet"], f"the {split} table", split)
     names = root / "categories.txt"
     categories = read_categories(names) if names.is_file() else None
     labels, boxes = read_table(path), root / "boxes.csv"

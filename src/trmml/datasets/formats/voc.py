@@ -111,7 +111,7 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
     """
     lists = _xml_lists(root, options)
     if split not in lists:
-        find_file(root, [options.test], "the test list (option test=FILE)")
+        find_file(root, [options.test], "the test list (option test=FILE)", "test")
     parts = {
         part: read_annotations(root, lines, options.annotations) for part, lines in lists.items()
     }

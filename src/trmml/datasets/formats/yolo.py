@@ -108,7 +108,9 @@ def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tu
                 )
             return _numbered(root, [folder])
     if not lists:
-        find_file(root, [f"{part}.txt" for part in parts], f"a list, or images in {folders[0]},")
+        split: Split = "train" if "train" in parts else "test"
+        wanted = [f"{part}.txt" for part in parts]
+        find_file(root, wanted, f"a list, or images in {folders[0]},", split)
     lines = read_lines(lists[0])
     return [(row, _listed_name(root, line, f"{lists[0]} line {row}")) for row, line in lines]
 

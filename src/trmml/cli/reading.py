@@ -1,0 +1,86 @@
+"""The labelled images that options name, for every command that takes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from trmml.cli import options
+from trmml.cli.output import say
+from trmml.settings import choices
+
+if TYPE_CHECKING:
+    from trmml.datasets.base import Dataset
+    from trmml.datasets.options import Split
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What the cells of a table mean, as `--categories`, `--blank` and the others say."""
+
+    categories: Sequence[str] | None
+    blank: choices.Blank | None
+    minus_one: choices.Blank | None
+    separator: str | None
+
+
+def read_images(images: Path, labels: Path, table: TableOptions) -> "Dataset":
+    """The images of a folder with the labels of a file."""
+    from trmml.datasets.formats.folder import read_folder
+
+    return read_folder(
+        images,
+        labels,
+        blank=table.blank,
+        minus_one=table.minus_one,
+        categories=table.categories,
+        separator=table.separator,
+    )
+
+
+def read_either(
+    images: Path | None,
+    labels: Path | None,
+    data: tuple[str, Path] | None,
+    data_option: Sequence[str] | None,
+    table: TableOptions,
+    split: "Split",
+) -> "Dataset":
+    """The images of a folder with their labels, or a split of a data set by its name."""
+    if data is None:
+        if images is None or labels is None:
+            raise typer.BadParameter("give --images and --labels, or --data NAME ROOT")
+        return read_images(images, labels, table)
+    if images is not None or labels is not None:
+        raise typer.BadParameter("give --images and --labels, or --data NAME ROOT, not both")
+    if table != TableOptions(None, None, None, None):
+        raise typer.BadParameter(
+            "--categories, --blank, --minus-one and --separator explain the table of --labels; "
+            "for --data take --data-option NAME=VALUE"
+        )
+    from trmml.datasets.catalog import read_named
+
+    return read_named(*data, split, options.named_values(data_option, "--data-option"))
+
+
+def read_test_split(data: tuple[str, Path], data_option: Sequence[str] | None) -> "Dataset | None":
+    """The test set of a data set by its name; None, and a line for people, where it has none."""
+    from trmml.datasets.catalog import read_named
+    from trmml.errors import MissingSplitError
+
+    try:
+        return read_named(*data, "test", options.named_values(data_option, "--data-option"))
+    except MissingSplitError:
+        say(
+            f"{data[1]} has no test set. --test-share 0.2 would keep training images aside for one."
+        )
+        return None
+
+
+def read_names(categories: Path | None) -> list[str] | None:
+    """The names in a file, or None without one."""
+    from trmml.datasets.formats.folder import read_categories
+
+    return None if categories is None else read_categories(categories)
