@@ -37,7 +37,7 @@ from trmml.benchmark.method_settings import (
     with_changes,
 )
 from trmml.benchmark.records import CellFolder
-from trmml.benchmark.run_cell import for_cell, new_trainer
+from trmml.benchmark.run_cell import for_cell
 from trmml.benchmark.tuning import split
 from trmml.datasets.catalog import read_named
 from trmml.encoders import load_encoder
@@ -141,7 +141,8 @@ def looked_into(data: BenchmarkData, known: MaskRule, settings: Any) -> dict[str
     chosen = for_cell(settings, seed=0, choose_epoch="held-out")
     truth, mask = data.train.matrix, known.apply(data.train.matrix, 0)
     source = data.encoded_train.features(pooled=False, views=chosen.training.encoded_views)
-    trainer = new_trainer(data, METHODS["trmml"], chosen, source, mask)
+    names = data.train.category_names
+    trainer = METHODS["trmml"].trainer(data.frozen, names, chosen, source, mask)
     trainer.truth = truth  # never trained on: it only says what is right
     # Held-out images never get a pseudo-label.
     open_pairs = (truth.known & ~mask.known)[trainer.kept]

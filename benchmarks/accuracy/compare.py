@@ -21,11 +21,10 @@ from pathlib import Path
 
 import torch
 from benchmarks.record import write_results
-from lightning_fabric import Fabric
 
 from trmml.baselines.linear_probe import ProbeSettings, probe_settings
 from trmml.baselines.zero_shot import build_zero_shot
-from trmml.benchmark.catalog import METHODS, Method, make_trainer
+from trmml.benchmark.catalog import METHODS, Method
 from trmml.benchmark.demo import TEST_SEED
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
@@ -92,15 +91,7 @@ def trained(
     settings: Settings | ProbeSettings,
 ) -> float:
     """Test mAP of a method after training."""
-    trainer = make_trainer(
-        method,
-        frozen,
-        data.category_names,
-        settings,
-        source=data.train,
-        matrix=mask,
-        fabric=Fabric(accelerator="cpu", devices=1),
-    )
+    trainer = method.trainer(frozen, data.category_names, settings, data.train, mask)
     for _ in train(trainer):
         pass
     return test_map(trainer.model, data)

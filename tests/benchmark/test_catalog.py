@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from tests.toy_features import (
     ENCODER,
@@ -14,7 +13,7 @@ from tests.toy_features import (
     random_targets,
     separable,
 )
-from trmml.benchmark.catalog import METHODS, Choice, Method, PublishedSettings, Range, make_trainer
+from trmml.benchmark.catalog import METHODS, Method, OneOf, PublishedSettings, Range
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features, FeatureSource
 from trmml.labels.matrix import LabelMatrix
@@ -66,15 +65,7 @@ def begun(method: Method, matrix: LabelMatrix, names=NAMES) -> MultiLabelModel:
 
 def trainer(method: Method, matrix: LabelMatrix, source: FeatureSource, overrides: dict) -> Trainer:
     values = {f"training.{name}": value for name, value in overrides.items()}
-    return make_trainer(
-        method,
-        FROZEN,
-        NAMES,
-        changed(method.settings(), values),
-        source=source,
-        matrix=matrix,
-        fabric=Fabric(accelerator="cpu", devices=1),
-    )
+    return method.trainer(FROZEN, NAMES, changed(method.settings(), values), source, matrix)
 
 
 def mean_ap(model: MultiLabelModel, source: FeatureSource, matrix: LabelMatrix) -> float:
@@ -101,9 +92,9 @@ def test_every_method_has_its_key():
 @every
 def test_spaces_name_settings_and_hold_only_allowed_values(method: Method):
     for name, space in method.space.items():
-        ends = space.values if isinstance(space, Choice) else (space.low, space.high)
-        assert isinstance(space, Choice) or space.low < space.high
-        assert isinstance(space, Choice | Range) and len(set(ends)) > 1
+        ends = space.values if isinstance(space, OneOf) else (space.low, space.high)
+        assert isinstance(space, OneOf) or space.low < space.high
+        assert isinstance(space, OneOf | Range) and len(set(ends)) > 1
         for value in ends:
             found = changed(method.settings(), {name: value}).model_dump()
             section, _, key = name.partition(".")
@@ -254,7 +245,7 @@ def test_a_search_can_start_from_the_defaults(key: str):
         value = method.settings()
         for part in name.split("."):
             value = getattr(value, part)
-        if isinstance(values, Choice):
+        if isinstance(values, OneOf):
             assert value in values.values, name
         else:
             assert values.low <= value <= values.high, name

@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import ToyImages
 from tests.toy import ToyEncoder
-from trmml.benchmark.catalog import METHODS, Choice, Method, Range
+from trmml.benchmark.catalog import METHODS, Method, OneOf, Range
 from trmml.benchmark.data import BenchmarkData, EncodedSplit, encode_benchmark_data
 from trmml.benchmark.method_settings import read_settings
 from trmml.benchmark.tuning import Plan, Trial, split, tune
@@ -36,7 +36,7 @@ QUICK = replace(
     settings=QuickSettings,
     space={
         "training.learning_rate": Range(1e-4, 1e-1, log=True),
-        "training.epochs": Choice((1, 3, 6)),
+        "training.epochs": OneOf((1, 3, 6)),
     },
 )
 PLAN = Plan(trials=4, folds=1, shares=(0.5,))
@@ -184,7 +184,7 @@ def test_wrong_plans_and_spaces_are_refused(data: BenchmarkData, tmp_path: Path)
     with pytest.raises(ConfigError, match="held_out_share must be between 0 and 1"):
         Plan(trials=1, held_out_share=1.0)
     for space, said in (
-        ({"training.epochs": Choice((1, 2))}, "default of training.epochs, 3, is none of"),
+        ({"training.epochs": OneOf((1, 2))}, "default of training.epochs, 3, is none of"),
         ({"training.learning_rate": Range(0.1, 1.0)}, "0.003, is not from 0.1 to 1.0"),
     ):
         with pytest.raises(ConfigError, match=said):

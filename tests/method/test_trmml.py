@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.toy import COLOURS, WHOLE, ToyEncoder
-from trmml.baselines.zero_shot import build_zero_shot, build_zero_shot_ensemble
+from trmml.baselines.zero_shot import build_zero_shot
 from trmml.benchmark.catalog import METHODS
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features
@@ -164,7 +164,7 @@ def test_a_new_name_leaves_the_trained_logits_as_they_are():
 def test_negative_prompt_is_subtracted():
     batch = features()
     plain, negative = build(), build(prompts={"negative_template": "no {}"})
-    text = build_zero_shot(ENCODER, NAMES, template="no {}").text_features
+    text = build_zero_shot(ENCODER, NAMES, templates=["no {}"]).text_features
     output = plain.eval()(batch)
     expected = output.logits - 20 * match(output.regions, text)
     assert torch.allclose(negative.eval()(batch).logits, expected, atol=1e-4)
@@ -243,7 +243,7 @@ def test_zero_shot_dense_equals_its_formula():
 
 def test_a_prompt_ensemble_is_the_mean_of_unit_texts():
     templates = ["a photo of a {}", "a drawing of the {}"]
-    model = build_zero_shot_ensemble(ENCODER, NAMES, templates=templates)
+    model = build_zero_shot(ENCODER, NAMES, templates=templates)
     for c, name in enumerate(NAMES):
         texts = [ENCODER.encode_text(*tokens(t.format(name)))[0] for t in templates]
         mean = sum(text / text.norm() for text in texts) / 2

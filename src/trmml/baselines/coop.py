@@ -13,7 +13,7 @@ from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
 from trmml.method.matching import Matching
 from trmml.method.prompts import PromptLearner, build_prompts
-from trmml.settings.search_space import FOCUS, RATES, Choice, Range, Space
+from trmml.settings.search_space import FOCUS, RATES, OneOf, Range, Space
 from trmml.settings.sections import (
     FocusSettings,
     MatchingSettings,
@@ -27,7 +27,7 @@ CONTEXT = PromptSettings(train_context=True, text_residual=False)
 # A step passes every prompt forward and back through the text encoder, whatever the batch. So
 # batches are large and steps few: some 60 of them on 4,500 images.
 PROMPT_TRAINING = TrainingSettings(epochs=4, batch_size=256, learning_rate=1e-2)
-PROMPT_SPACE: Space = {**RATES, "prompts.shared_context": Choice((False, True))}
+PROMPT_SPACE: Space = {**RATES, "prompts.shared_context": OneOf((False, True))}
 SPACE: Space = {**PROMPT_SPACE, **FOCUS, "matching.scale": Range(10.0, 100.0, log=True)}
 
 
@@ -79,9 +79,7 @@ class CoOp(SingleTermModel):
 
 
 def build_coop(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: CoOpSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: CoOpSettings
 ) -> CoOp:
     """CoOp for one encoder and one list of categories."""
     generator = torch.Generator().manual_seed(settings.training.seed)

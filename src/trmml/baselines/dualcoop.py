@@ -16,12 +16,12 @@ from trmml.features.base import Features
 from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
 from trmml.method.prompts import PromptLearner, build_prompts
-from trmml.settings.search_space import FOCUS, Choice, Space
+from trmml.settings.search_space import FOCUS, OneOf, Space
 from trmml.settings.sections import FocusSettings, PromptSettings, Section, TrainingSettings
 
 # Of the cosines before the softmax over patches, and of the sum after it: DualCoOp's own code.
 PATCH_SCALE, SUM_SCALE = 20.0, 5.0
-SPACE: Space = {**PROMPT_SPACE, **FOCUS, "dual.bias": Choice((True, False))}
+SPACE: Space = {**PROMPT_SPACE, **FOCUS, "dual.bias": OneOf((True, False))}
 
 
 class DualSettings(Section):
@@ -99,9 +99,7 @@ class DualCoOp(SingleTermModel):
 
 
 def build_dualcoop(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: DualCoOpSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: DualCoOpSettings
 ) -> DualCoOp:
     """DualCoOp for one encoder and one list of categories.
 
@@ -116,8 +114,5 @@ def build_dualcoop(
             " example to 'a photo without a {}', or use CoOp"
         )
     return DualCoOp(
-        project=frozen.encoder.project,
-        positive=positive,
-        negative=negative,
-        settings=settings,
+        project=frozen.encoder.project, positive=positive, negative=negative, settings=settings
     )

@@ -27,15 +27,15 @@ from trmml.features.base import Features
 from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
 from trmml.method.layers import Standardisation, zero_linear
-from trmml.settings.search_space import RATES, Choice, Range, Space
+from trmml.settings.search_space import RATES, OneOf, Range, Space
 from trmml.settings.sections import FocusSettings, Section, Settings, TrainingSettings
 
 # Rates above and below are behind on held-out training images of scenes and photographs.
 PROBE_SPACE: Space = {
     **RATES,
     "training.learning_rate": Range(5e-5, 5e-3, log=True),
-    "training.epochs": Choice((6, 12, 24, 48)),
-    "probe.dropout": Choice((0.0, 0.2, 0.5, 0.8)),
+    "training.epochs": OneOf((6, 12, 24, 48)),
+    "probe.dropout": OneOf((0.0, 0.2, 0.5, 0.8)),
 }
 REJECTING_SPACE: Space = {**PROBE_SPACE, "rejection.share": Range(0.002, 0.1, log=True)}
 # Between what held-out training images of drawn scenes call for and those of photographs, where
@@ -147,9 +147,7 @@ class LinearProbe(SingleTermModel):
 
 
 def build_masked(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: ProbeSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: ProbeSettings
 ) -> LinearProbe:
     """Cross-entropy on known labels; blanks count only where a category lacks known negatives.
 
@@ -160,18 +158,14 @@ def build_masked(
 
 
 def build_assume_negative(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: ProbeSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: ProbeSettings
 ) -> LinearProbe:
     """Cross-entropy in which every blank is a negative (Cole et al. 2021)."""
     return _probe(frozen, category_names, settings, full_negatives, cross_entropy)
 
 
 def build_weak_assume_negative(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: ProbeSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: ProbeSettings
 ) -> LinearProbe:
     """Cross-entropy in which blanks are negatives of weight 1 / (C - 1) (Cole et al. 2021).
 
@@ -181,9 +175,7 @@ def build_weak_assume_negative(
 
 
 def build_asymmetric(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: AsymmetricProbeSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: AsymmetricProbeSettings
 ) -> LinearProbe:
     """Asymmetric loss on known labels; blanks as in `build_masked` (Ridnik et al. 2021)."""
     loss = focused(settings.losses)
@@ -191,9 +183,7 @@ def build_asymmetric(
 
 
 def build_rejecting(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: RejectingProbeSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: RejectingProbeSettings
 ) -> LinearProbe:
     """Every blank is a negative, but those of the largest losses are dropped, step by step.
 

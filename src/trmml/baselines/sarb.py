@@ -18,18 +18,18 @@ from trmml.labels.statistics import known_positive_share, lacking_negatives
 from trmml.method.classification import pair_weights, soft_bce
 from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.prompts import encode_prompts, fill
-from trmml.settings.search_space import RATES, Choice, Space
+from trmml.settings.search_space import RATES, OneOf, Space
 from trmml.settings.sections import Section, TrainingSettings
 
 SPACE: Space = {
     **RATES,
-    "training.epochs": Choice((6, 12, 24)),
-    "features.size": Choice((64, 128, 256)),
-    "features.dropout": Choice((0.0, 0.2, 0.5)),
-    "blending.prototypes": Choice((1, 4, 10)),
-    "blending.instance": Choice((0.0, 0.3, 1.0)),
-    "blending.prototype": Choice((0.0, 0.3, 1.0)),
-    "blending.contrast": Choice((0.0, 0.05, 0.3)),
+    "training.epochs": OneOf((6, 12, 24)),
+    "features.size": OneOf((64, 128, 256)),
+    "features.dropout": OneOf((0.0, 0.2, 0.5)),
+    "blending.prototypes": OneOf((1, 4, 10)),
+    "blending.instance": OneOf((0.0, 0.3, 1.0)),
+    "blending.prototype": OneOf((0.0, 0.3, 1.0)),
+    "blending.contrast": OneOf((0.0, 0.05, 0.3)),
 }
 
 
@@ -222,9 +222,7 @@ class Blend:
 
 
 def nearest(
-    vectors: Float[Tensor, "M R"],
-    prototypes: Float[Tensor, "M K R"],
-    filled: Bool[Tensor, "M K"],
+    vectors: Float[Tensor, "M R"], prototypes: Float[Tensor, "M K R"], filled: Bool[Tensor, "M K"]
 ) -> Int[Tensor, " M"]:
     """The prototype that each vector belongs to: the first empty one, else the nearest."""
     distance = (vectors[:, None] - prototypes).square().sum(dim=-1)
@@ -232,9 +230,7 @@ def nearest(
 
 
 def contrast(
-    vectors: Float[Tensor, "B C R"],
-    labels: Bool[Tensor, "B C"],
-    known: Bool[Tensor, "B C"],
+    vectors: Float[Tensor, "B C R"], labels: Bool[Tensor, "B C"], known: Bool[Tensor, "B C"]
 ) -> Float[Tensor, ""]:
     """How little the vectors of a category agree where it is present, and agree where it is not.
 
@@ -268,9 +264,7 @@ def contrast(
 
 
 def build_sarb(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: SARBSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: SARBSettings
 ) -> SARB:
     """SARB-style blending for one encoder and one list of categories."""
     text = encode_prompts(frozen.encoder, fill(settings.features.template, category_names))

@@ -20,7 +20,7 @@ from trmml.method.classification import pair_weights, soft_bce, weighted_mean
 from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.matching import Matching
 from trmml.method.prompts import PromptLearner, build_prompts
-from trmml.settings.search_space import Choice, Range, Space
+from trmml.settings.search_space import OneOf, Range, Space
 from trmml.settings.sections import MatchingSettings, PromptSettings, Section, TrainingSettings
 
 # Momentum of the running share of images that each category was picked for, per step.
@@ -28,13 +28,13 @@ PICKED_MOMENTUM = 0.9
 SPACE: Space = {
     **PROMPT_SPACE,
     "matching.scale": Range(10.0, 100.0, log=True),
-    "graph.neighbours": Choice((4, 16, 64)),
-    "graph.share": Choice((0.1, 0.2, 0.4)),
+    "graph.neighbours": OneOf((4, 16, 64)),
+    "graph.share": OneOf((0.1, 0.2, 0.4)),
     "consistency.weight": Range(0.01, 1.0, log=True),
-    "consistency.drop": Choice((0.1, 0.3, 0.5)),
-    "losses.margin": Choice((0.0, 1.0)),
-    "losses.focus": Choice((0.0, 2.0)),
-    "losses.blanks": Choice((0.0, 1.0)),
+    "consistency.drop": OneOf((0.1, 0.3, 0.5)),
+    "losses.margin": OneOf((0.0, 1.0)),
+    "losses.focus": OneOf((0.0, 2.0)),
+    "losses.blanks": OneOf((0.0, 1.0)),
 }
 
 
@@ -240,9 +240,7 @@ class SCPNet(MultiLabelModel[SCPNetOutput]):
 
 
 def build_scpnet(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: SCPNetSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: SCPNetSettings
 ) -> SCPNet:
     """SCPNet for one encoder and one list of categories."""
     generator = torch.Generator().manual_seed(settings.training.seed)

@@ -130,10 +130,7 @@ def rejecting(last_share: float) -> PairLoss:
 
 
 def rejecting_bce(
-    logits: Float[Tensor, "B C"],
-    targets: Targets,
-    weights: Float[Tensor, "B C"],
-    share: float,
+    logits: Float[Tensor, "B C"], targets: Targets, weights: Float[Tensor, "B C"], share: float
 ) -> Float[Tensor, ""]:
     """Cross-entropy in which the blanks of largest loss count for nothing.
 

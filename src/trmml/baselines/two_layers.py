@@ -70,9 +70,7 @@ class TwoLayerProbe(SingleTermModel):
 
 
 def build_two_layers(
-    frozen: FrozenEncoder,
-    category_names: Sequence[str],
-    settings: TwoLayersSettings,
+    frozen: FrozenEncoder, category_names: Sequence[str], settings: TwoLayersSettings
 ) -> TwoLayerProbe:
     """Cross-entropy on known labels; blanks as for the masked probe."""
     with torch.random.fork_rng(devices=[]):

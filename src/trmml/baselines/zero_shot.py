@@ -13,7 +13,7 @@ from trmml.encoders.base import Encoder
 from trmml.features.base import Features
 from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.matching import match
-from trmml.method.prompts import encode_prompts, encode_templates, fill
+from trmml.method.prompts import encode_templates
 from trmml.method.regions import RegionOutput, gather_regions
 from trmml.settings.sections import Section, TrainingSettings
 
@@ -113,21 +113,13 @@ def build_zero_shot(
     encoder: Encoder,
     category_names: Sequence[str],
     *,
+    templates: Sequence[str] = ("a photo of a {}",),
     look: Literal["image", "dense"] = "image",
-    template: str = "a photo of a {}",
 ) -> ZeroShot:
-    """Zero-shot classifier for the named categories."""
-    text = encode_prompts(encoder, fill(template, category_names))
-    return ZeroShot(project=encoder.project, text_features=text, look=look)
-
-
-def build_zero_shot_ensemble(
-    encoder: Encoder, category_names: Sequence[str], *, templates: Sequence[str]
-) -> ZeroShot:
-    """Zero-shot classifier by the mean text of several prompts per category.
+    """Zero-shot classifier for the named categories, by the mean text of their prompts.
 
     Source: Radford et al. 2021, section 3.1.4: unit features are averaged and made unit again.
     """
-    texts = torch.stack(encode_templates(encoder, templates, category_names))
-    text = F.normalize(texts.mean(dim=0), dim=-1)
-    return ZeroShot(project=encoder.project, text_features=text, look="image")
+    texts = encode_templates(encoder, templates, category_names)
+    text = texts[0] if len(texts) == 1 else F.normalize(torch.stack(texts).mean(dim=0), dim=-1)
+    return ZeroShot(project=encoder.project, text_features=text, look=look)

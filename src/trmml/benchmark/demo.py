@@ -9,10 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
-
 from trmml.baselines.linear_probe import probe_settings
-from trmml.benchmark.catalog import METHODS, make_trainer
+from trmml.benchmark.catalog import METHODS
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
@@ -191,14 +189,8 @@ def _baselines(
     settings: Settings,
 ) -> dict[str, Metrics]:
     """Zero-shot, which learns nothing, and a linear probe on the known labels."""
-    probe = make_trainer(
-        METHODS["probe-masked"],
-        frozen,
-        data.category_names,
-        probe_settings(settings),
-        source=known,
-        matrix=data.matrix,
-        fabric=Fabric(accelerator="cpu", devices=1),
+    probe = METHODS["probe-masked"].trainer(
+        frozen, data.category_names, probe_settings(settings), known, data.matrix
     )
     for _ in train(probe):
         pass

@@ -122,7 +122,9 @@ def run_benchmark(
         if grid.is_finished(job, there, folder):
             continue
         try:
-            cell, ranks = grid.known_already(job, lines, folder) or grid.run(job, progress)
+            cell, ranks = grid.known_already(job, lines, folder) or grid.runner.run(
+                job, grid.mask(method=job.method, known=job.known, seed=job.seed), progress
+            )
         except TrainingError as error:
             logger.warning("%s fails: %s", job.title, error)
             failed.append(job.title)
@@ -149,7 +151,7 @@ class _Grid:
         best: bool,
     ) -> None:
         self.data, self.settings, self.epoch, self.best = data, settings, epoch, best
-        self._runner = CellRunner(data, epoch, best)
+        self.runner = CellRunner(data, epoch, best)
         self._masks: dict[tuple[str, int], dict[str, Any]] = {}
 
     def job(self, method: Method, known: MaskRule, seed: int) -> Job:
@@ -222,10 +224,6 @@ class _Grid:
         known = {cell.fingerprint for cell in there.values() if folder.has_ranks(cell)}
         left = {j.fingerprint: j.method.key for j in jobs if j.fingerprint not in known}
         return math.fsum(means.get(method, other) for method in left.values())
-
-    def run(self, job: Job, progress: Progress | None) -> tuple[Cell, Ranks]:
-        """Run one cell."""
-        return self._runner.run(job, self.mask(job.method, job.known, job.seed), progress)
 
 
 def _mask_card(mask: LabelMatrix) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from trmml.benchmark.catalog import Method, make_trainer
+from trmml.benchmark.catalog import Method
 from trmml.benchmark.data import BenchmarkData
 from trmml.benchmark.records import Cell, CellKey, Ranks, ranks_of
-from trmml.features.base import FeatureSource, Progress
+from trmml.features.base import Progress
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, predict
@@ -24,7 +24,6 @@ from trmml.metrics.figures import Metrics, PrecisionRecall
 from trmml.metrics.measure import measure
 from trmml.settings.choices import EpochRule
 from trmml.storage.provenance import commit, versions
-from trmml.training.fabric import make_fabric
 from trmml.training.schedule import hold_out
 from trmml.training.trainer import Trainer, train
 
@@ -107,7 +106,8 @@ class CellRunner:
         pooled = job.method.pooled
         source = data.encoded_train.features(pooled=pooled, views=training.encoded_views)
         test = data.encoded_test.scored_features(pooled=pooled, views=training.scored_views)
-        trainer = new_trainer(data, job.method, settings, source, mask)
+        names = data.train.category_names
+        trainer = job.method.trainer(data.frozen, names, settings, source, mask)
         model = trainer.model
         best: dict[str, Any] | None = None
         for record in train(trainer, progress=_named(progress, job.title)):
@@ -203,29 +203,6 @@ class CellRunner:
         )
 
 
-def new_trainer(
-    data: BenchmarkData, method: Method, settings: Any, source: FeatureSource, mask: LabelMatrix
-) -> Trainer:
-    """A new model of a method with all that trains it, on the data set's device.
-
-    Args:
-        data: for encoder, categories and device.
-        method: builds the model.
-        settings: an object of `method.settings`.
-        source: features of the images in `mask`.
-        mask: what is known of them.
-    """
-    return make_trainer(
-        method,
-        data.frozen,
-        data.train.category_names,
-        settings,
-        source=source,
-        matrix=mask,
-        fabric=make_fabric(data.frozen.device, settings.training.precision),
-    )
-
-
 def for_cell(settings: Any, *, seed: int, choose_epoch: EpochRule) -> Any:
     """A method's settings with the seed of the cell and the rule that all methods share."""
     update = {"seed": seed, "choose_epoch": choose_epoch}
@@ -234,10 +211,7 @@ def for_cell(settings: Any, *, seed: int, choose_epoch: EpochRule) -> Any:
 
 
 def _figures(
-    ap: Float64[Tensor, "C"],
-    ap_interpolated: Float64[Tensor, "C"],
-    metrics: Metrics,
-    half: Metrics,
+    ap: Float64[Tensor, "C"], ap_interpolated: Float64[Tensor, "C"], metrics: Metrics, half: Metrics
 ) -> dict[str, float | None]:
     """Test figures by name, shares in [0, 1].
 

@@ -27,7 +27,7 @@ from trmml.benchmark.method_settings import (
     write_settings,
 )
 from trmml.benchmark.records import CELL_FORMAT
-from trmml.benchmark.run_cell import for_cell, new_trainer
+from trmml.benchmark.run_cell import for_cell
 from trmml.benchmark.tuning_search import ask, distribution, open_study, tell
 from trmml.encoders.base import short_name
 from trmml.errors import ConfigError, DataError, TrainingError
@@ -200,7 +200,7 @@ def _score(
             mask = own if method.full_labels else rule.apply(own, seed)
             chosen = for_cell(settings, seed=seed, choose_epoch=epoch)
             part = source.subset(kept.tolist())
-            trainer = new_trainer(data, method, chosen, part, mask)
+            trainer = method.trainer(data.frozen, data.train.category_names, chosen, part, mask)
             try:
                 for _ in train(trainer, progress=progress):
                     pass

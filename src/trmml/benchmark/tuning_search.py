@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trmml.benchmark.catalog import Choice, Range
 from trmml.errors import ConfigError, MissingExtraError
+from trmml.settings.search_space import OneOf, Range
 
 if TYPE_CHECKING:
     import optuna
@@ -64,7 +64,7 @@ def tell(
     study.add_trial(made)
 
 
-def distribution(name: str, part: Choice | Range, default: Any) -> "BaseDistribution":
+def distribution(name: str, part: OneOf | Range, default: Any) -> "BaseDistribution":
     """What Optuna draws a setting from.
 
     Raises:
@@ -78,7 +78,7 @@ def distribution(name: str, part: Choice | Range, default: Any) -> "BaseDistribu
         )
     except ImportError:
         raise MissingExtraError("tuning", "benchmark") from None
-    if isinstance(part, Choice):
+    if isinstance(part, OneOf):
         if default not in part.values:
             raise ConfigError(f"the default of {name}, {default}, is none of {part.values}")
         return CategoricalDistribution(part.values)

@@ -54,7 +54,9 @@ def zero_shot_metrics(
     looks: dict[str, Literal["image", "dense"]] = {"zero-shot": "image", "zero-shot dense": "dense"}
     metrics = {}
     for name, look in looks.items():
-        model = build_zero_shot(frozen.encoder, data.category_names, look=look, template=template)
+        model = build_zero_shot(
+            frozen.encoder, data.category_names, look=look, templates=[template]
+        )
         metrics[name] = score(
             model.to(frozen.device), source, data, device=frozen.device, held_out=held_out
         )

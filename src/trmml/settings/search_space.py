@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Choice:
+class OneOf:
     """A setting that is taken from a list.
 
     Attributes:
@@ -31,7 +31,7 @@ class Range:
     log: bool = False
 
 
-Space = Mapping[str, Choice | Range]
+Space = Mapping[str, OneOf | Range]
 
 # Of whatever trains.
 RATES: Space = {
@@ -40,7 +40,7 @@ RATES: Space = {
 }
 # Of the asymmetric loss.
 FOCUS: Space = {
-    "losses.gamma_negative": Choice((0.0, 1.0, 2.0, 4.0)),
-    "losses.gamma_positive": Choice((0.0, 1.0)),
-    "losses.clip": Choice((0.0, 0.05)),
+    "losses.gamma_negative": OneOf((0.0, 1.0, 2.0, 4.0)),
+    "losses.gamma_positive": OneOf((0.0, 1.0)),
+    "losses.clip": OneOf((0.0, 0.05)),
 }
