@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # What is off by default, switched on: tests are of every part.
@@ -78,6 +79,13 @@ class ToyEncoder(nn.Module):
         weights = mask.unsqueeze(-1).to(token_embeddings.dtype)
         mean = (token_embeddings * weights).sum(dim=1) / weights.sum(dim=1)
         return F.normalize(torch.tanh(mean) @ self.text, dim=-1)
+
+
+def kept_encoder() -> ToyEncoder:
+    """The encoder of the runs that are kept: other processors draw other last bits."""
+    encoder = ToyEncoder()
+    encoder.load_state_dict(load_file(Path(__file__).parent / "training/toy_encoder.safetensors"))
+    return encoder
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from tests.fuzz.damage import as_json, as_text, bits, json_head, json_lines, one_of, words
 from tests.fuzz.target import Target, in_folder
 from tests.sets import write
-from tests.toy import ToyEncoder
+from tests.toy import kept_encoder
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.method_settings import read_settings
 from trmml.benchmark.records import Cell, CellFolder
@@ -36,7 +36,7 @@ def _load(run: Path) -> None:
     tensors = (run / "model.safetensors").read_bytes()
     tree["tensors_sha256"] = hashlib.sha256(tensors).hexdigest()
     (run / "model.json").write_text(json.dumps(tree), "utf-8")
-    load_model(run, frozen_encoder(ToyEncoder()), load_card(run))
+    load_model(run, frozen_encoder(kept_encoder()), load_card(run))
 
 
 def _use_card(run: Path) -> None:

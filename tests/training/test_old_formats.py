@@ -32,9 +32,7 @@ def test_a_run_of_an_old_format_gives_its_probabilities(number: int, tmp_path: P
     run = Path(__file__).with_name(f"run_format_{number}")
     assert json.loads((run / "model.json").read_text("utf-8"))["format"] == number
     expected = json.loads((run / "expected.json").read_text("utf-8"))
-    encoder = ToyEncoder()
-    weights, _ = load_tensors(Path(__file__).with_name("toy_encoder.safetensors"))
-    encoder.load_state_dict(weights)
+    encoder = kept_encoder()
     tagger = Tagger.load(run, encoder=encoder, also=["purple"])
     assert list(tagger.category_names) == expected["category_names"]
     write_images(tmp_path / "images", 48)
