@@ -144,7 +144,7 @@ def test_two_rows_of_one_image_are_noted(tmp_path, monkeypatch):
     from tests.datasets.test_packed import LISTS, parquet
 
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
-    parquet(tmp_path, "train.parquet", **LISTS)
+    parquet(tmp_path, "train.parquet", tags=[*LISTS["tags"], LISTS["tags"][0]])
     checked = check("parquet", tmp_path, {"blank": "absent"}, splits=["train"])
     assert checked.ok and checked.notes == ("train: 1 images are the same as another",)
 

@@ -122,7 +122,7 @@ def test_names_that_make_another_table_are_refused_and_nothing_is_left(tmp_path)
     with pytest.raises(
         DataError, match=r"cannot be read back: .* may have the name of a column of lists"
     ):
-        convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
+        convert("yolo", tmp_path / "in", tmp_path / "out", {"blank": "absent"}, splits=["train"])
     assert os.listdir(tmp_path) == ["in"]
 
 
@@ -131,7 +131,7 @@ def test_a_table_that_says_something_else_is_never_left(tmp_path, monkeypatch):
     write_images(tmp_path, ["in/images/a.png"])
     monkeypatch.setattr(module, "_CELLS", ("", "1", "1"))
     with pytest.raises(DataError, match="read back differs from the labels"):
-        convert("yolo", tmp_path / "in", tmp_path / "out", {}, splits=["train"])
+        convert("yolo", tmp_path / "in", tmp_path / "out", {"blank": "absent"}, splits=["train"])
     assert os.listdir(tmp_path) == ["in"]
 
 

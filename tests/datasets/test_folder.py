@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
+from trmml.datasets.tables.table import folded
 from trmml.errors import ConfigError, DataError, TrmmlError
 from trmml.labels.matrix import LabelMatrix
 
@@ -235,7 +236,9 @@ def test_categories_of_a_file(write: Write) -> None:
 # Whatever the names: wide = long, and CSV = Parquet
 
 names = st.text(
-    st.characters(codec="utf-8", exclude_characters="\0\r;"), min_size=1, max_size=8
+    st.characters(codec="utf-8", exclude_characters="\0\r;\u200b\u2060\ufeff\u00ad"),
+    min_size=1,
+    max_size=8,
 ).filter(lambda name: name.strip() != "" and name.strip() == unicodedata.normalize("NFC", name))
 reserved = {"image", "file", "filename", "path", "present", "labels", "tags", "absent"}
 reserved |= {"1", "1.0", "yes", "true", "0", "0.0", "no", "false", "-1", "-1.0"}
@@ -306,7 +309,8 @@ def test_odd_names_survive_every_form(
             with pytest.raises(DataError, match="lists no category"):
                 read_folder(folder, folder / name)
             continue
-        wanted = None if name.startswith("wide") else categories
+        alike = len(set(map(folded, categories))) < len(categories)
+        wanted = None if name.startswith("wide") and not alike else categories
         data = read_folder(folder, folder / name, categories=wanted)
         assert data.category_names == tuple(categories)
         assert data.images == tuple(files)

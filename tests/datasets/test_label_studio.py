@@ -229,3 +229,13 @@ def test_exports_of_another_kind(tmp_path):
             read("label-studio", write_export(tmp_path, tree))
     with pytest.raises(DataError, match=r"the test export .option test=FILE. was expected"):
         read("label-studio", tmp_path, "test")
+
+
+def test_a_project_that_nobody_annotated_is_no_project_without_labels(tmp_path):
+    control = '<RectangleLabels name="b"><Label value="gull"/></RectangleLabels>'
+    write(tmp_path, {"config.xml": f"<View>{control}</View>"})
+    tasks = [{"data": {"image": "a.png"}, "annotations": [{"result": []}]}]
+    write(tmp_path, {"train.json": json.dumps(tasks)})
+    write_images(tmp_path, ["images/a.png"])
+    with pytest.raises(DataError, match="none of the 1 tasks holds an answer"):
+        read("label-studio", tmp_path)

@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.sets import N, Y, image_bytes, read, states, write, write_images
+from tests.sets import N, U, Y, image_bytes, read, states, write, write_images
 from trmml import read_folder
 from trmml.datasets.tables.name_lists import check_separator, parse_lists
 from trmml.errors import DataError
@@ -69,3 +70,56 @@ def test_separators_of_packed_files_and_metadata(tmp_path):
         read("huggingface", tmp_path, blank="absent")
     data = read("huggingface", tmp_path, blank="absent", separator=",")
     assert states(data) == [[Y, Y], [N, Y]]
+
+
+def test_most_names_holding_a_separator_are_asked_about(tmp_path):
+    with pytest.raises(DataError, match=r"2 of 3 names hold ',', as in 'a,b'\. If"):
+        read_folder(*table(tmp_path, "a,b", "c,d", "e"), blank="absent")
+
+
+@pytest.mark.parametrize("other", ["Gull", "gu_ll", "gu ll", "GULL"])
+def test_names_that_nearly_agree(tmp_path, other, caplog):
+    root, path = table(tmp_path, "gull;owl", other, "")
+    with pytest.raises(
+        DataError, match=rf"names '{other}' \(1 times\) and 'gull'|names 'gull' \(1"
+    ):
+        read_folder(root, path, blank="absent")
+    with pytest.raises(
+        DataError, match=rf"names '{other}' \(1 times\) and 'gull', which differ in"
+    ):
+        read_folder(root, path, blank="absent", categories=["gull", "owl"])
+    both = read_folder(root, path, blank="absent", categories=["gull", other])
+    assert states(both) == [[Y, N], [N, Y], [N, N]]
+    assert "1 names that are none of the 2 categories and are left out: 'owl' (1" in caplog.text
+
+
+def test_columns_that_nearly_agree(tmp_path):
+    write_images(tmp_path, ["a.png"])
+    write(tmp_path, {"wide.csv": "image,gull,Gull\na.png,1,0\n"})
+    with pytest.raises(DataError, match=r"wide\.csv names 'gull' \(1 times\) and 'Gull'"):
+        read_folder(tmp_path, tmp_path / "wide.csv")
+    data = read_folder(tmp_path, tmp_path / "wide.csv", categories=["gull", "Gull"])
+    assert states(data) == [[Y, N]]
+
+
+def test_a_nearly_right_name_is_told_with_the_right_one(tmp_path, caplog):
+    root, path = table(tmp_path, "gull", "gul", "gul")
+    assert states(read_folder(root, path, blank="absent", categories=["gull"])) == [[Y], [N], [N]]
+    assert "'gul' (2 times); did you mean 'gull'" in caplog.text
+
+
+def test_invisible_characters_are_no_part_of_a_name(tmp_path):
+    root, path = table(tmp_path, "gull\u200b", "\ufeffgull", "gu\u00adll")
+    assert states(read_folder(root, path, blank="absent")) == [[Y], [Y], [Y]]
+
+
+def test_entries_of_one_image_never_contradict_each_other(tmp_path, caplog):
+    write_images(tmp_path, ["train/a.png", "train/b.png"])
+    entries = {"a.png": ["sun", "sea"], "b.png": []}.items()
+    rows = [{"file_name": name, "labels": labels} for name, labels in entries]
+    rows.append({"file_name": "a.png", "labels": ["sun"]})
+    write(tmp_path, {"train/metadata.jsonl": "\n".join(map(json.dumps, rows))})
+    data = read("huggingface", tmp_path, blank="absent")
+    assert data.category_names == ("sea", "sun")
+    assert states(data) == [[U, Y], [N, N], [U, Y]]
+    assert "2 labels in which their rows contradict each other are taken as unknown" in caplog.text

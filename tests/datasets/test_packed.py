@@ -19,7 +19,7 @@ from trmml.datasets.formats.unpack import unpack
 from trmml.errors import DataError
 
 JPEG, PNG, WEBP = (image_bytes(k, form=form) for k, form in enumerate(("JPEG", "PNG", "WEBP")))
-IMAGES = [PNG, JPEG, PNG, WEBP]
+IMAGES = [PNG, JPEG, image_bytes(9), WEBP]
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +45,10 @@ def test_images_are_unpacked_once_and_named_by_content(tmp_path):
 
     def images():
         calls.append(1)
-        yield from IMAGES
+        yield from (*IMAGES, PNG)
 
     names = unpack(tmp_path / "source.tar", images, tmp_path / "out")
-    assert tuple(names) == NAMES and len(calls) == 1
+    assert tuple(names) == (*NAMES, NAMES[0]) and len(calls) == 1
     files = sorted(
         p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")
     )
@@ -258,9 +258,9 @@ def test_samples_in_any_order(tmp_path, cache):
         "c.d/0002.webp": WEBP,
     }
     shard(tmp_path, "train-000000.tar", members)
-    shard(tmp_path, "train-000001.tar", {"0001.json": '{"labels": []}', "0001.PNG": PNG})
+    shard(tmp_path, "train-000001.tar", {"0001.json": '{"labels": []}', "0001.PNG": IMAGES[2]})
     data = read("webdataset", tmp_path, blank="absent")
-    assert data.root == cache and data.images == (*(NAMES[i] for i in (0, 1, 3)), NAMES[0])
+    assert data.root == cache and data.images == (*(NAMES[i] for i in (0, 1, 3)), NAMES[2])
     assert data.category_names == ("cat", "dog")
     assert states(data) == [[Y, Y], [N, Y], [U, U], [N, N]]
 
@@ -308,7 +308,7 @@ FORMS: dict[str, tuple[dict[str, str], dict[str, str], list[list[State]]]] = {
 @pytest.mark.parametrize("members, options, expected", FORMS.values(), ids=FORMS)
 def test_forms_of_labels(tmp_path, members, options, expected):
     write(tmp_path, {"names.txt": "cat\ndog\n", "names2.txt": "cat\nabsent\n"})
-    images = {f"{letter}.png": PNG for letter in "abcd"[: len(expected)]}
+    images = {f"{letter}.png": image_bytes(ord(letter)) for letter in "abcd"[: len(expected)]}
     shard(tmp_path, "train/0.tar", images | members)
     data = read("webdataset", tmp_path, **options)
     names = ("cat", "absent") if "names2.txt" in options.values() else ("cat", "dog")

@@ -78,7 +78,10 @@ def test_lists_and_labels_beside_images(tmp_path):
 def test_a_plain_folder_is_a_training_set(tmp_path):
     write(tmp_path, {"classes.txt": "cat", "labels/a.txt": ""})
     write_images(tmp_path, ["images/a.png"])
-    assert states(read("yolo", tmp_path)) == [[N]]
+    with pytest.raises(DataError, match=r"all 1 label files .* are empty.* option blank=absent"):
+        read("yolo", tmp_path)
+    assert states(read("yolo", tmp_path, blank="absent")) == [[N]]
+    assert states(read("yolo", tmp_path, blank="unknown")) == [[U]]
     with pytest.raises(DataError, match="a list, or images in images/test"):
         read("yolo", tmp_path, "test")
 
@@ -140,7 +143,7 @@ def test_a_folder_without_labels(tmp_path):
 def test_data_yaml_says_which_folder_is_which(tmp_path):
     names = [f"images/{part}2017/{name}.png" for part, name in (("train", "a"), ("val", "b"))]
     write_images(tmp_path, names)
-    lines = {"labels/train2017/a.txt": "0 0.5 0.5 1 1\n", "labels/val2017/b.txt": ""}
+    lines = {"labels/train2017/a.txt": "0 0.5 0.5 1 1\n", "labels/val2017/b.txt": "0 0.5 0.5 1 1\n"}
     write(tmp_path, lines | {"classes.txt": "cat\n"})
     with pytest.raises(DataError, match=r"holds folders \(train2017, val2017\).*data.yaml"):
         read("yolo", tmp_path)  # not both of them as the training set

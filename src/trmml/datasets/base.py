@@ -1,8 +1,9 @@
 """Images with the categories they show: what every reader in this package returns."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from trmml.errors import ConfigError, DataError
 from trmml.labels.matrix import LabelMatrix
 
 Edges = tuple[float, float, float, float]
+
+_log = logging.getLogger(__name__)
 
 _ROUNDING = 0.01  # what a share may lie outside [0, 1]; Ultralytics' verify_image_label allows it
 
@@ -214,6 +217,32 @@ class Dataset:
         places = {name: place for place, name in enumerate(self.category_names)}
         columns = self.matrix.columns([places[name] for name in category_names])
         return Dataset(self.root, self.images, tuple(category_names), columns, self.rows)
+
+
+def without_contradictions(data: Dataset) -> Dataset:
+    """Return the data where no pair is present in one row of an image and absent in another.
+
+    Such pairs become unknown in all rows of the image, as where annotators disagree. Images that
+    come once stay as they are.
+    """
+    first: dict[str, int] = {}
+    rows = [first.setdefault(name, index) for index, name in enumerate(data.images)]
+    if len(first) == len(rows):
+        return data
+    matrix, order = data.matrix, torch.tensor(rows)
+    yes, no = matrix.labels.clone(), matrix.known & ~matrix.labels
+    for index, row in enumerate(rows):
+        yes[row] |= yes[index]
+        no[row] |= no[index]
+    open_pairs = (yes & no)[order]
+    count = int((open_pairs & matrix.known).sum())
+    if not count:
+        return data
+    _log.warning(
+        "%d images are listed more than once; %d labels in which their rows contradict each other"
+        " are taken as unknown", len(rows) - len(first), count,
+    )  # fmt: skip
+    return replace(data, matrix=LabelMatrix(matrix.labels, matrix.known & ~open_pairs))
 
 
 def keep_aside(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

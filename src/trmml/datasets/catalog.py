@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trmml.datasets.base import Dataset
+from trmml.datasets.base import Dataset, without_contradictions
 from trmml.datasets.formats.coco import (
     Coco2014Options,
     CocoJsonOptions,
@@ -228,7 +228,7 @@ def read_unchecked(
     on_disk = [files.find(name) for name in data.images]
     missing = [index for index, name in enumerate(on_disk) if name is None]
     names = tuple(path or name for path, name in zip(on_disk, data.images, strict=True))
-    return replace(data, images=names), missing
+    return without_contradictions(replace(data, images=names)), missing
 
 
 def count_differences(data: Dataset, expected: Counts | None) -> list[str]:

@@ -89,6 +89,11 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
             f"{path} holds no choice, taxonomy or rectangle that was answered. Export the project "
             "as JSON after annotating, or add config.xml."
         )
+    if not any(answers for task in tasks for answers in task.annotators):
+        raise DataError(
+            f"{path}: none of the {len(tasks)} tasks holds an answer. Annotate the project, then "
+            "export it again."
+        )
     columns = {name: column for column, name in enumerate(names)}
     labels, known = (torch.zeros(len(tasks), len(names), dtype=torch.bool) for _ in range(2))
     boxes = []

@@ -18,6 +18,7 @@ them, so that a category with nothing else is absent (HCP-MLR-PL, DualCoOp, Cole
 `unknown` leaves such a pair out, as VOC's own evaluation does; `positive` counts them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,7 @@ from trmml.datasets.formats.voc_xml import (
 )
 from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.options import ReaderOptions, Split
+from trmml.datasets.tables.table import refuse_look_alikes
 from trmml.errors import DataError
 from trmml.images import SUFFIXES
 
@@ -119,7 +121,9 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
         names = tuple(read_categories(root / options.categories))
     else:
         objects = (each for part in parts.values() for entry in part for each in entry.objects)
-        names = tuple(sorted({each.name for each in objects}))
+        counts = Counter(each.name for each in objects)
+        refuse_look_alikes(counts, counts, str(root / options.annotations))
+        names = tuple(sorted(counts))
     if not names:
         raise DataError(
             f"no XML file in {root / options.annotations} holds an object. Give the names as "

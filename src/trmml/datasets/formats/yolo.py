@@ -31,6 +31,7 @@ from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
 from trmml.errors import DataError
 from trmml.images import find_images
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.choices import Blank
 
 
 class YoloOptions(ReaderOptions):
@@ -41,6 +42,11 @@ class YoloOptions(ReaderOptions):
     )
     test: Literal["", "test", "val", "valid", "validation"] = Field(
         "", description="which folder or list is the test set; the first that is there when empty"
+    )
+    blank: Blank | None = Field(
+        None,
+        description="what a category means that an image's label file lacks; absent, but required"
+        " where no label file holds an object",
     )
 
 
@@ -74,6 +80,13 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
             f"none of the {len(images)} images below {root} has a label file; the first was "
             f"expected at {_label_name(images[0][1])}. Put the labels there."
         )
+    if options.blank is None and not boxes:
+        raise DataError(
+            f"{root}: all {len(labelled)} label files of the {split} set are empty. Choose option "
+            "blank=absent if every image was checked for every category, blank=unknown if not."
+        )
+    if options.blank == "unknown":
+        known &= labels
     rows = tuple(row for row, _ in images)
     matrix = LabelMatrix(labels, known)
     listed = tuple(image for _, image in images)

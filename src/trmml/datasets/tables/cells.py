@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import torch
 
 from trmml.datasets.tables.name_lists import check_separator, listed_words, parse_lists
-from trmml.datasets.tables.table import Table, clean_name
+from trmml.datasets.tables.table import Table, clean_name, refuse_look_alikes
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
@@ -148,6 +149,7 @@ def _wide_names(
                 f"{table.path}: column {table.names.index('') + 1} has no name. Name it, remove "
                 f"it, or say which columns to read: {_CHOICE}."
             )
+        refuse_look_alikes(dict.fromkeys(columns, 1), columns, str(table.path))
         return columns
     missing = [name for name in categories if name not in columns]
     if missing:
@@ -242,7 +244,9 @@ def _texts(table: Table, *columns: str | None) -> set[str]:
 def _long_names(
     table: Table, column: str, words: pl.DataFrame, categories: Sequence[str] | None
 ) -> tuple[str, ...]:
-    listed = {clean_name(word) for word in words["word"].unique()}
+    listed: Counter[str] = Counter()
+    for word, count in words["word"].value_counts().iter_rows():
+        listed[clean_name(word)] += count
     if listed and all(word.casefold() in _MEANING for word in listed):
         raise DataError(
             f"{table.path}: column {column!r} should list names as in 'cat;dog', but holds only "
@@ -254,15 +258,23 @@ def _long_names(
                 f"{table.path} lists no category in {column!r}. Write names as in 'cat;dog', or "
                 "give categories."
             )
+        refuse_look_alikes(listed, listed, str(table.path))
         return tuple(sorted(listed))
+    strange = Counter({name: count for name, count in listed.items() if name not in categories})
     unused = [name for name in categories if name not in listed]
     if listed and len(unused) == len(categories):
         raise DataError(
             f"{table.path} lists none of the {len(categories)} categories: {unused[0]!r} does not "
             f"occur{suggest(unused[0], sorted(listed))} Check that both use the same words."
         )
+    refuse_look_alikes(strange, categories, str(table.path))
     if unused:
         _log.warning("%s never lists %d categories: %s", table.path, len(unused), unused[:10])
+    if strange:
+        most = [f"{name!r} ({count} times){suggest(name, categories)[:-1]}"
+                for name, count in strange.most_common(3)]  # fmt: skip
+        _log.warning("%s lists %d names that are none of the %d categories and are left out: %s",
+                     table.path, len(strange), len(categories), ", ".join(most))  # fmt: skip
     return tuple(categories)
 
 

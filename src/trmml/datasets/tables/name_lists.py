@@ -13,7 +13,8 @@ from trmml.errors import DataError
 from trmml.storage.json_text import parse_json
 
 USUAL = ";"
-_OTHERS = (",", "|", "#", " ")
+_ASKED = (",", "|", "#", "\t")
+_NOTED = ("/", "&", "+", " ")  # usual within names
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
     """Refuse lists that probably have another separator than `;`, which none of them holds.
 
     A comma may be part of a name, as in "salt, pepper". Parts that occur in several names show
-    that it is not. Between words a space is usual, so for it there is only a note in the log.
+    that it is not, and so do most names holding it. A space or a slash is usual within names, so
+    for it there is only a note in the log.
 
     Args:
         where: the names are from, for messages.
@@ -87,26 +89,28 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
         categories: names that were asked for are names, whatever they hold.
 
     Raises:
-        DataError: parts between `,`, `|` or `#` occur in several names.
+        DataError: parts between `,`, `|`, `#` or tabs occur in several names, or most hold one.
     """
     distinct = {text.strip() for text in texts} - {""}
     if any(USUAL in text for text in distinct):
         return
     names = sorted(distinct - set(categories))
-    for separator in _OTHERS:
+    for separator in (*_ASKED, *_NOTED):
         joined = [name for name in names if separator in name]
         shared = _shared_parts(names, joined, separator)
-        if not shared:
+        most = len(joined) > 1 and 2 * len(joined) > len(names)
+        if not (shared or (most and separator in _ASKED)):
             continue
+        parts = f", and {shared[0]!r:.40} is a part of several" if shared else ""
         message = (
             f"{where}: {len(joined)} of {len(names)} names hold {separator!r}, as in "
-            f"{joined[0]!r:.80}, and {shared[0]!r:.40} is a part of several. If {separator!r} "
+            f"{joined[0]!r:.80}{parts}. If {separator!r} "
             f"separates names, choose --separator {separator!r}; if it belongs to them, "
             "--separator ';'. In Python: separator=...; of a data set by name: option separator=..."
         )
-        if separator != " ":
+        if separator in _ASKED:
             raise DataError(message)
-        if 2 * len(joined) > len(names):
+        if most:
             _log.warning("%s", message)
 
 

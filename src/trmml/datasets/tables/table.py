@@ -3,7 +3,7 @@
 import csv
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from trmml.errors import DataError
 
 IMAGE_COLUMNS = ("image", "file", "filename", "path", "file_name", "filepath")
 _SEPARATORS = (",", ";", "\t")
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # spaces of no width, soft hyphen
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -45,8 +46,46 @@ class Table:
 
 
 def clean_name(name: str) -> str:
-    """Return a name without space around it and with its accents composed (NFC)."""
-    return unicodedata.normalize("NFC", name.strip())
+    """Return a name with composed accents (NFC), no space around it and no invisible character.
+
+    Joiners (U+200C, U+200D), which shape letters in some scripts and emoji, stay.
+    """
+    return unicodedata.normalize("NFC", name.translate(_INVISIBLE).strip())
+
+
+def folded(name: str) -> str:
+    """Return what is left of a name without case, spaces, hyphens and invisible characters.
+
+    Example:
+        >>> folded("Sea_Buoy") == folded("sea buoy") == folded("seabuoy")
+        True
+    """
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    kept = "".join(c for c in plain if c not in "_-" and not c.isspace() and c.isprintable())
+    return kept or name
+
+
+def refuse_look_alikes(counts: Mapping[str, int], names: Collection[str], where: str) -> None:
+    """Refuse names that differ from one of `names` in case, spaces or hyphens alone.
+
+    Args:
+        counts: how often each name occurs; which of them are refused.
+        names: what they may be meant for.
+        where: for the message.
+
+    Raises:
+        DataError: two such names are probably one.
+    """
+    meant = {folded(name): name for name in names}
+    for name, count in counts.items():
+        other = meant.get(folded(name), name)
+        if other != name:
+            raise DataError(
+                f"{where} names {name!r} ({count} times) and {other!r}, which differ in case, "
+                "spaces or hyphens alone. Write one where they are one; where they are two, name "
+                "both: --categories FILE; of a data set by name, option categories=FILE or its "
+                "categories.txt."
+            )
 
 
 def read_table(path: Path) -> Table:
