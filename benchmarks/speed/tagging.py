@@ -231,7 +231,9 @@ def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str
 def measure(folder: Path, photos: int, rounds: int, device: str, *, quick: bool) -> dict[str, Any]:
     """Everything, in one run."""
     spec = write_weights(folder / "weights.safetensors")
-    tagger = Tagger.load(finished_run(folder / "few", spec, COCO, device), device=device)
+    tagger = Tagger.load(
+        finished_run(folder / "few", spec, COCO, device), device=device, trust=True
+    )
     plain = PlainLoop(spec.partition(":")[2], COCO, device)
     files = {
         name: write_photos(folder / name, photos * times, width, height)
@@ -247,7 +249,9 @@ def measure(folder: Path, photos: int, rounds: int, device: str, *, quick: bool)
     over = [overhead(tagger, pixels, kind, rounds) for kind in kinds]
     if not quick:
         names = [f"thing {number}" for number in range(MANY)]
-        tagger = Tagger.load(finished_run(folder / "many", spec, names, device), device=device)
+        tagger = Tagger.load(
+            finished_run(folder / "many", spec, names, device), device=device, trust=True
+        )
         over += [overhead(tagger, pixels, kind, rounds) for kind in kinds]
     print(overhead_table(over), flush=True)
     if choice is not None:

@@ -116,6 +116,7 @@ def test_evaluate_as_json_csv_and_table(
     command = (
         "evaluate",
         finished_run,
+        "--trust",
         "--images",
         toy_images.test,
         "--labels",
@@ -136,7 +137,16 @@ def test_evaluate_reads_only_the_categories_of_the_run(
     table = tmp_path / "long.csv"
     table.write_text("image,present,absent\n000.png,red;zebra,blue\n", "utf-8")
     tree = json.loads(
-        good("evaluate", finished_run, "--images", toy_images.test, "--labels", table, "--json")
+        good(
+            "evaluate",
+            finished_run,
+            "--trust",
+            "--images",
+            toy_images.test,
+            "--labels",
+            table,
+            "--json",
+        )
     )
     assert [row["unknown"] for row in tree["per_category"]] == [0, 1, 0, 1]
 
@@ -145,21 +155,28 @@ def test_evaluate_reads_only_the_categories_of_the_run(
 
 
 def test_tag_streams_json_lines(finished_run: Path, toy_images: ToyImages) -> None:
-    lines = good("tag", finished_run, toy_images.test, "--top", 2, "--jsonl").splitlines()
+    lines = good(
+        "tag", finished_run, "--trust", toy_images.test, "--top", 2, "--jsonl"
+    ).splitlines()
     trees = [json.loads(line) for line in lines]
     assert [Path(tree["image"]).name for tree in trees] == [f"{n:03}.png" for n in range(16)]
     assert all(list(tree) == ["image", "tags"] and len(tree["tags"]) == 2 for tree in trees)
     first, second = trees[0]["tags"]
     assert list(first) == ["category", "probability", "threshold"]
     assert 1 >= first["probability"] >= second["probability"] >= 0
-    assert lines == good("tag", finished_run, toy_images.test, "--top", 2, "--json").splitlines()
+    assert (
+        lines
+        == good("tag", finished_run, "--trust", toy_images.test, "--top", 2, "--json").splitlines()
+    )
 
 
 def test_tag_reads_a_list_from_stdin_and_keeps_its_order(
     finished_run: Path, toy_images: ToyImages
 ) -> None:
     paths = [str(toy_images.test / f"{n:03}.png") for n in (3, 1)]
-    text = good("tag", finished_run, "-", "--format", "jsonl", stdin="\n".join(paths) + "\n\n")
+    text = good(
+        "tag", finished_run, "--trust", "-", "--format", "jsonl", stdin="\n".join(paths) + "\n\n"
+    )
     assert [json.loads(line)["image"] for line in text.splitlines()] == paths
 
 
@@ -168,19 +185,21 @@ def test_tag_quotes_names_in_csv_and_table(
 ) -> None:
     strange = tmp_path / 'a, "b"\n[red]é.png'
     shutil.copy(toy_images.test / "000.png", strange)
-    text = good("tag", finished_run, strange, "--top", 1, "--format", "csv")
+    text = good("tag", finished_run, "--trust", strange, "--top", 1, "--format", "csv")
     rows = list(csv.reader(io.StringIO(text)))
     assert rows[0] == ["image", "category", "probability", "threshold", "map", "error"]
     assert rows[1][0] == str(strange) and rows[1][1] in COLOURS and len(rows) == 2
-    assert f'{tmp_path}/a, "b"\\n[red]é.png' in good("tag", finished_run, strange)
+    assert f'{tmp_path}/a, "b"\\n[red]é.png' in good("tag", finished_run, "--trust", strange)
 
 
 def test_tag_with_a_name_that_was_never_trained(finished_run: Path, toy_images: ToyImages) -> None:
     image = toy_images.test / "000.png"
-    text = good("tag", finished_run, image, "--also", "zebra crossing", "--top", 5, "--jsonl")
+    text = good(
+        "tag", finished_run, "--trust", image, "--also", "zebra crossing", "--top", 5, "--jsonl"
+    )
     found = [tag["category"] for tag in json.loads(text)["tags"]]
     assert sorted(found) == sorted([*COLOURS, "zebra crossing"])
-    twice = run("tag", finished_run, image, "--also", "red")
+    twice = run("tag", finished_run, "--trust", image, "--also", "red")
     assert twice.exit_code == 1
     assert twice.stderr == "Error: 'red' is a category already; leave it out of --also\n"
 
@@ -189,7 +208,9 @@ def test_tag_writes_a_region_map_per_tag(
     finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     image = toy_images.test / "000.png"
-    text = good("tag", finished_run, image, "--top", 3, "--explain", tmp_path / "maps", "--jsonl")
+    text = good(
+        "tag", finished_run, "--trust", image, "--top", 3, "--explain", tmp_path / "maps", "--jsonl"
+    )
     maps = json.loads(text)["maps"]
     assert sorted(maps) == sorted(str(path) for path in (tmp_path / "maps").iterdir())
     assert len(maps) == 3 and all(name.endswith(".png") for name in maps)
@@ -200,13 +221,21 @@ def test_tag_skips_what_cannot_be_read_only_when_asked(
 ) -> None:
     empty, missing = tmp_path / "empty.png", tmp_path / "missing.png"
     empty.write_bytes(b"")
-    command = ("tag", finished_run, empty, missing, toy_images.test / "000.png", "--jsonl")
+    command = (
+        "tag",
+        finished_run,
+        "--trust",
+        empty,
+        missing,
+        toy_images.test / "000.png",
+        "--jsonl",
+    )
     result = run(*command, "--on-bad-image", "skip")
     trees = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert ["error" in tree for tree in trees] == [True, True, False]
     assert result.stderr == "Warning: 2 of 3 images cannot be read and were left out\n"
-    refused = run("tag", finished_run, empty)
+    refused = run("tag", finished_run, "--trust", empty)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr == f"Error: {empty} is empty (0 bytes). Copy it again, or remove it.\n"
 
@@ -233,7 +262,7 @@ def test_what_nobody_foresaw_is_one_line_too(
         raise ZeroDivisionError("by nought")
 
     monkeypatch.setattr(tagger, "load_card", broken)
-    result = run("tag", finished_run, __file__)
+    result = run("tag", finished_run, "--trust", __file__)
     expected = "Error: unexpected ZeroDivisionError: by nought; --debug shows where it comes from\n"
     assert (result.exit_code, result.stderr) == (1, expected)
 
@@ -243,7 +272,7 @@ def test_ctrl_c_ends_with_130(finished_run: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tagger, "load_card", stopped)
-    result = run("tag", finished_run, __file__)
+    result = run("tag", finished_run, "--trust", __file__)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
 

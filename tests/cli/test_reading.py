@@ -55,14 +55,16 @@ def test_a_set_by_name_with_a_test_set(named: Path, toy_images: ToyImages, tmp_p
     (named / "test.csv").write_text("\n".join([rows[0], *rows[41:]]), "utf-8")
     tree = json.loads(good("fit", "--data", "folder", named, "--out", tmp_path / "run", *QUICK))
     assert tree["images"] == 40 and "TRM-ML" in tree["methods"]
-    scored = json.loads(good("evaluate", tmp_path / "run", "--data", "folder", named, "--json"))
+    scored = json.loads(
+        good("evaluate", tmp_path / "run", "--trust", "--data", "folder", named, "--json")
+    )
     assert scored["images"] == 8
     more = ("--data", "folder", named, "--split", "train", "--json")
-    assert json.loads(good("evaluate", tmp_path / "run", *more))["images"] == 40
+    assert json.loads(good("evaluate", tmp_path / "run", "--trust", *more))["images"] == 40
 
 
 def test_evaluate_names_the_split_that_is_there(named: Path, finished_run: Path) -> None:
-    result = run("evaluate", finished_run, "--data", "folder", named)
+    result = run("evaluate", finished_run, "--trust", "--data", "folder", named)
     assert result.exit_code == 1 and "--split train" in result.stderr
 
 

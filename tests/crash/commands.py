@@ -24,7 +24,7 @@ FIT = (
 CONVERT = (
     *("data", "convert", "folder", "set", "out", "--option", "blank=absent", "--images", "copy"),
 )
-EXPORT = ("export", "run", "--out", "model.onnx")
+EXPORT = ("export", "run", "model.onnx", "--trust")
 BENCHMARK = (
     *("benchmark", "--data", "folder", "set", "--data-option", "blank=absent", "--encoder", SPEC),
     *("--methods", "zero-shot,probe-masked", "--known", "50", "--seeds", "2", "--draws", "10"),

@@ -55,13 +55,13 @@ def opened(said: Exported) -> File:
 @pytest.fixture(scope="module")
 def whole(finished_run, toy_images, tmp_path_factory) -> File:
     out = tmp_path_factory.mktemp("onnx") / "new" / "toy.onnx"
-    return opened(export(finished_run, out, also=[NEW], check=[toy_images.test]))
+    return opened(export(finished_run, out, trust=True, also=[NEW], check=[toy_images.test]))
 
 
 @pytest.fixture(scope="module")
 def head(finished_run, tmp_path_factory) -> File:
     out = tmp_path_factory.mktemp("head") / "head.onnx"
-    return opened(export(finished_run, out, part="head"))
+    return opened(export(finished_run, out, trust=True, part="head"))
 
 
 def torch_says(tagger: Tagger, paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +83,7 @@ def as_users_do(path: Path, about: dict) -> np.ndarray:
 
 def test_the_file_says_what_the_tagger_says_in_batches_of_any_size(whole, finished_run, toy_images):
     paths = sorted(toy_images.test.iterdir())
-    _, wanted, wanted_maps = torch_says(Tagger.load(finished_run, also=[NEW]), paths)
+    _, wanted, wanted_maps = torch_says(Tagger.load(finished_run, trust=True, also=[NEW]), paths)
     images = np.stack([as_users_do(path, whole.about) for path in paths])
     probabilities, maps = whole.session.run(None, {"image": images})
     assert maps.shape == (len(paths), 5, 3, 3)
@@ -97,7 +97,7 @@ def test_the_file_says_what_the_tagger_says_in_batches_of_any_size(whole, finish
 
 def test_the_head_alone_takes_hidden_patches(head, finished_run, toy_images):
     paths = sorted(toy_images.test.iterdir())
-    hidden, wanted, wanted_maps = torch_says(Tagger.load(finished_run), paths)
+    hidden, wanted, wanted_maps = torch_says(Tagger.load(finished_run, trust=True), paths)
     probabilities, maps = head.session.run(None, {"hidden_patches": hidden.numpy()})
     np.testing.assert_allclose(probabilities, wanted, atol=TOLERANCE)
     np.testing.assert_allclose(maps.reshape(wanted_maps.shape), wanted_maps, atol=TOLERANCE)
@@ -105,7 +105,7 @@ def test_the_head_alone_takes_hidden_patches(head, finished_run, toy_images):
 
 
 def test_the_metadata_hold_what_a_user_needs(whole, finished_run):
-    tagger, about = Tagger.load(finished_run, also=[NEW]), whole.about
+    tagger, about = Tagger.load(finished_run, trust=True, also=[NEW]), whole.about
     assert about["category_names"] == [*COLOURS, NEW] == list(whole.said.categories)
     assert about["thresholds"] == tagger.thresholds().tolist()
     assert (about["resize"], about["size"], about["interpolation"]) == ("squash", 24, "bilinear")
@@ -199,7 +199,7 @@ def test_the_example_tags_without_torch(whole, finished_run, toy_images):
     paths = sorted(toy_images.test.iterdir())[:6]
     done = without_torch(EXAMPLE, whole.said.path, *paths)
     assert (done.returncode, done.stderr) == (0, "")
-    tagger = Tagger.load(finished_run, also=[NEW])
+    tagger = Tagger.load(finished_run, trust=True, also=[NEW])
     _, probabilities, _ = torch_says(tagger, paths)
     expected = [
         f"{path}: {tagger.category_names[c]} {100 * float(row[c]):.0f} %"
@@ -245,11 +245,11 @@ def test_a_file_that_says_something_else_is_not_kept(
 
     monkeypatch.setattr(module, "_write", lambda _, __, path: shutil.copy(head.said.path, path))
     out = tmp_path / "m.onnx"
-    export(finished_run, out, part="head")
+    export(finished_run, out, trust=True, part="head")
     before = out.read_bytes()
     monkeypatch.setattr(module, "_run", wrong)
     with pytest.raises(EncoderError, match=rf"nothing was written to {out}.* where 0\.0001"):
-        export(finished_run, out, part="head")
+        export(finished_run, out, trust=True, part="head")
     assert list(tmp_path.iterdir()) == [out] and out.read_bytes() == before
 
 
@@ -276,7 +276,7 @@ def test_an_encoder_that_cannot_be_traced_is_refused(toy_images, tmp_path):
 
 def test_weights_beyond_one_file_go_beside_it(finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ONE_FILE_BYTES", 0)
-    said = export(finished_run, tmp_path / "m.onnx", part="head")
+    said = export(finished_run, tmp_path / "m.onnx", part="head", trust=True)
     data = tmp_path / "m.onnx.data"
     assert said.external_data == data and sorted(tmp_path.iterdir()) == [said.path, data]
     assert said.size_bytes == said.path.stat().st_size + data.stat().st_size
@@ -316,7 +316,7 @@ def test_the_command(head, finished_run, tmp_path, monkeypatch):
     runner = CliRunner()
     monkeypatch.setattr(module, "_write", lambda _, __, path: shutil.copy(head.said.path, path))
     out = tmp_path / "m.onnx"
-    done = runner.invoke(app, ["export", str(finished_run), str(out), "--part", "head"])
+    done = runner.invoke(app, ["export", str(finished_run), str(out), "--part", "head", "--trust"])
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == f"{out}: {out.stat().st_size / 1e6:.1f} MB, opset 20"

@@ -299,8 +299,22 @@ def test_a_factory_in_a_file(folder: Path) -> None:
 
 def test_a_factory_in_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert load_encoder("mine_to_load:make", image_size=16).size == 16
+    assert load_encoder("mine_to_load.py:make", image_size=16).size == 16
     assert load_encoder("package_of_mine.inner:make").size == 8
+
+
+def test_a_name_with_weights_never_imports_a_file_of_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend("")  # as in an interactive Python
+    (folder / "RN101.py").write_text("1 / 0\n")
+    for spec in ("mine_to_load:make", "RN101:nonsense"):
+        with pytest.raises(EncoderError, match=r"mine_to_load\.py:factory|no tag|nonsense"):
+            load_encoder(spec)
+    monkeypatch.chdir(folder / "elsewhere")
+    monkeypatch.syspath_prepend(str(folder))  # as if it were installed
+    assert load_encoder("mine_to_load:make").size == 8
 
 
 def test_factories_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,9 @@ def test_a_form_halves_the_bytes() -> None:
 
 
 def test_tagging_and_its_overhead_on_a_toy_run(tmp_path: Path) -> None:
-    tagger = Tagger.load(tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"]))
+    tagger = Tagger.load(
+        tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"]), trust=True
+    )
     paths = tagging.write_photos(tmp_path / "more", 3, 60, 40)
     seen: list[list[Path]] = []
     plain = SimpleNamespace(sequential=seen.append, loader=seen.append)

@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.conftest import TOY_SPEC
 from tests.toy import ToyEncoder
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders.speed.precision import batch_size
-from trmml.errors import CheckpointError, ConfigError, DataError
+from trmml.errors import CheckpointError, ConfigError, DataError, EncoderError
 from trmml.features.base import MemoryFeatures
 from trmml.features.decoding import Decoding
 from trmml.features.extract import Encoding, encode_images
@@ -25,7 +26,7 @@ from trmml.training.fit import train_run
 
 @pytest.fixture(scope="module")
 def tagger(finished_run) -> Tagger:
-    return Tagger.load(finished_run)
+    return Tagger.load(finished_run, trust=True)
 
 
 def test_tags_are_sorted_and_above_their_threshold(tagger, toy_images):
@@ -84,7 +85,7 @@ def test_top_and_threshold(tagger, toy_images):
 
 def test_a_new_name_is_scored_and_changes_no_other(finished_run, tagger, toy_images):
     path = sorted(toy_images.test.iterdir())[0]
-    also = Tagger.load(finished_run, also=["zebra crossing"])
+    also = Tagger.load(finished_run, also=["zebra crossing"], trust=True)
     before = {t.category: t.probability for t in next(tagger.tag([path], threshold=0.0)).tags}
     after = {t.category: t.probability for t in next(also.tag([path], threshold=0.0)).tags}
     assert 0 <= after.pop("zebra crossing") <= 1
@@ -145,7 +146,7 @@ def test_values_out_of_range(tagger, options):
 
 def test_errors_of_loading(finished_run, tmp_path):
     with pytest.raises(ConfigError, match="'red' is a category already"):
-        Tagger.load(finished_run, also=["red"])
+        Tagger.load(finished_run, also=["red"], trust=True)
     with pytest.raises(CheckpointError, match="trmml fit"):
         Tagger.load(tmp_path)
 
@@ -217,7 +218,7 @@ def test_the_text_tower_is_loaded_for_new_names_only(finished_run, monkeypatch, 
         return ToyEncoder(image_size)
 
     monkeypatch.setattr(sys.modules[Tagger.__module__], "load_encoder", load)
-    Tagger.load(finished_run, also=also)
+    Tagger.load(finished_run, also=also, trust=True)
     assert asked == [wanted]
 
 
@@ -236,7 +237,7 @@ def looking_twice(toy_images, tmp_path_factory) -> Path:
 
 
 def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, toy_images, tmp_path):
-    tagger = Tagger.load(looking_twice)
+    tagger = Tagger.load(looking_twice, trust=True)
     data = read_folder(toy_images.test, toy_images.test_table)
     evaluation = evaluate(tagger, data, encoding=Encoding(tmp_path / "store", form="fp32"))
     bad = tmp_path / "bad.jpg"
@@ -257,7 +258,7 @@ def test_several_views_are_tagged_as_they_are_evaluated(looking_twice, toy_image
 
 
 def test_more_views_than_are_encoded(looking_twice, toy_images, tmp_path):
-    tagger = Tagger.load(looking_twice)
+    tagger = Tagger.load(looking_twice, trust=True)
     data = read_folder(toy_images.test, toy_images.test_table)
     encoded = encode_images(data.paths, tagger.frozen, encoding=Encoding(tmp_path / "s"), views=2)
     with pytest.raises(ConfigError, match=r"training\.scored_views = 3, but 2 are encoded"):
@@ -271,3 +272,29 @@ def test_views_are_joined_patch_after_patch():
     assert torch.equal(batch.hidden_patches[0], torch.cat([hidden[0, 1], hidden[1, 1]]))
     mean = image[:, 1].mean(dim=0)
     assert torch.allclose(batch.image_feature[0], mean / mean.norm())
+
+
+def test_a_run_runs_no_code_that_was_not_asked_for(finished_run, tmp_path, monkeypatch):
+    run = shutil.copytree(finished_run, tmp_path / "given")
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "pack"):
+        folder.mkdir(exist_ok=True)
+        (folder / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    (tmp_path / "pack" / "__init__.py").write_text("from pack import evil\n")
+    for spec, place in {
+        "evil.py:factory": f"run factory of {tmp_path / 'evil.py'}",
+        f"{tmp_path}/evil.py:x": f"run x of {tmp_path / 'evil.py'}",
+        "pack.evil:factory": f"factory of the module pack.evil \\({tmp_path / 'pack'}",
+        "pack.sub.evil:factory": f"factory of the module pack.sub.evil \\({tmp_path / 'pack'}",
+        "absent.evil:factory": r"factory of the module absent.evil \(which is not found\)",
+        "json:loads": r"loads of the module json \(.*json",
+    }.items():
+        tree = json.loads((run / "model.json").read_text())
+        (run / "model.json").write_text(json.dumps(tree | {"encoder_spec": spec}))
+        with pytest.raises(CheckpointError, match=f"{place}.*Nothing was run.*--trust"):
+            Tagger.load(run)
+    (run / "model.json").write_text(json.dumps(tree | {"encoder_spec": "evil:factory"}))
+    with pytest.raises(EncoderError, match="'evil'"):  # no installed module, and no architecture
+        Tagger.load(run, trust=True)
+    assert not (tmp_path / "ran").exists()
+    assert Tagger.load(run, encoder=TOY_SPEC).category_names

@@ -143,6 +143,7 @@ def evaluate(
     data_option: options.DataOption = None,
     split: options.SplitOption = "test",
     encoder: options.RunEncoder = None,
+    trust: options.Trust = False,
     categories: options.Categories = None,
     blank: options.BlankOption = None,
     minus_one: options.MinusOne = None,
@@ -162,7 +163,7 @@ def evaluate(
     from trmml.tagging.evaluate import evaluate as score_run
     from trmml.tagging.tagger import Tagger
 
-    tagger = Tagger.load(run, encoder=encoder, device=device)
+    tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     names = read_names(categories)
     if data is None:
         names = names or list(tagger.category_names)
@@ -202,6 +203,7 @@ def tag(
     run: options.Run,
     images: options.ImagePaths,
     encoder: options.RunEncoder = None,
+    trust: options.Trust = False,
     top: options.Top = None,
     threshold: options.Threshold = None,
     also: options.Also = None,
@@ -217,7 +219,7 @@ def tag(
     from trmml.tagging.tagger import Tagger
 
     paths = find_images(_named(images), keep_missing=on_bad_image == "skip")
-    tagger = Tagger.load(run, encoder=encoder, device=device, also=also or ())
+    tagger = Tagger.load(run, encoder=encoder, device=device, also=also or (), trust=trust)
     tagged = tagger.tag(
         paths,
         top=top,
@@ -241,6 +243,7 @@ def export(
     run: options.Run,
     out: options.OnnxFile,
     encoder: options.RunEncoder = None,
+    trust: options.Trust = False,
     part: options.Part = "all",
     also: options.Also = None,
     check: options.Check = None,
@@ -249,7 +252,9 @@ def export(
     """Write a run as an ONNX file that tags without torch. Checked against torch first."""
     from trmml.deploy.onnx_file import export as export_run
 
-    done = export_run(run, out, part=part, encoder=encoder, also=also or (), check=check or ())
+    done = export_run(
+        run, out, part=part, encoder=encoder, trust=trust, also=also or (), check=check or ()
+    )
     if json:
         print_json(done.to_dict())
         return

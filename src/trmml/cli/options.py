@@ -29,6 +29,9 @@ Encoder = Annotated[
 RunEncoder = Annotated[
     str | None, typer.Option(help="The run's encoder, where it cannot be found as it was named.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Let the run's own encoder run where it is Python code.")
+]
 Categories = Annotated[Path | None, typer.Option(help="File with the names to read, one per line.")]
 BlankOption = Annotated[
     choices.Blank | None, typer.Option(help="What a blank, or a name that is not listed, means.")

@@ -88,6 +88,7 @@ def export(
     *,
     part: ExportPart = "all",
     encoder: Encoder | str | None = None,
+    trust: bool = False,
     also: Sequence[str] = (),
     check: Sequence[Path | str] = (),
 ) -> Exported:
@@ -105,6 +106,7 @@ def export(
             file beside it, `<out>.data`.
         part: the whole tagger, or what follows the encoder.
         encoder: the one the run was trained on, or its name; see `Tagger.load`.
+        trust: see `Tagger.load`.
         also: names of further categories, recognised by their name alone.
         check: images to compare on (files, folders, patterns), besides drawn ones and noise.
 
@@ -122,7 +124,7 @@ def export(
     out = Path(out)
     made, paths = _made_images(), find_images(check) if check else []
     with _folder_beside(out) as folder:
-        tagger = Tagger.load(run, encoder=encoder, also=also)
+        tagger = Tagger.load(run, encoder=encoder, trust=trust, also=also)
         subject = Subject(tagger, Intake.of(tagger.frozen.encoder) if part == "all" else None)
         written = folder / out.name
         _write(subject, subject.given(made[:2]), written)

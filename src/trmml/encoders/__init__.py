@@ -1,7 +1,7 @@
 """Frozen image-text encoders: any open_clip model, the bundled one, or one of your own."""
 
 from trmml.encoders.base import Encoder, EncoderIdentity, freeze, identify
-from trmml.encoders.factory import is_module, load_factory
+from trmml.encoders.factory import is_installed, load_factory
 from trmml.errors import EncoderError
 
 __all__ = ["Encoder", "EncoderIdentity", "freeze", "identify", "load_encoder"]
@@ -37,7 +37,7 @@ def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
         from trmml.encoders.bundled import load_bundled  # open_clip takes seconds to import
 
         return load_bundled(image_size, text=text)
-    if _is_factory(spec):
+    if is_factory(spec):
         return load_factory(spec, image_size=image_size)
     from trmml.encoders.clip.load import check_architecture, describe_tags, load_open_clip
 
@@ -47,7 +47,8 @@ def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
             check_architecture(place.replace("/", "-"))
         except EncoderError as error:
             raise EncoderError(
-                f"encoder {spec!r}: {error} Nor is there a Python module {place!r}. "
+                f"encoder {spec!r}: {error} Nor is there an installed Python module"
+                f" {place!r}; one in the current folder is given as ./{place}.py:factory. "
                 f"An encoder is given as {FORMS}"
             ) from None
         if not (colon and wanted):
@@ -58,10 +59,10 @@ def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
     return load_open_clip(spec, image_size=image_size, text=text)
 
 
-def _is_factory(spec: str) -> bool:
+def is_factory(spec: str) -> bool:
     """Whether a spec names a Python function rather than an architecture of open_clip."""
     place, colon, attribute = spec.rpartition(":")
     if not colon or spec.startswith("hf-hub:"):
         return False
     dotted = "." in place and all(part.isidentifier() for part in place.split("."))
-    return place.endswith(".py") or (attribute.isidentifier() and (dotted or is_module(place)))
+    return place.endswith(".py") or (attribute.isidentifier() and (dotted or is_installed(place)))

@@ -5,7 +5,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,9 @@ def load_factory(spec: str, *, image_size: int | None = None) -> Encoder:
     """The encoder that a function or class of the user makes.
 
     Args:
-        spec: `package.module:factory`, looked for in the current folder as well, or
-            `path/to/file.py:factory`; modules beside that file can be imported by it.
+        spec: `package.module:factory`, looked for in the current folder as well;
+            `module:factory` of an installed module; or `path/to/file.py:factory`, whose
+            neighbours it can import.
         image_size: handed to the factory as `size`; by default it is called with nothing.
 
     Raises:
@@ -29,7 +31,7 @@ def load_factory(spec: str, *, image_size: int | None = None) -> Encoder:
     place, _, attribute = spec.rpartition(":")
     is_file = place.endswith(".py")
     folder = Path(place).resolve().parent if is_file else Path.cwd()
-    with _importable(folder):
+    with _importable(folder) if is_file or "." in place else nullcontext():
         module = _import_file(spec, Path(place)) if is_file else _import_module(spec, place)
         factory = _attribute(spec, module, attribute)
         encoder = _call(spec, factory, image_size)
@@ -41,17 +43,29 @@ def load_factory(spec: str, *, image_size: int | None = None) -> Encoder:
     return encoder  # type: ignore[no-any-return]
 
 
-def is_module(name: str) -> bool:
-    """Whether a module of this dotted name can be found, in the current folder as well."""
-    if not all(part.isidentifier() for part in name.split(".")):
-        return False
-    with _importable(Path.cwd()):
-        try:
-            spec = importlib.util.find_spec(name)
-            # A plain folder counts as a module without origin: one called RN101 is no factory.
-            return spec is not None and spec.origin is not None
-        except (ImportError, ValueError):
-            return False
+def is_installed(name: str) -> bool:
+    """Whether an importable module has this name; `RN101.py` in the current folder is none."""
+    return name.isidentifier() and _place(name, current_folder=False).endswith((".py", ".so"))
+
+
+def describe_factory(spec: str) -> str:
+    """What loading a factory would run, and from where; finds it without importing anything."""
+    place, _, attribute = spec.rpartition(":")
+    if place.endswith(".py"):
+        return f"{attribute} of {Path(place).resolve()}"
+    where = _place(place.partition(".")[0], current_folder="." in place)
+    return f"{attribute} of the module {place} ({where or 'which is not found'})"
+
+
+def _place(name: str, *, current_folder: bool) -> str:
+    """File of a module, or of a package its folder where it is but a folder; "" without any."""
+    here = Path.cwd()
+    folders = [each for each in sys.path if each and Path(each) != here]
+    importlib.invalidate_caches()  # a file written a moment ago may be unseen
+    found = PathFinder.find_spec(name, [str(here), *folders] if current_folder else folders)
+    if found is None:
+        return ""
+    return found.origin or next(iter(found.submodule_search_locations or ()), "")
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def evaluate(
     data: Dataset,
     *,
     encoder: Encoder | str | None = None,
+    trust: bool = False,
     device: str = "cpu",
     threshold: float | None = None,
     top_k: int = 3,
@@ -64,6 +65,7 @@ def evaluate(
         run: a run folder or a tagger.
         data: images and labels; must hold every category of the run, others are ignored.
         encoder: of a run folder; see `Tagger.load`.
+        trust: of a run folder; see `Tagger.load`.
         device: of a run folder.
         threshold: one probability for all categories; by default each category's own.
         top_k: of the figures for the k most probable tags.
@@ -83,7 +85,7 @@ def evaluate(
     if isinstance(run, Tagger):
         tagger = run
     else:
-        tagger = Tagger.load(run, encoder=encoder, device=device)
+        tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     data = data.select(tagger.category_names)
     encoded = encoded or encode_images(
         data.paths,

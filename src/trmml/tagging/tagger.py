@@ -1,6 +1,7 @@
 """Tag images with a trained run: probabilities, thresholds, region maps, new categories."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trmml.encoders import load_encoder
+from trmml.encoders import is_factory, load_encoder
 from trmml.encoders.base import Encoder
+from trmml.encoders.factory import describe_factory
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.encoders.speed.precision import in_precision
-from trmml.errors import ConfigError
+from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Features
 from trmml.features.decoding import SEARCHED, Decoding, ImageView, choose_decoding, view_of
 from trmml.features.loader import best_precision, load_batches
@@ -92,6 +94,7 @@ class Tagger:
         encoder: Encoder | str | None = None,
         device: str = "cpu",
         also: Sequence[str] = (),
+        trust: bool = False,
     ) -> "Tagger":
         """Load a run folder.
 
@@ -101,9 +104,10 @@ class Tagger:
                 run's card says when None.
             device: "auto", "cpu", "cuda", ...
             also: names of further categories to recognise, without training.
+            trust: whether a factory that the run's card names may run; see docs/security.md.
 
         Raises:
-            CheckpointError: no finished run there, or another encoder.
+            CheckpointError: no finished run there, another encoder, or one that is code.
             EncoderError: the run does not say which encoder it needs.
         """
         run, device = Path(run), pick_device(device)
@@ -115,6 +119,8 @@ class Tagger:
                 " loaded by name; pass the encoder"
             )
         if isinstance(spec, str):
+            if encoder is None and not trust and is_factory(spec):
+                raise CheckpointError(_untrusted(run, spec))
             spec = load_encoder(spec, image_size=card.encoder.size, text=bool(also))
         frozen = frozen_encoder(spec, device=device, spec=card.encoder_spec)
         model = load_model(run, frozen, card).to(device)
@@ -262,6 +268,14 @@ def _extended(trained: Calibration, new: Calibration, extra: int) -> Calibration
     )
 
 
+def _untrusted(run: Path, spec: str) -> str:
+    return (
+        f"{run} needs an encoder that is code: it would run {describe_factory(spec)}. Nothing was"
+        f" run. If you know that code, name it with --encoder {shlex.quote(spec)}, or say --trust"
+        " (in Python: encoder=, trust=True)"
+    )
+
+
 def warn_left_out(unreadable: int, images: int) -> None:
     """Log how many images could not be read, if any."""
     if unreadable:
@@ -275,6 +289,7 @@ def tag(
     encoder: Encoder | str | None = None,
     device: str = "cpu",
     also: Sequence[str] = (),
+    trust: bool = False,
     top: int | None = None,
     threshold: float | None = None,
     explain: Path | str | None = None,
@@ -291,7 +306,7 @@ def tag(
         ...     print(image.path, [tag.category for tag in image.tags])
     """
     paths = find_images(images, keep_missing=on_bad_image == "skip")
-    tagger = Tagger.load(run, encoder=encoder, device=device, also=also)
+    tagger = Tagger.load(run, encoder=encoder, device=device, also=also, trust=trust)
     tagged = tagger.tag(
         paths,
         top=top,
