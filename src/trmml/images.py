@@ -1,12 +1,11 @@
-"""Find image files, decode them to plain RGB, and draw random views of them."""
+"""Decode image files to plain RGB, and draw random views of them."""
 
 import contextlib
-import glob
 import io
 import math
 import os
 import random
-import re
+import stat
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from trmml.errors import DataError
+from trmml.image_repair import is_heif, repaired, what_instead
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 256 MiB of RGB, twice
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")
+_HEAD = 64  # bytes that tell what a file is
 _ORIENTATION_TAG = 0x0112  # Exif 2.3, table 4; its values 2 to 8:
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,6 +33,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _LARGEST_VIEW = 896  # twice the field's 448 pixels, so that an encoder's own resize loses nothing
+
+_File = io.BufferedReader | io.BytesIO
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class BadImage:
 def read_image(
     source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
 ) -> Image.Image:
-    """Return a JPEG, PNG, WebP, GIF, TIFF or BMP image as 8-bit RGB, as it is meant to be seen.
+    """Return an image file as 8-bit RGB, as it is meant to be seen.
 
-    The first frame is taken, turned as its EXIF data say, and laid on white where it is
-    transparent. 16-bit grey is divided by 257. Float grey is scaled by 255 if it lies in [0, 1],
-    32-bit grey divided by 257 if in [0, 65535], either kept if in [0, 255], and otherwise
-    stretched from its least to its greatest value. Colour profiles are ignored.
+    JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF and JPEG 2000 are read, and HEIC with the extra `heif`.
+    Damaged metadata and a missing end mark are no hindrance where the pixels are whole. The first
+    frame is taken, turned as its EXIF data say, and laid on white where it is transparent. 16-bit
+    grey is divided by 257. Float grey is scaled by 255 if it lies in [0, 1], 32-bit grey divided
+    by 257 if in [0, 65535], either kept if in [0, 255], and otherwise stretched from its least to
+    its greatest value. Colour profiles are ignored.
 
     Args:
         source: a path, or the content of a file.
@@ -82,39 +86,21 @@ def read_image(
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "the image in memory", max_pixels, at_least)
     try:
+        if is_special(source):
+            raise DataError(f"{source} is a pipe, socket or device, not an image. Name a file.")
         with open(source, "rb") as file:
             return _decode(file, str(source), max_pixels, at_least)
     except (OSError, ValueError) as error:
         raise DataError(_why_unreadable(str(source), error)) from error
 
 
-def find_images(paths: Sequence[str | Path], *, keep_missing: bool = False) -> list[Path]:
-    """Return the image files that files, folders and patterns stand for.
-
-    A file named outright is taken whatever its suffix. Folders are searched to the bottom, and
-    patterns (`photos/*`, `photos/**/*.jpg`) expanded, for files with one of `SUFFIXES`; names that
-    begin with a dot are skipped. What one path stands for is sorted with numbers by value (`2.jpg`
-    before `10.jpg`); a file that two paths stand for comes once, at the first. With `keep_missing`
-    a path that stands for nothing is returned as it is, for the reader of the images to report.
-
-    Raises:
-        DataError: a path stands for nothing, or a folder may not be read.
-    """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    if not paths and not keep_missing:
-        raise DataError("no image was named. Give files, folders or patterns such as 'photos/*'.")
-    images_by_path: dict[str, Path] = {}
-    for path in paths:
-        try:
-            images = _expand(str(path))
-        except DataError:
-            if not keep_missing:
-                raise
-            images = [Path(path)]
-        for image in images:
-            images_by_path.setdefault(os.path.abspath(image), image)
-    return list(images_by_path.values())
+def is_special(path: Path | str) -> bool:
+    """Whether a path is a pipe, socket or device: opening one may wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # whoever reads it says why
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def augment(image: Image.Image, seed: int) -> Image.Image:
@@ -137,41 +123,83 @@ def augment(image: Image.Image, seed: int) -> Image.Image:
     return view
 
 
-def _decode(
-    file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int, at_least: int | None
-) -> Image.Image:
-    if not file.read(1):
+def _decode(file: _File, name: str, max_pixels: int, at_least: int | None) -> Image.Image:
+    head = file.read(_HEAD)
+    if not head:
         raise DataError(f"{name} is empty (0 bytes). Copy it again, or remove it.")
-    file.seek(0)
+    formats = _heif(name) if is_heif(head) else _FORMATS
     try:
         with _quiet.hold():
-            image = Image.open(file, formats=_FORMATS)
-            if image.width * image.height > max_pixels:
-                raise DataError(
-                    f"{name} is {image.width} x {image.height} pixels, more than max_pixels = "
-                    f"{max_pixels}. Make it smaller, or leave it out (--on-bad-image skip)."
+            try:
+                return _pixels(file, name, formats, max_pixels, at_least)
+            except (DataError, Image.DecompressionBombError):
+                raise
+            except Exception:  # on damaged files, decoders raise almost anything
+                file.seek(0)
+                if not (versions := repaired(file.read())):
+                    raise
+                return _agreed(
+                    [_pixels(io.BytesIO(v), name, formats, max_pixels, at_least) for v in versions]
                 )
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))  # JPEG only; others stay as they are
-            image.load()
-            return _turn(_to_rgb(image), _orientation(image))
     except DataError:
         raise
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{name} is no image that can be read: damaged, or not one of BMP, GIF, JPEG, PNG, "
-            "TIFF and WebP. Convert it to PNG, or remove it."
-        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{name} is too large: {error} Make it smaller, or leave it out "
             "(--on-bad-image skip); in Python max_pixels and PIL.Image.MAX_IMAGE_PIXELS limit it."
         ) from error
-    except Exception as error:  # on damaged files, decoders raise almost anything
+    except Exception as error:
+        raise DataError(_why_undecodable(name, head, error)) from error
+
+
+def _pixels(
+    file: _File, name: str, formats: tuple[str, ...], max_pixels: int, at_least: int | None
+) -> Image.Image:
+    file.seek(0)
+    image = Image.open(file, formats=formats)
+    if image.width * image.height > max_pixels:
         raise DataError(
-            f"{name} is damaged or cut off: {error or type(error).__name__}. Copy it again, or "
-            "remove it."
+            f"{name} is {image.width} x {image.height} pixels, more than max_pixels = "
+            f"{max_pixels}. Make it smaller, or leave it out (--on-bad-image skip)."
+        )
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))  # JPEG only; others stay as they are
+    image.load()
+    return _turn(_to_rgb(image), _orientation(image))
+
+
+def _agreed(images: Sequence[Image.Image]) -> Image.Image:
+    """Return the first of some images; an error where another has other pixels."""
+    if any(image.tobytes() != images[0].tobytes() for image in images[1:]):
+        raise OSError("the end is missing")
+    return images[0]
+
+
+def _heif(name: str) -> tuple[str, ...]:
+    """Return Pillow's name of HEIC, once the package that reads it is there."""
+    try:
+        import pi_heif
+    except ImportError as error:
+        raise DataError(
+            f"{name} is a HEIC image, which needs one more package: pip install 'trmml[heif]'. "
+            "Or convert it to JPEG."
         ) from error
+    pi_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def _why_undecodable(name: str, head: bytes, error: Exception) -> str:
+    if words := what_instead(head):
+        return f"{name} {words}"
+    if isinstance(error, UnidentifiedImageError):
+        return (
+            f"{name} is no image that can be read: damaged, or not one of AVIF, BMP, GIF, HEIC, "
+            "JPEG, JPEG 2000, PNG, TIFF and WebP. Convert it to PNG, or remove it."
+        )
+    return (
+        f"{name} is damaged or cut off: {error or type(error).__name__}. Copy it again, or "
+        "remove it."
+    )
 
 
 def _why_unreadable(name: str, error: Exception) -> str:
@@ -249,55 +277,6 @@ class _Quiet:
 
 
 _quiet = _Quiet()
-
-
-def _expand(path: str) -> list[Path]:
-    if os.path.isdir(path):
-        images = _walk(path)
-        if not images:
-            raise DataError(f"the folder {path} holds no image ({' '.join(SUFFIXES)}).")
-    elif os.path.exists(path):
-        images = [Path(path)]
-    elif glob.has_magic(path):
-        images = []
-        for match in glob.glob(path, recursive=True):
-            if os.path.isdir(match):
-                images.extend(_walk(match))
-            elif _is_image_name(match):
-                images.append(Path(match))
-        if not images:
-            raise DataError(f"the pattern {path} matches no image ({' '.join(SUFFIXES)}).")
-    else:
-        raise DataError(f"{path} does not exist. Name an image, a folder or a pattern.")
-    return sorted(set(images), key=_natural)
-
-
-def _walk(folder: str) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"cannot list the folder {error.filename}: {error.strerror}. Allow reading it."
-        )
-
-    images = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [Path(parent, name) for name in files if _is_image_name(name)]
-    return images
-
-
-def _is_image_name(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
-def _natural(path: Path) -> list[tuple[list[tuple[int, int, str]], str]]:
-    """Return a key that sorts folder by folder, numbers by value and letters without case."""
-    key = []
-    for part in path.parts:
-        pieces = [piece for piece in re.split("([0-9]+)", part.casefold()) if piece]
-        order = [(0, int(p), "") if re.match("[0-9]", p) else (1, 0, p) for p in pieces]
-        key.append((order, part))
-    return key
 
 
 def _draw_box(width: int, height: int, generator: random.Random) -> tuple[int, int, int, int]:

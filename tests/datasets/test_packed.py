@@ -347,6 +347,18 @@ def test_a_key_that_was_named_must_be_there(tmp_path):
         read("webdataset", tmp_path, labels="tag", blank="absent")
 
 
+def test_members_that_only_look_like_images_are_counted(tmp_path, caplog):
+    members = {"a.png": PNG, "a.json": '["cat"]', "a.left.png": PNG, "b.c.jpg": PNG, "d.cr2": "x"}
+    shard(tmp_path, "train.tar", members)
+    assert states(read("webdataset", tmp_path, blank="absent")) == [[Y]]
+    (told,) = caplog.messages
+    assert "holds 1 images. 2 images have a further dot" in told and "first a.left.png" in told
+    assert "(1 .cr2; first d.cr2)" in told
+    shard(tmp_path, "train.tar", {"a.left.png": PNG})
+    with pytest.raises(DataError, match=r"holds no image .* 1 images have a further dot"):
+        read("webdataset", tmp_path, blank="absent")
+
+
 def test_shards_that_make_no_sense(tmp_path):
     def fails(message: str, members: Mapping[str, bytes | str], **options: str) -> None:
         shard(tmp_path, "train.tar", members)

@@ -215,7 +215,7 @@ def tag(
     jsonl: options.Jsonl = False,
 ) -> None:
     """Tag images. With probabilities and, on request, region maps."""
-    from trmml.images import find_images
+    from trmml.image_search import find_images
     from trmml.tagging.tagger import Tagger
 
     paths = find_images(_named(images), keep_missing=on_bad_image == "skip")

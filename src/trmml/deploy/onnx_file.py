@@ -20,7 +20,8 @@ from trmml.deploy.onnx_graph import Intake, Subject
 from trmml.encoders.base import Encoder
 from trmml.encoders.speed.onnx import OPSET, open_session, refuse_without_onnx, trace
 from trmml.errors import ConfigError, EncoderError
-from trmml.images import find_images, read_image
+from trmml.image_search import find_images
+from trmml.images import read_image
 from trmml.settings.choices import ExportPart
 from trmml.storage.drafts import draft_folder
 from trmml.synthetic import draw_scene

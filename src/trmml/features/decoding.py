@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder
-from trmml.images import augment, read_image
+from trmml.images import augment, is_special, read_image
 
 # Images that a card decodes at a time: 12 megapixels each are 0.6 GB.
 ON_CARD = 16
@@ -107,6 +107,8 @@ def load_for_card(view: ImageView, encoder: Encoder, *, reduced: bool, keep: boo
 
 def is_plain_jpeg(path: Path) -> bool:
     """Whether a file is an upright RGB JPEG within Pillow's limit of size."""
+    if is_special(path):
+        return False
     try:
         with Image.open(path, formats=("JPEG",)) as file:
             return file.mode == "RGB" and file.getexif().get(ORIENTATION_TAG, 1) == 1
@@ -146,6 +148,8 @@ def reduced_holds(paths: Sequence[Path], frozen: FrozenEncoder) -> bool | None:
     """
 
     def large(path: Path) -> bool:
+        if is_special(path):
+            return False
         with Image.open(path, formats=("JPEG",)) as file:
             return min(file.size) >= 2 * REDUCED_MARGIN * frozen.encoder.size
 

@@ -1,11 +1,13 @@
 """Hashes of the contents of files, remembered, so that an unchanged file is read once, ever."""
 
+import errno
 import functools
 import hashlib
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from trmml.storage.atomic import write_json
@@ -56,6 +58,8 @@ class ContentHashes:
             OSError: it cannot be read.
         """
         name, stat = str(path.absolute()), path.stat()
+        if not S_ISREG(stat.st_mode):  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "no plain file", str(path))
         now = [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(name)
         if isinstance(known, list) and len(known) == 3 and known[:2] == now:

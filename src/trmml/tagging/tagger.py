@@ -20,7 +20,7 @@ from trmml.features.base import Features
 from trmml.features.decoding import SEARCHED, Decoding, ImageView, choose_decoding, view_of
 from trmml.features.loader import best_precision, load_batches
 from trmml.features.views import EncodedBatch, encode_views
-from trmml.images import find_images
+from trmml.image_search import find_images
 from trmml.method.prompts import encode_templates
 from trmml.method.trmml import TRMML, TRMMLOutput
 from trmml.metrics.calibration import Calibration

@@ -40,7 +40,7 @@ from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables.table import refuse_look_alikes
 from trmml.errors import DataError
-from trmml.images import SUFFIXES
+from trmml.image_search import SUFFIXES
 
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

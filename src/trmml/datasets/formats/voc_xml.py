@@ -12,7 +12,7 @@ from trmml.datasets.files import below, read_xml
 from trmml.datasets.image_files import locate
 from trmml.datasets.tables.table import clean_name
 from trmml.errors import DataError
-from trmml.images import SUFFIXES
+from trmml.image_search import SUFFIXES
 from trmml.labels.matrix import LabelMatrix
 
 Difficult = Literal["negative", "unknown", "positive"]

@@ -1,18 +1,20 @@
 """Read WebDataset shards: tar files in which an image and its labels share a name.
 
     train.tar or train-000000.tar ..., test-*.tar; also below train/ and test/
-        0001.jpg    an image (.jpg, .jpeg, .png, .webp, .gif, .bmp, .tif, .tiff)
+        0001.jpg    an image, by one of `image_search.SUFFIXES`
         0001.json   {"labels": ["cat"]}, {"present": [...], "absent": [...]} or {"cat": 1, "dog": 0}
         0001.txt    names, one per line or with ; between, where there is no .json
         0001.cls    one number, where there is neither; names by option categories=FILE
 
 Files with one name up to the first dot of the last part belong together, wherever in the shard
-they are. An image without labels is unknown throughout. `webdataset_labels.py` explains what a
-label file may hold. Images are unpacked once, named by their content; see `unpack.py`. Links in a
-shard are ignored. A shard without the block of zeros that closes a tar file is refused, because it
-may have been cut off.
+they are. So `0001.left.jpg` is no image of its own but belongs to 0001; it is counted in the log,
+as are images of other formats. An image without labels is unknown throughout.
+`webdataset_labels.py` explains what a label file may hold. Images are unpacked once, named by their
+content; see `unpack.py`. Links in a shard are ignored. A shard without the block of zeros that
+closes a tar file is refused, because it may have been cut off.
 """
 
+import logging
 import lzma
 import tarfile
 import zlib
@@ -29,7 +31,9 @@ from trmml.datasets.formats.packed import Pack, ShardOptions, find_shards, read_
 from trmml.datasets.formats.webdataset_labels import LabelFile, label_frame, parse_labels
 from trmml.datasets.options import Split
 from trmml.errors import DataError
-from trmml.images import SUFFIXES
+from trmml.image_search import SUFFIXES, passed_over
+
+logger = logging.getLogger(__name__)
 
 _LABELS = ("json", "txt", "cls")
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -65,6 +69,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
     """Yield the images of a shard with their labels, in the order of the images."""
     images: dict[str, str] = {}
     label_files: dict[str, tuple[int, LabelFile]] = {}
+    others: list[str] = []
     for archive, member in _members(path):
         folder, slash, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
@@ -80,10 +85,26 @@ def _samples(path: Path) -> Iterator[_Sample]:
             if key not in label_files or rank < label_files[key][0]:
                 labels = parse_labels(_content(archive, member, path), f"{path}, {member.name}")
                 label_files[key] = (rank, labels)
-    if not images:
-        raise DataError(f"{path} holds no image ({' '.join(SUFFIXES)}). Name the shards that do.")
+        else:
+            others.append(member.name)
+    _tell_others(path, others, len(images))
     none = (0, LabelFile(None, ""))
     yield from (_Sample(name, label_files.get(key, none)[1]) for key, name in images.items())
+
+
+def _tell_others(path: Path, names: Sequence[str], images: int) -> None:
+    """Log how many members look like images and are none; an error where there is no image."""
+    dotted = [name for name in names if name.lower().endswith(SUFFIXES)]
+    told = passed_over([name for name in names if name not in dotted])
+    if dotted:
+        told = (
+            f"{len(dotted)} images have a further dot in their name and are passed over (first "
+            f"{dotted[0]}). Rename them if they are images of their own. {told}"
+        ).strip()
+    if not images:
+        raise DataError(f"{path} holds no image ({' '.join(SUFFIXES)}). {told}".strip())
+    if told:
+        logger.warning("%s holds %d images. %s", path, images, told)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from trmml.datasets.files import below, find_file, read_lines, read_plain
 from trmml.datasets.formats.yolo_card import category_names, key_point_numbers, read_card
 from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
 from trmml.errors import DataError
-from trmml.images import find_images
+from trmml.image_search import find_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
 
