@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 from tests.toy_cells import toy_cell
 from trmml.benchmark.bootstrap import (
     Spread,
-    difference,
+    difference_interval,
     draws,
     mean_over_cells,
     over_seeds,
@@ -78,10 +78,10 @@ def test_means_by_hand() -> None:
 def test_a_difference_by_hand() -> None:
     second = torch.zeros(5)
     first = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
-    found = difference(2.0, first, second)
+    found = difference_interval(2.0, first, second)
     assert (found.mean, found.low, found.high) == pytest.approx((2.0, 0.1, 3.9))
     # Draws that are 1 too high on average say nothing of the difference but their spread.
-    lower = difference(1.0, first, second)
+    lower = difference_interval(1.0, first, second)
     assert (lower.mean, lower.low, lower.high) == pytest.approx((1.0, -0.9, 2.9))
 
 

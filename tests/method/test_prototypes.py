@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from trmml.labels.matrix import LabelMatrix
 from trmml.method import prototypes as module
 from trmml.method.prototypes import Prototypes
-from trmml.method.pseudo_labels import PseudoLabels, evidence_of, pseudo_labels
+from trmml.method.pseudo_labels import PseudoLabels, choose_pseudo_labels, evidence_of
 from trmml.settings.sections import PrototypeSettings
 
 B, C, D = 6, 4, 8
@@ -128,7 +128,7 @@ def simulated(seed: int = 0):
 
 def test_pseudo_labels_are_right_and_only_where_nothing_is_known():
     evidence, truth, matrix = simulated()
-    pseudo = pseudo_labels(evidence, matrix, PrototypeSettings())
+    pseudo = choose_pseudo_labels(evidence, matrix, PrototypeSettings())
     assert not (pseudo.chosen & matrix.known).any()
     row = pseudo.right_share(truth)
     assert row["pseudo_positive"] > 50 and row["pseudo_positive_right"] > 0.85
@@ -139,30 +139,30 @@ def test_thresholds_adapt_to_the_category():
     evidence, truth, matrix = simulated()
     shifted = evidence.clone()
     shifted[:, 0] += 10  # one category's evidence lies elsewhere altogether
-    row = pseudo_labels(shifted, matrix, PrototypeSettings()).right_share(truth)
+    row = choose_pseudo_labels(shifted, matrix, PrototypeSettings()).right_share(truth)
     assert row["pseudo_positive_right"] > 0.85
 
 
 def test_labels_behind_unknown_pairs_change_no_pseudo_label():
     evidence, truth, matrix = simulated()
     other = LabelMatrix(torch.where(matrix.known, truth.labels, ~truth.labels), matrix.known)
-    one = pseudo_labels(evidence, matrix, PrototypeSettings())
-    two = pseudo_labels(evidence, other, PrototypeSettings())
+    one = choose_pseudo_labels(evidence, matrix, PrototypeSettings())
+    two = choose_pseudo_labels(evidence, other, PrototypeSettings())
     assert torch.equal(one.chosen, two.chosen) and torch.equal(one.labels, two.labels)
 
 
 def test_without_known_negatives_only_positives_are_guessed():
     evidence, truth, _ = simulated()
     positives = LabelMatrix(truth.labels, truth.labels & (torch.arange(400)[:, None] % 2 == 0))
-    pseudo = pseudo_labels(evidence, positives, PrototypeSettings())
+    pseudo = choose_pseudo_labels(evidence, positives, PrototypeSettings())
     assert pseudo.labels[pseudo.chosen].all() and pseudo.chosen.any()
 
 
 def test_unseen_and_unknown_give_no_pseudo_label():
     matrix = LabelMatrix(torch.zeros(4, 2).bool(), torch.zeros(4, 2).bool())
-    nothing = pseudo_labels(torch.full((4, 2), torch.nan), matrix, PrototypeSettings())
+    nothing = choose_pseudo_labels(torch.full((4, 2), torch.nan), matrix, PrototypeSettings())
     assert not nothing.chosen.any()
-    assert not pseudo_labels(torch.randn(4, 2), matrix, PrototypeSettings()).chosen.any()
+    assert not choose_pseudo_labels(torch.randn(4, 2), matrix, PrototypeSettings()).chosen.any()
 
 
 def test_right_share_counts_only_what_can_be_checked():

@@ -1,9 +1,32 @@
 """The order of the packages, and what starting costs."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+PACKAGE = Path(__file__).parents[2] / "src/trmml"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_files_and_functions_stay_small() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in FILES}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+    long = {f"{path.name}:{name}": n for path in FILES for name, n in bodies(path) if n > 45}
+    assert long == {}
+
+
+def bodies(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file, and the lines of its body without the docstring."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            last = body[-1].end_lineno if body else None
+            yield node.name, (last or node.lineno) - (body[0].lineno if body else node.lineno) + 1
 
 
 def test_packages_import_only_what_the_contract_allows() -> None:

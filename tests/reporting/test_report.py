@@ -18,7 +18,7 @@ from trmml.errors import CheckpointError, DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.measure import measure
 from trmml.metrics.reliability import ReliabilityBin
-from trmml.reporting.figures import line_chart, reliability_diagram, short, ticks
+from trmml.reporting.charts import line_chart, reliability_diagram, short, ticks
 from trmml.reporting.ranked_images import best_and_worst
 from trmml.reporting.report import percent, points, write_report
 from trmml.tagging.evaluate import Evaluation, evaluate

@@ -158,7 +158,9 @@ def mean_over_cells(
     return torch.stack(means).mean(dim=0)
 
 
-def difference(mean: float, first: Float[Tensor, " B"], second: Float[Tensor, " B"]) -> Difference:
+def difference_interval(
+    mean: float, first: Float[Tensor, " B"], second: Float[Tensor, " B"]
+) -> Difference:
     """The percentile interval around a difference of two means, its draws centred on it.
 
     An image that is drawn twice is tied with itself, which lifts the AP of rare categories, and

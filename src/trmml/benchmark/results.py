@@ -16,7 +16,7 @@ from torch import Tensor
 from trmml.benchmark.bootstrap import (
     Difference,
     Spread,
-    difference,
+    difference_interval,
     draws,
     mean_over_cells,
     over_seeds,
@@ -293,7 +293,7 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
         own, theirs = (statistics.fmean(cell.mean_ap for cell in cells) for cells in both)
         if not math.isnan(own - theirs):
             drawn_means = (mean_over_cells(cells, drawn) for cells in both)
-            found[line.key] = difference(own - theirs, *drawn_means)
+            found[line.key] = difference_interval(own - theirs, *drawn_means)
     return Comparison(column, rival.key, found)
 
 

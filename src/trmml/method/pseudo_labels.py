@@ -123,7 +123,7 @@ class PseudoLabeller:
         known = self._matrix.known.clone()
         known[self._held] = False
         visible = LabelMatrix(self._matrix.labels, known)
-        self.labels = pseudo_labels(self.evidence.float(), visible, self._settings)
+        self.labels = choose_pseudo_labels(self.evidence.float(), visible, self._settings)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that continuing needs."""
@@ -136,7 +136,7 @@ class PseudoLabeller:
         self.labels = PseudoLabels(tensors["pseudo.labels"], tensors["pseudo.chosen"])
 
 
-def pseudo_labels(
+def choose_pseudo_labels(
     evidence: Float[Tensor, "N C"], matrix: LabelMatrix, settings: PrototypeSettings
 ) -> PseudoLabels:
     """Label the unknown pairs whose evidence is strong.

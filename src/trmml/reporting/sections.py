@@ -16,7 +16,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.method.pseudo_labels import PseudoLabels
 from trmml.metrics.figures import Metrics
 from trmml.metrics.reliability import expected_calibration_error, reliability_bins
-from trmml.reporting.figures import WIDE, line_chart, reliability_diagram
+from trmml.reporting.charts import WIDE, line_chart, reliability_diagram
 from trmml.reporting.ranked_images import best_and_worst
 from trmml.settings.sections import Settings
 from trmml.storage.tensors import load_tensors

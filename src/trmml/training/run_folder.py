@@ -8,6 +8,9 @@ A run folder holds
     known.safetensors   which labels were known to the run, and their values
     state.safetensors   all that `--resume` needs; removed when the run is finished
     log.jsonl           one record per epoch
+    held_out.safetensors, pseudo.safetensors   held-out logits and pseudo-labels, for the report
+    skipped.json        images that could not be read, where there are any
+    results.json, report.html   test scores where there is a test set, and the page
 """
 
 from collections.abc import Mapping
