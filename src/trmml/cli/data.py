@@ -7,7 +7,7 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
-from trmml.cli.output import print_json, print_table, say, shown_progress
+from trmml.cli.output import print_json, print_table, say, show, shown_progress
 from trmml.settings.choices import ImageTransfer
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def _print(checked: "Checked") -> None:
         print_table(table)
     for problem in checked.problems:
         for line in _lines(problem):
-            typer.echo(line)
+            show(line)
     for note in checked.notes:
-        typer.echo(f"note: {note}")
+        show(f"note: {note}")
     counted = "problem" if len(checked.problems) == 1 else "problems"
     say("nothing is wrong" if checked.ok else f"{len(checked.problems)} {counted}")
 

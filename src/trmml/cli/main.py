@@ -1,5 +1,6 @@
 """The command line: a thin command per verb. Everything heavy is imported where it is used."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -196,7 +197,7 @@ def evaluate(
         "trmml tag runs/photos holiday/*.jpg --top 5",
         "trmml tag runs/photos holiday --jsonl > tags.jsonl",
         "trmml tag runs/photos a.jpg --also 'zebra crossing' --explain maps",
-        "find . -name '*.png' | trmml tag runs/photos - --format csv",
+        "find . -name '*.png' -print0 | trmml tag runs/photos - -0 --format csv",
     ),
 )
 def tag(
@@ -213,12 +214,13 @@ def tag(
     device: options.Device = "auto",
     style: options.Format = "table",
     jsonl: options.Jsonl = False,
+    null: options.Null = False,
 ) -> None:
     """Tag images. With probabilities and, on request, region maps."""
     from trmml.image_search import find_images
     from trmml.tagging.tagger import Tagger
 
-    paths = find_images(_named(images), keep_missing=on_bad_image == "skip")
+    paths = find_images(_named(images, null), keep_missing=on_bad_image == "skip")
     tagger = Tagger.load(run, encoder=encoder, device=device, also=also or (), trust=trust)
     tagged = tagger.tag(
         paths,
@@ -301,9 +303,21 @@ def settings(
         print_table(settings_table(resolved))
 
 
-def _named(images: Sequence[str]) -> list[str]:
-    """The arguments, with the lines of stdin in the place of "-"."""
+def _named(images: Sequence[str], null: bool) -> list[str]:
+    """The arguments, with the names on stdin in the place of "-"."""
     named: list[str] = []
     for image in images:
-        named += filter(None, sys.stdin.read().splitlines() if image == "-" else [image])
+        named += _names_on_stdin(null) if image == "-" else [image]
     return named
+
+
+def _names_on_stdin(null: bool) -> list[str]:
+    """Names that end with a zero byte or, else, a line end; no other character ends one."""
+    content = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")
+    if null:
+        names = content.split(b"\0")
+    elif b"\0" in content:
+        raise typer.BadParameter("names on stdin end with zero bytes; give -0 to read them so")
+    else:
+        names = [name.removesuffix(b"\r") for name in content.split(b"\n")]
+    return [os.fsdecode(name) for name in names if name]

@@ -144,6 +144,9 @@ Format = Annotated[TagFormat, typer.Option("--format", help="How to print the ta
 Jsonl = Annotated[
     bool, typer.Option("--jsonl", "--json", help="Short for --format jsonl: one object an image.")
 ]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Names on stdin end with a zero byte: find -print0.")
+]
 OnnxFile = Annotated[
     Path, typer.Argument(metavar="OUT", help="File to write, as photos.onnx.", show_default=False)
 ]

@@ -28,7 +28,22 @@ CSV_COLUMNS = ("image", "category", "probability", "threshold", "map", "error")
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
+
+
+def show(text: str) -> None:
+    """A line of results for people, on stdout."""
+    typer.echo(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escapes: a file's name may hold what moves a cursor.
+
+    Line ends stay. The escapes are those of Python.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def fail(text: str) -> NoReturn:
@@ -95,7 +110,7 @@ class Bars:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
-        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bars.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _unit(what: str) -> str:
@@ -179,7 +194,15 @@ def silenced(name: str) -> Iterator[None]:
 
 def print_json(tree: Mapping[str, Any]) -> None:
     """One JSON object on stdout."""
-    typer.echo(json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
+    typer.echo(_json_text(tree, indent=1))
+
+
+def _json_text(tree: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON in which every character that is not printable is escaped, as JSON allows."""
+    text = json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def print_table(table: "Table") -> None:
@@ -214,19 +237,20 @@ def print_tags(tagged: "Iterator[TaggedImage]", style: str) -> None:
 
 def _json_lines(tagged: "Iterator[TaggedImage]") -> None:
     for image in tagged:
-        typer.echo(json.dumps(image.to_dict(), ensure_ascii=False, allow_nan=False))
+        typer.echo(_json_text(image.to_dict()))
 
 
 def _csv_rows(tagged: "Iterator[TaggedImage]") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
+    shown = _one_line if sys.stdout.isatty() else str  # a file gets names as they are
     for image in tagged:
         tree = image.to_dict()
         maps = tree.get("maps") or [""] * len(image.tags)
         for tag, region in zip(tree["tags"], maps, strict=True):
-            writer.writerow([tree["image"], *tag.values(), region, ""])
+            writer.writerow(map(shown, [tree["image"], *tag.values(), region, ""]))
         if not image.tags:
-            writer.writerow([tree["image"], "", "", "", "", image.error or ""])
+            writer.writerow(map(shown, [tree["image"], "", "", "", "", image.error or ""]))
         sys.stdout.flush()
 
 
@@ -239,12 +263,12 @@ def _tag_table(tagged: "Iterator[TaggedImage]") -> None:
         words = [f"{tag.category} {100 * tag.probability:.0f}" for tag in image.tags]
         shown = ", ".join(words) or "-" if image.error is None else f"unreadable: {image.error}"
         # As text, so that brackets in a name are no markup; control characters escaped.
-        table.add_row(*(Text(_printable(cell)) for cell in (str(image.path), shown)))
+        table.add_row(*(Text(_one_line(cell)) for cell in (str(image.path), shown)))
     print_table(table)
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _one_line(cell: object) -> str:
+    return printable(str(cell)).replace("\n", "\\n")
 
 
 def export_lines(done: "Exported") -> list[str]:

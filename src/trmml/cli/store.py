@@ -9,7 +9,7 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
-from trmml.cli.output import print_json, print_table, say
+from trmml.cli.output import print_json, print_table, say, show
 
 store = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +61,7 @@ def verify(
         for shard in damaged:
             if repair:
                 shard.unlink(missing_ok=True)
-            typer.echo(f"{shard}: damaged{', removed' if repair else ''}")
+            show(f"{shard}: damaged{', removed' if repair else ''}")
         left += 0 if repair else len(damaged)
         say(f"{folder.name}: {len(damaged)} damaged shards")
     if left:

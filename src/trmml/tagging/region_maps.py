@@ -1,5 +1,7 @@
 """Show where a tag comes from: a region map laid over its image."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from torch import Tensor
 # The overlay's longer side in pixels, and the share of the map where it is strongest.
 OVERLAY_PIXELS = 480
 OVERLAY_SHARE = 0.55
+# Of the name of an image or tag within that of a map.
+MOST_BYTES = 110
 
 
 def region_map(
@@ -93,7 +97,7 @@ class MapFolder:
         small, stem = shrink(image), self._stems[number]
         written: list[Path] = []
         for row, name in zip(attention, names, strict=True):
-            plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+            plain = _short("".join(c if c.isalnum() or c in "-_" else "_" for c in name))
             while self._folder / f"{stem}.{plain}.png" in written:
                 plain += "_"  # two names may differ only in what a file name cannot hold
             path = self._folder / f"{stem}.{plain}.png"
@@ -102,15 +106,25 @@ class MapFolder:
         return tuple(written)
 
 
+def _short(name: str) -> str:
+    """A name of at most 110 bytes: with two of them, a file's stays below the usual 255."""
+    content = os.fsencode(name)
+    if len(content) <= MOST_BYTES:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return f"{content[: MOST_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
+
+
 def _distinct_stems(paths: Sequence[Path]) -> list[str]:
     """A file stem per image; images of one name in several folders get a number."""
     taken: set[str] = set()
     stems = []
     for path in paths:
-        stem, count = path.stem, 1
+        short, count = _short(path.stem), 1
+        stem = short
         while stem in taken:
             count += 1
-            stem = f"{path.stem}-{count}"
+            stem = f"{short}-{count}"
         taken.add(stem)
         stems.append(stem)
     return stems
