@@ -57,9 +57,18 @@ def test_the_onnx_file_is_made_once_and_anew_when_damaged(encoder, monkeypatch, 
     features(encoder, "onnx", count=5)  # another batch size, the same file
     monkeypatch.undo()
     monkeypatch.setenv("TRMML_CACHE", str(path.parents[1]))
-    path.write_bytes(path.read_bytes()[:1000])
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # of a weight: ONNX Runtime would not notice
+    for damaged in (whole[:1000], bytes(flipped)):
+        caplog.clear()
+        path.write_bytes(damaged)
+        features(encoder, "onnx")
+        assert path.name in caplog.text and path.stat().st_size > 1000
+    caplog.clear()
+    path.with_suffix(".sha256").unlink()  # as an earlier version left it
     features(encoder, "onnx")
-    assert path.name in caplog.text and path.stat().st_size > 1000
+    assert not caplog.text
 
 
 def test_what_cannot_be_had_says_why(encoder, monkeypatch):
@@ -119,10 +128,24 @@ def test_auto_measures_only_where_it_pays(encoder, monkeypatch):
     monkeypatch.setattr(precision, "CPU_CANDIDATES", ("fp32",))
     assert auto(precision.MEASURE_FROM) == "fp32" and len(asked) == 1
     (path,) = (cache.cache_folder() / "encoders").glob("*-precision.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "onnx"}))
+    chosen = {
+        "precision": "onnx",
+        "images_per_second": {"fp32": 1.0, "onnx": 2.0},
+        "cosines": {"onnx": 1.0},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | chosen))
     assert auto(10) == "onnx" and len(asked) == 1  # what was measured serves small jobs too
-    path.write_text("damaged")
-    assert auto(10) == "fp32"
+    for damaged in (
+        "damaged",
+        "[]",
+        "null",
+        "[" * 99999,
+        json.dumps(chosen),
+        path.read_text().replace("onnx", "int9"),
+        path.read_text().replace("2.0", '"2"'),
+    ):
+        path.write_text(damaged)
+        assert auto(10) == "fp32"
     nothing = torch.empty(0, 3, encoder.size, encoder.size)  # no picture can be read
     many = {"images": precision.MEASURE_FROM, "samples": lambda: nothing}
     assert resolve_precision("auto", frozen, **many) == "fp32"

@@ -18,6 +18,7 @@ from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import EncoderError, MissingExtraError
 from trmml.storage.atomic import whole_file
 from trmml.storage.cache import cache_folder
+from trmml.storage.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +134,16 @@ class _ImageTower(nn.Module):
 
 
 def _opened(path: Path) -> Any:
-    """A session on a file that is there and whole, else None."""
+    """A session on a file that is there and whole, else None.
+
+    A file that was made before its hash was kept beside it is believed.
+    """
     if not path.is_file():
         return None
     try:
+        kept = path.with_suffix(".sha256")
+        if kept.is_file() and kept.read_text("utf-8") != hash_file(path):
+            raise ValueError("its hash is another")
         return open_session(path)
     except Exception as error:  # ONNX Runtime has many errors for a damaged file
         logger.warning("%s cannot be read (%s); it is made anew", path, type(error).__name__)
@@ -155,11 +162,15 @@ def _make(encoder: Encoder, path: Path, kind: Literal["onnx", "int8"]) -> None:
         outputs=["hidden_patches", "image_feature"],
         what=what,
     )
+    kept = path.with_suffix(".sha256")
+    kept.unlink(missing_ok=True)  # of the file before
     with whole_file(path) as part, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.onnx" if kind == "int8" else part
         program.save(plain)
         if kind == "int8":
             _quantise(plain, part)
+    with whole_file(kept) as part:
+        part.write_text(hash_file(path), "utf-8")
 
 
 def _quantise(plain: Path, out: Path) -> None:

@@ -188,11 +188,15 @@ def choose_precision(frozen: FrozenEncoder, samples: Float[Tensor, "n 3 S S"]) -
 
 
 def remembered_choice(frozen: FrozenEncoder) -> MeasuredPrecision | None:
-    """What was measured before, for this encoder, device and these versions."""
+    """What was measured before, for this encoder, device and these versions.
+
+    None where it is not there, damaged or of another form: it is measured anew then.
+    """
     try:
-        tree = json.loads(_choice_file(frozen).read_text("utf-8"))
-        return MeasuredPrecision(**tree)
-    except (OSError, ValueError, TypeError):
+        choice = MeasuredPrecision(**json.loads(_choice_file(frozen).read_text("utf-8")))
+        str(choice)  # reads every part that is used
+        return choice if choice.precision in PRECISIONS else None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 
