@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from tests.sets import N, State, U, Y, image_bytes, read, states, write
-from trmml.datasets.formats.unpack import unpack
+from trmml.datasets.formats.unpack import _identity, unpack
 from trmml.errors import DataError
 
 JPEG, PNG, WEBP = (image_bytes(k, form=form) for k, form in enumerate(("JPEG", "PNG", "WEBP")))
@@ -60,6 +60,11 @@ def test_images_are_unpacked_once_and_named_by_content(tmp_path):
     assert (tmp_path / "out" / NAMES[1]).read_bytes() == JPEG
     os.utime(tmp_path / "source.tar", ns=(1, 1))
     assert unpack(tmp_path / "source.tar", images, tmp_path / "out") == names and len(calls) == 3
+    (record,) = (tmp_path / "out/sources").glob(f"{_identity(tmp_path / 'source.tar')}.json")
+    for times, damaged in enumerate(("", "null", '{"images": [7]}', "[" * 99999), start=4):
+        record.write_text(damaged)
+        assert unpack(tmp_path / "source.tar", images, tmp_path / "out") == names
+        assert len(calls) == times
 
 
 def test_what_was_cut_off_leaves_no_record_and_no_half_image(tmp_path):

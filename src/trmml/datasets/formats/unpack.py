@@ -1,13 +1,13 @@
 """Unpack images out of Parquet, Arrow and tar files, once, into a folder named by their content."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trmml.errors import DataError
 from trmml.storage.atomic import whole_file, write_json
 from trmml.storage.cache import cache_folder
+from trmml.storage.json_text import parse_object
 
 _SUFFIXES = (
     (b"\xff\xd8\xff", ".jpg"),
@@ -68,11 +68,13 @@ def _identity(source: Path) -> str:
 
 
 def _remembered(record: Path) -> list[str] | None:
+    """Return what a record lists; None where it is not there or damaged."""
     try:
-        names = json.loads(record.read_text("utf-8"))["images"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = parse_object(record.read_bytes())["images"]
+    except (OSError, ValueError, KeyError):
         return None
-    return names if isinstance(names, list) else None
+    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if listed else None
 
 
 def _keep(data: bytes, folder: Path) -> str:
