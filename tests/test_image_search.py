@@ -82,6 +82,8 @@ def test_what_only_looks_like_an_image_is_counted(
         (told,) = caplog.messages
         assert "3 images; 4 files that look like images are passed over (" in told
         assert all(part in told for part in ("2 .cr2", "1 .svg", "1 pipe, socket or device"))
+    with pytest.raises(DataError, match=r"1 pipe, socket or device; first .*p\.jpg\)\.$"):
+        find_images([tmp_path / "p*"])
     with pytest.raises(DataError, match=r"matches no image.*1 file that looks like an image is"):
         find_images([tmp_path / "*.svg"])
 

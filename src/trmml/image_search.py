@@ -72,7 +72,8 @@ def passed_over(paths: Sequence[str]) -> str:
         if counts.total() == 1
         else ("files that look like images are")
     )
-    return f"{counts.total()} {what} passed over ({counted}; first {first}). Convert them to JPEG."
+    advice = " Convert them to JPEG." if any(kind.startswith(".") for kind in counts) else ""
+    return f"{counts.total()} {what} passed over ({counted}; first {first}).{advice}"
 
 
 def _odd_kind(path: str) -> str:
