@@ -69,6 +69,15 @@ def test_a_jpeg_without_its_end_mark(options: dict[str, object]) -> None:
     for cut in (4, 10, 100):
         with pytest.raises(DataError, match="damaged or cut off"):
             read_image(jpeg[:-cut])
+    for end in (b"", b"\0\0\0\x18ftypmp42" + bytes(99)):  # padding, a film behind the image
+        assert read_image(jpeg + end + bytes(9)).tobytes() == whole
+
+
+def test_a_jpeg_of_which_a_half_is_zeros() -> None:
+    jpeg = picture("JPEG")
+    for kept in (len(jpeg) // 2, len(jpeg) - 200):
+        with pytest.raises(DataError, match="damaged or cut off"):
+            read_image(jpeg[:kept] + bytes(len(jpeg) - kept))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])

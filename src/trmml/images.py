@@ -130,17 +130,18 @@ def _decode(file: _File, name: str, max_pixels: int, at_least: int | None) -> Im
     formats = _heif(name) if is_heif(head) else _FORMATS
     try:
         with _quiet.hold():
+            versions = _versions(file) if _zero_filled(file, head) else ()
             try:
-                return _pixels(file, name, formats, max_pixels, at_least)
+                if not versions:
+                    return _pixels(file, name, formats, max_pixels, at_least)
             except (DataError, Image.DecompressionBombError):
                 raise
             except Exception:  # on damaged files, decoders raise almost anything
-                file.seek(0)
-                if not (versions := repaired(file.read())):
+                if not (versions := _versions(file)):
                     raise
-                return _agreed(
-                    [_pixels(io.BytesIO(v), name, formats, max_pixels, at_least) for v in versions]
-                )
+            return _agreed(
+                [_pixels(io.BytesIO(v), name, formats, max_pixels, at_least) for v in versions]
+            )
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -166,6 +167,17 @@ def _pixels(
         image.draft(None, (at_least, at_least))  # JPEG only; others stay as they are
     image.load()
     return _turn(_to_rgb(image), _orientation(image))
+
+
+def _versions(file: _File) -> tuple[bytes, ...]:
+    file.seek(0)
+    return repaired(file.read())
+
+
+def _zero_filled(file: _File, head: bytes) -> bool:
+    """Whether a JPEG ends in zeros, as a download that broke off; Pillow takes them for pixels."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2))
+    return head.startswith(b"\xff\xd8") and file.read() == b"\0\0"
 
 
 def _agreed(images: Sequence[Image.Image]) -> Image.Image:
