@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import Targets
+from trmml.settings.choices import Reduction
 from trmml.settings.sections import FocusSettings
 
 
@@ -54,8 +55,9 @@ def asymmetric_loss(
     gamma_negative: float,
     gamma_positive: float,
     clip: float,
+    reduction: Reduction = "pairs",
 ) -> Float[Tensor, ""]:
-    """Asymmetric focal loss, averaged over the pairs with a weight.
+    """Asymmetric focal loss, averaged over the pairs with a weight or summed per image.
 
     A positive of probability p costs -(1 - p)^gamma_positive log p; a negative, with p shifted
     down by `clip` and not below 0, -p^gamma_negative log(1 - p). The focusing factors carry no
@@ -68,10 +70,11 @@ def asymmetric_loss(
         gamma_negative: focusing of negatives, >= 0.
         gamma_positive: focusing of positives, >= 0.
         clip: probability below which a negative costs nothing, in [0, 1).
+        reduction: "pairs" divides by the sum of weights, so that neither the number of categories
+            nor the known share changes what the term weighs beside others; "images" divides by B.
 
-    Source: Ridnik et al. 2021 (ASL), equations 4 to 7; partial form as in DualCoOp's code. We
-    divide by the sum of weights instead of the batch, so that a share of known labels does not
-    change the size of the step. With both gammas and the clip at 0 it is `weighted_bce`.
+    Source: Ridnik et al. 2021 (ASL), equations 4 to 7; partial form as in DualCoOp's code, which
+    divides by B. With both gammas and the clip at 0, over pairs, it is `weighted_bce`.
 
     Example:
         >>> labels = torch.tensor([[True, False]])
@@ -88,6 +91,8 @@ def asymmetric_loss(
     positive_focus = (1 - score.detach()) ** gamma_positive
     negative_focus = shifted.detach() ** gamma_negative
     cost = torch.where(labels, positive_focus * positive_cost, negative_focus * negative_cost)
+    if reduction == "images":
+        return (cost * weights).sum() / len(cost)
     return weighted_mean(cost, weights)
 
 
@@ -96,6 +101,7 @@ def focused_loss(
     labels: Bool[Tensor, "B C"],
     weights: Float[Tensor, "B C"],
     focus: FocusSettings,
+    reduction: Reduction = "pairs",
 ) -> Float[Tensor, ""]:
     """`asymmetric_loss` of the shape that settings give it."""
     return asymmetric_loss(
@@ -105,6 +111,7 @@ def focused_loss(
         gamma_negative=focus.gamma_negative,
         gamma_positive=focus.gamma_positive,
         clip=focus.clip,
+        reduction=reduction,
     )
 
 

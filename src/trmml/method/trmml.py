@@ -168,13 +168,15 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         labels = targets.labels & targets.known
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
         weights = pair_weights(targets, losses.weak_negative * self.weak)
-        terms = {"classification": focused_loss(logits, labels, weights, losses)}
+        terms = {"classification": focused_loss(logits, labels, weights, losses, losses.reduction)}
         if "csra" in output.head_logits:
             known = pair_weights(targets, self.weak)
             terms["csra"] = weighted_bce(output.head_logits["csra"], labels, known)
         if losses.pseudo > 0:
             pseudo = targets.pseudo.float()
-            terms["pseudo"] = focused_loss(logits, targets.pseudo_labels, pseudo, losses)
+            terms["pseudo"] = focused_loss(
+                logits, targets.pseudo_labels, pseudo, losses, losses.reduction
+            )
         if losses.distillation > 0 and output.teacher is not None:
             student = logits - self.matching.bias
             temperature = losses.distillation_temperature

@@ -11,6 +11,8 @@ Protocol = Literal["partial", "single_positive"]
 PROTOCOLS: tuple[Protocol, ...] = ("partial", "single_positive")
 # Arithmetic of training, as Lightning Fabric names it.
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+# What a sum over pairs is divided by: their number, or the number of images.
+Reduction = Literal["pairs", "images"]
 # Which epoch is reported.
 EpochRule = Literal["held-out", "last"]
 

@@ -16,6 +16,8 @@ RENAMED = {
     "opinions.frozen": "stacking.zero_shot",
     "opinions.weigh": "stacking.fit_weights",
 }
+# Settings that came later, with the value that says what was done before there was a choice.
+ADDED: dict[str, Any] = {"losses.reduction": "pairs"}
 _FIRST = {new: old for old, new in RENAMED.items()}
 
 
@@ -45,7 +47,18 @@ def current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of settings under their first names; the inverse of `current_names`."""
+    """A tree of settings as first written: old names, and nothing that came later and is off.
+
+    Example:
+        >>> first_names({"losses": {"reduction": "pairs", "pseudo": 0.0}})
+        {'losses': {'pseudo': 0.0}}
+    """
+    tree = {
+        section: {k: v for k, v in values.items() if ADDED.get(f"{section}.{k}", ...) != v}
+        if isinstance(values, Mapping)
+        else values
+        for section, values in tree.items()
+    }
     return _tree(tree, first_name)
 
 

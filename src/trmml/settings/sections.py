@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trmml.errors import ConfigError
-from trmml.settings.choices import EpochRule, Precision
+from trmml.settings.choices import EpochRule, Precision, Reduction
 from trmml.settings.old_names import current_name
 
 
@@ -140,6 +140,11 @@ class LossSettings(FocusSettings):
         ge=0,
         description="weight of blanks as negatives in the match, for categories without any known"
         " negative; the other heads give them 1",
+    )
+    reduction: Reduction = Field(
+        "pairs",
+        description="what classification and pseudo-labels are divided by: the pairs that count,"
+        " or the images, as in the sibling code, where the other weights then count less",
     )
     pseudo: float = Field(0.0, ge=0, description="weight of the pseudo-label term; 0 = off")
     distillation: float = Field(0.01, ge=0, description="weight of the distillation term; 0 = off")
