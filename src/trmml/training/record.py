@@ -14,6 +14,8 @@ class EpochRecord:
         held_out_error: its standard error over the categories; nan with fewer than two.
         held_out_categories: over how many categories that mean is taken: those of which both a
             present and an absent label are held out.
+        gradient_shares: each term's share of the gradient norm, at the epoch's first batch, on the
+            parts that the classification trains; empty where no other term trains them.
         pseudo: counts of pseudo-labels in use, and their right share where the truth is known.
     """
 
@@ -29,6 +31,7 @@ class EpochRecord:
     held_out_map: float
     held_out_error: float
     held_out_categories: int
+    gradient_shares: dict[str, float] = field(default_factory=dict)
     pseudo: dict[str, float | int] = field(default_factory=dict)
 
     def __str__(self) -> str:

@@ -25,6 +25,7 @@ class TrainingState:
         pseudo_labeller: evidence and pseudo-labels; None of a model that trains without.
         epoch, batch, step: how many are done; batches of this epoch.
         totals: losses of this epoch, times images.
+        gradient_shares: of the loss terms, at the first batch of this epoch.
         records: of the epochs so far.
     """
 
@@ -40,6 +41,7 @@ class TrainingState:
     batch: int
     step: int
     totals: dict[str, float]
+    gradient_shares: dict[str, float]
     records: list[dict[str, Any]]
 
     def save(self, path: Path, fingerprint: str) -> None:
@@ -50,7 +52,16 @@ class TrainingState:
         tensors |= {} if self.pseudo_labeller is None else self.pseudo_labeller.tensors()
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{n}": v for n, v in moments.items()}
-        names = ("epoch", "batch", "step", "totals", "records", "best_record", "best_aps")
+        names = (
+            "epoch",
+            "batch",
+            "step",
+            "totals",
+            "gradient_shares",
+            "records",
+            "best_record",
+            "best_aps",
+        )
         place = {name: getattr(self, name) for name in names}
         place["precision"] = self.fabric.strategy.precision.state_dict()
         save_tensors(path, tensors, {"place": json.dumps(place), "fingerprint": fingerprint})
