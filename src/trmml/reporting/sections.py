@@ -121,7 +121,7 @@ def _ends(rows: list[Any]) -> list[Any]:
 
 
 def curves(card: RunCard, log: list[Tree]) -> Tree:
-    """Held-out mAP and the weighted loss terms over the epochs."""
+    """Held-out mAP, the weighted loss terms and their shares of the gradient over the epochs."""
 
     def scaled(name: str) -> list[float | None]:
         values = [record.get(name) for record in log]
@@ -134,6 +134,9 @@ def curves(card: RunCard, log: list[Tree]) -> Tree:
         values = [record["weighted"].get(name) for record in log]
         if any(values):
             terms.append(_term(name, values))
+    shares = [record.get("gradient_shares") or {} for record in log]
+    named = dict.fromkeys(name for each in shares for name in each)
+    gradients = [(name, _share(name, [each.get(name) for each in shares])) for name in named]
     held = line_chart(
         scaled("held_out_map"),
         name="held-out mAP",
@@ -143,7 +146,14 @@ def curves(card: RunCard, log: list[Tree]) -> Tree:
         width=WIDE,
     )
     seconds = sum(record.get("seconds", 0.0) for record in log)
-    return {"held_out": held, "terms": terms, "chosen": card.chosen, "seconds": seconds}
+    charts = {"held_out": held, "terms": terms, "gradients": gradients}
+    return {**charts, "chosen": card.chosen, "seconds": seconds}
+
+
+def _share(name: str, values: list[float | None]) -> str:
+    """Chart of a term's share of the gradient, from 0 to 100 %."""
+    percent = [None if value is None else 100 * value for value in values]
+    return line_chart(percent, name=f"{name}: share of the gradient", unit=" %", limits=(0, 100))
 
 
 def _term(name: str, values: list[float | None]) -> tuple[str, str]:

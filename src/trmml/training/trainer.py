@@ -233,8 +233,8 @@ class Trainer(TrainingState):
         for name in set(holding_back(record.gradient_shares)) - set(before):
             share = record.gradient_shares[name]
             logger.warning(
-                "losses.%s outweighs the classification: it has %.0f %% of the gradient in epoch"
-                " %d; lower its weight, or training will hold the model where it began",
+                "the loss term %s outweighs the classification: it has %.0f %% of the gradient in"
+                " epoch %d; lower its weight, or training will hold the model where it began",
                 name, 100 * share, record.epoch,
             )  # fmt: skip
 

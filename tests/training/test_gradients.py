@@ -1,0 +1,107 @@
+"""What each loss term weighs, and that neither categories nor the known share change it."""
+
+import itertools
+import logging
+import string
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import nn
+
+from tests.toy import ToyEncoder
+from trmml.encoders.frozen import frozen_encoder
+from trmml.features.base import MemoryFeatures
+from trmml.labels.matrix import LabelMatrix
+from trmml.method.build import build_trmml
+from trmml.settings.sections import Settings
+from trmml.training.gradients import gradient_shares, holding_back
+from trmml.training.record import EpochRecord
+from trmml.training.trainer import Trainer, train
+
+IMAGES, EPOCHS, WIDTH = 400, 3, 128
+
+
+def test_shares_by_hand():
+    one, two = (nn.Parameter(torch.tensor([value])) for value in (3.0, 5.0))
+    terms = {
+        "classification": (one**2).sum(),  # gradient 6
+        "near": one.sum(),  # 1, weighted 2
+        "apart": (100 * two).sum(),  # trains what the classification does not reach
+        "constant": torch.tensor(7.0),
+    }
+    weights = {"classification": 1.0, "near": 2.0, "apart": 1.0, "constant": 1.0}
+    shares = gradient_shares(terms, weights, [one, two])
+    assert shares == pytest.approx({"classification": 0.75, "near": 0.25, "apart": 0.0})
+    assert one.grad is None  # the step that follows starts from nothing
+    assert gradient_shares({"classification": one.sum()}, weights, [one]) == {}
+
+
+def test_more_than_three_to_one_holds_back():
+    assert holding_back({"classification": 0.2, "distillation": 0.65, "contrastive": 0.15}) == [
+        "distillation"
+    ]
+    assert holding_back({"classification": 0.25, "distillation": 0.75}) == []
+    assert holding_back({}) == []
+
+
+def trained(categories: int, share: float, seed: int = 0, **losses: object) -> list[EpochRecord]:
+    """A short run on random images, of which each category has a tenth."""
+    generator = torch.Generator().manual_seed(seed)
+    encoder = ToyEncoder(seed=seed)
+    # As wide as real ones: in eight dimensions the cosines of random texts differ too much.
+    for name, rows in (("projection", 12), ("letters", len(encoder.letters)), ("text", WIDTH)):
+        weight = torch.randn(rows, WIDTH, generator=generator) / rows**0.5
+        setattr(encoder, name, nn.Parameter(weight, requires_grad=False))
+    words = itertools.product(string.ascii_lowercase, repeat=3)
+    names = ["".join(word) for word in itertools.islice(words, 0, 26**3, 26**3 // categories)]
+    hidden = torch.tanh(torch.randn(IMAGES, 9, 12, generator=generator))
+    image = F.normalize(encoder.project(hidden).mean(dim=1), dim=-1)
+    shown = (hidden @ torch.randn(12, categories, generator=generator)).amax(dim=1)
+    known = torch.rand(IMAGES, categories, generator=generator) < share
+    labels = LabelMatrix(shown > shown.quantile(0.9, dim=0), known)
+    settings = Settings(
+        losses={"distillation": 1.0, "gamma_negative": 0.0, "gamma_positive": 0.0, **losses},
+        image_head={"use": False},
+        stacking={"zero_shot": False, "fit_weights": False},
+        training={"epochs": EPOCHS, "batch_size": 100, "learning_rate": 1e-4},
+    )
+    trainer = Trainer(
+        model=build_trmml(frozen_encoder(encoder), names[:categories], settings),
+        source=MemoryFeatures(hidden[None], image[None]),
+        matrix=labels,
+        truth=None,
+        training=settings.training,
+        fabric=Fabric(accelerator="cpu", devices=1),
+    )
+    return list(train(trainer))
+
+
+def balance(categories: int, share: float, **losses: object) -> float:
+    """How many times the gradient of the classification that of the distillation is."""
+    runs = (trained(categories, share, seed=seed, **losses) for seed in range(3))
+    shares = [record.gradient_shares for run in runs for record in run]
+    return sum(each["distillation"] / each["classification"] for each in shares) / len(shares)
+
+
+def test_neither_categories_nor_known_share_change_the_balance() -> None:
+    # 0.72 with 10 categories, 0.63 with 200, 0.58 with 200 of which a fifth is known. A sum over
+    # the pairs of an image, as below, moves it 20 times as far.
+    few = balance(10, 0.8)
+    assert balance(200, 0.8) == pytest.approx(few, rel=0.3)
+    assert balance(200, 0.2) == pytest.approx(few, rel=0.4)
+
+
+def test_a_sum_over_the_pairs_of_an_image_outweighs_the_rest_with_many_categories() -> None:
+    ratio = balance(10, 0.8, reduction="images") / balance(200, 0.8, reduction="images")
+    assert 10 < ratio < 40
+
+
+def test_a_term_that_holds_the_model_back_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "trmml"):
+        trained(10, 0.8, distillation=100.0)
+    told = [message for message in caplog.messages if "outweighs" in message]
+    assert len(told) == 1 and "distillation outweighs the classification" in told[0]
