@@ -155,7 +155,8 @@ def test_cells_of_a_grid_with_old_names_are_not_run_again(
     again = Counted([])
     assert run(data, tmp_path, again.methods(["trmml"]), known=[SIXTY], seeds=[0]) == []
     assert again.built == []
-    assert next(iter(CellFolder(tmp_path).cells().values())).settings == cell["settings"]
+    kept = next(iter(CellFolder(tmp_path).cells().values())).settings
+    assert first_names(kept) == first_names(cell["settings"])
 
 
 def test_asking_for_the_test_sets_best_epoch_changes_no_headline(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import ToyImages
-from tests.toy import WHOLE, ToyEncoder, write_images
+from tests.toy import WHOLE, ToyEncoder, kept_encoder, write_images
 from trmml.datasets.formats.folder import read_folder
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
