@@ -1,10 +1,16 @@
 """What each loss term weighs: its share of the gradient on the parts that it shares with others."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from trmml.training.record import EpochRecord
+
+logger = logging.getLogger(__name__)
 
 # A regulariser whose gradient is this many times that of the classification holds the model back.
 HOLDS_BACK = 3.0
@@ -38,6 +44,19 @@ def holding_back(shares: Mapping[str, float]) -> list[str]:
     """Names of the terms that outweigh the classification by more than `HOLDS_BACK` to 1."""
     limit = HOLDS_BACK * shares.get("classification", math.inf)
     return [name for name, share in shares.items() if share > limit]
+
+
+def warn_of_outweighing(record: EpochRecord, before: Sequence[Mapping[str, Any]]) -> None:
+    """Log which terms outweigh the classification, each once in a run."""
+    old = {name for each in before for name in holding_back(each.get("gradient_shares", {}))}
+    for name in sorted(set(holding_back(record.gradient_shares)) - old):
+        logger.warning(
+            "the loss term %s outweighs the classification: it has %.0f %% of the gradient in"
+            " epoch %d; lower its weight, or training will hold the model where it began",
+            name,
+            100 * record.gradient_shares[name],
+            record.epoch,
+        )
 
 
 def _gradients(value: Tensor, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:

@@ -4,7 +4,6 @@ Everything random in a step comes from (seed, step), so a run that was killed co
 same weights, bit for bit on a CPU, from whichever state was written last.
 """
 
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -26,13 +25,11 @@ from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.average_precision import average_precisions
 from trmml.settings.sections import TrainingSettings
 from trmml.training.average import averaged, move_average, trained_weights
-from trmml.training.gradients import gradient_shares, holding_back
+from trmml.training.gradients import gradient_shares, warn_of_outweighing
 from trmml.training.heads import mean_patches, train_head_again, train_image_head
 from trmml.training.record import EpochRecord
 from trmml.training.schedule import hold_out, learning_rate, parameter_groups
 from trmml.training.state import TrainingState
-
-logger = logging.getLogger(__name__)
 
 # Images that `MultiLabelModel.init_from_labels` gets.
 START_IMAGES = 256
@@ -217,26 +214,13 @@ class Trainer(TrainingState):
             gradient_shares=self.gradient_shares,
             pseudo=self._pseudo_counts(),
         )
-        self._warn_of_weights(record)
+        warn_of_outweighing(record, self.records)
         self._keep_best(record.epoch, aps)
         self.records.append(asdict(record))
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         if self.pseudo_labeller is not None:
             self.pseudo_labeller.choose()
         return record
-
-    def _warn_of_weights(self, record: EpochRecord) -> None:
-        """Say once which terms outweigh the labels."""
-        before = [
-            name for each in self.records for name in holding_back(each.get("gradient_shares", {}))
-        ]
-        for name in set(holding_back(record.gradient_shares)) - set(before):
-            share = record.gradient_shares[name]
-            logger.warning(
-                "the loss term %s outweighs the classification: it has %.0f %% of the gradient in"
-                " epoch %d; lower its weight, or training will hold the model where it began",
-                name, 100 * share, record.epoch,
-            )  # fmt: skip
 
     def held_out_aps(self) -> Float[Tensor, " C"]:
         """AP per category over the held-out known labels, with the averaged weights.
