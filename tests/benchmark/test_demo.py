@@ -10,7 +10,7 @@ from trmml.cli.main import app
 from trmml.errors import ConfigError
 from trmml.settings.sections import Settings
 
-METHODS = ["zero-shot", "zero-shot dense", "linear probe", "TRM-ML"]
+METHODS = ["zero-shot", "zero-shot dense", "linear probe", "trmml (default)"]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_fit_hides_trains_compares_and_reports(toy_images: ToyImages, tmp_path: 
     result = fit(toy_images.train, toy_images.train_table, out, *test, *more)
     assert result.exit_code == 0, result.output
     tree = json.loads(result.stdout)
-    assert list(tree["methods"]) == ["zero-shot", "zero-shot dense", "TRM-ML"]
+    assert list(tree["methods"]) == ["zero-shot", "zero-shot dense", "trmml"]
     assert tree["unit"] == "percent" and tree["seed"] == 3 and 0.4 < tree["known_share"] < 0.6
     assert tree["report"] == str(out / "report.html") and (out / "report.html").is_file()
     saved = json.loads((out / "results.json").read_text("utf-8"))

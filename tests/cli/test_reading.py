@@ -54,7 +54,7 @@ def test_a_set_by_name_with_a_test_set(named: Path, toy_images: ToyImages, tmp_p
     (named / "train.csv").write_text("\n".join(rows[:41]), "utf-8")
     (named / "test.csv").write_text("\n".join([rows[0], *rows[41:]]), "utf-8")
     tree = json.loads(good("fit", "--data", "folder", named, "--out", tmp_path / "run", *QUICK))
-    assert tree["images"] == 40 and "TRM-ML" in tree["methods"]
+    assert tree["images"] == 40 and "trmml" in tree["methods"]
     scored = json.loads(
         good("evaluate", tmp_path / "run", "--trust", "--data", "folder", named, "--json")
     )
@@ -73,7 +73,7 @@ def test_one_coco_file_and_a_share_kept_aside(toy_images: ToyImages, tmp_path: P
     images = ("--images", toy_images.train, "--labels", labels, "--blank", "absent")
     more = ("--test-share", 0.25, "--out", tmp_path / "run")
     tree = json.loads(good("fit", *images, *more, *QUICK))
-    assert tree["images"] == 36 and "TRM-ML" in tree["methods"]
+    assert tree["images"] == 36 and "trmml" in tree["methods"]
 
 
 def test_the_same_labels_from_coco_and_from_a_table(toy_images: ToyImages, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from trmml.training.gradients import gradient_shares, holding_back
 from trmml.training.record import EpochRecord
 from trmml.training.trainer import Trainer, train
 
+CPU = Fabric(accelerator="cpu", devices=1)
 IMAGES, EPOCHS, WIDTH = 400, 3, 128
 
 
@@ -32,10 +33,10 @@ def test_shares_by_hand():
         "constant": torch.tensor(7.0),
     }
     weights = {"classification": 1.0, "near": 2.0, "apart": 1.0, "constant": 1.0}
-    shares = gradient_shares(terms, weights, [one, two])
+    shares = gradient_shares(terms, weights, [one, two], CPU)
     assert shares == pytest.approx({"classification": 0.75, "near": 0.25, "apart": 0.0})
     assert one.grad is None  # the step that follows starts from nothing
-    assert gradient_shares({"classification": one.sum()}, weights, [one]) == {}
+    assert gradient_shares({"classification": one.sum()}, weights, [one], CPU) == {}
 
 
 def test_more_than_three_to_one_holds_back():
@@ -46,7 +47,9 @@ def test_more_than_three_to_one_holds_back():
     assert holding_back({}) == []
 
 
-def trained(categories: int, share: float, seed: int = 0, **losses: object) -> list[EpochRecord]:
+def trained(
+    categories: int, share: float, seed: int = 0, fabric: Fabric | None = None, **losses: object
+) -> list[EpochRecord]:
     """A short run on random images, of which each category has a tenth."""
     generator = torch.Generator().manual_seed(seed)
     encoder = ToyEncoder(seed=seed)
@@ -73,7 +76,7 @@ def trained(categories: int, share: float, seed: int = 0, **losses: object) -> l
         matrix=labels,
         truth=None,
         training=settings.training,
-        fabric=Fabric(accelerator="cpu", devices=1),
+        fabric=fabric or CPU,
     )
     return list(train(trainer))
 
@@ -105,3 +108,10 @@ def test_a_term_that_holds_the_model_back_is_told_once(
         trained(10, 0.8, distillation=100.0)
     told = [message for message in caplog.messages if "outweighs" in message]
     assert len(told) == 1 and "distillation outweighs the classification" in told[0]
+
+
+def test_mixed_precision_has_shares_too() -> None:
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    for record in trained(10, 0.8, fabric=fabric, contrastive=0.1):
+        assert sum(record.gradient_shares.values()) == pytest.approx(1)
+        assert set(record.gradient_shares) == {"classification", "distillation", "contrastive"}

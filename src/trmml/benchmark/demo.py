@@ -20,7 +20,7 @@ from trmml.errors import ConfigError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
 from trmml.metrics.figures import Metrics
-from trmml.reporting.comparison import TRAINED, HeldOut, results, score, zero_shot_metrics
+from trmml.reporting.comparison import HeldOut, method_name, results, score, zero_shot_metrics
 from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json, write_text
@@ -100,7 +100,7 @@ def demo(
         ConfigError: `out` holds something that is no demo's.
 
     Example:
-        >>> demo("runs/demo").metrics["TRM-ML"].mean_ap  # doctest: +SKIP
+        >>> demo("runs/demo").metrics["trmml (default)"].mean_ap  # doctest: +SKIP
     """
     started, out, say = time.monotonic(), Path(out), note or (lambda line: None)
     settings = _seeded(settings or Settings(), seed)
@@ -136,7 +136,7 @@ def demo(
     evaluation = evaluate(tagger, test, encoded=asked)
     _tag(tagger, new, out / "tags")
     write_report(out, evaluation, baselines=baselines, truth=full.matrix)
-    metrics = {**baselines, TRAINED: evaluation.metrics}
+    metrics = {**baselines, method_name(settings): evaluation.metrics}
     seconds = time.monotonic() - started
     tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)
     tree["train_context"] = settings.prompts.train_context  # which reading of the paper this was

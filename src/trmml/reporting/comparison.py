@@ -18,10 +18,20 @@ from trmml.method.interface import MultiLabelModel, predict
 from trmml.metrics.calibration import calibrate
 from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
-from trmml.settings.sections import PromptSettings
+from trmml.settings.sections import PromptSettings, Settings
 from trmml.storage.provenance import versions
 
-TRAINED = "TRM-ML"
+
+def method_name(settings: Settings) -> str:
+    """The name of a run's row: by its parts, as the published results name them.
+
+    Example:
+        >>> method_name(Settings(training={"epochs": 3}))
+        'trmml (default)'
+    """
+    if not (settings.image_head.use or settings.csra_head.use or settings.stacking.zero_shot):
+        return "TRM-ML (paper's parts)"
+    return "trmml (default)" if settings == Settings(training=settings.training) else "trmml"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.figures import Metrics
-from trmml.reporting.comparison import TRAINED, results, zero_shot_metrics
+from trmml.reporting.comparison import method_name, results, zero_shot_metrics
 from trmml.reporting.report import write_report
 from trmml.settings.choices import OnBadImage
 from trmml.settings.sections import Settings
@@ -186,7 +186,7 @@ def _write_results(
     """Write results.json into the run and return what it holds."""
     card = evaluation.tagger.card
     tree = results(
-        {**baselines, TRAINED: evaluation.metrics},
+        {**baselines, method_name(card.settings): evaluation.metrics},
         known_share=card.data["known_share"],
         seed=card.settings.training.seed,
         seconds=seconds,

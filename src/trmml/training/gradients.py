@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from trmml.training.record import EpochRecord
@@ -17,27 +17,33 @@ HOLDS_BACK = 3.0
 
 
 def gradient_shares(
-    terms: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
+    terms: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    parameters: Sequence[nn.Parameter],
+    fabric: Fabric,
 ) -> dict[str, float]:
     """Each weighted term's share of the summed gradient norms; empty where one term is alone.
 
     Only parameters that the classification reaches are looked at: a head of its own neither holds
-    the rest back nor is held back. The graph stays for the backward pass that follows.
+    the rest back nor is held back. The graph stays for the backward pass that follows, and so that
+    this one starts from nothing, no parameter may have a gradient yet.
 
     Args:
         terms: by name, unweighted; one is "classification".
         weights: by name.
         parameters: all that are trained.
+        fabric: goes backward, in its precision.
     """
     named = {name: weights[name] * value for name, value in terms.items() if value.requires_grad}
     if "classification" not in named or len(named) < 2:
         return {}
-    gradients = _gradients(named.pop("classification"), parameters)
-    reached = [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
-    norms = {"classification": _norm(gradients)}
-    norms |= {name: _norm(_gradients(value, reached)) for name, value in named.items()}
-    total = sum(norms.values())
-    return {name: norm / total for name, norm in norms.items()} if 0 < total < math.inf else {}
+    norms = _norms(named.pop("classification"), parameters, fabric)
+    reached = [p for p, norm in zip(parameters, norms, strict=True) if norm is not None]
+    found = {"classification": norms}
+    found |= {name: _norms(value, reached, fabric) for name, value in named.items()}
+    wholes = {name: math.hypot(*(norm or 0.0 for norm in each)) for name, each in found.items()}
+    total = sum(wholes.values())
+    return {name: norm / total for name, norm in wholes.items()} if 0 < total < math.inf else {}
 
 
 def holding_back(shares: Mapping[str, float]) -> list[str]:
@@ -59,9 +65,10 @@ def warn_of_outweighing(record: EpochRecord, before: Sequence[Mapping[str, Any]]
         )
 
 
-def _gradients(value: Tensor, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-
-
-def _norm(gradients: Sequence[Tensor | None]) -> float:
-    return math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+def _norms(value: Tensor, parameters: Sequence[nn.Parameter], fabric: Fabric) -> list[float | None]:
+    """The norm of each parameter's gradient; None where the value does not depend on it."""
+    fabric.backward(value, retain_graph=True, inputs=list(parameters))
+    norms = [None if p.grad is None else float(p.grad.float().norm()) for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return norms

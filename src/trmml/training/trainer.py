@@ -133,7 +133,7 @@ class Trainer(TrainingState):
         self._count(terms, weights, len(indices), loss)
         if self.batch == 0:
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            self.gradient_shares = gradient_shares(terms, weights, trained)
+            self.gradient_shares = gradient_shares(terms, weights, trained, self.fabric)
         first = self.batch // training.accumulate * training.accumulate
         self.fabric.backward(loss / min(training.accumulate, self.batches - first))
         labeller = self.pseudo_labeller
