@@ -23,9 +23,9 @@ from benchmarks.speed.training import COCO
 from PIL import Image
 
 from trmml.deploy.onnx_file import TOLERANCE, export
-from trmml.encoders.speed.onnx import open_session
 from trmml.features.base import encode_batch
 from trmml.settings.choices import ExportPart
+from trmml.storage.sessions import open_session
 from trmml.tagging.tagger import Tagger
 
 
@@ -46,7 +46,7 @@ def rows_of(name: str, run: Path, folder: Path, batch: int, rounds: int) -> list
     given = {"all": images, "head": features.hidden_patches.numpy()}
     for part in get_args(ExportPart):
         done = export(run, folder / f"{part}.onnx", part=part, trust=True)
-        session = open_session(done.path)
+        session = open_session(done.path, torch.get_num_threads())
         intake = {session.get_inputs()[0].name: given[part]}
         ways: dict[str, Callable[[], object]] = {
             "torch": torch_ways[part],

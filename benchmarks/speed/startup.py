@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +54,14 @@ def prepare(folder: Path) -> dict[str, tuple[str, ...]]:
         "settings": (*TRMML, "settings"),
         "store ls": (*TRMML, "store", "ls"),
         "tag (1 image)": (*TRMML, "tag", run, str(image)),
+        "tag by torch (1 image)": (*TRMML, "tag", run, str(image), "--precision", "channels-last"),
+        "data check": (*TRMML, "data", "check", "scenes", str(folder / "train")),
         f"evaluate ({EVALUATED} images)": (
             *(*TRMML, "evaluate", run, "--images", str(test), "--labels", str(labels)),
         ),
         "report": (*TRMML, "report", run),
     }
-    if find_spec("onnxruntime") and find_spec("onnxscript"):
-        verbs["export"] = (*TRMML, "export", run, str(folder / "out.onnx"))
-    return verbs
+    return {**verbs, "export": (*TRMML, "export", run, str(folder / "out.onnx"))}
 
 
 def measure(verbs: dict[str, tuple[str, ...]], rounds: int) -> list[dict[str, Any]]:

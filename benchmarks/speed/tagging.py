@@ -16,7 +16,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from trmml.features.loader import sample_pixels
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings
 from trmml.tagging.tagger import Tagger
+from trmml.tagging.tags import Choice
 from trmml.training.fit import train_run
 
 ARCHITECTURE = "ViT-B-32"
@@ -164,7 +164,7 @@ def pick_precisions(
     Measuring all that "auto" chooses from takes minutes, so a quick round leaves it out.
     """
     names = ["fp32"]
-    if tagger.device == "cpu" and find_spec("onnxruntime"):
+    if tagger.device == "cpu":
         names.append("int8")
     if quick:
         return names, None
@@ -211,7 +211,8 @@ def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str
 
     def conclude() -> object:
         scores = tagger.score(features)
-        return tagger.choose(scores.probabilities, top=None, threshold=None)
+        own = tagger.thresholds().numpy()
+        return Choice().tags(scores.probabilities.numpy(), own, tagger.category_names)
 
     # Each right after the forward pass, with the caches as they are then when tagging.
     ways = {"bare": lambda: encode_batch(encoder, pixels), "after": conclude}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trmml.datasets.catalog import read_named
     from trmml.datasets.formats.folder import read_categories, read_folder
     from trmml.deploy.onnx_file import export
+    from trmml.deploy.tag import tag
     from trmml.encoders import load_encoder
     from trmml.labels.matrix import LabelMatrix
     from trmml.reporting.fit import fit
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from trmml.settings.sections import Settings
     from trmml.synthetic import write_scenes as scenes
     from trmml.tagging.evaluate import evaluate
-    from trmml.tagging.tagger import Tagger, tag
+    from trmml.tagging.tagger import Tagger
 
     __version__: str
 
@@ -66,7 +67,7 @@ _SOURCES = {
     "read_folder": "trmml.datasets.formats.folder:read_folder",
     "read_named": "trmml.datasets.catalog:read_named",
     "scenes": "trmml.synthetic:write_scenes",
-    "tag": "trmml.tagging.tagger:tag",
+    "tag": "trmml.deploy.tag:tag",
     "write_report": "trmml.reporting.report:write_report",
 }
 

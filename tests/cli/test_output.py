@@ -11,7 +11,7 @@ import typer
 
 from trmml.cli.main import _named
 from trmml.cli.output import fail, print_json, print_tags, say, show
-from trmml.tagging.tagged_image import Tag, TaggedImage
+from trmml.tagging.tags import Tag, TaggedImage
 
 ODD = "a\x1b[31m\x9b\u202e\u2028\nb ä 猫.jpg"
 ESCAPED = "a\\x1b[31m\\x9b\\u202e\\u2028"

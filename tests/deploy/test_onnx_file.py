@@ -23,7 +23,7 @@ from trmml.cli.main import app
 from trmml.datasets.formats.folder import read_folder
 from trmml.deploy.onnx_file import SCENES, TOLERANCE, Exported, export
 from trmml.deploy.onnx_graph import Intake
-from trmml.errors import CheckpointError, ConfigError, DataError, EncoderError, MissingExtraError
+from trmml.errors import CheckpointError, ConfigError, DataError, EncoderError
 from trmml.features.base import Features
 from trmml.images import read_image
 from trmml.settings.sections import Settings
@@ -285,13 +285,6 @@ def test_weights_beyond_one_file_go_beside_it(finished_run, tmp_path, monkeypatc
     for path in (said.path, data):
         path.rename(moved / path.name)
     onnxruntime.InferenceSession(moved / "m.onnx")  # finds the weights beside it
-
-
-@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_part_is_named(name, finished_run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=rf"without {name}\).*trmml\[export\]"):
-        export(finished_run, tmp_path / "m.onnx")
 
 
 def test_places_and_runs_that_are_none(finished_run, tmp_path):

@@ -13,7 +13,7 @@ from trmml.encoders.speed.precision import (
     remembered_choice,
     resolve_precision,
 )
-from trmml.errors import EncoderError, MissingExtraError
+from trmml.errors import EncoderError
 from trmml.storage import cache
 
 TOWERS = {"ViT": (tiny_clip.VIT, 32), "ResNet": (tiny_clip.RESNET, 64)}
@@ -80,9 +80,6 @@ def test_what_cannot_be_had_says_why(encoder, monkeypatch):
     monkeypatch.setattr(precision.shutil, "which", lambda name: None)
     with pytest.raises(EncoderError, match="compiler"):
         features(encoder, "compile")
-    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"trmml\[export\]"):
-        features(encoder, "int8")
 
 
 def test_the_fastest_that_changes_nothing_is_chosen_and_remembered(encoder, monkeypatch):

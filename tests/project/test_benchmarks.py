@@ -179,8 +179,6 @@ def test_startup_times_processes_and_names_the_one_that_fails() -> None:
 
 @pytest.mark.slow
 def test_an_exported_toy_says_what_torch_says(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     from benchmarks.speed import export
 
     run = tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"])

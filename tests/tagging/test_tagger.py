@@ -14,7 +14,6 @@ from trmml.datasets.formats.folder import read_folder
 from trmml.encoders.speed.precision import batch_size
 from trmml.errors import CheckpointError, ConfigError, DataError, EncoderError
 from trmml.features.base import MemoryFeatures
-from trmml.features.decoding import Decoding
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import JoinedViews
 from trmml.settings.sections import Settings
@@ -63,16 +62,18 @@ def test_the_encoder_is_made_once_per_precision(tagger, toy_images, monkeypatch)
     assert made == ["fp32", "channels-last"]
 
 
-def test_few_images_do_not_repay_checking_ways_to_decode(tagger, toy_images, monkeypatch):
+def test_few_small_images_do_not_repay_checking_ways_to_decode(
+    finished_run, toy_images, tmp_path, monkeypatch
+):
     checked = []
     module = sys.modules[Tagger.__module__]
-    monkeypatch.setattr(
-        module, "choose_decoding", lambda paths, _: checked.append(len(paths)) or Decoding()
-    )
-    path = sorted(toy_images.test.iterdir())[0]
-    for count in (REPAID_FROM - 1, REPAID_FROM):
-        list(tagger.tag([path] * count))
-    assert checked == [REPAID_FROM]
+    monkeypatch.setattr(module, "drawn_reduced_holds", lambda _: bool(checked.append(1)))
+    path, large = sorted(toy_images.test.iterdir())[0], tmp_path / "large.jpg"
+    Image.new("RGB", (400, 300)).save(large)
+    for paths, checks in (([path] * (REPAID_FROM - 1), 0), ([large], 1), ([path] * REPAID_FROM, 1)):
+        checked.clear()
+        list(Tagger.load(finished_run, trust=True).tag(paths))
+        assert len(checked) == checks
 
 
 def test_top_and_threshold(tagger, toy_images):

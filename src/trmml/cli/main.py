@@ -217,13 +217,15 @@ def tag(
     null: options.Null = False,
 ) -> None:
     """Tag images. With probabilities and, on request, region maps."""
-    from trmml.image_search import find_images
-    from trmml.tagging.tagger import Tagger
+    from trmml.deploy.tag import tag_each
 
-    paths = find_images(_named(images, null), keep_missing=on_bad_image == "skip")
-    tagger = Tagger.load(run, encoder=encoder, device=device, also=also or (), trust=trust)
-    tagged = tagger.tag(
-        paths,
+    tagged = tag_each(
+        run,
+        _named(images, null),
+        encoder=encoder,
+        device=device,
+        also=also or (),
+        trust=trust,
         top=top,
         threshold=threshold,
         explain=explain,

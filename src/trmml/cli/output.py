@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trmml.deploy.onnx_file import Exported
     from trmml.settings.sections import Settings
-    from trmml.tagging.tagged_image import TaggedImage
+    from trmml.tagging.tags import TaggedImage
 
 # A log file gets one line per so many seconds while one stage goes on.
 LINE_SECONDS = 30.0

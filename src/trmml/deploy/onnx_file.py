@@ -18,18 +18,20 @@ from torch import Tensor
 
 from trmml.deploy.onnx_graph import Intake, Subject
 from trmml.encoders.base import Encoder
-from trmml.encoders.speed.onnx import OPSET, open_session, refuse_without_onnx, trace
+from trmml.encoders.speed.onnx import OPSET, trace
 from trmml.errors import ConfigError, EncoderError
+from trmml.features.decoding import REDUCED_MARGIN
 from trmml.image_search import find_images
 from trmml.images import read_image
 from trmml.settings.choices import ExportPart
 from trmml.storage.drafts import draft_folder
+from trmml.storage.sessions import open_session
 from trmml.synthetic import draw_scene
+from trmml.tagging.onnx_tagger import METADATA_KEY
 from trmml.tagging.tagger import Tagger
 
-# Of what stands under the key `trmml` in the file's metadata.
+# Of what stands under `METADATA_KEY` in the file's metadata.
 FORMAT = 1
-METADATA_KEY = "trmml"
 # Largest difference from torch, of any probability and of any cell of a region map.
 TOLERANCE = 1e-4
 # protobuf holds no message of 2 GiB; the graph itself takes well under 64 MiB.
@@ -112,14 +114,12 @@ def export(
         check: images to compare on (files, folders, patterns), besides drawn ones and noise.
 
     Raises:
-        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: no finished run there, or another encoder.
         EncoderError: the encoder cannot be exported, or the file and torch differ;
             nothing is written then.
         ConfigError: the file cannot be written there.
         DataError: an image to check on cannot be read.
     """
-    _need_extra()
     if part not in get_args(ExportPart):
         raise ConfigError(f"part must be one of {', '.join(get_args(ExportPart))}, got {part!r}")
     out = Path(out)
@@ -129,7 +129,7 @@ def export(
         subject = Subject(tagger, Intake.of(tagger.frozen.encoder) if part == "all" else None)
         written = folder / out.name
         _write(subject, subject.given(made[:2]), written)
-        session = open_session(written)
+        session = open_session(written, torch.get_num_threads())
         deviation = _deviation(session, subject, _batches(made, paths))
         if not deviation <= TOLERANCE:  # nor nan
             raise EncoderError(
@@ -153,10 +153,6 @@ def export(
         max_deviation=deviation,
         images_per_second=speed,
     )
-
-
-def _need_extra() -> None:
-    refuse_without_onnx("export to ONNX")
 
 
 @contextmanager
@@ -194,7 +190,10 @@ def _metadata(subject: Subject) -> dict[str, Any]:
         "encoder": card.encoder.to_dict(),
         "grid": list(card.encoder.grid),
     }
-    return tree if intake is None else {**tree, "resize": "squash", **asdict(intake)}
+    if intake is None:
+        return tree
+    at_least = REDUCED_MARGIN * intake.size if subject.tagger.reduced else None
+    return {**tree, "at_least": at_least, "resize": "squash", **asdict(intake)}
 
 
 def _way_out(subject: Subject) -> str:

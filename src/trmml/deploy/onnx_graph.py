@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trmml.encoders.base import Encoder
 from trmml.errors import EncoderError
 from trmml.features.base import Features
+from trmml.tagging.onnx_tagger import squashed
 from trmml.tagging.tagger import Tagger
 
 # Pillow's filters, the likeliest first; an exported file names one of them.
@@ -67,8 +68,7 @@ class Intake:
 
     def resized(self, image: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
         """An RGB image of any size as the exported file takes it."""
-        small = image.resize((self.size,) * 2, Image.Resampling[self.interpolation.upper()])
-        return np.array(small)
+        return squashed(image, self.size, self.interpolation)
 
     def normalised(self, image: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
         """The pixels that the encoder takes."""

@@ -5,13 +5,16 @@ is taken only where a check on a few of the images finds the same features.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -21,6 +24,8 @@ from torch import Tensor
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder
 from trmml.images import augment, is_special, read_image
+from trmml.storage.sessions import cores
+from trmml.synthetic import draw_scene
 
 # Images that a card decodes at a time: 12 megapixels each are 0.6 GB.
 ON_CARD = 16
@@ -77,8 +82,7 @@ def view_of(path: Path, content: str, seed: int, view: int) -> ImageView:
 
 def workers() -> int:
     """Threads that decode: Pillow lets other threads run while it decodes and resizes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(2, cores or 2)
+    return max(2, cores())
 
 
 def prepare(view: ImageView, encoder: Encoder, *, reduced: bool, keep: bool) -> Prepared:
@@ -135,23 +139,12 @@ def decode_on_card(
     return made
 
 
-def choose_decoding(paths: Sequence[Path], frozen: FrozenEncoder) -> Decoding:
-    """The shortcuts that a check on the first of the images allows."""
-    return Decoding(bool(reduced_holds(paths, frozen)), bool(on_card_holds(paths, frozen)))
-
-
 def reduced_holds(paths: Sequence[Path], frozen: FrozenEncoder) -> bool | None:
     """Whether large JPEGs may be decoded smaller: features stay those of the whole image.
 
     The first few images that are large enough are encoded both ways; image feature and projected
     patches must agree to a cosine of `LEAST_COSINE`. None where none of the first is large enough.
     """
-
-    def large(path: Path) -> bool:
-        if is_special(path):
-            return False
-        with Image.open(path, formats=("JPEG",)) as file:
-            return min(file.size) >= 2 * REDUCED_MARGIN * frozen.encoder.size
 
     def both(path: Path) -> tuple[Tensor, Tensor]:
         short, plain = (
@@ -160,7 +153,35 @@ def reduced_holds(paths: Sequence[Path], frozen: FrozenEncoder) -> bool | None:
         )
         return short, plain
 
+    large = partial(is_large, size=frozen.encoder.size)
     return _same_features(paths, large, both, frozen)
+
+
+def is_large(path: Path, size: int) -> bool:
+    """Whether a file is a JPEG that may be decoded smaller, for an encoder of this size."""
+    if is_special(path):
+        return False
+    try:
+        with Image.open(path, formats=("JPEG",)) as file:
+            return min(file.size) >= 2 * REDUCED_MARGIN * size
+    except Exception:  # Pillow raises almost anything; it is reported when its turn comes
+        return False
+
+
+def drawn_reduced_holds(frozen: FrozenEncoder) -> bool:
+    """`reduced_holds` on drawn scenes, whose sharp edges lose more than photographs do.
+
+    So it depends on the encoder alone, and an image is decoded alike in whatever company.
+    """
+    rng, side = np.random.default_rng(0), 2 * REDUCED_MARGIN * frozen.encoder.size
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{number}.jpg") for number in range(CHECKED)]
+        for path in paths:
+            scene = draw_scene(rng).image
+            scale = side / min(scene.size)
+            larger = scene.resize((ceil(scale * scene.width), ceil(scale * scene.height)))
+            larger.save(path, quality=90)
+        return bool(reduced_holds(paths, frozen))
 
 
 def on_card_holds(paths: Sequence[Path], frozen: FrozenEncoder) -> bool | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.datasets.base import Dataset
+from trmml.deploy.kept import keep
 from trmml.encoders.base import Encoder
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
@@ -119,6 +120,7 @@ def fit(
             progress=progress,
         )
         summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
+    keep(out)
     report = write_report(out, evaluation, baselines=baselines, truth=truth)
     seconds = round(time.monotonic() - started, 1)
     return {**summary, "seconds": seconds, "report": str(report)}

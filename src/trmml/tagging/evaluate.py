@@ -17,7 +17,8 @@ from trmml.images import BadImage
 from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
 from trmml.settings.choices import OnBadImage
-from trmml.tagging.tagger import Tagger, warn_left_out
+from trmml.tagging.tagger import Tagger
+from trmml.tagging.tags import warn_left_out
 
 
 @dataclass(frozen=True)

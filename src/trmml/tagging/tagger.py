@@ -1,9 +1,9 @@
 """Tag images with a trained run: probabilities, thresholds, region maps, new categories."""
 
-import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,21 +17,25 @@ from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.encoders.speed.precision import in_precision
 from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Features
-from trmml.features.decoding import SEARCHED, Decoding, ImageView, choose_decoding, view_of
+from trmml.features.decoding import (
+    Decoding,
+    ImageView,
+    drawn_reduced_holds,
+    is_large,
+    on_card_holds,
+    view_of,
+)
 from trmml.features.loader import best_precision, load_batches
 from trmml.features.views import EncodedBatch, encode_views
-from trmml.image_search import find_images
 from trmml.method.prompts import encode_templates
 from trmml.method.trmml import TRMML, TRMMLOutput
 from trmml.metrics.calibration import Calibration
 from trmml.settings.choices import OnBadImage
 from trmml.storage.hashes import ContentHashes
 from trmml.tagging.region_maps import MapFolder
-from trmml.tagging.tagged_image import Tag, TaggedImage
+from trmml.tagging.tags import Choice, Tag, TaggedImage, warn_left_out, warn_uncalibrated
 from trmml.training.fabric import pick_device
 from trmml.training.run_folder import RunCard, load_card, load_model
-
-logger = logging.getLogger(__name__)
 
 # Images from which checking ways to decode is repaid: some are decoded and encoded twice.
 REPAID_FROM = 24
@@ -168,24 +172,15 @@ class Tagger:
         Raises:
             DataError: an unreadable image under "error".
         """
-        if not self.card.chosen.get("calibrated", True):
-            logger.warning(
-                "no absent label was held out to calibrate on; probabilities rank, but are too low"
-                " where blanks hide labels, and raw where nothing was held out."
-            )
-        if top is not None and top < 1:
-            raise ConfigError(f"expected top to be at least 1, got {top}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ConfigError(f"expected a threshold from 0 to 1, got {threshold}")
+        choice = Choice(top, threshold)
+        warn_uncalibrated(self.card.chosen.get("calibrated", True))
         paths = [Path(image) for image in images]
         maps = None if explain is None else MapFolder(explain, paths, self.card.encoder.grid)
         frozen = self._in_precision(best_precision(precision, paths, self.frozen))
-        repaid = len(paths) >= REPAID_FROM
-        decoding = choose_decoding(paths[:SEARCHED], frozen) if repaid else Decoding()
         batches = load_batches(
             self._image_views(paths),
             frozen,
-            decoding,
+            self._decoding(paths, frozen),
             on_bad_image=on_bad_image,
             keep_images=maps is not None,
         )
@@ -193,7 +188,7 @@ class Tagger:
         for batch in encode_views(batches, frozen, self.views):
             tagged = {n: TaggedImage(paths[n], error=reason) for n, reason in batch.bad.items()}
             unreadable += len(tagged)
-            for number, tags, files in self._tags(batch, top, threshold, maps):
+            for number, tags, files in self._tags(batch, choice, maps):
                 tagged[number] = TaggedImage(paths[number], tags, maps=files)
             yield from (tagged[number] for number in sorted(tagged))
         warn_left_out(unreadable, len(paths))
@@ -217,41 +212,34 @@ class Tagger:
             self._by_precision[precision] = in_precision(self.frozen, precision)
         return self._by_precision[precision]
 
+    def _decoding(self, paths: Sequence[Path], frozen: FrozenEncoder) -> Decoding:
+        """The shortcuts to take; what checks them is repaid by a large image, or by many."""
+        many = len(paths) >= REPAID_FROM
+        large = many or any(is_large(path, self.card.encoder.size) for path in paths)
+        on_card = many and bool(on_card_holds(paths, frozen))
+        return Decoding(reduced=large and self.reduced, on_card=on_card)
+
+    @cached_property
+    def reduced(self) -> bool:
+        """Whether large JPEGs are decoded smaller, in every call and by the run's ONNX file."""
+        return drawn_reduced_holds(self.frozen)
+
     def _tags(
-        self, batch: EncodedBatch, top: int | None, threshold: float | None, maps: MapFolder | None
+        self, batch: EncodedBatch, choice: Choice, maps: MapFolder | None
     ) -> Iterator[tuple[int, tuple[Tag, ...], tuple[Path, ...]]]:
         """Position, tags and files of region maps of each readable image in a batch."""
         if batch.features is None:
             return
-        scores, limits = self.score(batch.features), self.thresholds(threshold).tolist()
-        chosen = self.choose(scores.probabilities, top=top, threshold=threshold)
-        for row, number in enumerate(batch.numbers):
-            tags = tuple(Tag(self.category_names[c], p, limits[c]) for c, p in chosen[row])
+        scores = self.score(batch.features)
+        names, own = self.category_names, self.thresholds().numpy()
+        chosen = choice.tags(scores.probabilities.numpy(), own, names)
+        for row, (number, tags) in enumerate(zip(batch.numbers, chosen, strict=True)):
             files: tuple[Path, ...] = ()
             if maps is not None:
-                attention = scores.attention[row, [c for c, _ in chosen[row]]]
-                names = [tag.category for tag in tags]
-                files = maps.write(number, batch.images[row], attention, names)
+                shown = [tag.category for tag in tags]
+                attention = scores.attention[row, [names.index(name) for name in shown]]
+                files = maps.write(number, batch.images[row], attention, shown)
             yield number, tags, files
-
-    def choose(
-        self, probabilities: Float[Tensor, "B K"], *, top: int | None, threshold: float | None
-    ) -> list[list[tuple[int, float]]]:
-        """Of each image the categories to report, the most probable first, with probability."""
-        values, order = probabilities.sort(dim=1, descending=True, stable=True)
-        keep = torch.ones_like(order, dtype=torch.bool)
-        if top is None or threshold is not None:
-            keep = values >= self.thresholds(threshold)[order]
-        keep[:, top:] = keep[:, top:] & (top is None)
-        counts = keep.sum(dim=1).tolist()
-        longest = max(counts, default=0)
-        # Thresholds differ, so what is kept need not stand at the front: move it there.
-        places = (~keep).sort(dim=1, stable=True).indices[:, :longest]
-        categories, kept = order.gather(1, places).tolist(), values.gather(1, places).tolist()
-        return [
-            list(zip(row[:count], some[:count], strict=True))
-            for row, some, count in zip(categories, kept, counts, strict=True)
-        ]
 
     def thresholds(self, threshold: float | None = None) -> Float[Tensor, " K"]:
         """Probability from which each category counts as present."""
@@ -274,45 +262,3 @@ def _untrusted(run: Path, spec: str) -> str:
         f" run. If you know that code, name it with --encoder {shlex.quote(spec)}, or say --trust"
         " (in Python: encoder=, trust=True)"
     )
-
-
-def warn_left_out(unreadable: int, images: int) -> None:
-    """Log how many images could not be read, if any."""
-    if unreadable:
-        logger.warning("%d of %d images cannot be read and were left out", unreadable, images)
-
-
-def tag(
-    run: Path | str,
-    images: Sequence[Path | str],
-    *,
-    encoder: Encoder | str | None = None,
-    device: str = "cpu",
-    also: Sequence[str] = (),
-    trust: bool = False,
-    top: int | None = None,
-    threshold: float | None = None,
-    explain: Path | str | None = None,
-    precision: str = "fp32",
-    on_bad_image: OnBadImage = "error",
-) -> list[TaggedImage]:
-    """Tags of the images that files, folders and patterns stand for.
-
-    Arguments and errors are those of `Tagger.load` and `Tagger.tag`. Under "skip" a path that
-    stands for nothing comes back as an image with an error, too.
-
-    Example:
-        >>> for image in tag("runs/photos", ["holiday/*.jpg"]):  # doctest: +SKIP
-        ...     print(image.path, [tag.category for tag in image.tags])
-    """
-    paths = find_images(images, keep_missing=on_bad_image == "skip")
-    tagger = Tagger.load(run, encoder=encoder, device=device, also=also, trust=trust)
-    tagged = tagger.tag(
-        paths,
-        top=top,
-        threshold=threshold,
-        explain=explain,
-        precision=precision,
-        on_bad_image=on_bad_image,
-    )
-    return list(tagged)

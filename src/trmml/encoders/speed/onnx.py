@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from trmml.encoders.base import EncodeImage, Encoder
 from trmml.encoders.frozen import FrozenEncoder
-from trmml.errors import EncoderError, MissingExtraError
+from trmml.errors import EncoderError
 from trmml.storage.atomic import whole_file
 from trmml.storage.cache import cache_folder
 from trmml.storage.hashes import hash_file
+from trmml.storage.sessions import open_session
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +29,6 @@ FORMAT = 1
 # Layers whose weights become int8. Convolutions stay: ONNX Runtime's integer convolution took 4.6
 # times as long as the one in fp32 for the patches of ViT-B-32 (benchmarks/README.md).
 INT8_LAYERS = ("MatMul",)
-
-
-def refuse_without_onnx(what: str) -> None:
-    """MissingExtraError where a package of the extra `export` is absent."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not _is_there(name)]
-    if missing:
-        raise MissingExtraError(f"{what} (without {', '.join(missing)})", "export")
-
-
-def _is_there(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # switched off in sys.modules
-        return False
 
 
 def trace(
@@ -80,17 +66,6 @@ def trace(
     return program
 
 
-def open_session(path: Path) -> Any:
-    """ONNX Runtime on the processor, with as many threads as torch has."""
-    import onnxruntime  # an optional part
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # A thread that spins takes its core from the threads of torch and of the decoder that follow.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def onnx_image_encoder(frozen: FrozenEncoder, kind: Literal["onnx", "int8"]) -> EncodeImage:
     """`encode_image` by ONNX Runtime; its file is made once and kept in the cache.
 
@@ -100,10 +75,8 @@ def onnx_image_encoder(frozen: FrozenEncoder, kind: Literal["onnx", "int8"]) -> 
             come.
 
     Raises:
-        MissingExtraError: ONNX Runtime and the like are not installed.
         EncoderError: the encoder cannot be exported.
     """
-    refuse_without_onnx(f"the encoder precision {kind}")
     made = f"{kind}-{FORMAT}-{version('onnxruntime')}"
     name = f"{frozen.identity.image_checksum[:24]}-{frozen.identity.size}-{made}.onnx"
     path = cache_folder() / "encoders" / name
@@ -112,7 +85,7 @@ def onnx_image_encoder(frozen: FrozenEncoder, kind: Literal["onnx", "int8"]) -> 
         session = _opened(path)
         if session is None:
             _make(frozen.encoder, path, kind)
-            session = open_session(path)
+            session = open_session(path, torch.get_num_threads())
     entry = session.get_inputs()[0].name
 
     def encode_image(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +117,7 @@ def _opened(path: Path) -> Any:
         kept = path.with_suffix(".sha256")
         if kept.is_file() and kept.read_text("utf-8") != hash_file(path):
             raise ValueError("its hash is another")
-        return open_session(path)
+        return open_session(path, torch.get_num_threads())
     except Exception as error:  # ONNX Runtime has many errors for a damaged file
         logger.warning("%s cannot be read (%s); it is made anew", path, type(error).__name__)
         return None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast, get_args
 
@@ -92,7 +92,6 @@ def in_precision(frozen: FrozenEncoder, precision: str) -> FrozenEncoder:
 
     Raises:
         EncoderError: the precision is unknown, or cannot be had for this encoder or device.
-        MissingExtraError: it needs ONNX Runtime.
     """
     if precision == frozen.precision:
         return frozen
@@ -202,14 +201,10 @@ def remembered_choice(frozen: FrozenEncoder) -> MeasuredPrecision | None:
 
 def _choice_file(frozen: FrozenEncoder) -> Path:
     """Where the choice is kept: its name is a hash of all that it depends on."""
-    try:
-        onnx = version("onnxruntime")
-    except PackageNotFoundError:
-        onnx = ""
     identity, device = frozen.identity, frozen.device
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     parts = (identity.image_checksum, identity.size, where, torch.get_num_threads())
-    depends = "|".join(map(str, (*parts, torch.__version__, onnx)))
+    depends = "|".join(map(str, (*parts, torch.__version__, version("onnxruntime"))))
     name = hashlib.sha256(depends.encode()).hexdigest()[:24]
     return cache_folder() / "encoders" / f"{name}-precision.json"
 

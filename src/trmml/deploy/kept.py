@@ -1,0 +1,118 @@
+"""The ONNX file of a run that is kept in the cache, so that tagging needs no torch.
+
+Beside `<key>.onnx` lies `<key>.json` with the sha256 of each file, or with why there is none. The
+key is a hash of the run's files: what was checked when the run was exported holds for these bytes.
+"""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from trmml.errors import EncoderError
+from trmml.storage.atomic import write_json
+from trmml.storage.cache import cache_folder
+from trmml.storage.hashes import hash_file
+from trmml.storage.json_text import parse_object
+from trmml.tagging.onnx_tagger import OnnxTagger
+
+if TYPE_CHECKING:
+    from trmml.training.run_folder import RunCard
+
+logger = logging.getLogger(__name__)
+
+# To be raised when what is written changes.
+FORMAT = 1
+# Runs whose files are kept, those used last.
+KEPT = 8
+
+
+def open_kept(run: Path) -> OnnxTagger | None:
+    """The tagger of a run by its kept file; None where there is none, or it is damaged."""
+    note = _note_path(run)
+    files = {} if note is None else _read(note).get("files", {})
+    if note is None or not files:
+        return None
+    try:
+        for name, sha256 in files.items():
+            if hash_file(note.with_name(name)) != sha256:
+                raise ValueError(f"{name} is not the file that was written")
+        os.utime(note)  # the last to be removed
+        return OnnxTagger(note.with_suffix(".onnx"))
+    except Exception as error:  # ONNX Runtime has many errors; torch tags, and it is made anew
+        logger.info("%s cannot be used: %s", note.with_suffix(".onnx"), error)
+        note.unlink(missing_ok=True)
+        return None
+
+
+def keep(run: Path) -> None:
+    """Export a run into the cache, unless that was done or found impossible before.
+
+    A run on an encoder of the user's own is not exported: what its code may do is asked anew each
+    time. Nor is one that scores several views. Whatever fails is logged: torch can tag without.
+    """
+    note = _note_path(run)
+    if note is None:
+        return
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(note.with_suffix(".lock")):
+            if not _read(note):
+                write_json(note, _exported(run, note.with_suffix(".onnx")))
+        _remove_all_but(KEPT, note.parent)
+    except Exception as error:
+        logger.info("%s is not kept as an ONNX file: %s", run, error)
+
+
+def _note_path(run: Path) -> Path | None:
+    """Where the note on a run is kept; None where its files cannot be read."""
+    try:
+        sums = [hash_file(run / name) for name in ("model.json", "model.safetensors")]
+    except OSError:
+        return None
+    key = hashlib.sha256("|".join([str(FORMAT), *sums]).encode()).hexdigest()
+    return cache_folder() / "taggers" / f"{key[:32]}.json"
+
+
+def _read(note: Path) -> dict[str, Any]:
+    """What a note says; nothing where it is missing or damaged."""
+    try:
+        return parse_object(note.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def _exported(run: Path, path: Path) -> dict[str, Any]:
+    """Export the run; what its note will say."""
+    from trmml.deploy.onnx_file import export  # torch takes seconds to import
+    from trmml.training.run_folder import load_card
+
+    if reason := _why_not(load_card(run)):
+        return {"reason": reason}
+    logger.info("exporting %s, so that it can be tagged with at once; this is done once", run)
+    try:
+        done = export(run, path)
+    except EncoderError as error:
+        return {"reason": str(error)}
+    files = [file for file in (done.path, done.external_data) if file is not None]
+    return {"files": {file.name: hash_file(file) for file in files}}
+
+
+def _why_not(card: "RunCard") -> str | None:
+    """Why a run is not kept, or None."""
+    from trmml.encoders import is_factory
+
+    if card.encoder_spec is None or is_factory(card.encoder_spec):
+        return "its encoder is the user's own"
+    return "it scores several views" if card.settings.training.scored_views > 1 else None
+
+
+def _remove_all_but(count: int, folder: Path) -> None:
+    """Remove the files of all runs but those used last."""
+    notes = sorted(folder.glob("*.json"), key=lambda note: note.stat().st_mtime, reverse=True)
+    for note in notes[count:]:
+        for path in folder.glob(f"{note.stem}.*"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,251 @@
+"""The kept ONNX file of a run: the same tags as by torch, and never another file's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.toy import ToyEncoder
+from trmml.deploy import kept as module
+from trmml.deploy.kept import keep, open_kept
+from trmml.deploy.onnx_file import export
+from trmml.deploy.tag import TORCH_FROM, _on_processor, tag
+from trmml.errors import DataError, EncoderError
+from trmml.features.decoding import REDUCED_MARGIN
+from trmml.tagging.onnx_tagger import BATCH, OnnxTagger
+from trmml.tagging.tagger import Tagger
+from trmml.tagging.tags import Choice
+
+why_not = module._why_not
+# pydantic is not among them: typer itself imports it.
+HEAVY = ("torch", "torchvision", "open_clip", "timm", "polars", "matplotlib", "sympy")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and the toy taken for an encoder of trmml's own."""
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "_why_not", lambda card: None)
+    return tmp_path / "cache" / "taggers"
+
+
+@pytest.fixture(scope="module")
+def kept_cache(finished_run, tmp_path_factory) -> Path:
+    """A cache that holds the finished run; read it only."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRMML_CACHE", str(folder))
+        patch.setattr(module, "_why_not", lambda card: None)
+        patch.setattr("trmml.deploy.onnx_file.export", partial(export, trust=True))
+        keep(finished_run)
+    return folder
+
+
+@pytest.fixture
+def kept(kept_cache, finished_run, monkeypatch) -> OnnxTagger:
+    monkeypatch.setenv("TRMML_CACHE", str(kept_cache))
+    found = open_kept(finished_run)
+    assert found is not None
+    return found
+
+
+def without_torch(monkeypatch):
+    """From here on, loading a run by torch fails."""
+
+    def load(*_, **__):
+        raise AssertionError("torch was asked")
+
+    monkeypatch.setattr(Tagger, "load", load)
+
+
+# The same tags ----------------------------------------------------------------------------------
+
+
+def images_of_many_kinds(folder: Path, toy_images) -> list[Path]:
+    """Small and large images, grey, transparent, turned, and one that is broken; two batches."""
+    small = sorted(toy_images.test.iterdir())
+    made = {
+        "large.jpg": Image.open(small[0]).convert("RGB").resize((1200, 900)),
+        "grey.png": Image.open(small[1]).convert("L"),
+        "clear.png": Image.open(small[2]).convert("RGBA").resize((60, 50)),
+    }
+    for name, image in made.items():
+        image.save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(small[3]).convert("RGB").save(folder / "turned.jpg", exif=turned)
+    paths = [*small, *sorted(folder.iterdir())] * 2
+    assert len(paths) > BATCH
+    return paths
+
+
+@pytest.mark.parametrize("options", [{}, {"top": 2}, {"threshold": 0.4}, {"threshold": 0.1}])
+def test_the_tags_are_those_of_torch(kept, finished_run, toy_images, tmp_path, options):
+    paths = images_of_many_kinds(tmp_path, toy_images)
+    wanted = Tagger.load(finished_run, trust=True).tag(paths, on_bad_image="skip", **options)
+    found = kept.tag(paths, Choice(**options), on_bad_image="skip")
+    for one, two in zip(found, wanted, strict=True):
+        assert (one.path, one.error) == (two.path, two.error)
+        assert [t.category for t in one.tags] == [t.category for t in two.tags]
+        assert [t.threshold for t in one.tags] == [t.threshold for t in two.tags]
+        for a, b in zip(one.tags, two.tags, strict=True):
+            assert a.probability == pytest.approx(b.probability, abs=1e-4)
+
+
+def test_both_ways_decode_large_jpegs_alike(kept, finished_run):
+    reduced = Tagger.load(finished_run, trust=True).reduced
+    assert kept._about["at_least"] == (REDUCED_MARGIN * ToyEncoder.size if reduced else None)
+
+
+def test_an_unreadable_image_stops_or_is_counted(kept, toy_images, tmp_path, caplog):
+    paths = [sorted(toy_images.test.iterdir())[0], tmp_path / "missing.jpg"]
+    with pytest.raises(DataError, match=r"missing\.jpg"):
+        list(kept.tag(paths, Choice(), on_bad_image="error"))
+    list(kept.tag(paths[1:], Choice(), on_bad_image="skip"))
+    assert "1 of 1 images cannot be read" in caplog.text
+
+
+# Which way --------------------------------------------------------------------------------------
+
+
+def test_the_kept_file_is_used_where_it_does_all_that_is_asked(
+    kept, finished_run, toy_images, monkeypatch, caplog
+):
+    path = sorted(toy_images.test.iterdir())[0]
+    without_torch(monkeypatch)
+    caplog.set_level("INFO", "trmml")
+    assert tag(finished_run, [path], device="auto", precision="auto")[0].path == path
+    assert "tagging by ONNX Runtime" in caplog.text
+    for more in ({"also": ["zebra"]}, {"explain": "maps"}, {"encoder": "bundled"}):
+        with pytest.raises(AssertionError, match="torch was asked"):
+            tag(finished_run, [path], **more)
+
+
+def test_what_the_processor_in_fp32_does_as_well():
+    assert _on_processor("auto", "auto", 1) and _on_processor("cpu", "fp32", TORCH_FROM)
+    assert not _on_processor("auto", "fp32", TORCH_FROM)
+    assert not _on_processor("cuda", "fp32", 1) and not _on_processor("cpu", "int8", 1)
+
+
+def test_one_image_is_tagged_without_anything_heavy(kept, finished_run, toy_images):
+    image = sorted(toy_images.test.iterdir())[0]
+    code = (
+        "import sys\nfrom trmml.cli.main import app\n"
+        f"app(['tag', {str(finished_run)!r}, {str(image)!r}, '--jsonl'], standalone_mode=False)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line, heavy = done.stdout.splitlines()
+    assert json.loads(line)["image"] == str(image) and heavy == "[]"
+
+
+# Keeping ----------------------------------------------------------------------------------------
+
+
+def counted(monkeypatch, *, fail: Exception | None = None) -> list[Path]:
+    """Instead of exports: a file that is none, or an error; the paths asked for."""
+    made: list[Path] = []
+
+    class Done:
+        external_data = None
+
+        def __init__(self, path):
+            self.path = path
+
+    def export(run, out):
+        made.append(out)
+        if fail is not None:
+            raise fail
+        out.write_bytes(b"no model")
+        return Done(out)
+
+    monkeypatch.setattr("trmml.deploy.onnx_file.export", export)
+    return made
+
+
+def test_a_run_on_the_users_own_code_is_never_kept(finished_run, cache, monkeypatch):
+    monkeypatch.setattr(module, "_why_not", why_not)
+    made = counted(monkeypatch)
+    keep(finished_run)
+    assert made == [] and open_kept(finished_run) is None
+
+
+def test_the_first_tagging_by_torch_keeps_the_run(finished_run, cache, toy_images, monkeypatch):
+    path = sorted(toy_images.test.iterdir())[0]
+    made = counted(monkeypatch)
+    for _ in range(2):
+        tag(finished_run, [path], also=["zebra"], trust=True)  # asks for more, and so keeps nothing
+    assert made == []
+    tag(finished_run, [path], trust=True)
+    keep(finished_run)
+    assert len(made) == 1
+
+
+def test_what_cannot_be_exported_is_not_tried_again(finished_run, cache, monkeypatch):
+    made = counted(monkeypatch, fail=EncoderError("no file can hold it"))
+    keep(finished_run)
+    keep(finished_run)
+    assert len(made) == 1 and open_kept(finished_run) is None
+    (note,) = cache.glob("*.json")
+    assert json.loads(note.read_text()) == {"reason": "no file can hold it"}
+
+
+def test_a_failure_of_another_kind_is_logged_and_tried_again(
+    finished_run, cache, monkeypatch, caplog
+):
+    made = counted(monkeypatch, fail=OSError(28, "No space left on device"))
+    caplog.set_level("INFO", "trmml")
+    keep(finished_run)
+    keep(finished_run)
+    assert len(made) == 2 and "No space left" in caplog.text
+
+
+def test_a_file_that_was_changed_is_not_used(kept_cache, finished_run, cache, monkeypatch, caplog):
+    shutil.copytree(kept_cache / "taggers", cache)
+    assert open_kept(finished_run) is not None
+    (file,) = cache.glob("*.onnx")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    caplog.set_level("INFO", "trmml")
+    assert open_kept(finished_run) is None
+    assert "is not the file that was written" in caplog.text
+    made = counted(monkeypatch)
+    keep(finished_run)
+    assert made == [file]
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_run_that_was_changed_has_no_kept_file(kept, finished_run, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    assert open_kept(run) is not None
+    with (run / name).open("ab") as file:
+        file.write(b" ")
+    assert open_kept(run) is None
+    (run / name).unlink()
+    assert open_kept(run) is None
+    keep(run)  # and nothing is raised
+
+
+def test_the_files_of_the_runs_used_last_stay(finished_run, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 2)
+    counted(monkeypatch)
+    for number in range(3):
+        run = tmp_path / f"run{number}"
+        run.mkdir()
+        for name in ("model.json", "model.safetensors"):
+            shutil.copy(finished_run / name, run)
+        (run / "model.json").write_text((run / "model.json").read_text() + " " * number)
+        keep(run)
+        for note in cache.glob("*.json"):  # each is older than what comes after it
+            os.utime(note, (note.stat().st_atime, note.stat().st_mtime - 60))
+    assert len(list(cache.glob("*.json"))) == 2
+    assert {path.stem for path in cache.iterdir()} == {note.stem for note in cache.glob("*.json")}
