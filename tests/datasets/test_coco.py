@@ -110,7 +110,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "twice": ({"images": [IMAGES[0], IMAGES[0]]}, "image 2: the id 57870 is that of image 1 too"),
     "same file": ({"images": [IMAGES[0], IMAGES[0] | {"id": 9}]},
                   r"image 2: the file 'COCO_train2014_000000057870\.jpg' is that of image 1 too"),
-    "upwards": ({"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": []}, "no name"),
+    "upwards": ({"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": []}, "leads out"),
     "names": ({"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat "}]}, "'cat' twice"),
     "ids": ({"categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]}, "category 2"),
     "none": ({"categories": []}, "lists no category"),

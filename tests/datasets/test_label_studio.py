@@ -211,7 +211,7 @@ def test_exports_of_another_kind(tmp_path):
         ({"images": []}, "is no list of tasks with 'data'"),
         ([{"image": "a.png", "tag": "cat"}], "not as JSON-MIN"),
         ([task("a.png") | {"data": {"photo": "a.png"}}], "task 1: data has no 'image', but photo"),
-        ([task("../a.png", [choices("cat")])], "is no name below the images folder"),
+        ([task("../a.png", [choices("cat")])], "leads out of the images folder"),
         ([task("a.png")], "holds no choice, taxonomy or rectangle"),
         ([task("a.png", [choices(7)])], r"task 1: choices should be a list .* but is \[7\]"),
         ([task("a.png", [choice | {"value": {"choices": "cat"}}])], r"\[\"cat\"\], but is 'cat'"),

@@ -182,5 +182,7 @@ def test_lists_may_have_a_prefix_or_whole_paths(tmp_path):
     write(tmp_path, {"trip/a.txt": "0 0.5 0.5 1 1\n"})
     assert read("yolo", tmp_path).images == names
     write(tmp_path, {"train.txt": "/elsewhere/trip/a.png\n"})
-    with pytest.raises(DataError, match=r"train\.txt line 1: '/elsewhere.* is no name below"):
+    with pytest.raises(
+        DataError, match=r"train\.txt line 1: '/elsewhere.* leads out of the images folder"
+    ):
         read("yolo", tmp_path)

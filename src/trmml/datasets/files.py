@@ -1,6 +1,7 @@
 """Find and read the text, list and JSON files that data sets are published in."""
 
 import json
+import re
 import xml.etree.ElementTree as Xml
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,18 +129,23 @@ def read_json(path: Path) -> Any:
 
 
 def read_xml(path: Path) -> Xml.Element:
-    """Return the root of an XML file in UTF-8 that declares no document type.
+    """Return the root of an XML file, in the encoding it declares, without document type.
 
     Raises:
-        DataError: the file is missing, in another encoding or no such XML.
+        DataError: the file is missing or no such XML.
     """
-    text = read_plain(path)
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities that refer to each other fill memory
-        raise DataError(f"{path} declares a document type; annotations need none. Remove it.")
     try:
-        return Xml.fromstring(text)
-    except (Xml.ParseError, ValueError) as error:
+        return Xml.fromstring(path.read_bytes(), Xml.XMLParser(target=_NoDocumentType()))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}. Copy the file there.") from error
+    except (Xml.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path} is no XML: {error}. Copy the file again.") from error
+
+
+class _NoDocumentType(Xml.TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        """Refuse it: entities that refer to each other fill memory."""
+        raise ValueError("it declares a document type; annotations need none, so remove it")
 
 
 def below(path: str, where: str, root: Path | None = None) -> str:
@@ -165,13 +171,30 @@ def below(path: str, where: str, root: Path | None = None) -> str:
     tops = () if root is None or name[:1] != "/" else (root.absolute(), root.resolve())
     top = next((f"{top.as_posix()}/" for top in tops if name.startswith(f"{top.as_posix()}/")), "")
     name = name.removeprefix(top)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        raise DataError(
+            f"{where}: {path!r:.200} is an address, not a file below the images folder. Download "
+            "the image, and write the name of its file."
+        )
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name[0] == "/" or name[1:3] == ":/" or ".." in parts:
         raise DataError(
-            f"{where}: {path!r} is no name below the images folder. Write it without drive, "
-            "leading slash or '..'."
+            f"{where}: {path!r} leads out of the images folder. Write the name below the folder, "
+            "without drive, leading slash or '..'."
         )
     return "/".join(parts)
+
+
+def below_folder(folder: str, option: str, root: Path) -> str:
+    """Return the folder that an option names, below the root; "" for the root itself.
+
+    Raises:
+        DataError: it is absolute and not below the root, or leads upwards.
+    """
+    plain = unquote(folder.removeprefix("file://")).replace("\\", "/")
+    if root.joinpath(plain).resolve() == root.resolve():
+        return ""
+    return below(folder, f"option {option}", root)
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -2,13 +2,18 @@
 
 import bisect
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from trmml.datasets.tables.cells import suggest
 from trmml.errors import DataError
+from trmml.image_search import SUFFIXES
+
+UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # that Label Studio puts before an uploaded name
 
 _NAMES_TO_COMPARE = 1000  # on either side; difflib compares some thousand names in a second
 
@@ -36,12 +41,26 @@ class ImageFiles:
             raise DataError(f"the images folder {root} {what}. Name the folder of the images.")
         self.root = root
         self._listings: dict[str, _Listing] = {}
+        self._aliases: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> str | None:
-        """Return the path below the root as it is on disk, where accents may be stored apart."""
+        """Return the path below the root as it is on disk; None where no file is meant, or two.
+
+        Accents may be stored apart. Where no file has the name as it is, it may be written as in
+        a URL, begin with the root's own name, lack its suffix, or lack what an upload put before.
+        """
+        tries = (name, unquote(name), name.removeprefix(f"{self.root.absolute().name}/"))
+        found = (self._find(each, loosely) for loosely in (False, True) for each in tries)
+        return next(filter(None, found), None)
+
+    def _find(self, name: str, loosely: bool) -> str | None:
         parent, _, leaf = name.rpartition("/")
-        files = self._listing(parent).files
-        return files.get(leaf) or files.get(unicodedata.normalize("NFC", leaf))
+        files, composed = self._listing(parent).files, unicodedata.normalize("NFC", leaf)
+        if not loosely:
+            return files.get(leaf) or files.get(composed)
+        if parent not in self._aliases:
+            self._aliases[parent] = _aliases(files)
+        return self._aliases[parent].get(composed)
 
     def listed(self) -> list[str]:
         """Return the files of all folders listed so far, and those directly in the root."""
@@ -86,6 +105,22 @@ class ImageFiles:
                 "Allow reading the folder."
             ) from error
         return listing
+
+
+def _aliases(files: Mapping[str, str]) -> dict[str, str]:
+    """Return other names of files, each of one file: without suffix, without upload prefix."""
+    paths: dict[str, set[str]] = {}
+    for name, path in files.items():
+        plain = UPLOAD_PREFIX.sub("", unicodedata.normalize("NFC", name))
+        for alias in {plain, stem_of(name), stem_of(plain)} - {name}:
+            paths.setdefault(alias, set()).add(path)
+    return {alias: min(found) for alias, found in paths.items() if len(found) == 1}
+
+
+def stem_of(name: str) -> str:
+    """Return a name without the suffix of an image or an XML file; `a.b` has none."""
+    head, dot, suffix = name.rpartition(".")
+    return head if f"{dot}{suffix}".lower() in (*SUFFIXES, ".xml") else name
 
 
 def locate(root: Path, folders: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset
-from trmml.datasets.files import find_file, read_json
+from trmml.datasets.files import below_folder, find_file, read_json
 from trmml.datasets.formats.coco_json import (
     ImageEntry,
     annotation_entries,
@@ -102,7 +102,8 @@ def read_coco_json(root: Path, split: Split, options: CocoJsonOptions) -> Datase
         else (options.test, options.test_images)
     )
     path = find_file(root, [file], f"the {split} set's COCO JSON (option {split}=FILE)", split)
-    return _read(root, path, [folder], options.images, options.crowd, options.blank)
+    folder = below_folder(folder, f"{split}_images", root)
+    return _read(root, path, [folder, ""], options.images, options.crowd, options.blank)
 
 
 def read_coco_file(images: Path, path: Path, blank: Blank | None) -> Dataset:

@@ -1,6 +1,7 @@
 """The parts of a file in COCO's JSON form, each checked: categories, images, annotations, boxes."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,28 +42,30 @@ def _field(entry: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def _id(entry: Mapping[str, Any], name: str, where: str) -> Any:
-    """Return an id, which is a number or, in some exports, text."""
+    """Return an id, a number or, in some exports, text; text of digits is the number."""
     key = _field(entry, name, where)
+    if isinstance(key, str) and key.isdecimal():
+        return int(key)
     if isinstance(key, bool) or not isinstance(key, int | float | str):
         raise DataError(f"{where}: {name!r} is {key!r:.60}, not a number or text. Correct it.")
     return key
 
 
-def category_columns(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
+def category_columns(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[Any, int]]:
     """Return the category names and the column of each id, in the order of the ids."""
     entries = _entries(tree, "categories", path)
-    named: dict[int, str] = {}
+    named: dict[Any, str] = {}
     for place, entry in enumerate(entries, start=1):
         where = f"{path}, category {place}"
         key, name = _id(entry, "id", where), _field(entry, "name", where)
-        if not isinstance(key, int) or key in named:
-            raise DataError(f"{where}: the id {key!r} is no number of its own. Give each one.")
+        if key in named:
+            raise DataError(f"{where}: the id {key!r} is that of another. Give each its own.")
         if not isinstance(name, str | int):
             raise DataError(f"{where}: the name is {name!r:.60}, not text. Correct it.")
         named[key] = str(name)
     if not named:
         raise DataError(f"{path} lists no category. Take the file that holds them.")
-    order = sorted(named)
+    order = sorted(named, key=lambda key: (isinstance(key, str), key))
     names = unique_names([named[key] for key in order], f"{path}, categories")
     return names, {key: column for column, key in enumerate(order)}
 
@@ -107,22 +110,24 @@ def _file_name(entry: Mapping[str, Any], where: str) -> str:
     name = _field(entry, "file_name", where)
     if not isinstance(name, str):
         raise DataError(f"{where}: 'file_name' is {name!r:.60}, not text. Name the file.")
-    return name
+    return re.sub(r"^.*/upload/(\d+/)?", "", name)  # Label Studio's place of uploads
 
 
 def annotation_entries(
-    tree: Any, path: Path, listed: Mapping[Any, ImageEntry], columns: Mapping[int, int]
+    tree: Any, path: Path, listed: Mapping[Any, ImageEntry], columns: Mapping[Any, int]
 ) -> list[dict[str, Any]]:
     """Return the annotations, each of an image and a category that are listed."""
     entries = _entries(tree, "annotations", path)
     for place, entry in enumerate(entries, start=1):
         where = f"{path}, annotation {place}"
-        if _id(entry, "image_id", where) not in listed:
+        for name in ("image_id", "category_id"):
+            entry[name] = _id(entry, name, where)
+        if entry["image_id"] not in listed:
             raise DataError(
                 f"{where} is of image {entry['image_id']!r}, which the file does not list. "
                 "Images and annotations come from different files, or one was cut."
             )
-        if _id(entry, "category_id", where) not in columns:
+        if entry["category_id"] not in columns:
             raise DataError(
                 f"{where} is of category {entry['category_id']!r}, which is none of the "
                 f"{len(columns)} ids listed ({', '.join(map(str, list(columns)[:8]))} ...). "
@@ -138,7 +143,7 @@ def annotation_entries(
 def known_pairs(
     labels: Tensor,
     listed: Mapping[Any, ImageEntry],
-    columns: Mapping[int, int],
+    columns: Mapping[Any, int],
     blank: str,
     path: Path,
 ) -> Tensor:
@@ -163,7 +168,7 @@ def box_rows(
     annotations: Sequence[Mapping[str, Any]],
     listed: Mapping[Any, ImageEntry],
     rows: Mapping[Any, int],
-    columns: Mapping[int, int],
+    columns: Mapping[Any, int],
     path: Path,
 ) -> Iterator[tuple[int, int, Edges]]:
     """Yield image, category and edges of each box; `bbox` is left, top, width, height in pixels."""

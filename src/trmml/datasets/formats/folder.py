@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from trmml.datasets.base import Dataset
+from trmml.datasets.files import below
 from trmml.datasets.formats.coco import read_coco_file
 from trmml.datasets.formats.other_forms import is_coco
 from trmml.datasets.image_files import ImageFiles
@@ -98,7 +99,7 @@ def from_table(
         names, matrix = read_long(table, column, categories, blank=blank, separator=separator)
     else:
         names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)
-    return Dataset(images, tuple(_image_names(table, column)), names, matrix, table.rows)
+    return Dataset(images, tuple(_image_names(table, column, images)), names, matrix, table.rows)
 
 
 def image_names(table: Table) -> tuple[str, ...]:
@@ -145,7 +146,7 @@ def _image_column(table: Table) -> str:
     )
 
 
-def _image_names(table: Table, column: str) -> list[str]:
+def _image_names(table: Table, column: str, images: Path | None = None) -> list[str]:
     """Return the names as `folder/image.jpg`, each inside the folder and none twice."""
     raw = table.column(column).to_list()
     first: dict[str, int] = {}
@@ -156,13 +157,7 @@ def _image_names(table: Table, column: str) -> list[str]:
                 f"{table.place(index)}, column {column!r}: an image name was expected, not "
                 f"{value!r}. Write the name of a file in the folder, or remove the row."
             )
-        name = value.strip().replace("\\", "/")
-        if name[0] == "/" or name[1:3] == ":/" or (".." in name and ".." in name.split("/")):
-            raise DataError(
-                f"{table.place(index)}: {value!r} leads out of the images folder. Write the name "
-                "below the folder, without drive, leading slash or '..'."
-            )
-        name = str(PurePosixPath(name)) if "//" in name or "./" in name else name
+        name = below(value, table.place(index), images)
         key = unicodedata.normalize("NFC", name)
         if key in first:
             raise DataError(
@@ -193,4 +188,11 @@ def _find_images(files: ImageFiles, data: Dataset, where: str) -> tuple[str, ...
             f"{files.suggest(name)} {len(missing)} of {len(data)} images are missing. "
             "Correct the table, or name the folder that holds the images."
         )
+    first: dict[str | None, int] = {}
+    for index, path in enumerate(on_disk):
+        if first.setdefault(path, index) != index:
+            raise DataError(
+                f"{where} {data.rows[index]}: the image {path} is that of "
+                f"{data.rows[first[path]]} already. Keep one row per image."
+            )
     return tuple(name for name in on_disk if name is not None)

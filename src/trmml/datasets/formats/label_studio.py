@@ -22,7 +22,6 @@ taxonomy's path `taxonomy=all` takes every name on the way; `leaf` takes the las
 above it unknown.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -33,7 +32,7 @@ import torch
 from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset
-from trmml.datasets.files import find_file, read_xml
+from trmml.datasets.files import below_folder, find_file, read_xml
 from trmml.datasets.formats.label_studio_tasks import (
     REGIONS,
     Answer,
@@ -42,13 +41,11 @@ from trmml.datasets.formats.label_studio_tasks import (
     control_key,
     read_tasks,
 )
-from trmml.datasets.image_files import ImageFiles
+from trmml.datasets.image_files import UPLOAD_PREFIX, ImageFiles
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables.table import clean_name, unique_names
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
-
-_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # that Label Studio puts before an uploaded name
 
 
 class LabelStudioOptions(ReaderOptions):
@@ -103,7 +100,8 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
         known[index, [columns[name] for name in present | absent]] = True
         drawn = (box for answers in task.annotators for a in answers for box in a.boxes)
         boxes += [(index, columns[name], edges) for name, edges in drawn if name in present]
-    images = _locate(root, options.image_folder, [task.image for task in tasks])
+    folder = below_folder(options.image_folder, "image_folder", root)
+    images = _locate(root, folder, [task.image for task in tasks])
     rows = tuple(task.row for task in tasks)
     return Dataset(root, images, names, LabelMatrix(labels, known), rows, Boxes.collect(boxes))
 
@@ -194,8 +192,8 @@ def _locate(root: Path, folder: str, images: Sequence[str]) -> tuple[str, ...]:
     located = []
     for image in images:
         name = image.rpartition("/")[2]
-        tries = (f"{folder}/{image}", image, f"{folder}/{name}",
-                 f"{folder}/{_UPLOAD_PREFIX.sub('', name)}")  # fmt: skip
-        places = (files.find(place.removeprefix("./")) for place in tries)
+        tries = [f"{folder}/{each}".removeprefix("/")
+                 for each in (image, name, UPLOAD_PREFIX.sub("", name))]  # fmt: skip
+        places = (files.find(place) for place in (tries[0], image, *tries[1:]))
         located.append(next((place for place in places if place), tries[0]))
     return tuple(located)

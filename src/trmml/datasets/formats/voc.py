@@ -26,7 +26,7 @@ from typing import Literal
 from pydantic import Field
 
 from trmml.datasets.base import Dataset
-from trmml.datasets.files import below, find_file, find_folder, read_lines
+from trmml.datasets.files import below, below_folder, find_file, find_folder, read_lines
 from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.formats.voc_xml import (
     Annotation,
@@ -34,13 +34,11 @@ from trmml.datasets.formats.voc_xml import (
     ListLine,
     as_dataset,
     read_annotations,
-    stem_of,
 )
-from trmml.datasets.image_files import ImageFiles
+from trmml.datasets.image_files import ImageFiles, stem_of
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables.table import refuse_look_alikes
 from trmml.errors import DataError
-from trmml.image_search import SUFFIXES
 
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -111,6 +109,9 @@ def read_voc_xml(root: Path, split: Split, options: VocXmlOptions) -> Dataset:
         DataError: a list or an XML file is missing or damaged, or names another category, or two
             XML files have the same image.
     """
+    folders = {name: below_folder(getattr(options, name), name, root)
+               for name in ("annotations", "image_folder")}  # fmt: skip
+    options = options.model_copy(update=folders)
     lists = _xml_lists(root, options)
     if split not in lists:
         find_file(root, [options.test], "the test list (option test=FILE)", "test")
@@ -168,13 +169,13 @@ def _list_lines(path: Path) -> list[ListLine]:
 def _with_images(root: Path, annotations: Sequence[Annotation], folder: str) -> list[Annotation]:
     """Return the annotations with images that are there, as far as there are any; none twice."""
     files = ImageFiles(root)
-    endings = ("", *SUFFIXES, *map(str.upper, SUFFIXES))
     first: dict[str, Path] = {}
     located = []
     for entry in annotations:
         # A <filename> may have no suffix, no folder, or be that of before the files were renamed.
-        names = (stem + ending for stem in (entry.image, entry.stem) for ending in endings)
-        image = next((name for name in names if files.find(f"{folder}/{name}")), entry.image)
+        places = (files.find(f"{folder}/{name}") for name in (entry.image, entry.stem))
+        place = next(filter(None, places), f"{folder}/{entry.image}")
+        image = place.removeprefix(f"{folder}/")
         if image in first:
             raise DataError(
                 f"{entry.path} is of image {image!r}, and so is {first[image]}. Correct the "

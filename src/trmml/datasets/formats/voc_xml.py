@@ -9,10 +9,9 @@ import torch
 
 from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, read_xml
-from trmml.datasets.image_files import locate
+from trmml.datasets.image_files import locate, stem_of
 from trmml.datasets.tables.table import clean_name
 from trmml.errors import DataError
-from trmml.image_search import SUFFIXES
 from trmml.labels.matrix import LabelMatrix
 
 Difficult = Literal["negative", "unknown", "positive"]
@@ -42,12 +41,6 @@ class Annotation(NamedTuple):
     stem: str
     image: str
     objects: list[AnnotatedObject]
-
-
-def stem_of(name: str) -> str:
-    """Return a name without the suffix of an image or an XML file; `a.b` has none."""
-    head, dot, suffix = name.rpartition(".")
-    return head if f"{dot}{suffix}".lower() in (*SUFFIXES, ".xml") else name
 
 
 def read_annotations(root: Path, lines: Sequence[ListLine], folder: str) -> list[Annotation]:

@@ -176,7 +176,7 @@ def _decode(column: pl.Series, table: Table, name: str) -> np.ndarray:
         words = column.cast(pl.String).fill_null("")
         meant = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
         if (meant == _WRONG).any():  # rare spellings, so the usual ones stay fast
-            words = words.str.strip_chars().str.to_lowercase()
+            words = words.str.strip_chars().str.to_lowercase().str.replace(r"\.0+$", "")
             meant = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
     else:
         raise DataError(

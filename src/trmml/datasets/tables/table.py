@@ -12,7 +12,10 @@ import polars as pl
 
 from trmml.errors import DataError
 
-IMAGE_COLUMNS = ("image", "file", "filename", "path", "file_name", "filepath")
+IMAGE_COLUMNS = (
+    *("image", "file", "filename", "path", "file_name", "filepath"),
+    *("image_name", "image_path", "image_file"),
+)
 _SEPARATORS = (",", ";", "\t")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # spaces of no width, soft hyphen
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -145,6 +148,8 @@ def _read_parquet(path: Path, data: bytes) -> Table:
 
 def _read_csv(path: Path, data: bytes) -> Table:
     data = as_utf8(path, data)
+    if data[:4].lower() == b"sep=":  # a line for Excel, which then counts as blank
+        data = data[data.find(b"\n") :]
     starts, ends, lines = _split_records(path, data)
     separator, header = _read_header(path, data[starts[0] : ends[0]].decode())
     _check_widths(path, data, separator, header, starts, ends, lines)
@@ -268,8 +273,10 @@ def _place_of_bad_quote(path: Path, data: bytes, separator: str) -> str:
 def _as_table(
     path: Path, names: Sequence[str], frame: pl.DataFrame, lines: np.ndarray, unit: str
 ) -> Table:
-    cleaned = unique_names(names, f"{path}: the header", blanks=True)
-    frame = frame.clone()
+    kept = [index for index, name in enumerate(names)
+            if clean_name(name) or frame.to_series(index).null_count() < frame.height]  # fmt: skip
+    cleaned = unique_names([names[i] for i in kept], f"{path}: the header", blanks=True)
+    frame = frame[:, kept]
     frame.columns = [str(index) for index in range(frame.width)]
     if frame.width:
         filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
