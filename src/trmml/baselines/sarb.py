@@ -54,13 +54,9 @@ class SARBSettings(Section):
 
 @dataclass  # not frozen: Fabric casts the fields of what leaves a model
 class SARBOutput(Output):
-    """What SARB gives for a batch.
+    """What SARB gives for a batch."""
 
-    Attributes:
-        category_features: one vector per image and category, any length.
-    """
-
-    category_features: Float[Tensor, "B C R"]
+    category_features: Float[Tensor, "B C R"]  # one vector per image and category, any length
 
 
 class SARB(MultiLabelModel[SARBOutput]):
@@ -206,19 +202,12 @@ class SARB(MultiLabelModel[SARBOutput]):
 
 @dataclass(frozen=True)
 class Blend:
-    """Pairs whose vectors are blended with lent ones, and thereby get a label.
+    """Pairs whose vectors are blended with lent ones, and thereby get a label."""
 
-    Attributes:
-        image: of each pair.
-        category: of each pair.
-        lent: vectors of known positives of that category.
-        share: of the pair's own vector, in (0, 1); the label is what it lacks to 1.
-    """
-
-    image: Int[Tensor, " M"]
-    category: Int[Tensor, " M"]
-    lent: Float[Tensor, "M R"]
-    share: Float[Tensor, ""]
+    image: Int[Tensor, " M"]  # of each pair
+    category: Int[Tensor, " M"]  # of each pair
+    lent: Float[Tensor, "M R"]  # vectors of known positives of that category
+    share: Float[Tensor, ""]  # of the pair's own vector, in (0, 1); the label is what it lacks to 1
 
 
 def nearest(

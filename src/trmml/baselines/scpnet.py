@@ -106,12 +106,9 @@ def corrected_loss(
 
 @dataclass  # not frozen: Fabric casts the fields of what leaves a model
 class SCPNetOutput(Output):
-    """What SCPNet gives for a batch.
+    """What SCPNet gives for a batch."""
 
-    Attributes:
-        strong_logits: of a strongly changed view of the same images; None outside training.
-    """
-
+    # of a strongly changed view of the same images; None outside training
     strong_logits: Float[Tensor, "B C"] | None
 
 

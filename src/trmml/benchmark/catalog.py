@@ -46,32 +46,19 @@ Build = Callable[[FrozenEncoder, Sequence[str], Any], MultiLabelModel]
 
 @dataclass(frozen=True)
 class Method:
-    """A method as a benchmark sees it.
+    """A method as a benchmark sees it."""
 
-    Attributes:
-        name: as in tables.
-        key: as in file names and on the command line.
-        cite: key of its source in references.bib; empty for none.
-        settings: frozen, with defaults and a field `training`.
-        build: the model of an encoder, category names and settings.
-        space: where a search may go, by `section.name`.
-        trains: whether there is anything to train.
-        pooled: whether it reads only the mean patch and the image feature, so that features with
-            P = 1 serve.
-        baseline: whether TRM-ML is compared with it.
-        full_labels: whether it is given every label: an upper bound, not a rival.
-    """
-
-    name: str
-    key: str
-    settings: type[Section]
-    build: Build
-    space: Space
-    cite: str = ""
-    trains: bool = True
+    name: str  # as in tables
+    key: str  # as in file names and on the command line
+    settings: type[Section]  # frozen, with defaults and a field `training`
+    build: Build  # the model of an encoder, category names and settings
+    space: Space  # where a search may go, by `section.name`
+    cite: str = ""  # key of its source in references.bib; empty for none
+    trains: bool = True  # whether there is anything to train
+    # whether it reads only the mean patch and the image feature, so that features with P = 1 serve
     pooled: bool = False
-    baseline: bool = True
-    full_labels: bool = False
+    baseline: bool = True  # whether TRM-ML is compared with it
+    full_labels: bool = False  # whether it is given every label: an upper bound, not a rival
 
     def trainer(
         self,

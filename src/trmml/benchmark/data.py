@@ -100,27 +100,16 @@ class _FirstViews:
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkData:
-    """Encoded training and test images with all known labels; `encode_benchmark_data` makes it.
+    """Encoded training and test images with all known labels; `encode_benchmark_data` makes it."""
 
-    Attributes:
-        name: for tables.
-        train: its labels are hidden by each cell.
-        test: never trained on.
-        frozen: the encoder, on the device where models are trained.
-        form: in which features are kept.
-        precision: in which the encoder made them.
-        encoded_train: of `train`.
-        encoded_test: of `test`.
-    """
-
-    name: str
-    train: Dataset
-    test: Dataset
-    frozen: FrozenEncoder
-    form: str
-    precision: str
-    encoded_train: EncodedSplit
-    encoded_test: EncodedSplit
+    name: str  # for tables
+    train: Dataset  # its labels are hidden by each cell
+    test: Dataset  # never trained on
+    frozen: FrozenEncoder  # the encoder, on the device where models are trained
+    form: str  # in which features are kept
+    precision: str  # in which the encoder made them
+    encoded_train: EncodedSplit  # of `train`
+    encoded_test: EncodedSplit  # of `test`
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -224,19 +213,13 @@ def data_checksum(data: Dataset) -> str:
 
 @dataclass(frozen=True)
 class CategoryFact:
-    """What plots set gains against.
+    """What plots set gains against."""
 
-    Attributes:
-        name: of the category.
-        train_positives: images in which it is present, before anything is hidden.
-        test_positives: the same of the test images.
-        size: median over its boxes of the side of a square of equal area, as a share of the
-            image's; None without boxes.
-    """
-
-    name: str
-    train_positives: int
-    test_positives: int
+    name: str  # of the category
+    train_positives: int  # images in which it is present, before anything is hidden
+    test_positives: int  # the same of the test images
+    # median over its boxes of the side of a square of equal area, as a share of the image's; None
+    # without boxes
     size: float | None
 
 

@@ -54,19 +54,12 @@ OWN = (
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo leaves behind.
+    """What the demo leaves behind."""
 
-    Attributes:
-        run: the run folder, with report.html, results.json and tags/.
-        new_folder: images that nothing was trained or tested on.
-        metrics: of each method on the test scenes.
-        results: what results.json holds.
-    """
-
-    run: Path
-    new_folder: Path
-    metrics: dict[str, Metrics]
-    results: dict[str, Any]
+    run: Path  # the run folder, with report.html, results.json and tags/
+    new_folder: Path  # images that nothing was trained or tested on
+    metrics: dict[str, Metrics]  # of each method on the test scenes
+    results: dict[str, Any]  # what results.json holds
 
 
 def demo(

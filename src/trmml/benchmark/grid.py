@@ -27,19 +27,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finished:
-    """What `run_benchmark` yields.
+    """What `run_benchmark` yields."""
 
-    Attributes:
-        cell: that was finished now.
-        done: cells of the grid that are finished, those of earlier runs included.
-        total: cells of the grid.
-        seconds_left: for the rest, from what each method took so far.
-    """
-
-    cell: Cell
-    done: int
-    total: int
-    seconds_left: float
+    cell: Cell  # that was finished now
+    done: int  # cells of the grid that are finished, those of earlier runs included
+    total: int  # cells of the grid
+    seconds_left: float  # for the rest, from what each method took so far
 
     def __str__(self) -> str:
         cell, left = self.cell, f"{self.seconds_left:.0f} s"

@@ -25,14 +25,10 @@ from trmml.storage.atomic import write_text
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """What a method runs with.
+    """What a method runs with."""
 
-    Attributes:
-        values: a settings object of the method for each protocol.
-        provenance: JSON values per protocol that say where they come from.
-    """
-
-    values: Mapping[Protocol, Any]
+    values: Mapping[Protocol, Any]  # a settings object of the method for each protocol
+    # JSON values per protocol that say where they come from
     provenance: Mapping[Protocol, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -46,55 +46,35 @@ class CellKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one mask: a line of cells.jsonl.
+    """One method on one mask: a line of cells.jsonl."""
 
-    Attributes:
-        dataset: name of the data.
-        method: key of the method; `name` is what tables call it.
-        baseline: whether it is a rival of TRM-ML.
-        full_labels: whether it was given every label.
-        known: name of the rule that hid labels; `share` is set where it keeps a share.
-        protocol: "partial" or "single_positive".
-        seed: of mask and training.
-        fingerprint: of all that the figures depend on.
-        settings: all of them, resolved.
-        provenance: where they come from.
-        mask: checksum and counts of the known labels.
-        data: checksums of training and test data.
-        encoder: identity of the encoder and the form of its features.
-        versions: of the packages that figures depend on; `commit` where trmml is a git checkout.
-        seconds: of training and prediction.
-        epoch: which one was kept, of how many, and by what rule.
-        figures: on the test images, shares in [0, 1]; None where undefined.
-        ap: per category, non-interpolated; None without a test positive.
-        ap_interpolated: the same in the interpolated form.
-        best_on_test: what the field reports: the best epoch by test mAP; None where not asked for.
-    """
-
-    dataset: str
-    method: str
+    dataset: str  # name of the data
+    method: str  # key of the method; `name` is what tables call it
     name: str
-    baseline: bool
-    full_labels: bool
-    known: str
+    baseline: bool  # whether it is a rival of TRM-ML
+    full_labels: bool  # whether it was given every label
+    known: str  # name of the rule that hid labels; `share` is set where it keeps a share
     share: float | None
-    protocol: str
-    seed: int
-    fingerprint: str
-    settings: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    mask: Mapping[str, Any]
-    data: Mapping[str, str]
-    encoder: Mapping[str, Any]
+    protocol: str  # "partial" or "single_positive"
+    seed: int  # of mask and training
+    fingerprint: str  # of all that the figures depend on
+    settings: Mapping[str, Any]  # all of them, resolved
+    provenance: Mapping[str, Any]  # where they come from
+    mask: Mapping[str, Any]  # checksum and counts of the known labels
+    data: Mapping[str, str]  # checksums of training and test data
+    encoder: Mapping[str, Any]  # identity of the encoder and the form of its features
+    # of the packages that figures depend on; `commit` where trmml is a git checkout
     versions: Mapping[str, str]
     commit: str | None
     device: str
     date: str
-    seconds: Mapping[str, float]
-    epoch: Mapping[str, Any]
+    seconds: Mapping[str, float]  # of training and prediction
+    epoch: Mapping[str, Any]  # which one was kept, of how many, and by what rule
+    # on the test images, shares in [0, 1]; None where undefined
     figures: Mapping[str, float | None]
-    ap: Sequence[float | None]
-    ap_interpolated: Sequence[float | None]
+    ap: Sequence[float | None]  # per category, non-interpolated; None without a test positive
+    ap_interpolated: Sequence[float | None]  # the same in the interpolated form
+    # what the field reports: the best epoch by test mAP; None where not asked for
     best_on_test: Mapping[str, Any] | None = None
 
     @property

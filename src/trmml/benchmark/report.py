@@ -20,17 +20,11 @@ from trmml.storage.atomic import write_text
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        results: the cells and comparisons.
-        tables: of these.
-        plots: names of images without ending.
-    """
-
-    results: Results
-    tables: list[Table]
-    plots: list[str]
+    results: Results  # the cells and comparisons
+    tables: list[Table]  # of these
+    plots: list[str]  # names of images without ending
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form: mAP per method and column, and the comparisons."""

@@ -53,16 +53,11 @@ class ListedMethod:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every method against the best baseline of one column.
+    """Every method against the best baseline of one column."""
 
-    Attributes:
-        column: a rule that hides labels, or `MEAN`.
-        rival: key of the baseline; for a share it is the one with the best mean over shares.
-        differences: by method key, shares in [0, 1], over the seeds that both have.
-    """
-
-    column: str
-    rival: str
+    column: str  # a rule that hides labels, or `MEAN`
+    rival: str  # key of the baseline; for a share it is the one with the best mean over shares
+    # by method key, shares in [0, 1], over the seeds that both have
     differences: Mapping[str, Difference]
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,19 +74,12 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The finished cells of a data set.
+    """The finished cells of a data set."""
 
-    Attributes:
-        grid: as in grid.json.
-        cells: the last of each key.
-        comparisons: of the paired bootstrap; empty where it was not run.
-        draws: of the bootstrap.
-    """
-
-    grid: Mapping[str, Any]
-    cells: Sequence[Cell]
-    comparisons: Sequence[Comparison] = ()
-    draws: int = 0
+    grid: Mapping[str, Any]  # as in grid.json
+    cells: Sequence[Cell]  # the last of each key
+    comparisons: Sequence[Comparison] = ()  # of the paired bootstrap; empty where it was not run
+    draws: int = 0  # of the bootstrap
 
     @property
     def dataset(self) -> str:

@@ -68,17 +68,11 @@ class _CellLogits:
 
 @dataclass(frozen=True)
 class CellRunner:
-    """Runs cells on a data set.
+    """Runs cells on a data set."""
 
-    Attributes:
-        data: encoded images, labels and encoder.
-        epoch: the rule by which the reported epoch is chosen, for the record.
-        best_on_test: also score every epoch on the test images.
-    """
-
-    data: BenchmarkData
-    epoch: EpochRule
-    best_on_test: bool
+    data: BenchmarkData  # encoded images, labels and encoder
+    epoch: EpochRule  # the rule by which the reported epoch is chosen, for the record
+    best_on_test: bool  # also score every epoch on the test images
     _untrained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def run(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> tuple[Cell, Ranks]:

@@ -17,57 +17,34 @@ LATEX |= {
 
 @dataclass(frozen=True)
 class TableValue:
-    """A number in a table, already in its unit.
+    """A number in a table, already in its unit."""
 
-    Attributes:
-        mean: shown with one digit.
-        deviation: over seeds; nan or None is not shown.
-        interval: shown in brackets.
-    """
-
-    mean: float
-    deviation: float | None = None
-    interval: tuple[float, float] | None = None
+    mean: float  # shown with one digit
+    deviation: float | None = None  # over seeds; nan or None is not shown
+    interval: tuple[float, float] | None = None  # shown in brackets
 
 
 @dataclass(frozen=True)
 class TableRow:
-    r"""A method's values.
+    r"""A method's values."""
 
-    Attributes:
-        label: the method's name.
-        values: one per column.
-        contest: whether it may be the best of a column.
-        cite: key for `\cite` in LaTeX; empty for none.
-    """
-
-    label: str
-    values: tuple[TableValue | None, ...]
-    contest: bool = True
-    cite: str = ""
+    label: str  # the method's name
+    values: tuple[TableValue | None, ...]  # one per column
+    contest: bool = True  # whether it may be the best of a column
+    cite: str = ""  # key for `\cite` in LaTeX; empty for none
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values.
+    """Rows of values."""
 
-    Attributes:
-        name: of its files.
-        title: one line.
-        note: what the numbers are.
-        columns: their heads, besides the first.
-        rows: one value per column each.
-        signed: show a plus before what is above zero.
-        mark_best: whether the highest value of a column stands out.
-    """
-
-    name: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[TableRow, ...]
-    signed: bool = False
-    mark_best: bool = True
+    name: str  # of its files
+    title: str  # one line
+    note: str  # what the numbers are
+    columns: tuple[str, ...]  # their heads, besides the first
+    rows: tuple[TableRow, ...]  # one value per column each
+    signed: bool = False  # show a plus before what is above zero
+    mark_best: bool = True  # whether the highest value of a column stands out
 
     def best(self, column: int) -> float:
         """The highest shown mean of a column among rows in contest; nan where none stands out."""

@@ -89,23 +89,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trial:
-    """What `tune` yields.
-
-    Attributes:
-        number: counted from 1; the first is the defaults.
-        trials: how many there will be.
-        value: mean held-out mAP, in [0, 1]; 0 where training diverged.
-        best: of all so far.
-        changes: by dotted setting name.
-    """
+    """What `tune` yields."""
 
     method: str
     protocol: Protocol
-    number: int
-    trials: int
-    value: float
-    best: float
-    changes: Mapping[str, Any]
+    number: int  # counted from 1; the first is the defaults
+    trials: int  # how many there will be
+    value: float  # mean held-out mAP, in [0, 1]; 0 where training diverged
+    best: float  # of all so far
+    changes: Mapping[str, Any]  # by dotted setting name
 
     def __str__(self) -> str:
         changes = ", ".join(

@@ -43,27 +43,16 @@ class ShownMap:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image with its tags.
+    """An image with its tags."""
 
-    Attributes:
-        name: of its file.
-        ap: per-image average precision, over categories, in [0, 1].
-        uri: a JPEG, or None where the file can no longer be read.
-        true: names of its known present categories, the first few.
-        more_true: how many of these are not shown.
-        tags: predicted or missed, the most probable first.
-        more_tags: how many of these are not shown.
-        maps: of the first tags.
-    """
-
-    name: str
-    ap: float
-    uri: str | None
-    true: tuple[str, ...]
-    more_true: int
-    tags: tuple[ShownTag, ...]
-    more_tags: int
-    maps: tuple[ShownMap, ...]
+    name: str  # of its file
+    ap: float  # per-image average precision, over categories, in [0, 1]
+    uri: str | None  # a JPEG, or None where the file can no longer be read
+    true: tuple[str, ...]  # names of its known present categories, the first few
+    more_true: int  # how many of these are not shown
+    tags: tuple[ShownTag, ...]  # predicted or missed, the most probable first
+    more_tags: int  # how many of these are not shown
+    maps: tuple[ShownMap, ...]  # of the first tags
 
 
 def best_and_worst(

@@ -35,16 +35,12 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """The figures to show, of an evaluation or of the held-out images.
+    """The figures to show, of an evaluation or of the held-out images."""
 
-    Attributes:
-        held_out: whether they are of the held-out images, which also chose the epoch.
-        plain: probabilities before calibration, or None where they cannot be worked out.
-    """
-
-    held_out: bool
+    held_out: bool  # whether they are of the held-out images, which also chose the epoch
     metrics: Metrics
     probabilities: Float[Tensor, "N C"]
+    # probabilities before calibration, or None where they cannot be worked out
     plain: Float[Tensor, "N C"] | None
     labels: Bool[Tensor, "N C"]
     known: Bool[Tensor, "N C"]

@@ -10,23 +10,14 @@ from trmml.synthetic.pen import Pen
 
 @dataclass(frozen=True)
 class Category:
-    """One category that an image can show.
+    """One category that an image can show."""
 
-    Args:
-        name: as used in labels and captions.
-        draw: draws it on a unit canvas.
-        colours: names from `colours.NAMED` that its own colour is drawn from.
-        zone: where it is put; "any" is free.
-        size: factor on the side of an object.
-        turns: True if it can lie at any angle.
-    """
-
-    name: str
-    draw: Callable[[Pen], None]
-    colours: tuple[str, ...]
-    zone: Literal["sky", "ground", "any"]
-    size: float = 1.0
-    turns: bool = False
+    name: str  # as used in labels and captions
+    draw: Callable[[Pen], None]  # draws it on a unit canvas
+    colours: tuple[str, ...]  # names from `colours.NAMED` that its own colour is drawn from
+    zone: Literal["sky", "ground", "any"]  # where it is put; "any" is free
+    size: float = 1.0  # factor on the side of an object
+    turns: bool = False  # True if it can lie at any angle
 
 
 _BRIGHT = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "turquoise")

@@ -24,46 +24,27 @@ _OUTLINE_FROM_PIXELS: Final = 20  # below this an outline would be all there is
 
 @dataclass(frozen=True)
 class Box:
-    """The visible part of one object, in pixels; `right` and `bottom` are exclusive.
+    """The visible part of one object, in pixels; `right` and `bottom` are exclusive."""
 
-    Args:
-        category: index in `CATEGORY_NAMES`.
-        left: first column.
-        top: first row.
-        right: column after the last.
-        bottom: row after the last.
-        visible_share: share of the object that is neither covered nor outside, in [0.3, 1].
-        colour: name of the object's own colour.
-    """
-
-    category: int
-    left: int
-    top: int
-    right: int
-    bottom: int
-    visible_share: float
-    colour: str
+    category: int  # index in `CATEGORY_NAMES`
+    left: int  # first column
+    top: int  # first row
+    right: int  # column after the last
+    bottom: int  # row after the last
+    visible_share: float  # share of the object that is neither covered nor outside, in [0.3, 1]
+    colour: str  # name of the object's own colour
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with its labels, boxes and caption.
+    """An image with its labels, boxes and caption."""
 
-    Args:
-        image: mode RGB.
-        category_indices: of all visible categories, sorted.
-        boxes: one per visible object.
-        caption: one sentence.
-        setting: its phrase in the caption, "" for a plain background.
-        quality: the JPEG quality to store the image with.
-    """
-
-    image: Image.Image
-    category_indices: tuple[int, ...]
-    boxes: tuple[Box, ...]
-    caption: str
-    setting: str
-    quality: int
+    image: Image.Image  # mode RGB
+    category_indices: tuple[int, ...]  # of all visible categories, sorted
+    boxes: tuple[Box, ...]  # one per visible object
+    caption: str  # one sentence
+    setting: str  # its phrase in the caption, "" for a plain background
+    quality: int  # the JPEG quality to store the image with
 
 
 def draw_scene(rng: np.random.Generator, style: StyleName = "demo") -> Scene:

@@ -16,42 +16,25 @@ _TRIES: Final = 6  # places tried for an object; the one that covers least is ta
 
 @dataclass(frozen=True)
 class Item:
-    """One object, or with `category` None a meaningless shape.
+    """One object, or with `category` None a meaningless shape."""
 
-    Args:
-        category: index in `CATEGORIES`.
-        x: centre, share of the image's width.
-        y: centre, share of the image's height.
-        side: share of the image's shorter side.
-        degrees: turn, clockwise.
-        flipped: mirrored left to right.
-        colour: name of its own colour.
-    """
-
-    category: int | None
-    x: float
-    y: float
-    side: float
-    degrees: float
-    flipped: bool
-    colour: str
+    category: int | None  # index in `CATEGORIES`
+    x: float  # centre, share of the image's width
+    y: float  # centre, share of the image's height
+    side: float  # share of the image's shorter side
+    degrees: float  # turn, clockwise
+    flipped: bool  # mirrored left to right
+    colour: str  # name of its own colour
 
 
 @dataclass(frozen=True)
 class Layout:
-    """An image's size, its setting and its objects from the back to the front.
+    """An image's size, its setting and its objects from the back to the front."""
 
-    Args:
-        width: in pixels.
-        height: in pixels.
-        setting: None for a plain background.
-        items: in drawing order.
-    """
-
-    width: int
-    height: int
-    setting: Setting | None
-    items: tuple[Item, ...]
+    width: int  # in pixels
+    height: int  # in pixels
+    setting: Setting | None  # None for a plain background
+    items: tuple[Item, ...]  # in drawing order
 
 
 def draw_layout(rng: np.random.Generator, style: SceneStyle) -> Layout:

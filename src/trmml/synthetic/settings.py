@@ -13,20 +13,13 @@ from trmml.synthetic.pen import Pen
 
 @dataclass(frozen=True)
 class Setting:
-    """A place.
+    """A place."""
 
-    Args:
-        phrase: its name in a caption, with a preposition.
-        weight: how often it is chosen, relative to the others.
-        horizon: height at which the ground begins, 0 is the top.
-        paint: paints it on a unit canvas.
-        frequencies: how often each category is chosen here, relative to the others.
-    """
-
-    phrase: str
-    weight: float
-    horizon: float
-    paint: Callable[[Pen], None]
+    phrase: str  # its name in a caption, with a preposition
+    weight: float  # how often it is chosen, relative to the others
+    horizon: float  # height at which the ground begins, 0 is the top
+    paint: Callable[[Pen], None]  # paints it on a unit canvas
+    # how often each category is chosen here, relative to the others
     frequencies: Mapping[str, float | int]
 
 

@@ -8,49 +8,28 @@ from trmml.errors import ConfigError
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How one style draws. Lengths are shares of the object's side unless they say otherwise.
+    """How one style draws. Lengths are shares of the object's side unless they say otherwise."""
 
-    Args:
-        outline: width range of the ink outline.
-        outlined_share: share of objects that have an outline.
-        wash: range of the share by which fills fade to paper.
-        hatch: range of the strength of the hatching over fills, 0 to 1.
-        wobble: how far a single shape strays from where it belongs.
-        warp: how far the proportions of a whole object are bent.
-        stretch: largest change of an object's height against its width.
-        hue_turn: largest turn of hue for a whole image, 1 is a full circle.
-        saturation: range of the factor on saturation for a whole image.
-        tilt_degrees: largest turn of an upright object.
-        side: range of an object's side as a share of the image's shorter side.
-        clutter: largest number of meaningless shapes behind and before the objects.
-        shade: largest change of light across the image.
-        cast: largest change of one colour channel of the image.
-        noise: range of the standard deviation of the grain, in grey levels of 255.
-        blur: largest radius of the blur, in pixels.
-        quality: range of the JPEG quality.
-        plain_share: share of images that show one object on a plain background.
-        frequency_power: power on the categories' frequencies; 0 makes all alike.
-    """
-
-    outline: tuple[float, float]
-    outlined_share: float
-    wash: tuple[float, float]
-    hatch: tuple[float, float]
-    wobble: float
-    warp: float
-    stretch: float
-    hue_turn: float
-    saturation: tuple[float, float]
-    tilt_degrees: float
-    side: tuple[float, float]
-    clutter: int
-    shade: float
-    cast: float
+    outline: tuple[float, float]  # width range of the ink outline
+    outlined_share: float  # share of objects that have an outline
+    wash: tuple[float, float]  # range of the share by which fills fade to paper
+    hatch: tuple[float, float]  # range of the strength of the hatching over fills, 0 to 1
+    wobble: float  # how far a single shape strays from where it belongs
+    warp: float  # how far the proportions of a whole object are bent
+    stretch: float  # largest change of an object's height against its width
+    hue_turn: float  # largest turn of hue for a whole image, 1 is a full circle
+    saturation: tuple[float, float]  # range of the factor on saturation for a whole image
+    tilt_degrees: float  # largest turn of an upright object
+    side: tuple[float, float]  # range of an object's side as a share of the image's shorter side
+    clutter: int  # largest number of meaningless shapes behind and before the objects
+    shade: float  # largest change of light across the image
+    cast: float  # largest change of one colour channel of the image
+    # range of the standard deviation of the grain, in grey levels of 255
     noise: tuple[float, float]
-    blur: float
-    quality: tuple[int, int]
-    plain_share: float
-    frequency_power: float
+    blur: float  # largest radius of the blur, in pixels
+    quality: tuple[int, int]  # range of the JPEG quality
+    plain_share: float  # share of images that show one object on a plain background
+    frequency_power: float  # power on the categories' frequencies; 0 makes all alike
 
 
 CAPTION: Final = SceneStyle(

@@ -27,19 +27,14 @@ PREPROCESS_KEYS = ("mean", "std", "interpolation")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """Where a model comes from."""
 
-    Args:
-        weights: the file.
-        config: of the architecture, as open_clip writes it.
-        quick_gelu: whether the weights were trained with OpenAI's approximation of GELU, where
-            that is known beside the configuration.
-        preprocess: those of mean, std and interpolation that differ from OpenAI's.
-    """
-
-    weights: Path
-    config: dict[str, Any]
+    weights: Path  # the file
+    config: dict[str, Any]  # of the architecture, as open_clip writes it
+    # whether the weights were trained with OpenAI's approximation of GELU, where that is known
+    # beside the configuration
     quick_gelu: bool = False
+    # those of mean, std and interpolation that differ from OpenAI's
     preprocess: dict[str, Any] = field(default_factory=dict)
 
 

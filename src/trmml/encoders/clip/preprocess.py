@@ -21,22 +21,15 @@ RESIZE_MODES = ("squash", "center-crop")
 class Preprocessing:
     """How images of any size become square, normalised pixels.
 
-    Args:
-        size: S, side of the square in pixels.
-        mean: of the training images per channel, in [0, 1].
-        std: of the training images per channel, in [0, 1].
-        interpolation: "bicubic" or "bilinear".
-        resize_mode: "squash" makes the whole image a square; "center-crop" cuts the longer side.
-
     Raises:
         EncoderError: another resize mode.
     """
 
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    resize_mode: str
+    size: int  # S, side of the square in pixels
+    mean: tuple[float, ...]  # of the training images per channel, in [0, 1]
+    std: tuple[float, ...]  # of the training images per channel, in [0, 1]
+    interpolation: str  # "bicubic" or "bilinear"
+    resize_mode: str  # "squash" makes the whole image a square; "center-crop" cuts the longer side
 
     def __post_init__(self) -> None:
         if self.resize_mode not in RESIZE_MODES:

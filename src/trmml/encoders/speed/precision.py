@@ -54,21 +54,13 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class MeasuredPrecision:
-    """What was measured for an encoder on this machine.
+    """What was measured for an encoder on this machine."""
 
-    Attributes:
-        precision: the fastest of those that leave the features as they are.
-        images_per_second: of each candidate that works here.
-        cosines: least cosine with fp32 of each.
-        reasons: why the others do not work.
-        measured: the day.
-    """
-
-    precision: str
-    images_per_second: dict[str, float]
-    cosines: dict[str, float]
-    reasons: dict[str, str]
-    measured: str
+    precision: str  # the fastest of those that leave the features as they are
+    images_per_second: dict[str, float]  # of each candidate that works here
+    cosines: dict[str, float]  # least cosine with fp32 of each
+    reasons: dict[str, str]  # why the others do not work
+    measured: str  # the day
 
     def __str__(self) -> str:
         rate, plain = self.images_per_second[self.precision], self.images_per_second["fp32"]
