@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from trmml.encoders.clip.blocks import apply_block, is_plain, read_first
 from trmml.errors import EncoderError
 
+# Hidden patches, and the pooled feature.
+Seen = tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]
+
 
 class ImageTower(nn.Module, ABC):
     """A frozen image encoder that takes square images of one size.
@@ -42,9 +45,7 @@ class ImageTower(nn.Module, ABC):
         self.grid = (size // stride, size // stride)
 
     @abstractmethod
-    def forward(
-        self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]:
+    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Seen:
         """Hidden patches and the pooled feature, not normalised."""
 
     @abstractmethod
@@ -72,10 +73,8 @@ class ResNetTower(ImageTower):
         self.register_buffer("project_weight", weight, persistent=False)
         self.register_buffer("project_bias", bias, persistent=False)
 
-    def forward(
-        self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]:
-        """Hidden patches and the pooled feature, not normalised."""
+    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Seen:
+        """See `ImageTower.forward`."""
         visual, pool = self.visual, self.visual.attnpool
         feature_map = visual.stem(pixels)
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
@@ -94,27 +93,22 @@ class ResNetTower(ImageTower):
 class TransformerTower(ImageTower, ABC):
     """open_clip's vision transformer; the subclasses differ in how the class token is made."""
 
+    before_last: bool  # whether hidden patches enter the last block, or leave it
+
     def __init__(self, visual: VisionTransformer, size: int | None = None) -> None:
         super().__init__(size, visual.patch_size[0], square_side(visual.image_size))
         self.visual = visual
         self._plain = is_plain(visual.transformer.resblocks)
 
-    @abstractmethod
-    def choose(
-        self, before: Float[Tensor, "B N W"], after: Float[Tensor, "B N W"]
-    ) -> Float[Tensor, "B N W"]:
-        """The hidden tokens: those that enter the last block, or those that leave it."""
-
-    def forward(
-        self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]:
-        """Hidden patches and the pooled feature, not normalised."""
+    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Seen:
+        """See `ImageTower.forward`."""
         *blocks, last = self.visual.transformer.resblocks
         before = self._embed(pixels)  # (B, 1 + P, W)
         for block in blocks:
             before = self._block(block, before)
         after = self._block(last, before)
-        return self.choose(before, after)[:, 1:], self._pool(after) @ self.visual.proj
+        hidden = before if self.before_last else after
+        return hidden[:, 1:], self._pool(after) @ self.visual.proj
 
     def _block(self, block: nn.Module, tokens: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
         """What leaves a block; CLIP's own blocks are computed with less work."""
@@ -153,6 +147,7 @@ class ClassTokenTower(TransformerTower):
     out, after MaskCLIP (Zhou et al., ECCV 2022, section 3.2).
     """
 
+    before_last = True
     value_weight: Tensor
     value_bias: Tensor
 
@@ -166,10 +161,8 @@ class ClassTokenTower(TransformerTower):
             self.register_buffer("value_weight", weight, persistent=False)
             self.register_buffer("value_bias", bias, persistent=False)
 
-    def forward(
-        self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float[Tensor, "B P W"], Float[Tensor, "B D"]]:
-        """Hidden patches and the pooled feature, not normalised."""
+    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Seen:
+        """See `ImageTower.forward`."""
         visual = self.visual
         if not self._plain or visual.attn_pool is not None or visual.final_ln_after_pool:
             return super().forward(pixels)
@@ -179,12 +172,6 @@ class ClassTokenTower(TransformerTower):
             tokens = apply_block(block, tokens)
         # Of what leaves the last block only the class token is read.
         return tokens[:, 1:], visual.ln_post(read_first(last, tokens)) @ visual.proj
-
-    def choose(
-        self, before: Float[Tensor, "B N W"], after: Float[Tensor, "B N W"]
-    ) -> Float[Tensor, "B N W"]:
-        """The tokens that enter the last block."""
-        return before
 
     def project(self, hidden_patches: Float[Tensor, "... W"]) -> Float[Tensor, "... D"]:
         """The last block's value path, then `ln_post` and the projection."""
@@ -207,11 +194,7 @@ class PooledTower(TransformerTower):
     (CoCa): patch feature = ln_post(out_proj(v_proj(ln_k(h)))) @ proj, whatever the query.
     """
 
-    def choose(
-        self, before: Float[Tensor, "B N W"], after: Float[Tensor, "B N W"]
-    ) -> Float[Tensor, "B N W"]:
-        """The tokens that leave the last block."""
-        return after
+    before_last = False
 
     def project(self, hidden_patches: Float[Tensor, "... W"]) -> Float[Tensor, "... D"]:
         """Each patch through the pooling as if it were alone."""
