@@ -191,7 +191,7 @@ def test_a_linear_probe_equals_its_formula():
     )
     batch, targets = random_features(8), random_targets(images=8)
     probe.init_from_labels(batch, LabelMatrix(targets.labels, targets.known))
-    linear = probe.pooled.linear
+    linear = probe.linear
     linear.weight.copy_(
         torch.randn(linear.weight.shape, generator=torch.Generator().manual_seed(1))
     )

@@ -221,7 +221,7 @@ def test_linear_probe_trains_on_known_pairs_only():
     other = torch.where(seen.known, seen.labels, ~seen.labels)
     flipped = Targets(other, seen.known, seen.pseudo_labels, seen.pseudo)
     assert torch.equal(loss, probe.loss_terms(probe(features()), flipped)["classification"])
-    pooled = probe.pooled.standard(features(40).hidden_patches.mean(dim=1))
+    pooled = probe.standard(features(40).hidden_patches.mean(dim=1))
     assert torch.allclose(pooled.mean(0), torch.zeros(12), atol=1e-5)
     assert torch.allclose(pooled.std(0), torch.ones(12), atol=1e-4)
 

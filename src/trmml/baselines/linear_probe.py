@@ -85,36 +85,11 @@ def probe_settings(settings: Settings) -> ProbeSettings:
     return ProbeSettings(training=settings.training.model_copy(update=changes))
 
 
-class PooledLinear(nn.Module):
-    """One linear map from the standardised mean of the hidden patches to the logits.
-
-    Shapes: mean hidden patches (B, W) -> logits (B, C).
-    Trains: weight (C, W), bias (C); the weight starts at zero.
-    """
-
-    def __init__(self, *, categories: int, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-        self.linear = zero_linear(hidden_size, categories)
-        self.dropout = nn.Dropout(dropout)
-        self.standard = Standardisation(hidden_size)
-
-    def forward(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
-        """Unbounded logits."""
-        logits: Tensor = self.linear(self.dropout(self.standard(pooled)))
-        return logits
-
-    @torch.no_grad()
-    def start(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
-        """Measure the standardisation; start the biases at the known shares of positives."""
-        self.standard.measure([features.hidden_patches.mean(dim=1)])
-        self.linear.bias.copy_(positive_share.to(self.linear.bias).logit())
-
-
 class LinearProbe(SingleTermModel):
     """One linear map from the standardised mean of the hidden patches to the logits.
 
     Shapes: Features of B images -> Output with logits (B, C).
-    Trains: weight (C, W), bias (C).
+    Trains: weight (C, W), bias (C); the weight starts at zero.
     """
 
     def __init__(
@@ -129,21 +104,24 @@ class LinearProbe(SingleTermModel):
         super().__init__(
             categories=categories, epochs=settings.training.epochs, blanks=blanks, loss=loss
         )
-        self.pooled = PooledLinear(
-            categories=categories, hidden_size=hidden_size, dropout=settings.probe.dropout
-        )
+        self.linear = zero_linear(hidden_size, categories)
+        self.dropout = nn.Dropout(settings.probe.dropout)
+        self.standard = Standardisation(hidden_size)
 
     def forward(self, features: Features) -> Output:
         """See `MultiLabelModel.forward`."""
-        return Output(self.pooled(features.hidden_patches.mean(dim=1)))
+        mean = features.hidden_patches.mean(dim=1)
+        return Output(self.linear(self.dropout(self.standard(mean))))
 
     def fast_parameters(self) -> list[str]:
         """The bias, which must reach the log-odds of rare categories."""
-        return ["pooled.linear.bias"]
+        return ["linear.bias"]
 
+    @torch.no_grad()
     def start_bias(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:
         """Measure the standardisation too."""
-        self.pooled.start(features, positive_share)
+        self.standard.measure([features.hidden_patches.mean(dim=1)])
+        self.linear.bias.copy_(positive_share.to(self.linear.bias).logit())
 
 
 def build_masked(
