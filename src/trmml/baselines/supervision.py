@@ -57,10 +57,6 @@ class SingleTermModel(MultiLabelModel, ABC):
         done = max(0, int(self.epoch) - 1) / max(1, self._epochs - 1)
         return {"classification": self._loss(output.logits, targets, weights, done=done)}
 
-    def loss_weights(self) -> dict[str, float]:
-        """A single term."""
-        return {"classification": 1.0}
-
     @torch.no_grad()
     def init_from_labels(self, features: Features, matrix: LabelMatrix) -> None:
         """Set what blanks count for, and start the biases where the loss will draw them."""

@@ -104,10 +104,6 @@ class ZeroShot(MultiLabelModel):
         """None: there is nothing to train."""
         return {}
 
-    def loss_weights(self) -> dict[str, float]:
-        """None: there is nothing to train."""
-        return {}
-
 
 def build_zero_shot(
     encoder: Encoder,

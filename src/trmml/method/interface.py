@@ -68,9 +68,9 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
     def loss_terms(self, output: Made, targets: Targets) -> dict[str, Tensor]:
         """Every term by name, unweighted."""
 
-    @abstractmethod
     def loss_weights(self) -> dict[str, float]:
-        """The weight of every term."""
+        """The weight of every term; by default there is one term."""
+        return {"classification": 1.0}
 
     def pseudo_labeller(
         self, matrix: LabelMatrix, held: Int[Tensor, " H"], epochs: int
