@@ -186,7 +186,7 @@ def _took(results: Results) -> list[str]:
     seed, seconds = results.seeds[0], dict[str, float]()
     for line in results.lines:
         if seed in results.whole_seeds(line.key, MEAN):
-            cells = [cell for cell in results.of(line.key, MEAN) if cell.seed == seed]
+            cells = [cell for cell in results.cells_of(line.key, MEAN) if cell.seed == seed]
             cells = cells[: 1 if line.full_labels else None]  # trained once for every share
             seconds[line.key] = math.fsum(sum(cell.seconds.values()) for cell in cells)
     if not seconds:

@@ -10,6 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,31 +29,30 @@ COVERED = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample deviation; the deviation is nan for a single value.
-
-    Example:
-        >>> Spread.of([1.0, 3.0])
-        Spread(mean=2.0, deviation=1.4142135623730951, count=2)
-    """
+    """Mean and sample deviation over `count` values; the deviation of a single one is nan."""
 
     mean: float
     deviation: float
     count: int
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
-        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-        return cls(statistics.fmean(values), deviation, len(values))
 
-
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """How far one mean lies above another, and the interval that holds 95 % of the draws."""
 
     mean: float
     low: float
     high: float
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean and deviation of at least one value.
+
+    Example:
+        >>> spread_of([1.0, 3.0])
+        Spread(mean=2.0, deviation=1.4142135623730951, count=2)
+    """
+    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+    return Spread(statistics.fmean(values), deviation, len(values))
 
 
 def over_seeds(cells: Iterable[Cell], value: Callable[[Cell], float | None]) -> Spread | None:
@@ -61,7 +61,7 @@ def over_seeds(cells: Iterable[Cell], value: Callable[[Cell], float | None]) -> 
     A cell in which the figure is undefined does not count.
     """
     values = [found for cell in cells if (found := value(cell)) is not None]
-    return Spread.of(values) if values else None
+    return spread_of(values) if values else None
 
 
 def over_shares(
@@ -81,7 +81,7 @@ def over_shares(
         defined = [each for each in values if each is not None]
         if values and len(defined) == len(values):
             means.append(statistics.fmean(defined))
-    return Spread.of(means) if means else None
+    return spread_of(means) if means else None
 
 
 def draws(images: int, count: int, seed: int = 0) -> Int[Tensor, "B N"]:

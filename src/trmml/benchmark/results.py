@@ -62,7 +62,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        parts = {k: [d.mean, d.low, d.high] for k, d in self.differences.items()}
+        parts = {k: list(d) for k, d in self.differences.items()}
         return {"column": self.column, "rival": self.rival, "differences": parts}
 
     @classmethod
@@ -118,7 +118,7 @@ class Results:
         shares = {cell.known for cell in self.cells if cell.share is not None}
         return [column for column in self.columns if column not in shares]
 
-    def of(self, method: str, column: str) -> list[Cell]:
+    def cells_of(self, method: str, column: str) -> list[Cell]:
         """Cells of a method, of one rule or of all shares, by seed."""
         found = [
             cell
@@ -131,12 +131,12 @@ class Results:
     def whole_seeds(self, method: str, column: str) -> set[int]:
         """Seeds of which a method has every cell of a column."""
         wanted = len(self.shares) if column == MEAN else 1
-        counts = Counter(cell.seed for cell in self.of(method, column))
+        counts = Counter(cell.seed for cell in self.cells_of(method, column))
         return {seed for seed, count in counts.items() if count == wanted}
 
     def spread(self, method: str, column: str, figure: Figure = mean_ap) -> Spread | None:
         """Mean and deviation over seeds of a figure; None where nothing, or not all, is there."""
-        cells = self.of(method, column)
+        cells = self.cells_of(method, column)
         if column == MEAN:
             return over_shares(cells, figure, self.shares)
         return over_seeds(cells, figure)
@@ -168,7 +168,7 @@ class Results:
         As in `spread`, a seed that lacks a share does not count for their mean.
         """
         whole = self.whole_seeds(method, column)
-        cells = [cell for cell in self.of(method, column) if cell.seed in whole]
+        cells = [cell for cell in self.cells_of(method, column) if cell.seed in whole]
         rows = [[np.nan if ap is None else ap for ap in c.ap] for c in cells]
         if not rows:
             return [np.nan] * len(self.grid["categories"])
@@ -277,7 +277,7 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
         seeds = set.intersection(*(results.whole_seeds(key, column) for key in keys))
         if line == rival or not seeds:
             continue
-        both = [[c for c in results.of(key, column) if c.seed in seeds] for key in keys]
+        both = [[c for c in results.cells_of(key, column) if c.seed in seeds] for key in keys]
         own, theirs = (statistics.fmean(cell.mean_ap for cell in cells) for cells in both)
         if not math.isnan(own - theirs):
             drawn_means = (mean_over_cells(cells, drawn) for cells in both)
