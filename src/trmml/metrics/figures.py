@@ -1,12 +1,13 @@
 """What measuring found: figures by name, as JSON, as CSV, and as a table for the terminal."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from trmml.storage.atomic import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,8 +80,7 @@ class Metrics:
 
     def write_json(self, path: Path) -> None:
         """Write `to_dict` as JSON."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_json(path, self.to_dict(), indent=2)
 
     def write_csv(self, path: Path) -> None:
         """Write one row per category; undefined figures are blank."""
