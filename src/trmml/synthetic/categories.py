@@ -78,8 +78,3 @@ CATEGORIES: Final[tuple[Category, ...]] = (
 )  # fmt: skip
 
 CATEGORY_NAMES: Final[tuple[str, ...]] = tuple(category.name for category in CATEGORIES)
-
-
-def category_index(name: str) -> int:
-    """The place of a category in `CATEGORIES`."""
-    return CATEGORY_NAMES.index(name)
