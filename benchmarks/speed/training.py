@@ -192,6 +192,28 @@ def measure(
         first = MEANS / image_head_seconds(
             source.batch(torch.arange(1)).hidden_patches.shape[2], device
         )
+    return case_rows(name, times, cold=cold, reading=reading, first=first, floor=floor)
+
+
+def case_rows(
+    name: str,
+    times: dict[tuple[str, str], list[float]],
+    *,
+    cold: float,
+    reading: list[float],
+    first: float,
+    floor: float,
+) -> list[dict[str, Any]]:
+    """Rates of a case, each against the field's loop.
+
+    Args:
+        name: of the case.
+        times: seconds of each round, by way and precision.
+        cold: images a second of the first filling of the store.
+        reading: seconds to read a batch.
+        first: images a second of the image head, all its passes.
+        floor: images a second of the text tower alone.
+    """
     # A quick round takes the first filling of the store, which is no warmed-up one.
     fillings = times.pop((FILL, "32-true"), [])
     filling = rates(BATCH, fillings)["images_per_second"] if fillings else cold
