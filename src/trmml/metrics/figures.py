@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from trmml.storage.atomic import write_json
 
 if TYPE_CHECKING:
@@ -84,6 +82,8 @@ class Metrics:
 
     def write_csv(self, path: Path) -> None:
         """Write one row per category; undefined figures are blank."""
+        import polars as pl  # half a second to import
+
         rows = pl.DataFrame([asdict(category) for category in self.per_category])
         rows.fill_nan(None).write_csv(path)
 

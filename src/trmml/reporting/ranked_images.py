@@ -3,7 +3,7 @@
 import base64
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
@@ -11,8 +11,10 @@ from PIL import Image
 from trmml.errors import DataError
 from trmml.images import read_image
 from trmml.metrics.average_precision import average_precision
-from trmml.tagging.evaluate import Evaluation
 from trmml.tagging.region_maps import overlay, region_map, shrink
+
+if TYPE_CHECKING:
+    from trmml.tagging.evaluate import Evaluation
 
 # Images from each end, and what is shown of each; together far below the 4 MB of a page.
 ENDS, TAGS, MAPS = 4, 12, 3
@@ -56,7 +58,7 @@ class ShownImage:
 
 
 def best_and_worst(
-    evaluation: Evaluation, grid: tuple[int, int]
+    evaluation: "Evaluation", grid: tuple[int, int]
 ) -> tuple[list[ShownImage], list[ShownImage]]:
     """Images with the highest and with the lowest per-image average precision.
 
@@ -76,7 +78,7 @@ def best_and_worst(
     )
 
 
-def _ranked(evaluation: Evaluation) -> list[tuple[int, float]]:
+def _ranked(evaluation: "Evaluation") -> list[tuple[int, float]]:
     """(row, AP) of the images, the best first."""
     matrix = evaluation.data.matrix
     present, absent = matrix.labels.sum(1), (matrix.known & ~matrix.labels).sum(1)
@@ -92,7 +94,7 @@ def _ranked(evaluation: Evaluation) -> list[tuple[int, float]]:
     return sorted(ranked, key=lambda pair: (-pair[1], -int(present[pair[0]]), pair[0]))
 
 
-def _shown(evaluation: Evaluation, row: int, ap: float, grid: tuple[int, int]) -> ShownImage:
+def _shown(evaluation: "Evaluation", row: int, ap: float, grid: tuple[int, int]) -> ShownImage:
     names, matrix = evaluation.data.category_names, evaluation.data.matrix
     categories = _chosen(evaluation, row)
     tags = [_tag(evaluation, row, c) for c in categories]
@@ -119,19 +121,19 @@ def _shown(evaluation: Evaluation, row: int, ap: float, grid: tuple[int, int]) -
     )
 
 
-def _chosen(evaluation: Evaluation, row: int) -> list[int]:
+def _chosen(evaluation: "Evaluation", row: int) -> list[int]:
     """Categories that are predicted or known to be present, the most probable first."""
     scores, labels = evaluation.probabilities[row], evaluation.data.matrix.labels[row]
     listed: list[int] = (_predicted(evaluation, row) | labels).nonzero()[:, 0].tolist()
     return sorted(listed, key=lambda c: -float(scores[c]))
 
 
-def _predicted(evaluation: Evaluation, row: int) -> torch.Tensor:
+def _predicted(evaluation: "Evaluation", row: int) -> torch.Tensor:
     limits = torch.tensor([c.threshold for c in evaluation.metrics.per_category]).double()
     return evaluation.probabilities[row].double() >= limits
 
 
-def _tag(evaluation: Evaluation, row: int, category: int) -> ShownTag:
+def _tag(evaluation: "Evaluation", row: int, category: int) -> ShownTag:
     matrix = evaluation.data.matrix
     verdict: Verdict = "right" if bool(matrix.labels[row, category]) else "wrong"
     if not bool(matrix.known[row, category]):

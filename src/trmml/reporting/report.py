@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -28,8 +28,10 @@ from trmml.reporting.sections import (
 )
 from trmml.storage.atomic import write_text
 from trmml.storage.tensors import load_tensors
-from trmml.tagging.evaluate import Evaluation
 from trmml.training.run_folder import RunCard, load_card
+
+if TYPE_CHECKING:
+    from trmml.tagging.evaluate import Evaluation
 
 # What stands for an undefined figure, and before a negative one.
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -39,7 +41,7 @@ SMALLEST = 1e-15
 
 def write_report(
     run: Path,
-    evaluation: Evaluation | None = None,
+    evaluation: "Evaluation | None" = None,
     *,
     baselines: Mapping[str, Metrics] | None = None,
     truth: LabelMatrix | None = None,
@@ -130,7 +132,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _check(
-    card: RunCard, known: LabelMatrix, evaluation: Evaluation | None, truth: LabelMatrix | None
+    card: RunCard, known: LabelMatrix, evaluation: "Evaluation | None", truth: LabelMatrix | None
 ) -> None:
     """Refuse what belongs to another run."""
     names = card.category_names
@@ -147,7 +149,7 @@ def _check(
         )
 
 
-def _score(run: Path, card: RunCard, evaluation: Evaluation | None) -> Scored:
+def _score(run: Path, card: RunCard, evaluation: "Evaluation | None") -> Scored:
     if evaluation is not None:
         probabilities, matrix = evaluation.probabilities.double(), evaluation.data.matrix
         plain = _uncalibrated(probabilities, card.calibration)

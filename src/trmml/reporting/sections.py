@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,8 +20,10 @@ from trmml.reporting.charts import WIDE, line_chart, reliability_diagram
 from trmml.reporting.ranked_images import best_and_worst
 from trmml.settings.sections import Settings
 from trmml.storage.tensors import load_tensors
-from trmml.tagging.evaluate import Evaluation
 from trmml.training.run_folder import RunCard
+
+if TYPE_CHECKING:
+    from trmml.tagging.evaluate import Evaluation
 
 # Up to twice so many categories are listed in full, else so many from each end.
 ENDS = 30
@@ -284,7 +286,7 @@ def _pseudo_chart(values: list[float | None] | list[float], kind: str, unit: str
     return line_chart(values, name=f"pseudo-{kind} labels", unit=unit, limits=limits)
 
 
-def images(evaluation: Evaluation | None, card: RunCard) -> Tree:
+def images(evaluation: "Evaluation | None", card: RunCard) -> Tree:
     """The best and the worst images of the evaluation."""
     if evaluation is None:
         return {"best": [], "worst": []}

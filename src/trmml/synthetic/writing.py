@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Int8
 
 from trmml.errors import ConfigError, DataError
@@ -137,6 +136,8 @@ def _truth(name: str, scene: Scene) -> Truth:
 
 
 def _write_tables(draft: Path, truth: list[Truth], seed: int, known_share: float) -> None:
+    import polars as pl  # half a second to import, and drawing alone does without
+
     images = [row["image"] for row in truth]
     labels = np.zeros((len(truth), len(CATEGORY_NAMES)), dtype=np.int8)
     for number, row in enumerate(truth):
@@ -156,6 +157,8 @@ def _write_wide(
     labels: Int8[np.ndarray, "n c"],
     known: Bool[np.ndarray, "n c"],
 ) -> None:
+    import polars as pl
+
     columns: dict[str, list[object]] = {"image": images}
     for index, name in enumerate(CATEGORY_NAMES):
         pairs = zip(labels[:, index].tolist(), known[:, index].tolist(), strict=True)

@@ -1,10 +1,14 @@
 """Where training runs: one process on one device."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from lightning_fabric import Fabric
 
 from trmml.errors import ConfigError
 from trmml.settings.choices import Precision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def pick_device(device: str) -> str:
@@ -14,8 +18,10 @@ def pick_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def make_fabric(device: str, precision: Precision) -> Fabric:
+def make_fabric(device: str, precision: Precision) -> "Fabric":
     """A single process on the device that was asked for."""
+    from lightning_fabric import Fabric  # imports all of torch.compile
+
     device = pick_device(device)
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
