@@ -122,6 +122,21 @@ def test_models_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file
         load_encoder("hf-hub:owner/none")
 
 
+@pytest.mark.parametrize("prefix", ["local-dir:", "hf-hub:"])
+def test_a_folder_of_a_hub_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefix: str
+) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS["tiny-RN"]}))
+    with pytest.raises(EncoderError, match=r"expected open_clip_config\.json and open_clip_model"):
+        load_encoder(f"{prefix}{tmp_path}")
+    save_file(state(), tmp_path / "open_clip_model.safetensors")
+    found = load_encoder(f"{prefix}{tmp_path}")
+    assert found.size == 64 and identify(found).name == f"{prefix}{tmp_path}"
+    (tmp_path / "open_clip_config.json").write_text("[]")
+    with pytest.raises(EncoderError, match=r"open_clip_config\.json is no JSON object"):
+        load_encoder(f"{prefix}{tmp_path}")
+
+
 def test_the_configuration_is_left_as_it_is() -> None:
     before = json.dumps(CONFIGS["tiny-SigLIP"])
     build_model(CONFIGS["tiny-SigLIP"], quick_gelu=True)

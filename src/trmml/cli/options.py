@@ -16,13 +16,14 @@ Labels = Annotated[
     Path | None,
     typer.Option(
         help="CSV or Parquet: one column per category, or the columns image, present, absent."
-        " Or a JSON file in COCO's form."
+        " Or COCO's JSON, JSON lines, CVAT's XML ...: docs/data.md."
     ),
 ]
 Encoder = Annotated[
     str,
     typer.Option(
-        help="bundled, RN101:openai, ViT-B-16:/path/weights.safetensors, package.module:factory"
+        help="bundled, RN101:openai, ViT-B-16:/path/weights.safetensors, hf-hub:owner/model,"
+        " local-dir:path/to/model, package.module:factory"
         " or path/to/file.py:factory."
     ),
 ]

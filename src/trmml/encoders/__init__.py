@@ -8,6 +8,7 @@ __all__ = ["Encoder", "EncoderIdentity", "freeze", "identify", "load_encoder"]
 
 FORMS = (
     "bundled, RN101:openai, RN101:path/to/weights.safetensors, hf-hub:owner/model, "
+    "local-dir:path/to/model, "
     "package.module:factory or path/to/file.py:factory"
 )
 
@@ -17,8 +18,9 @@ def load_encoder(spec: str, *, image_size: int | None = None, text: bool = True)
 
     Args:
         spec: `bundled`; an open_clip architecture with a tag or a file of weights, as
-            `RN101:openai`; `hf-hub:owner/model`; or a factory of your own, as
-            `package.module:factory` or `path/to/file.py:factory`.
+            `RN101:openai`; `hf-hub:owner/model` or a folder of its files, as
+            `local-dir:path/to/model`; or a factory of your own, as `package.module:factory` or
+            `path/to/file.py:factory`.
         image_size: side of the square input in pixels; the encoder's own by default.
         text: whether texts will be encoded. Without, an open_clip model or the bundled one comes
             without its text tower and tokenizer, in a quarter of the time; a factory ignores it.
@@ -42,7 +44,7 @@ def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
     from trmml.encoders.clip.load import check_architecture, describe_tags, load_open_clip
 
     place, colon, wanted = spec.partition(":")
-    if not spec.startswith("hf-hub:"):
+    if not spec.startswith(("hf-hub:", "local-dir:")):
         try:
             check_architecture(place.replace("/", "-"))
         except EncoderError as error:
@@ -62,7 +64,7 @@ def _load(spec: str, image_size: int | None, text: bool) -> Encoder:
 def is_factory(spec: str) -> bool:
     """Whether a spec names a Python function rather than an architecture of open_clip."""
     place, colon, attribute = spec.rpartition(":")
-    if not colon or spec.startswith("hf-hub:"):
+    if not colon or spec.startswith(("hf-hub:", "local-dir:")):
         return False
     dotted = "." in place and all(part.isidentifier() for part in place.split("."))
     return place.endswith(".py") or (attribute.isidentifier() and (dotted or is_installed(place)))

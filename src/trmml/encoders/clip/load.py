@@ -1,8 +1,7 @@
-"""From `architecture:tag`, `architecture:path` or `hf-hub:owner/model` to an `OpenClipEncoder`."""
+"""From `architecture:tag`, `architecture:path`, `hf-hub:...` or `local-dir:...` to an encoder."""
 
 import contextlib
 import difflib
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import HF_HUB_PREFIX
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX
 from open_clip.model import _build_vision_tower
 from open_clip.pretrained import download_pretrained_from_hf
 from torch import nn
@@ -18,6 +18,7 @@ from torch import nn
 from trmml.encoders.clip.encoder import OpenClipEncoder
 from trmml.encoders.clip.weights import fit_weights, read_weights
 from trmml.errors import EncoderError, MissingExtraError
+from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ def load_open_clip(
 
     Args:
         spec: `RN101:openai` (a tag of open_clip, downloaded once), `RN101:weights.safetensors`
-            (also a torch state dict, or OpenAI's own archive), or `hf-hub:owner/model`. Weights
-            of OpenAI in another file than their archive need the architecture `RN101-quickgelu`.
+            (also a torch state dict, or OpenAI's own archive), `hf-hub:owner/model`, or
+            `local-dir:FOLDER` for a copy of such a model; a folder may follow `hf-hub:` as well.
+            Weights of OpenAI in another file than their archive need `RN101-quickgelu`.
         image_size: side of the input in pixels; the model's own by default.
         text: whether to load the text tower and the tokenizer.
         resize_mode: see `OpenClipEncoder`.
@@ -56,7 +58,11 @@ def load_open_clip(
             for which no patch feature is defined.
         MissingExtraError: its tokenizer needs transformers.
     """
-    if spec.startswith(HF_HUB_PREFIX):
+    folder = Path(spec.removeprefix(LOCAL_DIR_PREFIX).removeprefix(HF_HUB_PREFIX)).expanduser()
+    copied = spec.startswith(HF_HUB_PREFIX) and (folder / HF_CONFIG_NAME).is_file()
+    if copied or spec.startswith(LOCAL_DIR_PREFIX):
+        architecture, source = f"{LOCAL_DIR_PREFIX}{folder}", _folder_source(spec, folder)
+    elif spec.startswith(HF_HUB_PREFIX):
         architecture, source = spec, _hub_source(spec)
     else:
         architecture, _, wanted = spec.partition(":")
@@ -185,15 +191,34 @@ def _hub_source(spec: str) -> Source:
     """Configuration and weights of a model on the Hugging Face hub."""
     model_id = spec.removeprefix(HF_HUB_PREFIX)
     try:
-        config_file = download_pretrained_from_hf(model_id, filename="open_clip_config.json")
+        config_file = download_pretrained_from_hf(model_id, filename=HF_CONFIG_NAME)
         weights = download_pretrained_from_hf(model_id)
     except Exception as error:  # as above
         raise _offline(spec, error) from error
-    content = json.loads(Path(config_file).read_text(encoding="utf-8"))
-    if "model_cfg" not in content:
-        raise EncoderError(f"{spec}: its open_clip_config.json has no 'model_cfg'")
+    return _described(spec, Path(config_file), Path(weights))
+
+
+def _folder_source(spec: str, folder: Path) -> Source:
+    """Configuration and weights of a model's folder, as the hub has it."""
+    places = [folder / name for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
+    weights = next((place for place in places if place.is_file()), None)
+    if weights is None or not (folder / HF_CONFIG_NAME).is_file():
+        raise EncoderError(
+            f"{spec}: expected {HF_CONFIG_NAME} and {HF_SAFE_WEIGHTS_NAME} (or {HF_WEIGHTS_NAME}) "
+            f"in the folder {folder}. Copy both there, or give architecture:path/to/weights"
+        )
+    return _described(spec, folder / HF_CONFIG_NAME, weights)
+
+
+def _described(spec: str, config: Path, weights: Path) -> Source:
+    try:
+        content = parse_object(config.read_bytes())
+    except ValueError as error:
+        raise EncoderError(f"{spec}: its {config.name} is no JSON object: {error}") from error
+    if not isinstance(content.get("model_cfg"), dict):
+        raise EncoderError(f"{spec}: its {config.name} has no 'model_cfg'")
     preprocess = _preprocess(content.get("preprocess_cfg", {}))
-    return Source(Path(weights), content["model_cfg"], preprocess=preprocess)
+    return Source(weights, content["model_cfg"], preprocess=preprocess)
 
 
 def _agreed_preprocess(architecture: str) -> dict[str, Any]:
