@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -208,8 +210,8 @@ def test_where_an_image_lies(tmp_path, source, place):
 def test_exports_of_another_kind(tmp_path):
     choice = choices("cat")
     for tree, message in (
-        ({"images": []}, "is no list of tasks with 'data'"),
-        ([{"image": "a.png", "tag": "cat"}], "not as JSON-MIN"),
+        ({"images": []}, "is no list of tasks. Export"),
+        ([{"image": "a.png", "tag": "cat"}], "holds no choice"),
         ([task("a.png") | {"data": {"photo": "a.png"}}], "task 1: data has no 'image', but photo"),
         ([task("../a.png", [choices("cat")])], "leads out of the images folder"),
         ([task("a.png")], "holds no choice, taxonomy or rectangle"),
@@ -239,3 +241,55 @@ def test_a_project_that_nobody_annotated_is_no_project_without_labels(tmp_path):
     write_images(tmp_path, ["images/a.png"])
     with pytest.raises(DataError, match="none of the 1 tasks holds an answer"):
         read("label-studio", tmp_path)
+
+
+# Short exports --------------------------------------------------------------------------------
+
+ROWS = [
+    {"image": "/data/upload/1/0.png", "id": 1, "tag": {"choices": ["cat", "dog"]}, "note": "hm"},
+    {"image": "/data/upload/1/1.png", "id": 2, "tag": "cat", "annotator": 1, "annotation_id": 2},
+    {"image": "/data/upload/1/1.png", "id": 2, "tag": {"choices": ["cat", "dog"]}, "annotator": 2},
+    {"image": "/data/upload/1/2.png", "id": 3, "box": [
+        {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["fox"],
+         "original_width": 200, "original_height": 100}], "kind": [["animal", "owl"]]},
+]  # fmt: skip
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, keys)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {k: v if isinstance(v, str | int) else json.dumps(v) for k, v in row.items()}
+        )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_short_exports_are_read_as_the_whole_one(tmp_path, form: str):
+    write_images(tmp_path, [f"images/{index}.png" for index in range(3)])
+    write(tmp_path, {f"short.{form}": json.dumps(ROWS) if form == "json" else as_csv(ROWS)})
+    data = read("label-studio", tmp_path, train=f"short.{form}")
+    assert data.images == ("images/0.png", "images/1.png", "images/2.png")
+    assert data.category_names == ("cat", "dog", "fox", "animal", "owl")
+    assert states(data) == [[Y, Y, N, U, U], [Y, U, N, U, U], [U, U, Y, Y, Y]]
+    assert boxes(data) == [("images/2.png", "fox", (0.0, 0.0, 0.5, 0.5))]
+
+
+def test_the_interface_tells_a_choice_of_one_from_a_text(tmp_path):
+    write_images(tmp_path, ["images/0.png", "images/1.png"])
+    rows = [{"image": "0.png", "tag": "cat", "note": "hm"}, {"image": "1.png", "tag": "dog"}]
+    write_export(tmp_path, rows)
+    with pytest.raises(DataError, match=r"holds no choice.*add config\.xml"):
+        read("label-studio", tmp_path)
+    choice = '<Choices name="tag"><Choice value="cat"/><Choice value="dog"/></Choices>'
+    write(tmp_path, {"config.xml": f'<View>{choice}<TextArea name="note"/></View>'})
+    assert states(read("label-studio", tmp_path)) == [[Y, N], [N, Y]]
+
+
+def test_what_is_neither_json_nor_csv(tmp_path):
+    write(tmp_path, {"train.csv": 'a,"b\n'})
+    with pytest.raises(DataError, match=r"train\.csv"):
+        read("label-studio", tmp_path, train="train.csv")

@@ -1,7 +1,8 @@
-"""Read Label Studio's JSON export: choices, taxonomies and rectangles.
+"""Read Label Studio's exports: choices, taxonomies and rectangles.
 
-Export a project as "JSON" (not JSON-MIN, not CSV; https://labelstud.io/guide/task_format), one file
-per split, beside the folder of its images:
+Export a project as "JSON" (https://labelstud.io/guide/task_format), "JSON-MIN" or "CSV", one file
+per split, beside the folder of its images. The short forms lack what was skipped, and do not tell
+texts from a choice of one name: add config.xml.
 
     train.json, test.json       a list of tasks, each with `data` and `annotations`
     images/...                  what data.image names: its path, without `/data/upload/1/` or
@@ -23,7 +24,7 @@ above it unknown.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -72,19 +73,23 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
     """
     files = {"train": options.train, "test": options.test}
     path = find_file(root, [files[split]], f"the {split} export (option {split}=FILE)", split)
+    config = root / options.config
+    controls = _interface(config, options) if config.is_file() else {}
+    kinds = {name: kind for kind, _, name in (each.partition("/") for each in controls)}
     parts = {
-        part: read_tasks(root / file, image=options.image, taxonomy=options.taxonomy)
+        part: read_tasks(root / file, image=options.image, taxonomy=options.taxonomy, kinds=kinds)
         for part, file in files.items()
         if (root / file).is_file()
     }
-    controls = _controls(root, options, [task for part in parts.values() for task in part])
+    if not config.is_file():
+        controls = _used_names(task for part in parts.values() for task in part)
     controls, tasks = _distinct_names(controls, parts[split])
     listed = [name for names in controls.values() for name in names]
     names = unique_names(listed, f"{path}: the controls' list")
     if not names:
         raise DataError(
             f"{path} holds no choice, taxonomy or rectangle that was answered. Export the project "
-            "as JSON after annotating, or add config.xml."
+            "as JSON after annotating, or add config.xml (option config=FILE)."
         )
     if not any(answers for task in tasks for answers in task.annotators):
         raise DataError(
@@ -134,13 +139,8 @@ def _agreed(
     return set.intersection(*present), set.intersection(*absent)
 
 
-def _controls(
-    root: Path, options: LabelStudioOptions, tasks: Sequence[Task]
-) -> dict[str, list[str]]:
-    """Return the names of each control: of the interface, or all that occur, sorted."""
-    path = root / options.config
-    if path.is_file():
-        return _interface(path, options)
+def _used_names(tasks: Iterable[Task]) -> dict[str, list[str]]:
+    """Return all names that occur as an answer of each control, sorted."""
     used: dict[str, set[str]] = {}
     for task in tasks:
         for answers in task.annotators:

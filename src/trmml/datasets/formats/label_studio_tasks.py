@@ -1,4 +1,4 @@
-"""Read the tasks of Label Studio's JSON export: each image with what its annotators answered."""
+"""Read the tasks of Label Studio's exports: each image with what its annotators answered."""
 
 import math
 import re
@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from trmml.datasets.base import Edges
-from trmml.datasets.files import below, read_json
+from trmml.datasets.files import below
+from trmml.datasets.formats.label_studio_short import read_tree
 from trmml.datasets.tables.table import clean_name
 from trmml.errors import DataError
 
@@ -42,24 +43,27 @@ def control_key(kind: str, name: str) -> str | None:
     return f"{kind}/{name}" if kind in ("choices", "taxonomy") else None
 
 
-def read_tasks(path: Path, *, image: str, taxonomy: Taxonomy) -> list[Task]:
+def read_tasks(
+    path: Path, *, image: str, taxonomy: Taxonomy, kinds: Mapping[str, str]
+) -> list[Task]:
     """Return the tasks of an export.
 
     Args:
-        path: the export.
+        path: the export, of any of the three forms.
         image: the key of a task's data that names its image.
         taxonomy: which names on a taxonomy's path are an answer.
+        kinds: see `read_tree`.
 
     Raises:
         DataError: it is damaged or of another form.
     """
-    tree = read_json(path)
+    tree = read_tree(path, kinds)
     if not isinstance(tree, list) or not all(
         isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tree
     ):
         raise DataError(
-            f"{path} is no list of tasks with 'data'. Export the project as JSON, not as JSON-MIN "
-            "or COCO."
+            f"{path} is no list of tasks. Export the project as JSON, JSON-MIN or CSV; for a COCO "
+            "export take the data set 'coco'."
         )
     tasks = []
     for row, task in enumerate(tree, start=1):
