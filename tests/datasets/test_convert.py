@@ -117,13 +117,20 @@ def test_unpacked_images_are_copied_unless_links_are_asked_for(tmp_path, monkeyp
 
 
 def test_names_that_make_another_table_are_refused_and_nothing_is_left(tmp_path):
-    write(tmp_path, {"in/classes.txt": "cat\ntags\n", "in/labels/a.txt": ""})
+    write(tmp_path, {"in/classes.txt": "cat\nimage\n", "in/labels/a.txt": ""})
     write_images(tmp_path, ["in/images/a.png"])
     with pytest.raises(
-        DataError, match=r"cannot be read back: .* may have the name of a column of lists"
+        DataError, match=r"cannot be read back: .* may have the name of the column of images"
     ):
         convert("yolo", tmp_path / "in", tmp_path / "out", {"blank": "absent"}, splits=["train"])
     assert os.listdir(tmp_path) == ["in"]
+
+
+def test_a_category_may_be_called_as_a_column_of_lists(tmp_path):
+    write(tmp_path, {"in/classes.txt": "cat\ntags\n", "in/labels/a.txt": ""})
+    write_images(tmp_path, ["in/images/a.png"])
+    convert("yolo", tmp_path / "in", tmp_path / "out", {"blank": "absent"}, splits=["train"])
+    assert read("folder", tmp_path / "out").category_names == ("cat", "tags")
 
 
 def test_a_table_that_says_something_else_is_never_left(tmp_path, monkeypatch):

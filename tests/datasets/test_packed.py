@@ -491,6 +491,18 @@ METADATA = {
 }
 
 
+def test_metadata_above_all_folders(tmp_path):
+    write(tmp_path, {"train/a.png": PNG, "train/b.png": JPEG, "val/c.png": PNG})
+    lines = [{"file_name": name, "labels": names} for name, names in
+             (("train/a.png", ["cat"]), ("val/c.png", ["dog"]), ("train/b.png", []))]  # fmt: skip
+    write(tmp_path, {"metadata.jsonl": "\n".join(map(json.dumps, lines))})
+    data = read("huggingface", tmp_path, blank="absent")
+    assert data.images == ("train/a.png", "train/b.png") and states(data) == [[Y, N], [N, N]]
+    assert states(read("huggingface", tmp_path, "test", blank="absent")) == [[N, Y]]
+    write(tmp_path, {"c.png": PNG, "metadata.jsonl": '{"file_name": "c.png", "labels": ["cat"]}'})
+    assert read("huggingface", tmp_path, blank="absent").images == ("c.png",)
+
+
 def test_a_folder_of_images_with_metadata(tmp_path):
     write(tmp_path, METADATA)
     write(tmp_path, {"train/a.png": PNG, "train/sub/b.png": JPEG, "validation/c.png": PNG})

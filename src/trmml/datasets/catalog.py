@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.datasets.base import Dataset, without_contradictions
+from trmml.datasets.formats.class_folders import ClassFolderOptions, read_class_folders
 from trmml.datasets.formats.coco import (
     Coco2014Options,
     CocoJsonOptions,
@@ -26,6 +27,7 @@ from trmml.datasets.formats.plain import (
     ScenesOptions,
     read_listed_folder,
     read_plain_folder,
+    read_roboflow,
     read_scenes,
 )
 from trmml.datasets.formats.visual_genome import Vg200Options, read_vg200
@@ -133,12 +135,16 @@ READERS: Mapping[str, Reader] = {
     "folder": Reader(
         read_plain_folder, FolderOptions, "train.csv and test.csv beside images/", {}
     ),
+    "roboflow": Reader(read_roboflow, FolderOptions, "Roboflow's _classes.csv or COCO export", {}),
+    "class-folders": Reader(
+        read_class_folders, ClassFolderOptions, "a folder of images per category", {}
+    ),
     "scenes": Reader(read_scenes, ScenesOptions, "what trmml scenes draws", {}),
     "coco": Reader(read_coco_json, CocoJsonOptions, "any JSON in COCO's form", {}),
     "voc-xml": Reader(read_voc_xml, VocXmlOptions, "any folder of VOC-style XML", {}),
     "yolo": Reader(read_yolo, YoloOptions, "YOLO label folders", {}),
     "label-studio": Reader(
-        read_label_studio, LabelStudioOptions, "Label Studio's JSON export", {}
+        read_label_studio, LabelStudioOptions, "Label Studio's exports", {}
     ),
     "parquet": Reader(read_parquet_set, ParquetOptions, "Parquet with image bytes", {}),
     "webdataset": Reader(read_webdataset, ShardOptions, "WebDataset tar shards", {}),

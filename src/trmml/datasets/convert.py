@@ -173,8 +173,8 @@ def _compare(draft: Path, split: Split, data: Dataset) -> None:
         again = read_folder(draft / "images", draft / f"{split}.csv", categories=names)
     except DataError as error:
         raise DataError(
-            f"the {split} table cannot be read back: {error} A category may have the name of a "
-            "column of lists (present, labels, tags) or of images (image); rename it."
+            f"the {split} table cannot be read back: {error} A category may have the name of the "
+            "column of images; rename it."
         ) from error
     same = torch.equal(again.matrix.known, data.matrix.known)
     if not same or not torch.equal(again.matrix.labels, data.matrix.labels):

@@ -9,10 +9,18 @@ from pathlib import Path, PurePosixPath
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below
 from trmml.datasets.formats.coco import read_coco_file
-from trmml.datasets.formats.other_forms import is_coco
+from trmml.datasets.formats.other_forms import is_coco, read_other_form
 from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.tables.cells import is_long, read_long, read_wide
-from trmml.datasets.tables.table import IMAGE_COLUMNS, Table, read_table, read_text, unique_names
+from trmml.datasets.tables.cells import holds_answers, is_long, read_long, read_wide
+from trmml.datasets.tables.row_per_label import join_rows
+from trmml.datasets.tables.table import (
+    IMAGE_COLUMNS,
+    Table,
+    image_columns,
+    read_table,
+    read_text,
+    unique_names,
+)
 from trmml.errors import ConfigError, DataError
 from trmml.settings.choices import Blank
 
@@ -68,7 +76,7 @@ def read_folder(
         data = read_coco_file(images, labels, blank)
         data = data if wanted is None else data.select(wanted)
         return replace(data, images=_find_images(files, data, f"{labels} image"))
-    table = read_table(labels)
+    table = read_other_form(labels, wanted) or read_table(labels)
     data = from_table(
         images,
         table,
@@ -95,7 +103,10 @@ def from_table(
         DataError: a cell has no clear meaning, or an image is named twice or lies elsewhere.
     """
     column = _image_column(table)
-    if is_long(table):
+    named = categories is not None and set(categories) <= set(table.names)
+    if not named:
+        table = join_rows(table, column, separator)
+    if is_long(table) and not named:
         names, matrix = read_long(table, column, categories, blank=blank, separator=separator)
     else:
         names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)
@@ -108,7 +119,8 @@ def image_names(table: Table) -> tuple[str, ...]:
     Raises:
         DataError: the table has no such column, or an image is named twice or lies elsewhere.
     """
-    return tuple(_image_names(table, _image_column(table)))
+    column = _image_column(table)
+    return tuple(_image_names(join_rows(table, column, None), column))
 
 
 def read_categories(path: Path | str) -> list[str]:
@@ -137,9 +149,10 @@ def _check_categories(categories: Sequence[str] | None) -> tuple[str, ...] | Non
 
 
 def _image_column(table: Table) -> str:
-    for name in table.names:
-        if name.casefold() in IMAGE_COLUMNS:
-            return name
+    found = image_columns(table.names)
+    if found:  # a category may be called `path`
+        names = (name for name in found if not holds_answers(table.column(name)))
+        return next(names, found[0])
     raise DataError(
         f"{table.path} names no image column; its columns are {', '.join(table.names)[:200]}. "
         f"Call the column that holds the images' names one of {', '.join(IMAGE_COLUMNS)}."

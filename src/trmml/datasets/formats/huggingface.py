@@ -7,7 +7,7 @@ Any of these; the test set may also be called validation, valid or val:
     data/train-00000-of-00001.parquet ...       a clone, or the hub's cache: datasets--NAME, its
                                                 snapshots/REVISION, or `snapshot_download`
     train/metadata.csv (.jsonl, .parquet)       an "imagefolder": file_name and label columns beside
-                                                the images
+                                                the images; or one table above all folders
 
 `label_columns.py` explains the labels; numbers take their names from the data set's features. A
 list that is null is unknown, as is a blank cell between JSON lists. Images inside the files are
@@ -25,6 +25,7 @@ from pydantic import Field
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_json, read_plain, without_split
 from trmml.datasets.formats.label_columns import read_label_columns
+from trmml.datasets.formats.other_forms import objects_frame, read_json_lines
 from trmml.datasets.formats.packed import Pack, PackedOptions, find_usual_shards, read_packs
 from trmml.datasets.formats.parquet import (
     check_image_column,
@@ -34,10 +35,9 @@ from trmml.datasets.formats.parquet import (
 )
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import SPLIT_NAMES, Split
-from trmml.datasets.tables.name_lists import is_deep, parse_lists
+from trmml.datasets.tables.name_lists import parse_lists
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError, MissingSplitError
-from trmml.storage.json_text import parse_json
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
@@ -159,12 +159,17 @@ def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Data
         place = next((place for place in places if place[1].is_file()), None)
         if place is not None:
             tables[part] = place
+    frames: dict[Split, pl.DataFrame] = {}
+    above = next((root / file for file in _METADATA if (root / file).is_file()), None)
+    if not tables and above is not None:
+        frames = _by_folder(_metadata(above))
+        tables = {part: ("", above) for part in frames}
     if split not in tables:
         wanted = [f"{split}/{file}" for file in _METADATA]
         find_file(
             root, wanted, f"the {split} split as Arrow or Parquet files, or its metadata", split
         )
-    frames = {part: _metadata(path) for part, (_, path) in tables.items()}
+    frames = frames or {part: _metadata(path) for part, (_, path) in tables.items()}
     folder, path = tables[split]
     listed = frames[split][_FILE_NAME]
     names = [below(name or "", f"{path} row {i}") for i, name in enumerate(listed, start=1)]
@@ -174,10 +179,19 @@ def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Data
     return Dataset(root, locate(root, [folder], names), categories, matrix, rows)
 
 
+def _by_folder(frame: pl.DataFrame) -> dict[Split, pl.DataFrame]:
+    """Return the splits of one table, by the folders of its images; else all are to train on."""
+    folders = frame[_FILE_NAME].cast(pl.String).str.split("/").list.first()
+    parts = {part: frame.filter(folders.is_in(names)) for part, names in SPLIT_NAMES.items()}
+    if sum(part.height for part in parts.values()) < frame.height:
+        return {"train": frame}
+    return {name: part for name, part in parts.items() if part.height}
+
+
 def _metadata(path: Path) -> pl.DataFrame:
     """Return the table beside the images; a CSV cell may hold a list as JSON or with ;."""
     if path.suffix == ".jsonl":
-        frame = _read_json_lines(path)
+        frame = objects_frame(path, read_json_lines(path))
     else:
         table = read_table(path)
         columns = {name: parse_lists(table.column(name)) for name in table.names}
@@ -193,16 +207,3 @@ def _metadata(path: Path) -> pl.DataFrame:
             f"{frame[_FILE_NAME].dtype}. Write them as text."
         )
     return frame
-
-
-def _read_json_lines(path: Path) -> pl.DataFrame:
-    """Return a table of objects, one a line; polars itself does not come back from a deep one."""
-    lines = [line for line in read_plain(path).split("\n") if line.strip()]
-    try:
-        rows = [parse_json(line) for line in lines]
-        if not all(isinstance(row, dict) for row in rows) or is_deep(rows):
-            raise ValueError("each line should be an object of names, numbers and lists of these")
-        return pl.from_dicts(rows, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is no JSON Lines: {reason}. Write it again.") from error

@@ -1,10 +1,58 @@
-"""Recognise what a file of labels is that was given in place of a table."""
+"""Recognise what a file of labels is that was given in place of a table: read it, or say what does.
+
+Read into a table with a row per image:
+
+    {"image": "a.jpg", "labels": ["cat"]}       a line each, or a list of them; in CreateML's export
+                                                `annotations` instead, with a `label` each
+    {"a.jpg": ["cat"], "b.jpg": []}             also FiftyOne's labels.json
+    <annotations><image name="a.jpg">...        CVAT for images: its tags, boxes and other shapes
+    a.jpg,1,0,1                                 a list without header, see `headerless.py`
+
+COCO's form is `is_coco`. Any other form that is known is refused by its name.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from trmml.datasets.files import read_json, read_plain, read_xml
+from trmml.datasets.tables.headerless import is_headerless, read_headerless
+from trmml.datasets.tables.name_lists import is_deep
+from trmml.datasets.tables.table import Table, as_table, image_columns
+from trmml.errors import DataError
+from trmml.storage.json_text import parse_json
 
 _HEAD = 1 << 16  # bytes that show what a file is
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_JSON = re.compile(rb'\{|\[\s*[\[{"\]]')
+_LINES = (".jsonl", ".ndjson")
+_XML = re.compile(rb"<[?!A-Za-z]")
+_LABELS = "annotations"  # CreateML's key
+_PRESENT = "present"
+
+# Keys or columns that a tool alone writes together, and the reader's name or the tool's.
+_LABEL_STUDIO, _VIA = "label-studio", "VGG Image Annotator"
+_TOOLS: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"data", "annotations"}), _LABEL_STUDIO),
+    (frozenset({"data", "completions"}), _LABEL_STUDIO),
+    (frozenset({"data", "predictions"}), _LABEL_STUDIO),
+    (frozenset({"annotation_id", "annotator"}), _LABEL_STUDIO),
+    (frozenset({"_via_img_metadata"}), _VIA),
+    (frozenset({"filename", "regions"}), _VIA),
+    (frozenset({"region_shape_attributes"}), _VIA),
+    (frozenset({"data_row"}), "Labelbox"),
+    (frozenset({"imagePath", "shapes"}), "LabelMe"),
+    (frozenset({"tags", "objects"}), "Supervisely"),
+    (frozenset({"tags", "classes"}), "Supervisely"),
+)
+_BY_SUFFIX = {
+    ".yaml": "yolo", ".yml": "yolo", ".tar": "webdataset", ".arrow": "huggingface",
+}  # fmt: skip
+_IN_FOLDER = {"*.xml": "voc-xml", "*.txt": "yolo", "*.parquet": "parquet", "*.arrow": "huggingface"}
 
 
 def is_coco(path: Path) -> bool:
@@ -13,9 +61,181 @@ def is_coco(path: Path) -> bool:
     return head[:1] == b"{" and bool(_COCO.search(head)) and path.suffix.lower() == ".json"
 
 
+def read_other_form(path: Path, categories: Sequence[str] | None) -> Table | None:
+    """Return what a file holds as a table, where it is no CSV or Parquet; None where it may be one.
+
+    Args:
+        path: of the file.
+        categories: the names of the columns or numbers of a list without header.
+
+    Raises:
+        DataError: it is damaged, or of a form that is no table; the message says what reads it.
+    """
+    head = _start(path)
+    line = head.partition(b"\n")[0].decode("utf-8", "replace").strip()
+    tool = _BY_SUFFIX.get(path.suffix.lower()) or _tool(re.split(r"[,;\t]", line))
+    if path.is_dir():
+        kinds = (name for pattern, name in _IN_FOLDER.items() if any(path.glob(pattern)))
+        tool = next(kinds, None)
+    if tool is not None:
+        raise _of_tool(path, tool)
+    if _XML.match(head):
+        return _from_xml(path)
+    if _JSON.match(head) or path.suffix.lower() in (".json", *_LINES):
+        return _from_json(path)
+    return read_headerless(path, categories) if is_headerless(line) else None
+
+
 def _start(path: Path) -> bytes:
     """Return the first bytes of a file, without byte order mark and space; none of a folder."""
     if not path.is_file():
         return b""
     with path.open("rb") as file:
         return file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def _tool(keys: Sequence[str] | Mapping[str, Any]) -> str | None:
+    return next((name for needed, name in _TOOLS if needed <= set(keys)), None)
+
+
+def _of_tool(path: Path, tool: str) -> DataError:
+    """Return what to do with a file that is no table: the reader's command, or a way around."""
+    if " " in tool or tool[0].isupper():
+        return DataError(
+            f"{path} is a file of {tool}, which trmml does not read. Export in COCO's form, which "
+            "--labels takes, or write a table with the columns image and present, names with ; "
+            "between; docs/data.md shows both."
+        )
+    root, options = (path if path.is_dir() else path.parent), ""
+    if tool == "label-studio":
+        options = f" --data-option train={path.name}"
+    elif root.name in ("Annotations", "labels", "train", "data"):
+        root = root.parent
+    elif tool == "voc-xml":
+        options = f" --data-option annotations={root.name}"
+        root = root.parent
+    return DataError(
+        f"{path} is no table, but belongs to a data set of the kind {tool!r}. Name it instead of "
+        f"images and labels: trmml fit --data {tool} {root}{options}. Check it before by trmml "
+        f"data check {tool} {root}; docs/data.md has its options."
+    )
+
+
+def _from_xml(path: Path) -> Table:
+    tree = read_xml(path)
+    images = tree.findall("image")
+    if tree.tag == "annotation":
+        raise _of_tool(path, "voc-xml")
+    if tree.tag != "annotations" or not images:
+        raise DataError(
+            f"{path} is XML with <{tree.tag}> outside, neither CVAT's <annotations> with <image> "
+            "nor VOC's <annotation>. In CVAT, export as 'CVAT for images 1.1'."
+        )
+    named = [(image.get("name"), [shape.get("label") for shape in image]) for image in images]
+    return _table(path, [{"image": name, _PRESENT: [label for label in labels if label]}
+                         for name, labels in named])  # fmt: skip
+
+
+def _from_json(path: Path) -> Table:
+    tree = _read_tree(path)
+    first = next(iter(tree.values() if isinstance(tree, dict) else tree), None)
+    tool = next((name for keys in (tree, first) if isinstance(keys, dict)
+                 and (name := _tool(keys))), None)  # fmt: skip
+    if tool is not None:
+        raise _of_tool(path, tool)
+    rows = _rows(tree)
+    if not rows:
+        shown = ", ".join(map(str, tree if isinstance(tree, dict) else first or ()))
+        raise DataError(
+            f"{path} is JSON of no form that is known; it holds {shown or 'nothing'!s:.200}. "
+            'Expected COCO\'s, objects as {"image": "a.jpg", "labels": ["cat"]} or one object as '
+            '{"a.jpg": ["cat"]}. For a data set by name, --data NAME ROOT: see docs/data.md.'
+        )
+    return _table(path, rows)
+
+
+def _read_tree(path: Path) -> dict[str, Any] | list[Any]:
+    """Return a JSON file's list or object; of JSON lines, and of one line of them, the list."""
+    first, _, rest = read_plain(path).strip().partition("\n")
+    if rest or path.suffix.lower() in _LINES:
+        try:
+            parse_json(first)
+        except ValueError:
+            pass  # a line of one large tree
+        else:
+            return read_json_lines(path)
+    tree = read_json(path)
+    return tree if isinstance(tree, dict | list) else []
+
+
+def _rows(tree: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
+    """Return an object per image, with names under `present` or as it is; none if unknown."""
+    if isinstance(tree, list):
+        objects = all(isinstance(row, dict) and image_columns([*row]) for row in tree)
+        return [_with_names(row) for row in tree] if objects else []
+    numbered: Any = ()
+    if tree.keys() >= {"classes", "labels"} and isinstance(tree["labels"], dict):
+        tree, numbered = tree["labels"], tree["classes"]
+    if all(isinstance(value, str) for value in tree.values()):
+        return [{"image": name, _PRESENT: text} for name, text in tree.items()]
+    lists = {name: _names(value, numbered) for name, value in tree.items()}
+    if None in lists.values():
+        return []
+    return [{"image": name, _PRESENT: names} for name, names in lists.items()]
+
+
+def _with_names(row: dict[str, Any]) -> dict[str, Any]:
+    names = _names(row.get(_LABELS), ())
+    if names is None:
+        return row
+    return {key: value for key, value in row.items() if key != _LABELS} | {_PRESENT: names}
+
+
+def _names(value: Any, numbered: Any) -> list[str] | None:
+    """Return the names in a list of names, of objects with `label`, or of numbers; else None."""
+    entries = [each.get("label") if isinstance(each, dict) else each
+               for each in (value if isinstance(value, list) else [value])]  # fmt: skip
+    if isinstance(numbered, list):
+        places = range(len(numbered))
+        entries = [numbered[each] if type(each) is int and each in places else each
+                   for each in entries]  # fmt: skip
+    names = [each for each in entries if isinstance(each, str)]
+    return names if len(names) == len(entries) else None
+
+
+def _table(path: Path, rows: Sequence[dict[str, Any]]) -> Table:
+    frame = objects_frame(path, rows)
+    return as_table(path, frame.columns, frame, np.arange(1, frame.height + 1), "entry")
+
+
+def objects_frame(path: Path, rows: Sequence[Any]) -> pl.DataFrame:
+    """Return objects as the rows of a frame; polars itself does not come back from a deep one.
+
+    Raises:
+        DataError: one is no object of names, numbers and lists of these.
+    """
+    try:
+        if not all(isinstance(row, dict) for row in rows) or is_deep(list(rows)):
+            raise ValueError("each should be an object of names, numbers and lists of these")
+        return pl.from_dicts(rows, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:
+        raise DataError(
+            f"{path} holds no table of objects: {' '.join(str(error).split())}. Write it again."
+        ) from error
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the values of a file of JSON lines; blank lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no JSON.
+    """
+    values = []
+    for number, line in enumerate(read_plain(path).split("\n"), start=1):
+        try:
+            values += [parse_json(line)] if line.strip() else []
+        except ValueError as error:
+            raise DataError(
+                f"{path} line {number} is no JSON: {error}. Write one object a line."
+            ) from error
+    return values

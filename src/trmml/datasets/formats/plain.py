@@ -22,6 +22,9 @@ form; the two were made of:
   names the 22 of 28 genres that at least 50 training posters have. Which posters were drawn is in
   no public file: other draws give other figures.
 
+`roboflow`: an export of Roboflow, folders train/ and test/ or valid/ of images, each with a table
+_classes.csv ("Multi-Label Classification") or with _annotations.coco.json ("COCO").
+
 `scenes`: what `trmml scenes` draws. ROOT holds the folders train/ and test/ (drawn from different
 seeds), or is one such folder, of which the last images are the test set.
 """
@@ -36,19 +39,21 @@ from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset, Edges, is_share, ordered
 from trmml.datasets.files import find_file, find_folder
+from trmml.datasets.formats.coco import read_coco_file
 from trmml.datasets.formats.folder import from_table, image_names, read_categories
-from trmml.datasets.options import ReaderOptions, Split
+from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
 from trmml.datasets.tables.cells import names_in, suggest
 from trmml.datasets.tables.table import Table, clean_name, read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank
 
+_ROBOFLOW = ("_classes.csv", "_annotations.coco.json")
 EDGES = ("left", "top", "right", "bottom")
 _PRESENT_SHARE = 0.3  # visible share of an object below which `trmml scenes` calls it absent
 
 
 class FolderOptions(ReaderOptions):
-    """Choices of `folder`."""
+    """Choices of `folder` and `roboflow`."""
 
     blank: Blank | None = Field(
         None, description="what a blank, or a name that is not listed, means"
@@ -92,6 +97,25 @@ def read_listed_folder(root: Path, split: Split, options: ListedFolderOptions) -
         DataError: the table, the names or the boxes are missing or damaged.
     """
     return _read(root, split, options.blank, None, ";")
+
+
+def read_roboflow(root: Path, split: Split, options: FolderOptions) -> Dataset:
+    """Return the images beside a table or a COCO file in the split's folder; see the module.
+
+    Raises:
+        DataError: there is none of them, or it is damaged.
+    """
+    places = [f"{folder}/{file}" for folder in SPLIT_NAMES[split] for file in _ROBOFLOW]
+    path = find_file(root, places, f"the labels of the {split} set", split)
+    if path.suffix == ".json":
+        return read_coco_file(path.parent, path, options.blank)
+    return from_table(
+        path.parent,
+        read_table(path),
+        blank=options.blank,
+        minus_one=options.minus_one,
+        separator=options.separator,
+    )
 
 
 def read_scenes(root: Path, split: Split, options: ScenesOptions) -> Dataset:

@@ -9,13 +9,18 @@ import numpy as np
 import polars as pl
 import torch
 
-from trmml.datasets.tables.name_lists import check_separator, listed_words, parse_lists
-from trmml.datasets.tables.table import Table, clean_name, refuse_look_alikes
+from trmml.datasets.tables.name_lists import by_number, check_separator, listed_words, parse_lists
+from trmml.datasets.tables.table import Table, clean_name, image_columns, refuse_look_alikes
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
 
 PRESENT_COLUMNS = ("present", "labels", "tags")
+# Columns that list names unless all their cells are answers.
+LABEL_COLUMNS = (
+    *("label", "tag", "class", "category", "target", "classes", "categories", "targets"),
+    *("class_name", "label_name", "labelname", "category_name"),
+)
 _ABSENT_COLUMN = "absent"
 _NO, _ZERO, _YES, _MINUS_ONE, _BLANK, _WRONG = range(6)
 _MEANING = {
@@ -40,14 +45,32 @@ _log = logging.getLogger(__name__)
 
 def is_long(table: Table) -> bool:
     """Return whether the table lists names per image, rather than having a column per category."""
-    return any(name.casefold() in PRESENT_COLUMNS for name in table.names)
+    return bool(_present_columns(table))
+
+
+def _present_columns(table: Table) -> list[str]:
+    lists = [name for name in table.names if name.casefold() in PRESENT_COLUMNS]
+    named = [name for name in table.names if name.casefold() in LABEL_COLUMNS]
+    if lists or not named or holds_answers(table.column(named[0])):
+        return lists
+    others = set(table.names) - {named[0], *image_columns(table.names)}
+    return [] if any(holds_answers(table.column(name)) for name in others) else named[:1]
+
+
+def holds_answers(column: pl.Series) -> bool:
+    """Return whether all cells are answers as in a column of a category: 1, 0, no, blank ..."""
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        return False
+    words = column.cast(pl.String).fill_null("").str.strip_chars().str.to_lowercase()
+    return bool(words.is_in([*_MEANING]).all())
 
 
 def names_in(table: Table, separator: str | None = None) -> set[str]:
     """Return every name that a table may mean as a category: its columns, or what it lists."""
     if not is_long(table):
         return set(table.names)
-    lists = [name for name in table.names if name.casefold() in (*PRESENT_COLUMNS, _ABSENT_COLUMN)]
+    absent = [name for name in table.names if name.casefold() == _ABSENT_COLUMN]
+    lists = [*_present_columns(table), *absent]
     words = (listed_words(table, name, separator)["word"].unique() for name in lists)
     return {clean_name(word) for each in words for word in each}
 
@@ -121,6 +144,8 @@ def read_long(
         check_separator(
             str(table.path), _texts(table, present_column, absent_column), categories or ()
         )
+    if categories is not None:
+        present, absent = by_number(table, present, absent, categories)
     names = _long_names(table, present_column, pl.concat([present, absent]), categories)
     yes, no = (_scatter(words, names, len(table.rows)) for words in (present, absent))
     both = np.argwhere(yes & no)
@@ -214,7 +239,7 @@ def _check_cells(
 
 
 def _list_columns(table: Table, image_column: str) -> tuple[str, str | None]:
-    lists = [name for name in table.names if name.casefold() in PRESENT_COLUMNS]
+    lists = _present_columns(table)
     if len(lists) > 1:
         raise DataError(
             f"{table.path} has the columns {lists[0]!r} and {lists[1]!r}, which both list what "
@@ -250,7 +275,8 @@ def _long_names(
     if listed and all(word.casefold() in _MEANING for word in listed):
         raise DataError(
             f"{table.path}: column {column!r} should list names as in 'cat;dog', but holds only "
-            f"{', '.join(sorted(listed))}. If {column!r} is a category, rename the column."
+            f"{', '.join(sorted(listed))}. If {column!r} is a category, or these are numbers of "
+            f"categories, name the categories: {_CHOICE}."
         )
     if categories is None:
         if not listed:

@@ -55,25 +55,56 @@ def is_deep(tree: Any, levels: int = 6) -> bool:
     return any(levels == 0 or is_deep(value, levels - 1) for value in inner)
 
 
+def word_lists(table: Table, column: str, separator: str | None) -> pl.Series:
+    """Return the lists of names in a column's cells, of text or lists; parts may be blank or null.
+
+    Raises:
+        DataError: the column holds neither text nor lists.
+    """
+    lists = parse_lists(table.column(column))
+    if isinstance(lists.dtype, pl.List | pl.Array) and not lists.dtype.inner.is_nested():
+        return lists.cast(pl.List(pl.String))
+    if lists.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        return lists.cast(pl.String).fill_null("").str.split(separator or USUAL)
+    raise DataError(
+        f"{table.path}: column {column!r} holds {lists.dtype}, not lists of names as in "
+        "'cat;dog'. Write names; for 1 and 0, make one column per category."
+    )
+
+
 def listed_words(table: Table, column: str, separator: str | None) -> pl.DataFrame:
     """Return the listed names, not blank, as `row` and `word`.
 
     Raises:
         DataError: the column holds neither text nor lists.
     """
-    lists = parse_lists(table.column(column)).rename("word")
-    if isinstance(lists.dtype, pl.List | pl.Array) and not lists.dtype.inner.is_nested():
-        lists = lists.cast(pl.List(pl.String))
-    elif lists.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
-        lists = lists.cast(pl.String).fill_null("").str.split(separator or USUAL)
-    else:
-        raise DataError(
-            f"{table.path}: column {column!r} holds {lists.dtype}, not lists of names as in "
-            "'cat;dog'. Write names; for 1 and 0, make one column per category."
-        )
+    lists = word_lists(table, column, separator).rename("word")
     words = lists.to_frame().with_row_index("row").explode("word")
     words = words.with_columns(pl.col("word").fill_null("").str.strip_chars())
     return words.filter(pl.col("word") != "")
+
+
+def by_number(
+    table: Table, present: pl.DataFrame, absent: pl.DataFrame, categories: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return words as categories where all are their numbers, from 0; other words as they are.
+
+    Raises:
+        DataError: a number is that of no category.
+    """
+    words = pl.concat([present, absent])
+    if not words["word"].str.contains(r"^\d+$").all() or any(map(str.isdecimal, categories)):
+        return present, absent
+    numbers = words["word"].cast(pl.UInt32, strict=False).fill_null(len(categories))
+    wrong = words.filter(numbers >= len(categories))
+    if len(wrong):
+        raise DataError(
+            f"{table.place(wrong['row'][0])}: {wrong['word'][0]:.40} is the number of none of the "
+            f"{len(categories)} categories, counted from 0. Correct it, or the list of names."
+        )
+    names = pl.Series(categories, dtype=pl.String)[numbers]
+    named = words.with_columns(word=names)
+    return named[: len(present)], named[len(present) :]
 
 
 def check_separator(where: str, texts: Iterable[str], categories: Collection[str] = ()) -> None:
@@ -81,7 +112,7 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
 
     A comma may be part of a name, as in "salt, pepper". Parts that occur in several names show
     that it is not, and so do most names holding it. A space or a slash is usual within names, so
-    for it there is only a note in the log.
+    for it there is only a note in the log, unless it stands between numbers.
 
     Args:
         where: the names are from, for messages.
@@ -99,7 +130,11 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
         joined = [name for name in names if separator in name]
         shared = _shared_parts(names, joined, separator)
         most = len(joined) > 1 and 2 * len(joined) > len(names)
-        if not (shared or (most and separator in _ASKED)):
+        numbers = bool(joined) and all(
+            part.isdecimal() for name in joined for part in name.split(separator)
+        )
+        asked = separator in _ASKED or numbers
+        if not (shared or numbers or (most and asked)):
             continue
         parts = f", and {shared[0]!r:.40} is a part of several" if shared else ""
         message = (
@@ -108,7 +143,7 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
             f"separates names, choose --separator {separator!r}; if it belongs to them, "
             "--separator ';'. In Python: separator=...; of a data set by name: option separator=..."
         )
-        if separator in _ASKED:
+        if asked:
             raise DataError(message)
         if most:
             _log.warning("%s", message)

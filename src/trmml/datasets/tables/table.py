@@ -3,7 +3,7 @@
 import csv
 import io
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,14 @@ IMAGE_COLUMNS = (
     *("image", "file", "filename", "path", "file_name", "filepath"),
     *("image_name", "image_path", "image_file"),
 )
+_LESS_USUAL = (
+    "id",
+    "image_id",
+    "imageid",
+    "img",
+    "img_name",
+    "img_path",
+)  # taken for want of those
 _SEPARATORS = (",", ";", "\t")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # spaces of no width, soft hyphen
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -54,6 +62,13 @@ def clean_name(name: str) -> str:
     Joiners (U+200C, U+200D), which shape letters in some scripts and emoji, stay.
     """
     return unicodedata.normalize("NFC", name.translate(_INVISIBLE).strip())
+
+
+def image_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns that may hold the names of images, by what they are called."""
+    cleaned = {name: clean_name(name).casefold() for name in names}
+    usual = [name for name in cleaned if cleaned[name] in IMAGE_COLUMNS]
+    return usual or [name for name in cleaned if cleaned[name] in _LESS_USUAL]
 
 
 def folded(name: str) -> str:
@@ -143,7 +158,7 @@ def _read_parquet(path: Path, data: bytes) -> Table:
         raise DataError(
             f"{path} is a damaged Parquet file: {_first_line(error)}. Write it again."
         ) from error
-    return _as_table(path, frame.columns, frame, np.arange(1, frame.height + 1), "row")
+    return as_table(path, frame.columns, frame, np.arange(1, frame.height + 1), "row")
 
 
 def _read_csv(path: Path, data: bytes) -> Table:
@@ -158,7 +173,7 @@ def _read_csv(path: Path, data: bytes) -> Table:
         body = b"\n".join(data[start:end] for start, end in zip(starts[1:], ends[1:], strict=True))
     schema = {str(index): pl.String for index in range(len(header))}
     if not body:
-        return _as_table(path, header, pl.DataFrame(schema=schema), lines[1:], "line")
+        return as_table(path, header, pl.DataFrame(schema=schema), lines[1:], "line")
     try:
         frame = pl.read_csv(body, has_header=False, separator=separator, schema=schema)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -171,7 +186,7 @@ def _read_csv(path: Path, data: bytes) -> Table:
             f"{path}: {len(lines) - 1} rows were expected and {frame.height} came. Look for a "
             "quote that opens inside a field, and double it."
         )
-    return _as_table(path, header, frame, lines[1:], "line")
+    return as_table(path, header, frame, lines[1:], "line")
 
 
 def as_utf8(path: Path, data: bytes) -> bytes:
@@ -230,7 +245,7 @@ def _read_header(path: Path, record: str) -> tuple[str, list[str]]:
         fields = next(csv.reader(io.StringIO(record), delimiter=separator))
         # A name that begins with a comma must not make "image<tab>" a field, which cleans to one.
         whole = (field for field in fields if not any(each in field for each in _SEPARATORS))
-        if any(clean_name(field).casefold() in IMAGE_COLUMNS for field in whole):
+        if image_columns(whole):
             return separator, fields
     raise DataError(
         f"{path} line 1 names no image column: {record[:80]!r}. Call the column that holds the "
@@ -270,9 +285,21 @@ def _place_of_bad_quote(path: Path, data: bytes, separator: str) -> str:
     return str(path)
 
 
-def _as_table(
+def as_table(
     path: Path, names: Sequence[str], frame: pl.DataFrame, lines: np.ndarray, unit: str
 ) -> Table:
+    """Return a frame as a table, without blank rows and nameless blank columns.
+
+    Args:
+        path: of the file.
+        names: of the columns, as the file has them.
+        frame: its columns may have any names.
+        lines: of the rows, (N,).
+        unit: what `lines` counts.
+
+    Raises:
+        DataError: two columns have one name, or no row is left.
+    """
     kept = [index for index, name in enumerate(names)
             if clean_name(name) or frame.to_series(index).null_count() < frame.height]  # fmt: skip
     cleaned = unique_names([names[i] for i in kept], f"{path}: the header", blanks=True)

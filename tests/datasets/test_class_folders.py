@@ -1,0 +1,43 @@
+import pytest
+
+from tests.sets import N, U, Y, image_bytes, read, states, write
+from trmml.errors import DataError, MissingSplitError
+
+FILES = {
+    "train/cat/1.png": image_bytes(0), "train/cat/2.png": image_bytes(1),
+    "train/dog/copy of 2.png": image_bytes(1), "train/dog/1.png": image_bytes(2),
+    "val/owl/1.png": image_bytes(3),
+}  # fmt: skip
+
+
+def test_an_image_in_several_folders_has_all_their_categories(tmp_path):
+    write(tmp_path, FILES)
+    data = read("class-folders", tmp_path, blank="absent")
+    assert data.images == ("train/cat/1.png", "train/cat/2.png", "train/dog/1.png")
+    assert data.category_names == ("cat", "dog", "owl")
+    assert states(data) == [[Y, N, N], [Y, Y, N], [N, Y, N]]
+    single = read("class-folders", tmp_path, blank="unknown")
+    assert states(single) == [[Y, U, U], [Y, Y, U], [U, Y, U]]
+    assert states(read("class-folders", tmp_path, "test", blank="absent")) == [[N, N, Y]]
+
+
+def test_folders_without_a_split_are_to_train_on(tmp_path):
+    write(tmp_path, {name[6:]: content for name, content in FILES.items() if name[0] == "t"})
+    assert read("class-folders", tmp_path, blank="absent").category_names == ("cat", "dog")
+    with pytest.raises(
+        MissingSplitError, match=r"test/CATEGORY/IMAGE or validation.*--split train"
+    ):
+        read("class-folders", tmp_path, "test", blank="absent")
+
+
+def test_what_class_folders_refuse(tmp_path):
+    write(tmp_path, FILES)
+    with pytest.raises(DataError, match=r"but not what they do not. Choose option blank=absent"):
+        read("class-folders", tmp_path)
+    write(tmp_path, {"train/Cat/3.png": image_bytes(4)})
+    with pytest.raises(DataError, match=r"'Cat' .* and 'cat', .*case"):
+        read("class-folders", tmp_path, blank="absent")
+    (tmp_path / "train/Cat/3.png").rename(tmp_path / "train/3.png")
+    (tmp_path / "train/Cat").rmdir()
+    with pytest.raises(DataError, match=r"3\.png lies in no category's folder"):
+        read("class-folders", tmp_path, blank="absent")

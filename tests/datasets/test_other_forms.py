@@ -1,0 +1,185 @@
+"""What `--labels` takes beside a table, and what it refuses by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.sets import N, U, Y, states, write, write_images
+from trmml.datasets import Dataset
+from trmml.datasets.formats.folder import read_folder
+from trmml.errors import DataError
+
+Read = Callable[..., Dataset]
+GULL_BUOY = ("buoy", "gull")
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    write_images(tmp_path, ["images/a.png", "images/b.png"])
+
+    def read(content: str | bytes, name: str = "labels.json", **options: Any) -> Dataset:
+        write(tmp_path, {name: content})
+        return read_folder(tmp_path / "images", tmp_path / name, **options)
+
+    return read
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>
+<image id="0" name="a.png" width="8"><tag label="gull"/><box label="buoy" xtl="1"/></image>
+<image id="1" name="b.png"><polygon label="gull"/></image></annotations>"""
+TAGGED = [
+    {"file_name": "a.png", "tags": ["gull", "buoy"]},
+    {"file_name": "b.png", "tags": ["gull"]},
+]
+CREATE_ML = [
+    {"image": "a.png", "annotations": [{"label": "gull", "coordinates": {"x": 1}}, "buoy"]},
+    {"image": "b.png", "annotations": ["gull"]},
+]
+FIFTY_ONE = {"classes": ["gull", "buoy"], "labels": {"a": [{"label": "gull"}, 1], "b": [0]}}
+NAMED = {
+    "x.jsonl": "\n\n".join(map(json.dumps, TAGGED)),
+    "list.json": json.dumps(TAGGED),
+    "createml.json": json.dumps(CREATE_ML),
+    "mapping.json": json.dumps({"a.png": ["gull", "buoy"], "b.png": ["gull"]}, indent=1),
+    "texts.json": json.dumps({"a.png": "gull;buoy", "b.png": "gull"}),
+    "fiftyone.json": json.dumps(FIFTY_ONE),
+    "cvat.xml": CVAT,
+    "rows.csv": "image,label\na.png,gull\na.png,buoy\nb.png,gull\n",
+    "boxes.csv": "filename,width,class,xmin\na.png,8,gull,1\nb.png,8,gull,1\na.png,8,buoy,2\n",
+    "one.csv": "image,tag\na.png,gull;buoy\nb.png,gull\n",
+    "ids.csv": "Id,Target\na,gull buoy\nb,gull\n",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_forms_that_list_what_is_present(read: Read, name: str) -> None:
+    content, separator = NAMED[name], " " if name == "ids.csv" else None
+    data = read(content, name, blank="absent", separator=separator)
+    assert data.images == ("a.png", "b.png") and data.category_names == GULL_BUOY
+    assert states(data) == [[Y, Y], [N, Y]]
+    with pytest.raises(DataError, match=r"lists in '.*' what is present, but not what is ab"):
+        read(content, name, separator=separator)
+
+
+def test_objects_may_answer_for_each_category(read: Read) -> None:
+    data = read(json.dumps([{"image": "a.png", "cat": 1, "dog": 0}, {"image": "b.png", "dog": 1}]))
+    assert data.category_names == ("cat", "dog") and states(data) == [[Y, N], [U, Y]]
+
+
+def test_a_confidence_tells_present_from_absent(read: Read) -> None:
+    table = "ImageID,Source,LabelName,Confidence\na,v,gull,1\na,v,buoy,0\nb,v,gull,0\n"
+    data = read(table, "x.csv")
+    assert data.category_names == GULL_BUOY and states(data) == [[N, Y], [U, N]]
+    with pytest.raises(
+        DataError, match=r"x\.csv line 3, column 'Confidence': .* got '0\.7' \(1 su"
+    ):
+        read(table.replace("buoy,0", "buoy,0.7"), "x.csv")
+    with pytest.raises(DataError, match="'gull' is both present and absent"):
+        read(table + "a,v,gull,0\n", "x.csv")
+
+
+def test_a_row_per_label_in_parquet(read: Read, tmp_path: Path) -> None:
+    rows = {"image": ["b.png", "a.png", "a.png"], "category": [["x"], ["x", "y"], None]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "x.parquet")
+    data = read_folder(tmp_path / "images", tmp_path / "x.parquet", blank="unknown")
+    assert data.images == ("b.png", "a.png") and data.rows == (1, 2)
+    assert data.category_names == ("x", "y") and states(data) == [[Y, U], [Y, Y]]
+
+
+def test_a_category_may_be_called_label_or_path(read: Read) -> None:
+    data = read("path,image,label\n1,a.png,0\n0,b.png,1\n", "x.csv")
+    assert data.category_names == ("path", "label") and states(data) == [[Y, N], [N, Y]]
+    for table in (
+        "image,tags,cat\na.png,1,0\nb.png,0,1\n",
+        "image,class,cat\na.png,1,0\nb.png,0,1\n",
+    ):
+        data = read(table, "x.csv", categories=[table[6:].partition(",")[0], "cat"])
+        assert states(data) == [[Y, N], [N, Y]]
+    with pytest.raises(DataError, match="column 'class': 'gull' is not one of 1"):
+        read("image,class,cat\na.png,gull,0\nb.png,tern,1\n", "x.csv")  # cat would be left out
+
+
+def test_numbers_of_categories(read: Read) -> None:
+    names = ["gull", "buoy", "boat"]
+    for table, separator in (("image,labels\na.png,0;2\nb.png,1\n", None),
+                             ("Id,Target\na,0 2\nb,1\n", " "),
+                             ("image,label\na.png,0\nb.png,1\na.png,2\n", None)):  # fmt: skip
+        data = read(table, "x.csv", blank="absent", categories=names, separator=separator)
+        assert data.category_names == tuple(names) and states(data) == [[Y, N, Y], [N, Y, N]]
+    with pytest.raises(DataError, match=r"x\.csv line 2: 2 is the number of none of the 2 categ"):
+        read("image,labels\na.png,0;2\nb.png,1\n", "x.csv", blank="absent", categories=names[:2])
+    with pytest.raises(DataError, match=r"1 of 2 names hold ' ', as in '0 2'.*--separator ' '"):
+        read("Id,Target\na,0 2\nb,1\n", "x.csv", blank="absent")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("images\\a.png\t1,0,1\nimages\\b.png\t0,0,-1\n", [[Y, N, Y], [N, N, U]]),
+        ("a.png,1,0,1\nb.png,0,0,-1\n", [[Y, N, Y], [N, N, U]]),
+        ("a.png 0 2\nb.png\n", [[Y, N, Y], [N, N, N]]),
+        ("a.png, 2\nb.png, 0;1\n", [[N, N, Y], [Y, Y, N]]),
+    ],
+)
+def test_lists_without_header(read: Read, text: str, expected: list[list[bool | None]]) -> None:
+    names = ["gull", "buoy", "boat"]
+    data = read(text, "list.txt", blank="absent", minus_one="unknown", categories=names)
+    expected = [
+        [N if state is None and "-1" not in text else state for state in row] for row in expected
+    ]
+    assert data.category_names == tuple(names) and states(data) == expected
+    with pytest.raises(DataError, match=r"list\.txt line 1 names an image, so it has no hea"):
+        read(text, "list.txt", blank="absent")
+
+
+def test_a_list_without_header_that_can_be_read_in_two_ways_or_none(read: Read) -> None:
+    for text, problem in (
+        ("a.png,1,0\nb.png,0,1\n", "may be either"),
+        ("a.png,7\n", "are neither"),
+    ):
+        with pytest.raises(DataError, match=f"list.txt: the numbers after the images {problem}"):
+            read(text, "list.txt", categories=["cat", "dog"])
+    with pytest.raises(
+        DataError, match=r"list\.txt line 2: expected an image and numbers, got 'x'"
+    ):
+        read("a.png,1\nx\n", "list.txt", categories=["cat"])
+
+
+TASK = {"id": 1, "data": {"image": "a.png"}, "annotations": []}
+ROW = {"image": "a.png", "annotation_id": 1, "annotator": 2}
+REFUSED: dict[str, tuple[Any, str]] = {
+    "p.json": ([TASK], "trmml fit --data label-studio .* --data-option train=p.json"),
+    "min.json": ([ROW], "--data label-studio"),
+    "p.csv": ("annotation_id,annotator,image\n1,1,a.png\n", "--data label-studio"),
+    "via.json": ({"a.png1": {"filename": "a.png", "regions": []}}, "of VGG Image Annotator, which"),
+    "via.csv": ("filename,region_count,region_shape_attributes\n", "VGG Image Annotator"),
+    "x.ndjson": ({"data_row": {"external_id": "a.png"}}, "file of Labelbox.*COCO's form"),
+    "labelme.json": ({"shapes": [], "imagePath": "a.png"}, "LabelMe"),
+    "supervisely.json": ({"tags": [], "objects": []}, "Supervisely"),
+    "Annotations/a.xml": ("<annotation/>", "trmml fit --data voc-xml .*[^s]. Check"),
+    "xml/a.xml": ("<annotation/>", "--data-option annotations=xml"),
+    "data.yaml": ("names: [cat]\n", "--data yolo"),
+    "a.xml": ("<svg/>", "is XML with <svg> outside, neither CVAT's"),
+    "a.json": ({"version": 1}, "is JSON of no form that is known; it holds version"),
+    "null.json": ([None], "it holds nothing"),
+    "cut.json": ('{"a": [1,\n', r"cut\.json line 2 is no JSON"),
+    "lines.json": ('{"image": "a.png"}\n{"image"', r"lines\.json line 2 is no JSON"),
+    "deep.json": ([{"image": "a.png", "labels": [[[[[[["x"]]]]]]]}], "no table of objects"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_forms_are_named(read: Read, name: str) -> None:
+    content, message = REFUSED[name]
+    with pytest.raises(DataError, match=message):
+        read(content if isinstance(content, str) else json.dumps(content), name, blank="absent")
+
+
+def test_a_folder_is_named_by_what_it_holds(read: Read, tmp_path: Path) -> None:
+    write(tmp_path, {"Annotations/a.xml": ""})
+    with pytest.raises(DataError, match=r"Annotations is no table.*--data voc-xml"):
+        read_folder(tmp_path / "images", tmp_path / "Annotations")
