@@ -149,8 +149,8 @@ def _write_labels(path: Path, data: Dataset, names: Sequence[str]) -> None:
 def _write_boxes(
     path: Path, parts: Mapping[Split, Dataset], written: Mapping[Split, Sequence[str]]
 ) -> int:
-    """Write the boxes of all splits; how many. No set that knows boxes: no file."""
-    if all(data.boxes is None for data in parts.values()):
+    """Write the boxes of all splits; how many. Without any there is no file."""
+    if not any(data.boxes for data in parts.values()):
         return 0
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
