@@ -21,7 +21,7 @@ from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
 from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import HeldOut, method_name, results, score, zero_shot_metrics
-from trmml.reporting.report import write_report
+from trmml.reporting.fit import conclude
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json, write_text
 from trmml.synthetic import write_scenes
@@ -128,7 +128,7 @@ def demo(
     tagger = Tagger.load(out, encoder=frozen.encoder)
     evaluation = evaluate(tagger, test, encoded=asked)
     _tag(tagger, new, out / "tags")
-    write_report(out, evaluation, baselines=baselines, truth=full.matrix)
+    conclude(out, evaluation, baselines=baselines, truth=full.matrix)
     metrics = {**baselines, method_name(settings): evaluation.metrics}
     seconds = time.monotonic() - started
     tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)

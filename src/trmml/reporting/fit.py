@@ -120,10 +120,21 @@ def fit(
             progress=progress,
         )
         summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
-    keep(out)
-    report = write_report(out, evaluation, baselines=baselines, truth=truth)
+    report = conclude(out, evaluation, baselines=baselines, truth=truth)
     seconds = round(time.monotonic() - started, 1)
     return {**summary, "seconds": seconds, "report": str(report)}
+
+
+def conclude(
+    run: Path,
+    evaluation: Evaluation | None,
+    *,
+    baselines: Mapping[str, Metrics],
+    truth: LabelMatrix | None,
+) -> Path:
+    """The report of a trained run, which is kept for tagging at once; see `write_report`."""
+    keep(run)
+    return write_report(run, evaluation, baselines=baselines, truth=truth)
 
 
 def _hide(data: Dataset, mask: MaskRule | LabelMatrix, seed: int) -> Dataset:
