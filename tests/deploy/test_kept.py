@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.toy import ToyEncoder
@@ -249,3 +250,16 @@ def test_the_files_of_the_runs_used_last_stay(finished_run, cache, tmp_path, mon
             os.utime(note, (note.stat().st_atime, note.stat().st_mtime - 60))
     assert len(list(cache.glob("*.json"))) == 2
     assert {path.stem for path in cache.iterdir()} == {note.stem for note in cache.glob("*.json")}
+
+
+def test_the_lock_of_a_run_that_is_being_kept_stays(finished_run, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 0)
+    counted(monkeypatch)
+    cache.mkdir(parents=True)
+    held = cache / "0123.lock"
+    held.with_suffix(".json").touch()
+    with FileLock(held):
+        keep(finished_run)
+        assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".lock"]
+    keep(finished_run)
+    assert not list(cache.iterdir())

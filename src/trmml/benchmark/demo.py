@@ -21,7 +21,7 @@ from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
 from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import HeldOut, method_name, results, score, zero_shot_metrics
-from trmml.reporting.fit import conclude
+from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json, write_text
 from trmml.synthetic import write_scenes
@@ -39,6 +39,7 @@ OWN = (
     MARK,
     "*.safetensors",
     "*.part",
+    ".lock",
     "model.json",
     "settings.json",
     "results.json",
@@ -128,7 +129,7 @@ def demo(
     tagger = Tagger.load(out, encoder=frozen.encoder)
     evaluation = evaluate(tagger, test, encoded=asked)
     _tag(tagger, new, out / "tags")
-    conclude(out, evaluation, baselines=baselines, truth=full.matrix)
+    write_report(out, evaluation, baselines=baselines, truth=full.matrix)
     metrics = {**baselines, method_name(settings): evaluation.metrics}
     seconds = time.monotonic() - started
     tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)

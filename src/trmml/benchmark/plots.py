@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from trmml.benchmark.results import MEAN, ListedMethod, Results
+from trmml.storage.atomic import whole_file
 
 # Categories in the plot of gains; of more, as many at either end.
 MOST_CATEGORIES = 40
@@ -40,8 +41,9 @@ def write_plots(results: Results, folder: Path) -> list[str]:
     written = []
     with rc_context(STYLE):
         for name, figure in _plots(results):
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            for kind, more in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+                with whole_file(folder / f"{name}.{kind}") as part:
+                    figure.savefig(part, format=kind, **more)
             written.append(name)
     return written
 

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.old_names import current_names
-from trmml.storage.atomic import write_json
+from trmml.storage.atomic import sweep, told_if_full, write_json
 from trmml.storage.json_text import parse_object
 from trmml.storage.tensors import save_tensors
 
@@ -118,6 +118,8 @@ class CellFolder:
         elif self._cells.is_file():
             raise CheckpointError(f"{self._cells} lies without its grid.json; restore it")
         self.root.mkdir(parents=True, exist_ok=True)
+        for folder in (self.root, self.root / "scores", self.root / "tables", self.root / "plots"):
+            sweep(folder)
         test.save(self.root / "test.safetensors")
         write_json(self._grid, grid)
 
@@ -156,10 +158,14 @@ class CellFolder:
     def add(self, cell: Cell, ranks: Ranks) -> None:
         """Write a finished cell: its ranks, then its line, forced to disk."""
         self._write_ranks(cell.fingerprint, ranks)
-        line = json.dumps(asdict(cell), ensure_ascii=False, allow_nan=False) + "\n"
-        with FileLock(self.root / ".lock"), self._cells.open("ab+") as file:
+        line = (json.dumps(asdict(cell), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        with (
+            FileLock(self.root / ".lock"),
+            told_if_full(self._cells, len(line)),
+            self._cells.open("ab+") as file,
+        ):
             file.truncate(_whole_lines(file))
-            file.write(line.encode())
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 

@@ -7,10 +7,11 @@ key is a hash of the run's files: what was checked when the run was exported hol
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from trmml.errors import EncoderError
 from trmml.storage.atomic import write_json
@@ -114,5 +115,6 @@ def _remove_all_but(count: int, folder: Path) -> None:
     """Remove the files of all runs but those used last."""
     notes = sorted(folder.glob("*.json"), key=lambda note: note.stat().st_mtime, reverse=True)
     for note in notes[count:]:
-        for path in folder.glob(f"{note.stem}.*"):
-            path.unlink(missing_ok=True)
+        with suppress(Timeout), FileLock(note.with_suffix(".lock")).acquire(timeout=0):
+            for path in folder.glob(f"{note.stem}.*"):
+                path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +109,11 @@ def remove_store(folder: Path) -> None:
     try:
         with FileLock(folder / ".lock").acquire(timeout=0):
             for path in folder.iterdir():
-                if path.name != ".lock":
+                if path.name not in (".lock", "store.json"):
                     path.unlink()
-        shutil.rmtree(folder)
+        for name in (".lock", "store.json"):  # the card last: without it nobody finds the store
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
     except Timeout:
         raise DataError(
             f"the store {folder.name} is being filled by another process; wait for it or stop it"

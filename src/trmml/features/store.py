@@ -27,13 +27,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from trmml.errors import DataError
 from trmml.features.base import Features
 from trmml.features.shards import Shard, StoreFeatures, crc, open_shard, packed
 from trmml.settings.choices import StoreForm
-from trmml.storage.atomic import write_json
+from trmml.storage.atomic import sweep, write_json
 from trmml.storage.json_text import parse_object
 from trmml.storage.tensors import save_tensors
 
@@ -108,6 +107,7 @@ class FeatureStore:
             card = self.folder / "store.json"
             if not card.is_file():
                 write_json(card, asdict(key) | {"format": FORMAT})
+            sweep(self.folder)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
         self._shards: dict[str, Shard] = {}
@@ -236,8 +236,8 @@ class FeatureStore:
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
         try:
             save_tensors(path, tensors, metadata)
-        except (OSError, SafetensorError) as error:
-            raise self._unwritable(error) from error
+        except OSError as error:
+            raise self._unwritable(error.strerror) from error
         shard = Shard(path)
         shard.checked = True  # its sum was taken a moment ago
         self._enter(shard)

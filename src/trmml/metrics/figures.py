@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trmml.storage.atomic import write_json
+from trmml.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,7 +85,7 @@ class Metrics:
         import polars as pl  # half a second to import
 
         rows = pl.DataFrame([asdict(category) for category in self.per_category])
-        rows.fill_nan(None).write_csv(path)
+        write_text(path, rows.fill_nan(None).write_csv())
 
     def summary_rows(self) -> list[tuple[str, float]]:
         """The figures of a results table under the field's names, shares in [0, 1]."""

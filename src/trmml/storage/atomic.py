@@ -1,17 +1,38 @@
 """Files that appear whole or not at all, whatever stops the process that writes them."""
 
+import errno
+import functools
 import json
 import os
+import platform
+import re
+import shutil
+import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# The disk, a quota or the largest size of a file is reached.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What another machine, or an older version, left behind is removed when it is as old as this.
+ABANDONED_SECONDS = 86_400.0
+# The start of a name that a part keeps: a file's name ends at 255 bytes.
+_NAME_CHARACTERS = 50
+_PART = re.compile(r"\.(?:([0-9a-f]{8})-(\d+)-)?[0-9a-f]{8}\.part")
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
     """A path to write to; the file takes the place of `path` when the block ends without error.
+
+    A pipe or a device is written as it is. What killed processes left in the folder is removed.
+
+    Args:
+        path: of the file.
+        size: bytes that will be written, for the message where the disk is full; 0 says nothing.
 
     Example:
         >>> import tempfile
@@ -21,18 +42,76 @@ def whole_file(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'all of it'
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    _sweep_once(path.parent)
+    writer = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    part = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{writer}.part")
     try:
-        yield part
-        os.replace(part, path)
+        with told_if_full(path, size):
+            yield part
+            os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
+@contextmanager
+def told_if_full(path: Path, size: int = 0) -> Iterator[None]:
+    """Where the block fills the disk, the error says at which file, for what size, what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        needed = f"{size} bytes are needed and " if size else ""
+        free = shutil.disk_usage(path.parent).free
+        reason = (
+            f"{os.strerror(error.errno)}: {needed}{free} bytes are free there; nothing of it is"
+            " kept. Make room, or name another folder, and run the command again (fit: with"
+            " --resume)"
+        )
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove the parts of files that killed processes left in a folder."""
+    for part in folder.glob(".*.part"):
+        found = _PART.search(part.name)
+        try:
+            if found and (
+                (found[1] == _host() and not _is_alive(int(found[2])))
+                or time.time() - part.stat().st_mtime > ABANDONED_SECONDS
+            ):
+                part.unlink()
+        except OSError:  # removed by another process just now, or not ours to remove
+            continue
+
+
+_sweep_once = functools.cache(sweep)
+
+
+def _host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine runs; Windows, where signal 0 is no question, says so."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, forced to disk: a reader sees the old file or the new one, never a part."""
-    with whole_file(path) as part, part.open("wb") as file:
+    with whole_file(path, len(content)) as part, part.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from trmml.storage.atomic import told_if_full
+
 _LOCK = ".lock"
 _UNLOCKED_SECONDS = 60.0  # a folder without a lock may be one that is just being made
 
@@ -22,7 +24,7 @@ def draft_folder(out: Path) -> Iterator[Path]:
     `out` removes such folders.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be made, or the disk is full.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned_drafts(out)
@@ -31,7 +33,8 @@ def draft_folder(out: Path) -> Iterator[Path]:
         try:
             inside = folder / "draft"
             inside.mkdir()
-            yield inside
+            with told_if_full(out):
+                yield inside
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

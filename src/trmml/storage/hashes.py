@@ -10,7 +10,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from trmml.storage.atomic import write_json
+from trmml.storage.atomic import sweep, write_json
 from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ class ContentHashes:
         self._path = None if root is None else root / "files.json"
         self._known: dict[str, list[Any]] = {}
         self._new: dict[str, list[Any]] = {}
+        if root is not None:
+            sweep(root)
         if self._path is not None and self._path.is_file():
             try:
                 self._known = parse_object(self._path.read_bytes())

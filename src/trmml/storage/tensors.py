@@ -1,16 +1,18 @@
 """Tensors in safetensors files; apart from `atomic`, so that whoever needs no torch loads none."""
 
-import os
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from trmml.errors import CheckpointError
-from trmml.storage.atomic import whole_file
+from trmml.storage.atomic import write_bytes
 
 
 def save_tensors(
@@ -20,13 +22,8 @@ def save_tensors(
 ) -> None:
     """Write a safetensors file, forced to disk; it appears whole or not at all."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with whole_file(path) as part:
-        part.touch()
-        mode = part.stat().st_mode  # as the user's umask has it; save_file makes it private
-        save_file(plain, part, None if metadata is None else dict(metadata))
-        part.chmod(mode)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+    # Not by `save_file`, whose own temporary file nobody would remove after a kill.
+    write_bytes(path, save(plain, None if metadata is None else dict(metadata)))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Shaped[Tensor, "..."]], dict[str, str]]:
@@ -44,3 +41,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Shaped[Tensor, "..."]], dict[str
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); restore it or train again"
         ) from None
+
+
+def sum_of(tensors: Mapping[str, Shaped[Tensor, "..."]], metadata: Mapping[str, str]) -> str:
+    """SHA-256, in hex, of the names, types, shapes and values of tensors, and of metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Int8
 
 from trmml.errors import ConfigError, DataError
 from trmml.settings.choices import StyleName
+from trmml.storage.drafts import draft_folder
 from trmml.synthetic.categories import CATEGORY_NAMES
 from trmml.synthetic.compose import Scene, draw_scene
 from trmml.synthetic.styles import find_style
@@ -48,10 +48,8 @@ def write_scenes(
     _check(folder, images, seed, known_share, processes)
     if processes is None:
         processes = 1 if images < _FEW else _cores()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        draft = Path(name) / "draft"
-        (draft / "images").mkdir(parents=True)
+    with draft_folder(folder) as draft:
+        (draft / "images").mkdir()
         truth = _draw(draft, images, seed, style, min(processes, images))
         _write_tables(draft, truth, seed, known_share)
         text = _README.format(images=images, seed=seed, style=style, known_share=known_share)

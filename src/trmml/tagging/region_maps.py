@@ -11,6 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from trmml.storage.atomic import whole_file
+
 # The overlay's longer side in pixels, and the share of the map where it is strongest.
 OVERLAY_PIXELS = 480
 OVERLAY_SHARE = 0.55
@@ -101,7 +103,8 @@ class MapFolder:
             while self._folder / f"{stem}.{plain}.png" in written:
                 plain += "_"  # two names may differ only in what a file name cannot hold
             path = self._folder / f"{stem}.{plain}.png"
-            overlay(small, region_map(row, self._grid, small.size)).save(path)
+            with whole_file(path) as part:
+                overlay(small, region_map(row, self._grid, small.size)).save(part, "PNG")
             written.append(path)
         return tuple(written)
 

@@ -1,7 +1,7 @@
 """ONNX: modules traced by torch, image towers in int8, and ONNX Runtime to run them."""
 
 import logging
-import tempfile
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from trmml.encoders.base import EncodeImage, Encoder
 from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import EncoderError
-from trmml.storage.atomic import whole_file
+from trmml.storage.atomic import write_text
 from trmml.storage.cache import cache_folder
+from trmml.storage.drafts import draft_folder
 from trmml.storage.hashes import hash_file
 from trmml.storage.sessions import open_session
 
@@ -137,13 +138,14 @@ def _make(encoder: Encoder, path: Path, kind: Literal["onnx", "int8"]) -> None:
     )
     kept = path.with_suffix(".sha256")
     kept.unlink(missing_ok=True)  # of the file before
-    with whole_file(path) as part, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "plain.onnx" if kind == "int8" else part
+    with draft_folder(path) as folder:
+        plain = made = folder / "plain.onnx"
         program.save(plain)
         if kind == "int8":
-            _quantise(plain, part)
-    with whole_file(kept) as part:
-        part.write_text(hash_file(path), "utf-8")
+            made = folder / "int8.onnx"
+            _quantise(plain, made)
+        os.replace(made, path)
+    write_text(kept, hash_file(path))
 
 
 def _quantise(plain: Path, out: Path) -> None:
