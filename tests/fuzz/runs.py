@@ -24,10 +24,21 @@ from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.reporting.report import write_report
 from trmml.settings.files import load_settings
 from trmml.storage.hashes import ContentHashes
-from trmml.training.run_folder import load_card, load_model
+from trmml.training.run_folder import SUMMED, card_sum, load_card, load_model
 
 _OLD = Path(__file__).parents[1] / "training" / "run_format_5"
-RUN = {path.name: path.read_bytes() for path in sorted(_OLD.iterdir()) if path.is_file()}
+OLD_RUN = {path.name: path.read_bytes() for path in sorted(_OLD.iterdir()) if path.is_file()}
+OLD_RUN["skipped.json"] = b"[]"
+
+
+def _sealed() -> dict[str, str | bytes]:
+    """The run with checksums in its card, as runs of today have them."""
+    tree = json.loads(OLD_RUN["model.json"])
+    tree["files"] = {name: hashlib.sha256(OLD_RUN[name]).hexdigest() for name in SUMMED}
+    return {**OLD_RUN, "model.json": json.dumps(tree | {"card_sha256": card_sum(tree)})}
+
+
+RUN = _sealed()
 
 
 def _load(run: Path) -> None:
@@ -35,6 +46,7 @@ def _load(run: Path) -> None:
     tree = json.loads((run / "model.json").read_text("utf-8"))
     tensors = (run / "model.safetensors").read_bytes()
     tree["tensors_sha256"] = hashlib.sha256(tensors).hexdigest()
+    tree.pop("card_sha256", None)
     (run / "model.json").write_text(json.dumps(tree), "utf-8")
     load_model(run, frozen_encoder(kept_encoder()), load_card(run))
 
@@ -45,7 +57,7 @@ def _use_card(run: Path) -> None:
 
 
 def _of_run(name: str, file: str, read: Callable[[Path], object], damage: Any) -> Target:
-    return in_folder(name, file, RUN | {"skipped.json": "[]"}, read, damage)
+    return in_folder(name, file, RUN, read, damage)
 
 
 TOML = 'training = {epochs = 3}\n[prompts]\ntemplate = "a {}"\nnegative_template = "no {}"\n'

@@ -14,7 +14,7 @@ LONGEST = 5.0  # seconds that a reader may compute for a small file, however bus
 
 # Readers in which a damaged file is still an unexpected error.
 UNMENDED = (
-    *("run-card", "run-card-report", "run-held-out", "run-log", "run-skipped"),
+    *("run-card", "run-card-report"),
     *("store-card", "store-whole", "store-shortcut", "store-hashes", "cells", "cells-grid"),
 )
 

@@ -1,6 +1,10 @@
 import json
 import logging
+import os
+import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from trmml.cli.main import app
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
+from trmml.errors import CheckpointError
 from trmml.labels import masks
 from trmml.labels.matrix import LabelMatrix
 from trmml.reporting.fit import fit
@@ -121,3 +126,50 @@ def test_a_run_that_zero_shot_beats_is_warned_of(
             )
         )
     assert "training did not beat the encoder's own zero-shot" in caplog.text
+
+
+# A run that was stopped at its end -----------------------------------------------------------
+
+
+def begin(train: Dataset, test: Dataset, out: Path, **options: Any) -> Any:
+    options = {"mask": masks.share_known(0.5), "device": "cpu", **options}
+    return fit(train, load_encoder(TOY_SPEC), out, settings=SETTINGS, test=test, **options)
+
+
+@pytest.mark.parametrize("last", ["write_report", "_write_results", "load_card"])
+def test_a_run_that_was_stopped_after_its_training_is_concluded(
+    train: Dataset, test: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    (train.paths[0].parent / "more").mkdir(exist_ok=True)
+    broken = replace(train, images=("more/missing.png", *train.images[1:]))
+    _, whole = finish(begin(broken, test, tmp_path / "whole", on_bad_image="skip"))
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    module = sys.modules["trmml.reporting.fit"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, last, stop)
+        finish(begin(broken, test, tmp_path / "cut", on_bad_image="skip"))
+    (tmp_path / "cut" / "state.safetensors").touch()  # as if killed before it was removed
+    other = begin(train, test, tmp_path / "cut", mask=masks.share_known(0.6), resume=True)
+    with pytest.raises(CheckpointError, match="was trained on other images or labels"):
+        finish(other)
+    epochs, cut = finish(begin(broken, test, tmp_path / "cut", resume=True, on_bad_image="skip"))
+    assert epochs == [] and cut["methods"] == whole["methods"]
+    names = [{p.name for p in (tmp_path / run).iterdir()} for run in ("whole", "cut")]
+    assert names[0] == names[1] and not [name for name in names[1] if name.startswith(".")]
+    with pytest.raises(CheckpointError, match="finished already; nothing is left to resume"):
+        finish(begin(train, test, tmp_path / "cut", resume=True))
+
+
+def test_a_second_fit_into_one_folder_is_refused(
+    train: Dataset, test: Dataset, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as other:
+        first = begin(train, test, tmp_path / "run")
+        other.submit(next, first).result()
+        with pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on"):
+            finish(begin(train, test, tmp_path / "run", resume=True))
+        other.submit(first.close).result()
+    finish(begin(train, test, tmp_path / "run", resume=True))

@@ -1,3 +1,7 @@
+import itertools
+import json
+import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -5,7 +9,8 @@ import pytest
 from tests.toy import ToyEncoder
 from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import CheckpointError
-from trmml.training.run_folder import RunCard, load_card, load_model
+from trmml.reporting.report import write_report
+from trmml.training.run_folder import SUMMED, RunCard, load_card, load_model
 
 
 def test_a_card_survives_the_round_trip(finished_run):
@@ -35,3 +40,51 @@ def test_another_format_is_refused(finished_run):
         message = rf"model\.json has format {other}; {reads}"
         with pytest.raises(CheckpointError, match=message):
             RunCard.from_dict(tree, "model.json")
+
+
+# Checksums -----------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_anywhere_in_a_run_is_found_or_without_effect(finished_run, tmp_path):
+    """Without effect: the name of a sum, a blank, and the encoder's place, whose sum is checked."""
+    run, draw = shutil.copytree(finished_run, tmp_path / "run"), random.Random(0)
+    names = sorted(path.name for path in run.iterdir() if path.name != ".lock")
+    assert {*SUMMED, "model.json", "model.safetensors"} - {"skipped.json"} == set(names)
+    said, found = told(run), 0
+    for number in range(105):
+        path = run / names[number % len(names)]
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            write_report(run)
+        except CheckpointError as error:
+            found += path.name in str(error)
+        else:
+            assert path.name == "model.json" and told(run) == said
+        path.write_bytes(whole)
+    assert found > 95
+
+
+def told(run):
+    """What a card says, but for where the encoder is found."""
+    return {**load_card(run).to_dict(), "encoder_spec": None}
+
+
+def test_a_file_that_is_missing_or_of_another_run_is_named(finished_run, tmp_path):
+    for name, change in itertools.product(load_card(finished_run).files, (b"", None)):
+        run = shutil.copytree(finished_run, tmp_path / "run", dirs_exist_ok=True)
+        (run / name).unlink()
+        if change is not None:
+            (run / name).write_bytes(change)
+        with pytest.raises(CheckpointError, match=f"{name} is missing or is not the file that"):
+            write_report(run)
+
+
+def test_a_card_without_sums_is_read(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    tree = json.loads((run / "model.json").read_text("utf-8"))
+    del tree["files"], tree["card_sha256"]
+    (run / "model.json").write_text(json.dumps(tree), "utf-8")
+    assert load_card(run).files == {} and write_report(run).is_file()

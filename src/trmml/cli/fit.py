@@ -158,7 +158,7 @@ def _follow(
         summary: dict[str, Any] = end.value
         return summary
     except KeyboardInterrupt:
-        begun = (out / "state.safetensors").is_file()
+        begun = any((out / n).is_file() for n in ("state.safetensors", "model.json"))
         say("Interrupted. The same command with --resume continues." if begun else "Interrupted.")
         raise typer.Exit(130) from None
 

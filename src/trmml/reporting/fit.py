@@ -20,10 +20,11 @@ from trmml.reporting.report import write_report
 from trmml.settings.choices import OnBadImage
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json
+from trmml.storage.held import held_folder
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
 from trmml.training.fabric import pick_device
-from trmml.training.fit import train_run
+from trmml.training.fit import kept_rows, train_run
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import load_card
 
@@ -68,7 +69,8 @@ def fit(
             returns it, is used as it is. The labels of `data` are then the truth.
         truth: complete labels of the same images, only to report how right pseudo-labels are.
         test: labelled images to evaluate on and to compare with zero-shot; never trained on.
-        resume: continue a run that was stopped; with the same data, settings and encoder.
+        resume: continue a run that was stopped, with the same data, settings and encoder. One
+            that is trained and has no report yet is concluded.
         device: "auto", "cpu", "cuda" or "cuda:1".
         encoding: how the encoder's features are made and kept; by default in the user's store.
         on_bad_image: stop at an unreadable file, or leave it out and list it.
@@ -78,7 +80,8 @@ def fit(
         note: called with a line for people: what was read, and which epoch was kept.
 
     Raises:
-        CheckpointError: the folder holds a run already, or `resume` does not fit it.
+        CheckpointError: the folder holds a run already, another process works in it, or `resume`
+            does not fit it.
         DataError, ConfigError, EncoderError, TrainingError: see their names.
 
     Example:
@@ -91,50 +94,49 @@ def fit(
         truth = data.matrix if truth is None else truth
         data = _hide(data, mask, settings.training.seed)
     note(_described(data))
-    kept = yield from train_run(
-        data,
-        encoder,
-        out,
-        settings=settings,
-        encoder_spec=encoder_spec,
-        truth=truth,
-        resume=resume,
-        device=device,
-        encoding=encoding,
-        on_bad_image=on_bad_image,
-        encoded=encoded,
-        tensorboard=tensorboard,
-        progress=progress,
-    )
-    truth = None if truth is None else truth.subset(kept)
-    card = load_card(out)
-    note(_chosen(card.chosen))
-    summary = {"run": str(out), **card.data, "chosen": card.chosen}
-    evaluation, baselines = None, dict[str, Metrics]()
-    if test is not None:
-        evaluation, baselines = _compare(
-            Tagger.load(out, encoder=encoder, device=pick_device(device)),
-            test,
-            encoding=encoding,
-            on_bad_image=on_bad_image,
-            progress=progress,
-        )
-        summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
-    report = conclude(out, evaluation, baselines=baselines, truth=truth)
+    with held_folder(out):
+        if resume and _is_trained(out):
+            kept = kept_rows(out, data)
+        else:
+            kept = yield from train_run(
+                data,
+                encoder,
+                out,
+                settings=settings,
+                encoder_spec=encoder_spec,
+                truth=truth,
+                resume=resume,
+                device=device,
+                encoding=encoding,
+                on_bad_image=on_bad_image,
+                encoded=encoded,
+                tensorboard=tensorboard,
+                progress=progress,
+            )
+        truth = None if truth is None else truth.subset(kept)
+        card = load_card(out)
+        note(_chosen(card.chosen))
+        summary = {"run": str(out), **card.data, "chosen": card.chosen}
+        evaluation, baselines = None, dict[str, Metrics]()
+        if test is not None:
+            evaluation, baselines = _compare(
+                Tagger.load(out, encoder=encoder, device=pick_device(device)),
+                test,
+                encoding=encoding,
+                on_bad_image=on_bad_image,
+                progress=progress,
+            )
+            summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
+        keep(out)
+        (out / "state.safetensors").unlink(missing_ok=True)  # where a kill had left it
+        report = write_report(out, evaluation, baselines=baselines, truth=truth)  # the last file
     seconds = round(time.monotonic() - started, 1)
     return {**summary, "seconds": seconds, "report": str(report)}
 
 
-def conclude(
-    run: Path,
-    evaluation: Evaluation | None,
-    *,
-    baselines: Mapping[str, Metrics],
-    truth: LabelMatrix | None,
-) -> Path:
-    """The report of a trained run, which is kept for tagging at once; see `write_report`."""
-    keep(run)
-    return write_report(run, evaluation, baselines=baselines, truth=truth)
+def _is_trained(run: Path) -> bool:
+    """Whether all that a run lacks is its end: its report is written last."""
+    return (run / "model.json").is_file() and not (run / "report.html").is_file()
 
 
 def _hide(data: Dataset, mask: MaskRule | LabelMatrix, seed: int) -> Dataset:

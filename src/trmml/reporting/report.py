@@ -28,7 +28,7 @@ from trmml.reporting.sections import (
 )
 from trmml.storage.atomic import write_text
 from trmml.storage.tensors import load_tensors
-from trmml.training.run_folder import RunCard, load_card
+from trmml.training.run_folder import RunCard, check_files, load_card
 
 if TYPE_CHECKING:
     from trmml.tagging.evaluate import Evaluation
@@ -66,6 +66,7 @@ def write_report(
     """
     run = Path(run)
     card = load_card(run)
+    check_files(run, card)
     known = LabelMatrix.load(run / "known.safetensors")
     log = _read_log(run / "log.jsonl")
     _check(card, known, evaluation, truth)

@@ -27,10 +27,11 @@ from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json, write_text
+from trmml.storage.held import held_folder
 from trmml.storage.tensors import save_tensors
 from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord
-from trmml.training.run_folder import RunCard, save_model
+from trmml.training.run_folder import RunCard, check_files, load_card, save_model
 from trmml.training.schedule import enough_epochs, hold_out
 from trmml.training.trainer import Trainer, train
 
@@ -62,49 +63,78 @@ def train_run(
     the report, and explains the arguments.
 
     Raises:
-        CheckpointError: the folder holds a run already, or `resume` does not fit it.
+        CheckpointError: the folder holds a run already, another process works in it, or `resume`
+            does not fit it.
         DataError, ConfigError, EncoderError, TrainingError: see their names.
     """
     settings, out = settings or Settings(), Path(out)
-    _check_folder(out, resume)
+    with held_folder(out):
+        _check_folder(out, resume)
+        settings = _planned(data, settings)
+        training = settings.training
+        fabric = make_fabric(device, training.precision)
+        frozen = frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec)
+        encoded = encoded or encode_images(
+            data.paths,
+            frozen,
+            encoding=encoding,
+            views=training.encoded_views,
+            seed=training.seed,
+            on_bad_image=on_bad_image,
+            progress=progress,
+        )
+        data = data.subset(encoded.kept)
+        truth = None if truth is None else truth.subset(encoded.kept)
+        model = build_trmml(frozen, data.category_names, settings)
+        trainer = Trainer(
+            model=model,
+            source=encoded.source,
+            matrix=data.matrix,
+            truth=truth,
+            training=training,
+            fabric=fabric,
+        )
+        fingerprint = _fingerprint(data, settings, frozen.identity, encoded)
+        state = out / "state.safetensors"
+        if resume and state.is_file():
+            trainer.load(state, fingerprint)
+        _open_folder(out, data, settings, encoded)
+        with _tensorboard(out, tensorboard) as writer:
+            records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
+            yield from _logged(records, trainer, out, writer)
+        spec = encoder_spec or getattr(frozen.encoder, "spec", None)
+        _finish(out, model, trainer, data, settings, frozen.identity, spec)
+        state.unlink(missing_ok=True)
+        return encoded.kept
+
+
+def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
+    """Which rows of `data` a trained run could read.
+
+    Raises:
+        CheckpointError: it was trained on other images, labels or categories.
+    """
+    card = load_card(run)
+    check_files(run, card)
+    skipped = run / "skipped.json"
+    bad = json.loads(skipped.read_text("utf-8")) if skipped.is_file() else []
+    unread = {Path(each["name"]).absolute() for each in bad}
+    kept = [row for row, path in enumerate(data.paths) if path.absolute() not in unread]
+    same_labels = data.matrix.subset(kept).checksum() == card.data["mask_sha256"]
+    if not same_labels or data.category_names != card.category_names:
+        raise CheckpointError(
+            f"{run} was trained on other images or labels; conclude it with the same ones"
+        )
+    return kept
+
+
+def _planned(data: Dataset, settings: Settings) -> Settings:
+    """The settings with enough epochs for the data; a hopeless table is refused."""
     answered = int(data.matrix.known.any(dim=1).sum())
     used = answered if settings.losses.pseudo == 0 else len(data)
     training = enough_epochs(settings.training, used)
-    settings = settings.model_copy(update={"training": training})
-    hold_out(data.matrix, training.held_out_share, training.seed)  # refuses a hopeless table early
-    fabric = make_fabric(device, training.precision)
-    frozen = frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec)
-    encoded = encoded or encode_images(
-        data.paths,
-        frozen,
-        encoding=encoding,
-        views=training.encoded_views,
-        seed=training.seed,
-        on_bad_image=on_bad_image,
-        progress=progress,
-    )
-    data, truth = data.subset(encoded.kept), None if truth is None else truth.subset(encoded.kept)
-    model = build_trmml(frozen, data.category_names, settings)
-    trainer = Trainer(
-        model=model,
-        source=encoded.source,
-        matrix=data.matrix,
-        truth=truth,
-        training=training,
-        fabric=fabric,
-    )
-    fingerprint = _fingerprint(data, settings, frozen.identity, encoded)
-    state = out / "state.safetensors"
-    if resume and state.is_file():
-        trainer.load(state, fingerprint)
-    _open_folder(out, data, settings, encoded)
-    with _tensorboard(out, tensorboard) as writer:
-        records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
-        yield from _logged(records, trainer, out, writer)
-    spec = encoder_spec or getattr(frozen.encoder, "spec", None)
-    _finish(out, model, trainer, data, settings, frozen.identity, spec)
-    state.unlink(missing_ok=True)
-    return encoded.kept
+    hold_out(data.matrix, training.held_out_share, training.seed)
+    return settings.model_copy(update={"training": training})
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -121,8 +151,6 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise CheckpointError(
             f"{out} holds a run already ({started[0]}); choose another folder{hint}"
         )
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file; name a folder for the run")
 
 
 def _fingerprint(
@@ -143,7 +171,6 @@ def _fingerprint(
 
 def _open_folder(out: Path, data: Dataset, settings: Settings, encoded: Encoded) -> None:
     """Write what is fixed before training: settings, mask, and the files left out."""
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "settings.json", settings.model_dump())
     data.matrix.save(out / "known.safetensors")
     if encoded.bad:

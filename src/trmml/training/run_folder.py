@@ -10,11 +10,16 @@ A run folder holds
     log.jsonl           one record per epoch
     held_out.safetensors, pseudo.safetensors   held-out logits and pseudo-labels, for the report
     skipped.json        images that could not be read, where there are any
-    results.json, report.html   test scores where there is a test set, and the page
+    results.json, report.html   test scores where there is a test set, and the page: written last
+
+The card holds checksums of all that was written before it, and of itself. Runs of before 2026-12
+lack them, and are read all the same.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,12 @@ from trmml.storage.provenance import versions
 from trmml.storage.tensors import load_tensors, save_tensors
 from trmml.training.old_formats import FORMAT, current_card, current_tensors
 
+# Files of a run that its card has checksums of, besides the model's.
+SUMMED = (
+    *("settings.json", "known.safetensors", "held_out.safetensors", "pseudo.safetensors"),
+    *("log.jsonl", "skipped.json"),
+)
+
 
 @dataclass(frozen=True)
 class RunCard:
@@ -47,6 +58,7 @@ class RunCard:
         new_categories: the same for a category that was never trained, all as one.
         chosen: epoch, held-out mAP and how the epoch was chosen.
         data: name and counts of the training data, the mask's checksum.
+        files: SHA-256 of the other files of the run, by name; empty in older runs.
     """
 
     category_names: tuple[str, ...]
@@ -57,6 +69,7 @@ class RunCard:
     new_categories: Calibration
     chosen: dict[str, Any]
     data: dict[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -71,6 +84,7 @@ class RunCard:
             "new_categories": self.new_categories.to_dict(),
             "chosen": self.chosen,
             "data": self.data,
+            "files": dict(self.files),
             "versions": versions(),
         }
 
@@ -88,6 +102,7 @@ class RunCard:
                 new_categories=Calibration.from_dict(tree["new_categories"]),
                 chosen=dict(tree["chosen"]),
                 data=dict(tree["data"]),
+                files=dict(tree.get("files", {})),
             )
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
@@ -99,8 +114,35 @@ def save_model(run: Path, model: TRMML, card: RunCard) -> None:
     """Write model.safetensors and model.json; the JSON comes last and names the tensors' hash."""
     tensors = model.state_dict()
     save_tensors(run / "model.safetensors", tensors, {"format": str(FORMAT)})
-    tree = card.to_dict() | {"tensors_sha256": hash_file(run / "model.safetensors")}
-    write_json(run / "model.json", tree)
+    sums = {name: hash_file(run / name) for name in SUMMED if (run / name).is_file()}
+    tree = replace(card, files=sums).to_dict()
+    tree["tensors_sha256"] = hash_file(run / "model.safetensors")
+    write_json(run / "model.json", tree | {"card_sha256": card_sum(tree)})
+
+
+def card_sum(tree: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of what a model.json says, but for this sum and where the encoder is found.
+
+    Users may name another place; the encoder's own checksum says whether it is the right one.
+    """
+    free = ("card_sha256", "encoder_spec")
+    rest = {name: value for name, value in tree.items() if name not in free}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_files(run: Path, card: RunCard) -> None:
+    """Refuse a run of which a file is missing or is not what was written.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    for name in SUMMED:
+        path, digest = run / name, card.files.get(name)
+        if digest is not None and (not path.is_file() or hash_file(path) != digest):
+            raise CheckpointError(
+                f"{path} is missing or is not the file that model.json describes;"
+                " restore it or train again"
+            )
 
 
 def load_card(run: Path) -> RunCard:
@@ -124,6 +166,10 @@ def load_card(run: Path) -> RunCard:
         raise CheckpointError(
             f"{path} is no valid JSON ({error}); restore it or train again"
         ) from None
+    if tree.get("card_sha256", card_sum(tree)) != card_sum(tree):
+        raise CheckpointError(
+            f"{path} is damaged: it does not fit its own checksum; restore it or train again"
+        )
     weights = run / "model.safetensors"
     if not weights.is_file() or hash_file(weights) != tree.get("tensors_sha256"):
         raise CheckpointError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from trmml.errors import CheckpointError
 from trmml.method.interface import MultiLabelModel
 from trmml.method.pseudo_labels import PseudoLabeller
-from trmml.storage.tensors import load_tensors, save_tensors
+from trmml.storage.tensors import load_tensors, save_tensors, sum_of
 from trmml.training.old_formats import current_tensors
 
 
@@ -64,15 +64,22 @@ class TrainingState:
         )
         place = {name: getattr(self, name) for name in names}
         place["precision"] = self.fabric.strategy.precision.state_dict()
-        save_tensors(path, tensors, {"place": json.dumps(place), "fingerprint": fingerprint})
+        metadata = {"place": json.dumps(place), "fingerprint": fingerprint}
+        save_tensors(path, tensors, metadata | {"sum": sum_of(tensors, metadata)})
 
     def load(self, path: Path, fingerprint: str) -> None:
         """Continue from a state that `save` wrote.
 
         Raises:
-            CheckpointError: the state belongs to other data, settings or features.
+            CheckpointError: the state is damaged, or belongs to other data, settings or features.
         """
         tensors, metadata = load_tensors(path)
+        found = metadata.pop("sum", None)  # states of before 2026-12 have none
+        if found not in (None, sum_of(tensors, metadata)):
+            raise CheckpointError(
+                f"{path} is damaged: it does not fit its checksum. Restore it, or begin the run"
+                " again in a new folder"
+            )
         if metadata.get("fingerprint") != fingerprint:
             raise CheckpointError(
                 f"{path} was written with other data, labels or settings, or with features of"
