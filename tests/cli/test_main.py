@@ -1,8 +1,10 @@
 import csv
 import io
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +276,49 @@ def test_ctrl_c_ends_with_130(finished_run: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tagger, "load_card", stopped)
     result = run("tag", finished_run, "--trust", __file__)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_kill_sends_ends_like_ctrl_c(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    number = getattr(signal, name, None)
+    if number is None or os.name == "nt":
+        pytest.skip("no such signal here")
+    before = signal.getsignal(number)
+    monkeypatch.setattr("trmml.deploy.tag.tag_each", lambda *_, **__: os.kill(os.getpid(), number))
+    result = run("tag", finished_run, "a.png")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fit --images . --labels a.csv --out {}",
+        "benchmark --data folder . --out {}",
+        "benchmark --data folder . --out new --tune 3 --settings {}",
+        "evaluate run --images . --labels a.csv --csv {}",
+        "evaluate run --images . --labels a.csv --store {}",
+        "tag run a.png --explain {}",
+        "export run {}",
+        "data convert folder . {}",
+        "demo --out {}",
+        "scenes {}",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_noticed_first(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    result = run(*command.format("file/new/out").split())
+    assert result.exit_code == 2 and list(tmp_path.iterdir()) == [tmp_path / "file"]
+    message = " ".join(result.stderr.replace("\u2502", " ").split())
+    assert "nothing can be written to file/new/out (Not a directory)" in message
+    if "--csv" not in command and "export" not in command:
+        result = run(*command.format("file").split())
+        assert result.exit_code == 2 and "file is a file; name a folder" in result.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

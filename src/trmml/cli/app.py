@@ -1,7 +1,12 @@
 """What all commands share: options taken anywhere, and errors that end in one line."""
 
+import errno
 import io
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +43,8 @@ class Verb(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _terminated_as_interrupted():
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -50,11 +56,29 @@ class Verb(TyperCommand):
             fail(_one_line(error))
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """What `kill`, a scheduler or a closed terminal sends ends the block as Ctrl-C does."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # `nohup` has a command ignore the one; that stays.
+    changed = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, TrmmlError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # standard output
+        return f"{error.strerror}; make room, or send the output elsewhere, and run it again"
     return f"unexpected {type(error).__name__}: {error}; --debug shows where it comes from"
 
 

@@ -67,6 +67,8 @@ def benchmark(
         return
     if data is None:
         raise typer.BadParameter("give --data NAME ROOT, or --report-only for a finished grid")
+    if tune is not None:
+        options.writable_folder(settings)
     rules = mask_rules(known, single_positive, quota, masked=bool(masks))
     chosen_seeds = seed_list(seeds)
 

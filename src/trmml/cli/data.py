@@ -76,7 +76,10 @@ def check(
 def convert(
     name: Name,
     root: Root,
-    out: Annotated[Path, typer.Argument(help="New folder.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(help="New folder.", show_default=False, callback=options.writable_folder),
+    ],
     option: Choice = None,
     split: Part = "both",
     images: Annotated[

@@ -47,9 +47,10 @@ app.add_typer(data_verbs, name="data")
 
 @app.command(cls=Verb, epilog=examples("trmml demo", "trmml demo --known 0.1 --out runs/demo-10"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, model and report.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for data, model and report.", callback=options.writable_folder),
+    ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Of scenes, hidden labels and training.")] = 0,
     known: Annotated[float, typer.Option(help="Share of the training labels that is known.")] = 0.3,
     images: Annotated[int, typer.Option(min=2, help="Images to train on.")] = 1500,
@@ -86,7 +87,12 @@ def demo(
     ),
 )
 def scenes(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="New folder.", show_default=False, callback=options.writable_folder
+        ),
+    ],
     images: options.SceneCount = 1000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
     style: Annotated[StyleName, typer.Option(help="The hand they are drawn in.")] = "demo",
@@ -164,6 +170,8 @@ def evaluate(
     from trmml.tagging.evaluate import evaluate as score_run
     from trmml.tagging.tagger import Tagger
 
+    if report:
+        options.writable(run / "report.html")
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     names = read_names(categories)
     if data is None:
@@ -269,6 +277,7 @@ def export(
 @app.command(cls=Verb, epilog=examples("trmml report runs/photos"))
 def report(run: options.Run, json: options.Json = False) -> None:
     """Write a run's report.html anew."""
+    options.writable(run / "report.html")
     from trmml.reporting.report import write_report
 
     path = write_report(run)

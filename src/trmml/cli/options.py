@@ -1,5 +1,6 @@
 """The options of the command line, each named and explained once."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,39 @@ import typer
 from trmml.settings import choices
 
 TagFormat = Literal["table", "csv", "jsonl"]
+
+
+def writable(path: Path | None) -> Path | None:
+    """The path, where something can be written: it is noticed before anything long begins.
+
+    Raises:
+        BadParameter: nothing can be written there.
+    """
+    if path is None:
+        return None
+    try:
+        place = path.absolute() if path.is_dir() else path.absolute().parent
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            return path
+    except OSError as error:
+        raise typer.BadParameter(
+            f"nothing can be written to {path} ({error.strerror}); name another place"
+        ) from None
+
+
+def writable_folder(path: Path | None) -> Path | None:
+    """The same of a folder."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a file; name a folder")
+    return writable(path)
+
+
+def store_folder(path: Path | None) -> Path | None:
+    """The same of a feature store; one that is there may only be read."""
+    return path if path is None or path.is_dir() else writable_folder(path)
+
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images.")]
@@ -52,7 +86,10 @@ Threshold = Annotated[
     ),
 ]
 
-Out = Annotated[Path, typer.Option(help="New folder for the run.", show_default=False)]
+Out = Annotated[
+    Path,
+    typer.Option(help="New folder for the run.", show_default=False, callback=writable_folder),
+]
 Known = Annotated[
     float | None, typer.Option(help="Hide labels until this share of them is known; above 0 to 1.")
 ]
@@ -96,6 +133,7 @@ Store = Annotated[
         "--store",
         metavar="DIR",
         help="Folder for the encoder's features. [default: in the user's cache folder]",
+        callback=store_folder,
     ),
 ]
 StoreForm = Annotated[
@@ -122,7 +160,10 @@ TestShare = Annotated[
     ),
 ]
 
-Csv = Annotated[Path | None, typer.Option(help="Write one row per category to this file.")]
+Csv = Annotated[
+    Path | None,
+    typer.Option(help="Write one row per category to this file.", callback=writable),
+]
 Report = Annotated[bool, typer.Option("--report", help="Write the run's report.html anew.")]
 
 ImagePaths = Annotated[
@@ -139,7 +180,10 @@ Also = Annotated[
     typer.Option(metavar="NAME", help="A further category, by its name alone; may be repeated."),
 ]
 Explain = Annotated[
-    Path | None, typer.Option(help="Folder for a region map of each tag, over its image.")
+    Path | None,
+    typer.Option(
+        help="Folder for a region map of each tag, over its image.", callback=writable_folder
+    ),
 ]
 Format = Annotated[TagFormat, typer.Option("--format", help="How to print the tags.")]
 Jsonl = Annotated[
@@ -149,7 +193,10 @@ Null = Annotated[
     bool, typer.Option("--null", "-0", help="Names on stdin end with a zero byte: find -print0.")
 ]
 OnnxFile = Annotated[
-    Path, typer.Argument(metavar="OUT", help="File to write, as photos.onnx.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="OUT", help="File to write, as photos.onnx.", show_default=False, callback=writable
+    ),
 ]
 Part = Annotated[
     choices.ExportPart,
@@ -182,7 +229,12 @@ DataOption = Annotated[
     typer.Option(metavar="NAME=VALUE", help="A choice of the data set; may be repeated."),
 ]
 GridOut = Annotated[
-    Path, typer.Option(help="Folder of the grid; the same one continues it.", show_default=False)
+    Path,
+    typer.Option(
+        help="Folder of the grid; the same one continues it.",
+        show_default=False,
+        callback=writable_folder,
+    ),
 ]
 Methods = Annotated[str, typer.Option(metavar="KEYS", help="Keys with commas between, or all.")]
 Shares = Annotated[
