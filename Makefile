@@ -12,7 +12,7 @@ TORCH_BACKEND ?=
 SEED := $(shell echo $$RANDOM)
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND),)
 
-.PHONY: help install demo test test-lowered format lint type docs site check bench bench-gpu bench-accuracy fuzz crash clean
+.PHONY: help install demo test test-lowered format lint type docs site check bench bench-gpu bench-accuracy fuzz crash flip clean
 
 help: ## Show what every target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -89,6 +89,9 @@ fuzz: $(VENV)/.installed ## Give a reader damaged files for SECONDS, guided by c
 JOB ?= all
 crash: $(VENV)/.installed ## Kill a command at each change of a file; the next run must finish it
 	$(RUN) tests.crash $(JOB)
+
+flip: $(VENV)/.installed ## Flip bits in the files of runs and stores; each must be found or harmless
+	OMP_NUM_THREADS=1 $(RUN) tests.crash.flips
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(VENV)-uv site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,24 +14,10 @@ METHODS = ["zero-shot", "zero-shot dense", "linear probe", "trmml (default)"]
 
 
 @pytest.fixture(scope="module")
-def kept() -> list[Path]:
-    """The runs that were kept as an ONNX file; exporting them is tested in tests/deploy."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory, kept: list[Path]) -> DemoResult:
+def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     out = tmp_path_factory.mktemp("demo") / "run"
     settings = Settings(training={"epochs": 2})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trmml.reporting.fit.keep", kept.append)
-        return demo(out, seed=1, images=40, test_images=20, known_share=0.5, settings=settings)
-
-
-def test_the_run_is_kept_so_that_the_next_command_is_instant(
-    result: DemoResult, kept: list[Path]
-) -> None:
-    assert kept == [result.run]
+    return demo(out, seed=1, images=40, test_images=20, known_share=0.5, settings=settings)
 
 
 def test_the_demo_leaves_model_report_results_and_tags(result: DemoResult) -> None:

@@ -30,8 +30,22 @@ BENCHMARK = (
     *("--methods", "zero-shot,probe-masked", "--known", "50", "--seeds", "2", "--draws", "10"),
     *("--out", "out", "--device", "cpu", "--settings", "settings"),
 )
+EVALUATE = (
+    *("evaluate", "run", "--images", "test", "--labels", "test.csv", "--trust", "--device", "cpu"),
+    *("--store", "features", "--csv", "categories.csv", "--report"),
+)
+REMOVE = ("store", "rm", "--all", "--yes")
 # What differs from run to run: times, and what follows from them.
-_TIMES = ("seconds", "seconds_left", "images_per_second", "trained", "date", "written")
+_TIMES = (
+    "seconds",
+    "seconds_left",
+    "images_per_second",
+    "trained",
+    "date",
+    "written",
+    "card_sha256",
+    "log.jsonl",
+)
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,8 @@ JOBS = (
     Job("fit", FIT, (FIT, RESUME), _images, _RUN),
     Job("resume", RESUME, (RESUME,), _stopped_run, _RUN),
     Job("convert", CONVERT, (CONVERT,), _plain_set, ("out",)),
+    Job("store", EVALUATE, (EVALUATE,), _finished_run, ("categories.csv", "run/report.html")),
+    Job("remove", REMOVE, (REMOVE,), _finished_run, ("cache/features",)),
     Job("export", EXPORT, (EXPORT,), _finished_run, ("model.onnx",)),
     Job("benchmark", BENCHMARK, (BENCHMARK,), _plain_set, ("out/cells.jsonl", "out/grid.json")),
 )

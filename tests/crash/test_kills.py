@@ -11,8 +11,6 @@ import pytest
 from tests.crash.commands import JOBS, Job, Server, faults_of_a_kill, prepared, whole_run
 
 POINTS = {"convert": 5, "resume": 4}  # so many of each, spread over the whole command
-# What is not mended yet, by how a fault begins; a fault that is none of these fails.
-KNOWN = {"convert": (), "resume": ("left over: ", "not finished (1): ")}
 
 
 @pytest.fixture(scope="module")
@@ -33,5 +31,4 @@ def test_a_killed_command_is_finished_by_the_next_run(
     step = max(1, len(points) // POINTS[job.name])
     for number in range(2, len(points) + 1, step):
         faults = faults_of_a_kill(job, start, server, number, expected)
-        unknown = [fault for fault in faults if not fault.startswith(KNOWN[job.name])]
-        assert not unknown, f"{job.name}, point {number}, {points[number - 1]}: {unknown}"
+        assert not faults, f"{job.name}, point {number}, {points[number - 1]}: {faults}"
