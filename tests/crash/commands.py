@@ -44,7 +44,7 @@ _TIMES = (
     "date",
     "written",
     "card_sha256",
-    "log.jsonl",
+    "files",
 )
 
 
@@ -236,6 +236,10 @@ def _content(path: Path) -> Any:
         lines = path.read_text("utf-8").splitlines() if path.suffix == ".jsonl" else None
         trees = [json.loads(line) for line in lines or [path.read_text("utf-8")]]
         return sorted(json.dumps(_without_times(tree), sort_keys=True) for tree in trees)
+    if path.suffix == ".safetensors":  # the order of its metadata is left to chance
+        with safe_open(path, framework="np") as file:
+            tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}
+            return tensors, file.metadata()
     if path.suffix in (".html", ".onnx"):  # both tell times
         return "there" if path.stat().st_size else None
     return path.read_bytes()

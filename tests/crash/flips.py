@@ -45,7 +45,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="trmml-flips-") as folder:
         for job in (job for job in JOBS if job.name in USES):
             start = prepared(job, Path(folder).resolve(), server)
-            whole = shutil.copytree(start, start.with_name(f"{job.name}-whole"))
+            whole = shutil.copytree(start, start.with_name(f"{job.name}-used"))
             for command in USES[job.name]:
                 assert server.run(whole, command) == 0, whole.with_suffix(".txt").read_text()
             expected = content(whole, MADE[job.name])

@@ -57,7 +57,8 @@ def _use_card(run: Path) -> None:
 
 
 def _of_run(name: str, file: str, read: Callable[[Path], object], damage: Any) -> Target:
-    return in_folder(name, file, RUN, read, damage)
+    run = OLD_RUN if name.startswith("old-") else RUN
+    return in_folder(name, file, run, read, damage)
 
 
 TOML = 'training = {epochs = 3}\n[prompts]\ntemplate = "a {}"\nnegative_template = "no {}"\n'
@@ -144,6 +145,10 @@ def _grid_again(root: Path) -> object:
 
 
 _LINE = json.dumps(_cell()) + "\n"
+_GRID = json.dumps({
+    "same": {"data": "x"}, "dataset": "toys",
+    "categories": [{"name": "a", "train_positives": 1, "test_positives": 1, "size": None}],
+})  # fmt: skip
 TARGETS = (
     _of_run("run-card", "model.json", load_card, as_json),
     _of_run("run-card-report", "model.json", _use_card, as_json),
@@ -153,6 +158,11 @@ TARGETS = (
     _of_run("run-pseudo", "pseudo.safetensors", write_report, one_of(json_head, bits)),
     _of_run("run-log", "log.jsonl", write_report, one_of(json_lines, words)),
     _of_run("run-skipped", "skipped.json", write_report, as_json),
+    _of_run("old-run-card", "model.json", _use_card, as_json),
+    _of_run("old-run-held-out", "held_out.safetensors", write_report, one_of(json_head, bits)),
+    _of_run("old-run-pseudo", "pseudo.safetensors", write_report, one_of(json_head, bits)),
+    _of_run("old-run-log", "log.jsonl", write_report, one_of(json_lines, words)),
+    _of_run("old-run-skipped", "skipped.json", write_report, as_json),
     in_folder("settings", "s.toml", {"s.toml": TOML}, lambda root: load_settings(root / "s.toml"),
               as_text),
     Target("settings-override", b"training.epochs=3", _override, as_text),
@@ -165,6 +175,5 @@ TARGETS = (
               as_json),
     in_folder("cells", "cells.jsonl", {"cells.jsonl": _LINE * 2}, _use_cells,
               one_of(json_lines, words, bits)),
-    in_folder("cells-grid", "grid.json", {"grid.json": '{"same": {"data": "x"}}'}, _grid_again,
-              as_json),
+    in_folder("cells-grid", "grid.json", {"grid.json": _GRID}, _grid_again, as_json),
 )  # fmt: skip

@@ -12,12 +12,6 @@ from tests.fuzz.target import Target
 EXAMPLES = 25
 LONGEST = 5.0  # seconds that a reader may compute for a small file, however busy the machine is
 
-# Readers in which a damaged file is still an unexpected error.
-UNMENDED = (
-    *("run-card", "run-card-report"),
-    *("store-card", "store-whole", "store-shortcut", "store-hashes", "cells", "cells-grid"),
-)
-
 
 @pytest.mark.parametrize("target", all_targets(), ids=lambda target: target.name)
 def test_the_valid_file_is_read(target: Target) -> None:
@@ -27,7 +21,7 @@ def test_the_valid_file_is_read(target: Target) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "target",
-    [target for target in all_targets() if target.name not in UNMENDED],
+    all_targets(),
     ids=lambda target: target.name,
 )
 @settings(

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from trmml.benchmark.records import CategoryFact
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
@@ -209,18 +210,6 @@ def data_checksum(data: Dataset) -> str:
     """SHA-256 of the names of images and categories and of the labels."""
     parts = ["\n".join(data.images), "\n".join(data.category_names), data.matrix.checksum()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class CategoryFact:
-    """What plots set gains against."""
-
-    name: str  # of the category
-    train_positives: int  # images in which it is present, before anything is hidden
-    test_positives: int  # the same of the test images
-    # median over its boxes of the side of a square of equal area, as a share of the image's; None
-    # without boxes
-    size: float | None
 
 
 def category_facts(train: Dataset, test: Dataset) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ counts. Several processes may work in one folder: lines are added under a lock.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.old_names import current_names
 from trmml.storage.atomic import sweep, told_if_full, write_json
-from trmml.storage.json_text import parse_object
+from trmml.storage.json_text import of_kind, parse_object
 from trmml.storage.tensors import save_tensors
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
@@ -89,6 +89,27 @@ class Cell:
         return float("nan") if value is None else value
 
 
+@dataclass(frozen=True)
+class CategoryFact:
+    """What plots set gains against."""
+
+    name: str  # of the category
+    train_positives: int  # images in which it is present, before anything is hidden
+    test_positives: int  # the same of the test images
+    # median over its boxes of the side of a square of equal area, as a share of the image's; None
+    # without boxes
+    size: float | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is read of a grid.json, which holds more for people."""
+
+    dataset: str
+    same: Mapping[str, Any]
+    categories: Sequence[CategoryFact]
+
+
 class CellFolder:
     """The folder that a benchmark writes.
 
@@ -130,14 +151,15 @@ class CellFolder:
             CheckpointError: the folder holds no benchmark.
         """
         try:
-            tree: dict[str, Any] = parse_object(self._grid.read_bytes())
+            tree = _current_keys(parse_object(self._grid.read_bytes()))
+            of_kind(Grid, tree)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{self.root} holds no benchmark: there is no grid.json; run one first"
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{self._grid} is damaged ({error}); restore it") from None
-        return _current_keys(tree)
+        return tree
 
     def test_labels(self) -> LabelMatrix:
         """Labels of the test images."""
@@ -232,9 +254,11 @@ def _whole_lines(file: Any) -> int:
 def _parse(line: bytes, where: str) -> Cell:
     try:
         tree = parse_object(line)
-        names = {field.name for field in fields(Cell)}
         tree = {**_current_keys(tree), "settings": current_names(tree["settings"])}
-        return Cell(**{name: value for name, value in tree.items() if name in names})
+        cell: Cell = of_kind(Cell, tree)
+        if "map" not in cell.figures:
+            raise KeyError("map")
+        return cell
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{where} is damaged ({error}); remove the line") from None
 

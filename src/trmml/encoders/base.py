@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trmml.encoders.probe import Probe
 from trmml.errors import EncoderError
+from trmml.storage.json_text import of_kind
 
 METHODS = ("preprocess", "encode_image", "project", "token_embeddings", "encode_text")
 Content = tuple[Tensor, bytes]  # and the digest of its bytes
@@ -129,8 +130,11 @@ class EncoderIdentity:
                 f"an encoder identity has the keys {sorted(wanted)}, got {sorted(values)}: "
                 f"{sorted(wrong)} differ; the file is damaged or from another version"
             )
-        rows, columns = values["grid"]
-        return cls(**{**values, "grid": (int(rows), int(columns))})
+        try:
+            identity: EncoderIdentity = of_kind(cls, values)
+        except ValueError as error:
+            raise EncoderError(f"the file of an encoder identity is damaged: {error}") from None
+        return identity
 
 
 def freeze(encoder: object) -> None:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from trmml.errors import DataError
 from trmml.storage.cache import cache_folder
-from trmml.storage.json_text import parse_object
+from trmml.storage.json_text import of_kind, parse_object
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +58,16 @@ def list_stores(root: Path) -> list[StoreInfo]:
             tree = parse_object(card.read_bytes())
             shards = list(folder.glob("*.safetensors"))
             names = [row for shard in shards for row in _row_names(shard)]
-            stores.append(
-                StoreInfo(
-                    key=folder.name,
-                    encoder=tree["encoder"],
-                    size=tree["size"],
-                    form=tree["form"],
-                    precision=tree["precision"],
-                    images=len({name.partition(".")[0] for name in names}),
-                    rows=len(names),
-                    shards=len(shards),
-                    bytes=store_bytes(folder),
-                    last_used=card.stat().st_mtime,
-                )
-            )
-        except (OSError, TypeError, ValueError, KeyError) as error:
+            found = {
+                "key": folder.name,
+                "images": len({name.partition(".")[0] for name in names}),
+                "rows": len(names),
+                "shards": len(shards),
+                "bytes": store_bytes(folder),
+                "last_used": card.stat().st_mtime,
+            }
+            stores.append(of_kind(StoreInfo, tree | found))
+        except (OSError, ValueError) as error:
             logger.warning("%s cannot be read (%s)", card, error)
     return sorted(stores, key=lambda info: -info.last_used)
 
@@ -80,7 +75,7 @@ def list_stores(root: Path) -> list[StoreInfo]:
 def _row_names(shard: Path) -> list[str]:
     try:
         with safe_open(shard, framework="np") as file:
-            names: list[str] = json.loads(file.metadata()["rows"])
+            names: list[str] = of_kind(list[str], json.loads(file.metadata()["rows"]))
             return names
     except (OSError, *DAMAGED):
         return []  # `verify` names it

@@ -14,6 +14,7 @@ from trmml.errors import DataError
 from trmml.features.admin import DAMAGED
 from trmml.features.base import Features
 from trmml.settings.choices import StoreForm
+from trmml.storage.json_text import of_kind
 
 
 class Shard:
@@ -35,7 +36,7 @@ class Shard:
             metadata = file.metadata()
             self._rows, self._crc = metadata["rows"], int(metadata["crc32"])
             self.tensors: dict[str, Tensor] = {n: file.get_tensor(n) for n in file.keys()}
-        self.rows: list[str] = json.loads(self._rows)
+        self.rows: list[str] = of_kind(list[str], json.loads(self._rows))
         if any(len(tensor) != len(self.rows) for tensor in self.tensors.values()):
             raise ValueError(f"{path} has not as many rows as it says")
 

@@ -33,7 +33,7 @@ from trmml.features.base import Features
 from trmml.features.shards import Shard, StoreFeatures, crc, open_shard, packed
 from trmml.settings.choices import StoreForm
 from trmml.storage.atomic import sweep, write_json
-from trmml.storage.json_text import parse_object
+from trmml.storage.json_text import of_kind, parse_json, parse_object
 from trmml.storage.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,9 @@ class FeatureStore:
     def _known_whole(self) -> dict[str, list[int]]:
         """Size and time of change of each shard when its checksum was right."""
         try:
-            return parse_object((self.folder / "whole.json").read_bytes())
+            tree = parse_json((self.folder / "whole.json").read_bytes())
+            known: dict[str, list[int]] = of_kind(dict[str, list[int]], tree)
+            return known
         except (OSError, ValueError):
             return {}
 

@@ -1,13 +1,12 @@
 """A run's report: one self-contained page on its task, its labels, its training and its results."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 from torch import Tensor
 
 from trmml.errors import CheckpointError, DataError
@@ -27,6 +26,7 @@ from trmml.reporting.sections import (
     setup,
 )
 from trmml.storage.atomic import write_text
+from trmml.storage.json_text import parse_object
 from trmml.storage.tensors import load_tensors
 from trmml.training.run_folder import RunCard, check_files, load_card
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # What stands for an undefined figure, and before a negative one.
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+# What values of another form than were written may raise.
+SHAPES = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
 # Keeps the logit of a probability finite.
 SMALLEST = 1e-15
 
@@ -67,13 +69,43 @@ def write_report(
     run = Path(run)
     card = load_card(run)
     check_files(run, card)
+    try:
+        text = _page(run, card, evaluation, baselines or {}, truth, title or run.resolve().name)
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        TemplateError,
+    ) as error:
+        if card.files:  # they are what was written: the fault is ours
+            raise
+        raise CheckpointError(
+            f"a file of {run}, which has no checksums, is damaged ({error!r:.200}); restore it or"
+            " train again"
+        ) from error
+    path = run / "report.html"
+    write_text(path, text)
+    return path
+
+
+def _page(
+    run: Path,
+    card: RunCard,
+    evaluation: "Evaluation | None",
+    baselines: Mapping[str, Metrics],
+    truth: LabelMatrix | None,
+    title: str,
+) -> str:
+    """The page as HTML."""
     known = LabelMatrix.load(run / "known.safetensors")
     log = _read_log(run / "log.jsonl")
     _check(card, known, evaluation, truth)
     scored = _score(run, card, evaluation)
-    others = dict(baselines or {}) if evaluation is not None else {}
+    others = dict(baselines) if evaluation is not None else {}
     page = {
-        "title": title or run.resolve().name,
+        "title": title,
         "setup": setup(run, card),
         "data": data(run, card, known),
         "curves": curves(card, log),
@@ -83,9 +115,7 @@ def write_report(
         "pseudo": pseudo(run, card, log, truth),
         "images": images(evaluation, card),
     }
-    path = run / "report.html"
-    write_text(path, _environment().get_template("report.html.j2").render(page))
-    return path
+    return _environment().get_template("report.html.j2").render(page)
 
 
 def percent(share: float | None) -> str:
@@ -125,7 +155,7 @@ def _environment() -> Environment:
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+        return [parse_object(line) for line in path.read_bytes().splitlines() if line]
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot read {path}, one JSON record per epoch: {error}; restore it or train again"

@@ -20,7 +20,7 @@ from trmml.reporting.charts import WIDE, line_chart, reliability_diagram
 from trmml.reporting.ranked_images import best_and_worst
 from trmml.settings.sections import Settings
 from trmml.storage.tensors import load_tensors
-from trmml.training.run_folder import RunCard
+from trmml.training.run_folder import RunCard, skipped_images
 
 if TYPE_CHECKING:
     from trmml.tagging.evaluate import Evaluation
@@ -91,7 +91,6 @@ def data(run: Path, card: RunCard, known: LabelMatrix) -> Tree:
     """What was known of the training images."""
     positives, negatives = known.positives, known.negatives
     pairs = max(known.known.numel(), 1)
-    skipped = run / "skipped.json"
     rows = sorted(
         zip(card.category_names, positives.tolist(), negatives.tolist(), strict=True),
         key=lambda row: -row[1],
@@ -109,7 +108,7 @@ def data(run: Path, card: RunCard, known: LabelMatrix) -> Tree:
         "most": max(1, *positives.tolist()) if len(positives) else 1,
         "cut": len(rows) > 2 * ENDS,
         "without": int((positives == 0).sum()),
-        "skipped": json.loads(skipped.read_text("utf-8")) if skipped.is_file() else [],
+        "skipped": skipped_images(run),
     }
 
 

@@ -1,10 +1,14 @@
 """JSON text from any source: read with one kind of error, whatever is wrong with it."""
 
+import functools
 import json
 import re
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_adapter = functools.cache(TypeAdapter)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -41,3 +45,24 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"an object was expected, not {tree!r:.60}")
     return tree
+
+
+def of_kind(kind: Any, tree: Any) -> Any:
+    """Return what JSON values say as a value of a type, as `list[int]` or a dataclass.
+
+    Keys that a dataclass lacks are left out.
+
+    Raises:
+        ValueError: they are of another form; it says which and where.
+
+    Example:
+        >>> of_kind(dict[str, list[int]], {"a": [1, "2"]})
+        Traceback (most recent call last):
+        ValueError: a.1: Input should be a valid integer
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None

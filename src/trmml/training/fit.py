@@ -31,7 +31,7 @@ from trmml.storage.held import held_folder
 from trmml.storage.tensors import save_tensors
 from trmml.training.fabric import make_fabric
 from trmml.training.record import EpochRecord
-from trmml.training.run_folder import RunCard, check_files, load_card, save_model
+from trmml.training.run_folder import RunCard, check_files, load_card, save_model, skipped_images
 from trmml.training.schedule import enough_epochs, hold_out
 from trmml.training.trainer import Trainer, train
 
@@ -116,9 +116,7 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
     """
     card = load_card(run)
     check_files(run, card)
-    skipped = run / "skipped.json"
-    bad = json.loads(skipped.read_text("utf-8")) if skipped.is_file() else []
-    unread = {Path(each["name"]).absolute() for each in bad}
+    unread = {Path(bad.name).absolute() for bad in skipped_images(run)}
     kept = [row for row, path in enumerate(data.paths) if path.absolute() not in unread]
     same_labels = data.matrix.subset(kept).checksum() == card.data["mask_sha256"]
     if not same_labels or data.category_names != card.category_names:

@@ -26,6 +26,7 @@ from typing import Any
 from trmml.encoders.base import EncoderIdentity
 from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import CheckpointError
+from trmml.images import BadImage
 from trmml.method.build import join
 from trmml.method.prompts import StoredPrompts
 from trmml.method.trmml import TRMML
@@ -33,7 +34,7 @@ from trmml.metrics.calibration import Calibration
 from trmml.settings.sections import Settings, parse_settings
 from trmml.storage.atomic import write_json
 from trmml.storage.hashes import hash_file
-from trmml.storage.json_text import parse_object
+from trmml.storage.json_text import of_kind, parse_json, parse_object
 from trmml.storage.provenance import versions
 from trmml.storage.tensors import load_tensors, save_tensors
 from trmml.training.old_formats import FORMAT, current_card, current_tensors
@@ -93,18 +94,21 @@ class RunCard:
         """Read the JSON form; `where` names the file in errors."""
         try:
             tree = current_card(tree, where)
-            return cls(
-                category_names=tuple(tree["category_names"]),
+            card = cls(
+                category_names=of_kind(tuple[str, ...], tree["category_names"]),
                 encoder=EncoderIdentity.from_dict(tree["encoder"]),
-                encoder_spec=tree["encoder_spec"],
+                encoder_spec=of_kind(str | None, tree["encoder_spec"]),
                 settings=parse_settings(tree["settings"], where),
                 calibration=Calibration.from_dict(tree["calibration"]),
                 new_categories=Calibration.from_dict(tree["new_categories"]),
-                chosen=dict(tree["chosen"]),
-                data=dict(tree["data"]),
-                files=dict(tree.get("files", {})),
+                chosen=of_kind(dict[str, Any], tree["chosen"]),
+                data=of_kind(dict[str, Any], tree["data"]),
+                files=of_kind(dict[str, str], tree.get("files", {})),
             )
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            if len(card.calibration.slope) != len(card.category_names):
+                raise ValueError("calibration has not as many entries as category_names")
+            return card
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{where} is damaged: {error!r}; restore it or train again"
             ) from None
@@ -143,6 +147,21 @@ def check_files(run: Path, card: RunCard) -> None:
                 f"{path} is missing or is not the file that model.json describes;"
                 " restore it or train again"
             )
+
+
+def skipped_images(run: Path) -> list[BadImage]:
+    """The images that a run could not read.
+
+    Raises:
+        CheckpointError: the file that lists them is damaged.
+    """
+    path = run / "skipped.json"
+    try:
+        tree = parse_json(path.read_bytes()) if path.is_file() else []
+        skipped: list[BadImage] = of_kind(list[BadImage], tree)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it") from None
+    return skipped
 
 
 def load_card(run: Path) -> RunCard:
