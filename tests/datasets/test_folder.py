@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_categories, read_folder
-from trmml.datasets.tables.table import folded
+from trmml.datasets.tables.names import folded
 from trmml.errors import ConfigError, DataError, TrmmlError
 from trmml.labels.matrix import LabelMatrix
 
@@ -494,3 +494,18 @@ def test_random_bytes_never_raise_anything_else(
     path.write_bytes(head + tail)
     with pytest.raises(TrmmlError, match=r"labels\.csv"):
         read_folder(folder, path)
+
+
+def test_more_names_than_anybody_trains_on_are_refused(root: Path, write: Write) -> None:
+    names = [f"c{number}" for number in range(25_001)]
+    table = write(f"image,tags\na.jpg,{';'.join(names)}\n")
+    with pytest.raises(DataError, match=r"lists 25,001 names; at most 25,000 can be cat"):
+        read_folder(root, table, blank="absent")
+    assert len(read_folder(root, table, blank="absent", categories=names[:3]).category_names) == 3
+    table = write(f"image,{','.join(names)}\na.jpg{',1' * len(names)}\n")
+    with pytest.raises(DataError, match=r"labels\.csv has 25,002 columns; at most 25,000"):
+        read_folder(root, table, categories=names[:3])
+
+
+def test_decimal_commas(root: Path, write: Write) -> None:
+    assert states(read_folder(root, write("image;cat;dog\na.jpg;1,0;0,00\n"))) == [[True, False]]

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from tests.sets import N, State, U, Y, image_bytes, read, states, write
+from trmml.datasets.formats.arrow import read_arrow
 from trmml.datasets.formats.unpack import _identity, unpack
 from trmml.errors import DataError
 
@@ -451,6 +452,23 @@ def test_a_set_that_was_saved_to_disk(tmp_path, cache, footer):
     write(tmp_path, {"test/data-00000-of-00002.arrow": b"\xff\xff\xff\xff cut"})
     with pytest.raises(DataError, match="is no Arrow file, or damaged"):
         read("huggingface", tmp_path, "test", blank="absent")
+
+
+@pytest.mark.parametrize("footer", [False, True])
+def test_no_flipped_bit_of_an_arrow_file_ends_the_process(tmp_path, footer):
+    """Polars alone aborts where a length becomes absurd: no test could fail then."""
+    content, path = arrow([b"", b"x"], [[1, 0], []], footer=footer), tmp_path / "a.arrow"
+    random.seed(0)
+    refused = 0
+    for place in range(0, len(content), 4):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read_arrow(path)
+        except DataError:
+            refused += 1
+    assert refused > len(content) // 40
 
 
 @pytest.mark.parametrize(

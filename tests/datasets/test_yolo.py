@@ -125,6 +125,8 @@ def test_rounding_beyond_the_border_is_cut(tmp_path):
         ("nc: 2\nnames: [cat]", "has 1 names, but nc is '2'"),
         ("kpt_shape: [3]\nnames: [cat]", r"expected kpt_shape as in \[17, 3\]"),
         ("a: &a [cat]\nnames: *a", "holds YAML references"),
+        (f"names: {'[' * 9000}", "lists lie in each other more than 20 deep"),
+        (f"names: [cat]\nx: {'x' * (1 << 20)}", "is too long for names and folders"),
     ],
 )
 def test_names_that_are_none(tmp_path, text, message):

@@ -103,7 +103,7 @@ def _arrow() -> Target:
         "train/state.json": json.dumps({"_data_files": [{"filename": "data.arrow"}]}),
     }
     return of_data_set(
-        "huggingface-arrow", "huggingface", "train/data.arrow", files, cut,
+        "huggingface-arrow", "huggingface", "train/data.arrow", files, one_of(bits, cut),
         unpack=_UNPACK, blank="absent",
     )  # fmt: skip
 

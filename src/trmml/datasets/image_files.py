@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from trmml.datasets.tables.cells import suggest
+from trmml.datasets.tables.names import suggest
 from trmml.errors import DataError
 from trmml.image_search import SUFFIXES
 

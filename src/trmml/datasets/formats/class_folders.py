@@ -17,7 +17,7 @@ from pydantic import Field
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import find_file
 from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
-from trmml.datasets.tables.table import clean_name, refuse_look_alikes
+from trmml.datasets.tables.names import clean_name, refuse_look_alikes
 from trmml.errors import DataError
 from trmml.image_search import find_images
 from trmml.labels.matrix import LabelMatrix

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trmml.datasets.base import Edges, ordered
 from trmml.datasets.files import below
-from trmml.datasets.tables.table import unique_names
+from trmml.datasets.tables.names import unique_names
 from trmml.errors import DataError
 
 

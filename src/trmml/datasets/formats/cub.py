@@ -32,7 +32,8 @@ from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_lines
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.table import as_utf8, unique_names
+from trmml.datasets.tables.names import unique_names
+from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 

@@ -12,15 +12,9 @@ from trmml.datasets.formats.coco import read_coco_file
 from trmml.datasets.formats.other_forms import is_coco, read_other_form
 from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.tables.cells import holds_answers, is_long, read_long, read_wide
+from trmml.datasets.tables.names import unique_names
 from trmml.datasets.tables.row_per_label import join_rows
-from trmml.datasets.tables.table import (
-    IMAGE_COLUMNS,
-    Table,
-    image_columns,
-    read_table,
-    read_text,
-    unique_names,
-)
+from trmml.datasets.tables.table import IMAGE_COLUMNS, Table, image_columns, read_table, read_text
 from trmml.errors import ConfigError, DataError
 from trmml.settings.choices import Blank
 

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from trmml.datasets.base import Dataset
 from trmml.datasets.files import below, find_file, read_json, read_plain, without_split
+from trmml.datasets.formats.arrow import read_arrow
 from trmml.datasets.formats.label_columns import read_label_columns
 from trmml.datasets.formats.other_forms import objects_frame, read_json_lines
 from trmml.datasets.formats.packed import Pack, PackedOptions, find_usual_shards, read_packs
@@ -132,23 +133,13 @@ def _features(folder: Path) -> Mapping[str, Any]:
 
 
 def _arrow_pack(path: Path, image: str) -> Pack:
-    frame = _arrow(path)
+    frame = read_arrow(path)
     check_image_column(path, frame.schema, image)
     return Pack(path, frame.drop(image), partial(_arrow_images, path, image))
 
 
-def _arrow(path: Path) -> pl.DataFrame:
-    """Return an Arrow file, a stream as the library writes them or a file with a footer."""
-    try:
-        if path.read_bytes()[:6] == b"ARROW1":
-            return pl.read_ipc(path)
-        return pl.read_ipc_stream(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise DataError(f"{path} is no Arrow file, or damaged: {error}. Copy it again.") from error
-
-
 def _arrow_images(path: Path, image: str) -> Iterator[bytes]:
-    return image_bytes(path, _arrow(path)[image])
+    return image_bytes(path, read_arrow(path)[image])
 
 
 def _image_folder(root: Path, split: Split, options: HuggingFaceOptions) -> Dataset:

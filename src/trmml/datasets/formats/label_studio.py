@@ -44,7 +44,7 @@ from trmml.datasets.formats.label_studio_tasks import (
 )
 from trmml.datasets.image_files import UPLOAD_PREFIX, ImageFiles
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.table import clean_name, unique_names
+from trmml.datasets.tables.names import clean_name, unique_names
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 

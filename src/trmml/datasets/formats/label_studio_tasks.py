@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from trmml.datasets.base import Edges
 from trmml.datasets.files import below
 from trmml.datasets.formats.label_studio_short import read_tree
-from trmml.datasets.tables.table import clean_name
+from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
 
 Taxonomy = Literal["all", "leaf"]

@@ -42,8 +42,9 @@ from trmml.datasets.files import find_file, find_folder
 from trmml.datasets.formats.coco import read_coco_file
 from trmml.datasets.formats.folder import from_table, image_names, read_categories
 from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
-from trmml.datasets.tables.cells import names_in, suggest
-from trmml.datasets.tables.table import Table, clean_name, read_table
+from trmml.datasets.tables.cells import names_in
+from trmml.datasets.tables.names import clean_name, suggest
+from trmml.datasets.tables.table import Table, read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank
 

@@ -37,7 +37,7 @@ from trmml.datasets.formats.voc_xml import (
 )
 from trmml.datasets.image_files import ImageFiles, stem_of
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.table import refuse_look_alikes
+from trmml.datasets.tables.names import refuse_look_alikes
 from trmml.errors import DataError
 
 VOC_NAMES = (

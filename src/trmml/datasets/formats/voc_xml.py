@@ -10,7 +10,7 @@ import torch
 from trmml.datasets.base import Boxes, Dataset, Edges, ordered
 from trmml.datasets.files import below, read_xml
 from trmml.datasets.image_files import locate, stem_of
-from trmml.datasets.tables.table import clean_name
+from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 

@@ -7,8 +7,12 @@ import yaml
 
 from trmml.datasets.files import read_plain
 from trmml.datasets.formats.folder import read_categories
-from trmml.datasets.tables.table import unique_names
+from trmml.datasets.tables.names import unique_names
 from trmml.errors import DataError
+
+_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # ten times as fast, where it is built
+_MOST_TEXT = 1 << 20
+_DEEPEST = 20
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -17,18 +21,33 @@ def read_card(path: Path) -> dict[str, Any]:
     Values stay text: YAML would make `no` False, `null` None and `007` 7.
 
     Raises:
-        DataError: it is no YAML, or holds references, which could fill the memory.
+        DataError: it is no YAML, too long or deep, or holds references, which could fill memory.
     """
     if path.suffix not in (".yaml", ".yml"):
         return {"names": list(read_categories(path))}
     text = read_plain(path)
+    if len(text) > _MOST_TEXT:
+        raise DataError(f"{path} is too long for names and folders: over {_MOST_TEXT:,} letters.")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.BaseLoader)):
-            raise DataError(f"{path} holds YAML references (*name); write their values instead.")
-        tree = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+        _check(path, text)
+        tree = yaml.load(text, _LOADER)
+    except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Correct it.") from None
     return tree if isinstance(tree, dict) else {}
+
+
+def _check(path: Path, text: str) -> None:
+    """Refuse references and depth before anything is built of them."""
+    depth = 0
+    for event in yaml.parse(text, _LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise DataError(f"{path} holds YAML references (*name); write their values instead.")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise DataError(
+                f"{path}: lists lie in each other more than {_DEEPEST} deep. Correct it."
+            )
 
 
 def category_names(path: Path, card: dict[str, Any]) -> tuple[str, ...]:

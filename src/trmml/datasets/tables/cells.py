@@ -10,7 +10,8 @@ import polars as pl
 import torch
 
 from trmml.datasets.tables.name_lists import by_number, check_separator, listed_words, parse_lists
-from trmml.datasets.tables.table import Table, clean_name, image_columns, refuse_look_alikes
+from trmml.datasets.tables.names import clean_name, refuse_look_alikes, refuse_too_many, suggest
+from trmml.datasets.tables.table import Table, image_columns
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
@@ -96,7 +97,7 @@ def read_wide(
         DataError: a category has no column, a column no name, a cell no meaning.
     """
     names = _wide_names(table, image_column, categories)
-    codes = np.stack([_decode(table.column(name), table, name) for name in names], axis=1)
+    codes = _decode(table, names)
     _check_cells(table, names, codes, minus_one)
     known = (codes == _YES) | (codes == _NO)
     known |= codes == (_MINUS_ONE if minus_one == "absent" else _ZERO)
@@ -147,16 +148,19 @@ def read_long(
     if categories is not None:
         present, absent = by_number(table, present, absent, categories)
     names = _long_names(table, present_column, pl.concat([present, absent]), categories)
-    yes, no = (_scatter(words, names, len(table.rows)) for words in (present, absent))
-    both = np.argwhere(yes & no)
+    yes, no = (_pairs(words, names) for words in (present, absent))
+    both = np.intersect1d(yes, no)
     if len(both):
-        row, column = both[0].tolist()
+        row, column = divmod(int(both[0]), len(names))
         raise DataError(
             f"{table.place(row)}: {names[column]!r} is both present and absent "
             f"({len(both)} such pairs). Remove it from one of the two lists."
         )
-    known = np.ones_like(yes) if blank == "absent" else yes | no
-    return names, LabelMatrix(torch.from_numpy(yes), torch.from_numpy(known))
+    labels = torch.zeros(len(table.rows), len(names), dtype=torch.bool)
+    labels.view(-1)[torch.tensor(yes)] = True
+    known = torch.ones_like(labels) if blank == "absent" else labels.clone()
+    known.view(-1)[torch.tensor(no)] = True
+    return names, LabelMatrix(labels, known)
 
 
 def _wide_names(
@@ -186,29 +190,35 @@ def _wide_names(
     return tuple(categories)
 
 
-def _decode(column: pl.Series, table: Table, name: str) -> np.ndarray:
-    """Return what each cell means, as one of the codes above."""
+def _decode(table: Table, names: tuple[str, ...]) -> np.ndarray:
+    """Return what each cell means, (N, C), as one of the codes above."""
+    frame = pl.DataFrame([table.column(name).alias(str(n)) for n, name in enumerate(names)])
+    meant = frame.select(_meaning(column, table, names) for column in frame)  # at once: fast
+    rare = [name for name in frame.columns
+            if _is_text(frame[name]) and (meant[name] == _WRONG).any()]  # fmt: skip
+    words = pl.col(rare).cast(pl.String).fill_null("").str.strip_chars().str.to_lowercase()
+    words = words.str.replace(r"[.,]0+$", "")
+    spelled = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
+    return meant.with_columns(frame.select(spelled)).to_numpy()
+
+
+def _meaning(column: pl.Series, table: Table, names: tuple[str, ...]) -> pl.Expr:
+    """Return the codes of a column, whose name is its place in `names`, in the usual spelling."""
+    cells = pl.col(column.name)
     if column.dtype == pl.Boolean:
-        meant = column.replace_strict(
-            {True: _YES, False: _NO}, default=_BLANK, return_dtype=pl.Int8
-        )
-    elif column.dtype.is_numeric():
-        numbers = column.cast(pl.Float64).fill_nan(None)
-        meanings = {1.0: _YES, 0.0: _ZERO, -1.0: _MINUS_ONE}
-        meant = numbers.replace_strict(meanings, default=_WRONG, return_dtype=pl.Int8)
-        meant = meant.zip_with(numbers.is_not_null(), pl.Series([_BLANK], dtype=pl.Int8))
-    elif _is_text(column):
-        words = column.cast(pl.String).fill_null("")
-        meant = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
-        if (meant == _WRONG).any():  # rare spellings, so the usual ones stay fast
-            words = words.str.strip_chars().str.to_lowercase().str.replace(r"\.0+$", "")
-            meant = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
-    else:
-        raise DataError(
-            f"{table.path}: column {name!r} holds {column.dtype}, which is no answer. "
-            f"A cell is 1, 0 or blank; leave other columns out: {_CHOICE}."
-        )
-    return meant.to_numpy()
+        answers = {True: _YES, False: _NO, None: _BLANK}
+        return cells.replace_strict(answers, return_dtype=pl.Int8)
+    if column.dtype.is_numeric():
+        numbers = cells.cast(pl.Float64).fill_nan(None)
+        meanings = {1.0: _YES, 0.0: _ZERO, -1.0: _MINUS_ONE, None: _BLANK}
+        return numbers.replace_strict(meanings, default=_WRONG, return_dtype=pl.Int8)
+    if _is_text(column):
+        words = cells.cast(pl.String).fill_null("")
+        return words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
+    raise DataError(
+        f"{table.path}: column {names[int(column.name)]!r} holds {column.dtype}, which is no "
+        f"answer. A cell is 1, 0 or blank; leave other columns out: {_CHOICE}."
+    )
 
 
 def _is_text(column: pl.Series) -> bool:
@@ -284,6 +294,7 @@ def _long_names(
                 f"{table.path} lists no category in {column!r}. Write names as in 'cat;dog', or "
                 "give categories."
             )
+        refuse_too_many(len(listed), f"{table.path} lists", "names")
         refuse_look_alikes(listed, listed, str(table.path))
         return tuple(sorted(listed))
     strange = Counter({name: count for name, count in listed.items() if name not in categories})
@@ -304,20 +315,13 @@ def _long_names(
     return tuple(categories)
 
 
-def _scatter(words: pl.DataFrame, names: tuple[str, ...], count: int) -> np.ndarray:
-    """Return images x categories, True where a row lists the name; other words are left out."""
-    marks = np.zeros((count, len(names)), dtype=bool)
+def _pairs(words: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    """Return row * C + column for each word that is a name; a pair may come twice."""
     position = {name: index for index, name in enumerate(names)}
     columns = {word: position.get(clean_name(word)) for word in words["word"].unique()}
     columns = {word: column for word, column in columns.items() if column is not None}
-    if columns:
-        listed = words.filter(pl.col("word").is_in(list(columns)))
-        marks[listed["row"].to_numpy(), listed["word"].replace_strict(columns).to_numpy()] = True
-    return marks
-
-
-def suggest(name: str, candidates: Sequence[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest candidate, or a full stop."""
-    folded = {candidate.casefold(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else "."
+    if not columns:
+        return np.empty(0, np.int64)
+    listed = words.filter(pl.col("word").is_in(list(columns)))
+    column = listed["word"].replace_strict(columns, return_dtype=pl.Int64)
+    return (listed["row"].cast(pl.Int64) * len(names) + column).to_numpy()

@@ -2,14 +2,15 @@
 
 import csv
 import io
-import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from trmml.datasets.tables.names import clean_name, refuse_too_many, unique_names
 from trmml.errors import DataError
 
 IMAGE_COLUMNS = (
@@ -25,7 +26,6 @@ _LESS_USUAL = (
     "img_path",
 )  # taken for want of those
 _SEPARATORS = (",", ";", "\t")
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # spaces of no width, soft hyphen
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -53,15 +53,11 @@ class Table:
 
     def column(self, name: str) -> pl.Series:
         """Return the column called `name`."""
-        return self.frame.to_series(self.names.index(name))
+        return self.frame.to_series(self._places[name])
 
-
-def clean_name(name: str) -> str:
-    """Return a name with composed accents (NFC), no space around it and no invisible character.
-
-    Joiners (U+200C, U+200D), which shape letters in some scripts and emoji, stay.
-    """
-    return unicodedata.normalize("NFC", name.translate(_INVISIBLE).strip())
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
 
 
 def image_columns(names: Iterable[str]) -> list[str]:
@@ -69,41 +65,6 @@ def image_columns(names: Iterable[str]) -> list[str]:
     cleaned = {name: clean_name(name).casefold() for name in names}
     usual = [name for name in cleaned if cleaned[name] in IMAGE_COLUMNS]
     return usual or [name for name in cleaned if cleaned[name] in _LESS_USUAL]
-
-
-def folded(name: str) -> str:
-    """Return what is left of a name without case, spaces, hyphens and invisible characters.
-
-    Example:
-        >>> folded("Sea_Buoy") == folded("sea buoy") == folded("seabuoy")
-        True
-    """
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    kept = "".join(c for c in plain if c not in "_-" and not c.isspace() and c.isprintable())
-    return kept or name
-
-
-def refuse_look_alikes(counts: Mapping[str, int], names: Collection[str], where: str) -> None:
-    """Refuse names that differ from one of `names` in case, spaces or hyphens alone.
-
-    Args:
-        counts: how often each name occurs; which of them are refused.
-        names: what they may be meant for.
-        where: for the message.
-
-    Raises:
-        DataError: two such names are probably one.
-    """
-    meant = {folded(name): name for name in names}
-    for name, count in counts.items():
-        other = meant.get(folded(name), name)
-        if other != name:
-            raise DataError(
-                f"{where} names {name!r} ({count} times) and {other!r}, which differ in case, "
-                "spaces or hyphens alone. Write one where they are one; where they are two, name "
-                "both: --categories FILE; of a data set by name, option categories=FILE or its "
-                "categories.txt."
-            )
 
 
 def read_table(path: Path) -> Table:
@@ -153,6 +114,7 @@ def _read_bytes(path: Path, wanted: str, content: str) -> bytes:
 
 def _read_parquet(path: Path, data: bytes) -> Table:
     try:
+        refuse_too_many(len(pl.read_parquet_schema(data)), f"{path} has", "columns")
         frame = pl.read_parquet(data)
     except (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException) as error:
         raise DataError(
@@ -167,6 +129,7 @@ def _read_csv(path: Path, data: bytes) -> Table:
         data = data[data.find(b"\n") :]
     starts, ends, lines = _split_records(path, data)
     separator, header = _read_header(path, data[starts[0] : ends[0]].decode())
+    refuse_too_many(len(header), f"{path} has", "columns")
     _check_widths(path, data, separator, header, starts, ends, lines)
     body = data[starts[1] : ends[-1]] if len(starts) > 1 else b""
     if (starts[2:] != ends[1:-1] + 1).any():  # Polars would make rows of the blank lines
@@ -311,27 +274,6 @@ def as_table(
     if not frame.height:
         raise DataError(f"{path} has a header and no row. It needs a row per image.")
     return Table(path, cleaned, frame, tuple(lines.tolist()), unit)
-
-
-def unique_names(names: Sequence[str], where: str, *, blanks: bool = False) -> tuple[str, ...]:
-    """Return the names cleaned, or say which one is blank or occurs twice.
-
-    Raises:
-        DataError: two names are the same once cleaned, or one is blank and `blanks` is False.
-    """
-    cleaned = tuple(clean_name(name) for name in names)
-    positions: dict[str, int] = {}
-    for position, name in enumerate(cleaned, start=1):
-        if not name and not blanks:
-            raise DataError(f"{where}: name {position} is blank. Write a name or remove it.")
-        if name and name in positions:
-            raise DataError(
-                f"{where} names {name!r} twice, as {positions[name]} and {position}. Space around "
-                "a name and the way its accents are stored make no difference; rename or remove "
-                "one."
-            )
-        positions[name] = position
-    return cleaned
 
 
 def _first_line(error: BaseException) -> str:
