@@ -149,12 +149,17 @@ def _make(encoder: Encoder, path: Path, kind: Literal["onnx", "int8"]) -> None:
 
 
 def _quantise(plain: Path, out: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(plain)
+    del model.graph.value_info[
+        :
+    ]  # shapes from before the exporter's last rewriting; some are wrong
     try:
         with _quiet_exporter():
             quantize_dynamic(
-                plain,
+                model,
                 out,
                 op_types_to_quantize=list(INT8_LAYERS),
                 per_channel=True,
