@@ -113,7 +113,7 @@ def test_options_that_exclude_each_other(toy_images: ToyImages, tmp_path: Path) 
     for first, second in combinations(labels, 2):
         result = fit(toy_images.train, toy_images.train_table, tmp_path / "run", *first, *second)
         assert result.exit_code == 2 and not (tmp_path / "run").exists()
-        said = "give one of --known, --single-positive, --quota and --mask"
+        said = "give at most one of --known, --single-positive, --quota and --mask"
         assert said in " ".join(result.stderr.replace("│", " ").split())
     result = fit(
         toy_images.train, toy_images.train_table, tmp_path / "run", "--test-images", toy_images.test

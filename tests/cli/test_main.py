@@ -203,7 +203,7 @@ def test_tag_with_a_name_that_was_never_trained(finished_run: Path, toy_images: 
     assert sorted(found) == sorted([*COLOURS, "zebra crossing"])
     twice = run("tag", finished_run, "--trust", image, "--also", "red")
     assert twice.exit_code == 1
-    assert twice.stderr == "Error: 'red' is a category already; leave it out of --also\n"
+    assert twice.stderr == "Error: 'red' is a category already; name it once, or not in --also\n"
 
 
 def test_tag_writes_a_region_map_per_tag(

@@ -204,7 +204,7 @@ def test_a_run_on_an_encoder_object_needs_it_again(toy_images, tmp_path):
     data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"epochs": 1})
     list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
-    with pytest.raises(ConfigError, match="pass the encoder"):
+    with pytest.raises(ConfigError, match="pass it as encoder="):
         Tagger.load(tmp_path / "run")
     tagger = Tagger.load(tmp_path / "run", encoder=ToyEncoder())
     assert list(tagger.tag([Path(data.paths[0])], top=1))

@@ -124,7 +124,9 @@ def _check_options(
     if test_share is not None and test_images is not None:
         raise typer.BadParameter("give --test-share, or --test-images and --test-labels, not both")
     if sum((known is not None, single_positive, quota is not None, mask is not None)) > 1:
-        raise typer.BadParameter("give one of --known, --single-positive, --quota and --mask")
+        raise typer.BadParameter(
+            "give at most one of --known, --single-positive, --quota and --mask: each hides labels"
+        )
 
 
 def _mask(

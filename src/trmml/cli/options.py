@@ -332,6 +332,6 @@ def named_values(given: Sequence[str] | None, flag: str) -> dict[str, str]:
         if not equals or not name.strip():
             raise typer.BadParameter(f"expected {flag} NAME=VALUE, got {text!r}")
         if name.strip() in chosen:
-            raise typer.BadParameter(f"{flag} {name.strip()} is given twice")
+            raise typer.BadParameter(f"{flag} {name.strip()} is given twice; give it once")
         chosen[name.strip()] = value.strip()
     return chosen

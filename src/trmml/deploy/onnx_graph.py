@@ -62,8 +62,8 @@ class Intake:
                 return intake
         raise EncoderError(
             f"this encoder's preprocess is no squash of the image to {size} x {size} pixels and a"
-            " normalisation per channel, so no file can repeat it; export the head alone (part"
-            " 'head') and compute the hidden patches yourself"
+            " normalisation per channel, so no file can repeat it; export the head alone with"
+            " --part head, and compute the hidden patches yourself"
         )
 
     def resized(self, image: Image.Image) -> UInt8[np.ndarray, "S S 3"]:

@@ -79,7 +79,7 @@ class Tagger:
         self.category_names = (*card.category_names, *new_categories)
         if len(set(self.category_names)) < len(self.category_names):
             twice = [name for name in new_categories if self.category_names.count(name) > 1]
-            raise ConfigError(f"{twice[0]!r} is a category already; leave it out of --also")
+            raise ConfigError(f"{twice[0]!r} is a category already; name it once, or not in --also")
         self._new_text: Tensor | None = None
         self._new_negative: Tensor | None = None
         if new_categories:
@@ -120,7 +120,7 @@ class Tagger:
         if spec is None:
             raise ConfigError(
                 f"{run} was trained on an encoder object ({card.encoder.name}), which cannot be"
-                " loaded by name; pass the encoder"
+                " loaded by name; pass it as encoder=, or name a factory with --encoder"
             )
         if isinstance(spec, str):
             if encoder is None and not trust and is_factory(spec):

@@ -85,9 +85,12 @@ class Choice:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.top is not None and self.top < 1:
-            raise ConfigError(f"expected top to be at least 1, got {self.top}")
+            raise ConfigError(f"expected at least 1 tag an image, got top {self.top}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ConfigError(f"expected a threshold from 0 to 1, got {self.threshold}")
+            raise ConfigError(
+                f"expected a threshold from 0 to 1, got {self.threshold:g}; it is a probability, no"
+                " percentage"
+            )
 
     def tags(
         self,
@@ -125,6 +128,6 @@ def warn_uncalibrated(calibrated: bool) -> None:
     """Log what probabilities are worth where nothing was there to calibrate them on."""
     if not calibrated:
         logger.warning(
-            "no absent label was held out to calibrate on; probabilities rank, but are too low"
-            " where blanks hide labels, and raw where nothing was held out."
+            "this run held out no absent label to calibrate on: its probabilities order the"
+            " categories, but may be far too low; train it again with some absent labels"
         )

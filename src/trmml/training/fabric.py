@@ -12,21 +12,29 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str) -> str:
-    """The name of a device: "auto" is the CUDA card where torch finds one, else the processor."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The name of a device: "auto" is the CUDA card where torch finds one, else the processor.
+
+    Raises:
+        ConfigError: another kind, or one that torch does not find.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not number.isdecimal()):
+        raise ConfigError(f"expected the device auto, cpu, cuda, cuda:1 or mps, got {device!r}")
+    cards = torch.cuda.device_count() if kind == "cuda" else torch.backends.mps.is_available()
+    if int(number or 0) >= (1 if kind == "cpu" else cards):
+        raise ConfigError(
+            f"the device {device} was asked for, but torch finds none of that name here; use cpu,"
+            " or auto for the best there is"
+        )
+    return device
 
 
 def make_fabric(device: str, precision: Precision) -> "Fabric":
     """A single process on the device that was asked for."""
     from lightning_fabric import Fabric  # imports all of torch.compile
 
-    device = pick_device(device)
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise ConfigError(f"expected the device auto, cpu, cuda, cuda:1 or mps, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("the device cuda was asked for, but torch finds no CUDA card; use cpu")
-    chosen: list[int] | int = [int(number)] if number else 1
+    kind, _, number = pick_device(device).partition(":")
+    chosen: list[int] | int = [int(number)] if number and kind != "cpu" else 1
     return Fabric(accelerator=kind, devices=chosen, precision=precision)
