@@ -170,11 +170,13 @@ def test_both_ways_learn_on_toy_images(tmp_path: Path) -> None:
 
 
 def test_startup_times_processes_and_names_the_one_that_fails() -> None:
-    rows = startup.measure({"nothing": ("-c", "pass")}, 1)
+    verbs = {("now", "nothing"): ("-c", "pass"), ("now", "much"): ("-c", "b'x' * 2**27")}
+    rows = startup.measure(verbs, {"now": sys.executable}, 1)
     assert rows[0]["seconds"] > 0
+    assert rows[1]["mib"] > 128 > rows[0]["mib"]
     assert "nothing" in startup.table(rows)
     with pytest.raises(RuntimeError, match="failed: oh"):
-        startup.call("-c", "raise SystemExit('oh')")
+        startup.call(sys.executable, "-c", "raise SystemExit('oh')")
 
 
 @pytest.mark.slow
