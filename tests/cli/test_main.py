@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import json
 import os
@@ -276,6 +277,21 @@ def test_ctrl_c_ends_with_130(finished_run: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tagger, "load_card", stopped)
     result = run("tag", finished_run, "--trust", __file__)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+@pytest.mark.parametrize("place", ["/media/full/a.csv", None])
+def test_a_full_disk_is_told_with_what_to_do(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, place: str | None
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device: 9 bytes are needed", place)
+
+    monkeypatch.setattr("trmml.deploy.tag.tag_each", full)
+    result = run("tag", finished_run, "a.png")
+    assert result.exit_code == 1 and result.stderr == (
+        f"Error: {place or 'standard output'}: No space left on device: 9 bytes are needed. Make"
+        " room, or name another place, and run the command again (fit: with --resume)\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

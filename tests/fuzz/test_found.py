@@ -33,7 +33,7 @@ REFUSED = (
     ("mask-order", f"[{LONG}]", "no file of COCO annotations"),
     ("huggingface-lines", f'{{"file_name": "a.png", "labels": {DEEP}}}', "nested too deeply"),
     ("huggingface-lines", '{"file_name": "a.png", "labels": [[[[[[[[1]]]]]]]]}', "lists of these"),
-    ("huggingface-lines", "[]", "each line should be an object"),
+    ("huggingface-lines", "[]", "each should be an object"),
     ("huggingface-lines", '{"file_name": "a.png", "labels": [[1]]}', "not lists of names"),
     ("huggingface-lines", '{"file_name": "a.png", "labels": [{"a": 1}]}', "not lists of names"),
 )

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -50,3 +51,11 @@ def test_a_folder_without_a_lock_is_removed_once_it_is_old(tmp_path: Path) -> No
     os.utime(old, (0, 0))
     with draft_folder(tmp_path / "out"):
         assert not old.exists() and new.exists()
+
+
+def test_a_draft_that_fills_the_disk_is_told_and_removed(tmp_path: Path) -> None:
+    said = r"No space left on device: more than 300 bytes are needed and \d+ are free"
+    with pytest.raises(OSError, match=said) as caught, draft_folder(tmp_path / "out") as draft:
+        (draft / "half").write_bytes(b"x" * 300)
+        raise OSError(errno.ENOSPC, "whatever", "some file within")
+    assert caught.value.filename == str(tmp_path / "out") and not list(tmp_path.iterdir())

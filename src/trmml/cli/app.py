@@ -1,6 +1,5 @@
 """What all commands share: options taken anywhere, and errors that end in one line."""
 
-import errno
 import io
 import signal
 import sys
@@ -14,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from trmml.cli.output import fail, quiet, say
 from trmml.errors import TrmmlError
+from trmml.storage.atomic import FULL
 
 ANYWHERE = ("--debug", "--verbose", "-v")
 
@@ -75,10 +75,13 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def _one_line(error: Exception) -> str:
     if isinstance(error, TrmmlError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return (
+            f"{error.filename or 'standard output'}: {error.strerror}. Make room, or name another"
+            " place, and run the command again (fit: with --resume)"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # standard output
-        return f"{error.strerror}; make room, or send the output elsewhere, and run it again"
     return f"unexpected {type(error).__name__}: {error}; --debug shows where it comes from"
 
 

@@ -130,8 +130,10 @@ def _place_images(folder: Path, split: Split, data: Dataset, images: ImageTransf
             else:
                 shutil.copyfile(source, target)
         except OSError as error:
+            needed = sum(path.stat().st_size for path in data.paths if path.is_file())
             raise DataError(
-                f"cannot {images} {source}: {error.strerror}. Make room, or take --images "
+                f"cannot {images} {source}: {error.strerror} (the images of {split} are {needed} "
+                "bytes). Make room, or take --images "
                 f"{'copy' if images == 'link' else 'link'}."
             ) from error
     return names

@@ -205,9 +205,9 @@ class FeatureStore:
         needed, free = count * self.key.row_bytes, shutil.disk_usage(self.folder).free
         if needed + SPARE_BYTES > free:
             raise DataError(
-                f"features of {count} images need {_gib(needed)} in {self.folder}, where "
-                f"{_gib(free)} are free; make room, name another folder with --store, use "
-                "--store-form int8 (half of fp16), or --live to compute features at each use"
+                f"features of {count} images need {_gib(needed)} in {self.folder} and "
+                f"{_gib(SPARE_BYTES)} to spare, where {_gib(free)} are free; make room, name another "
+                "folder with --store, use --store-form int8 (half of fp16), or --live to compute features at each use"
             )
         logger.log(
             logging.WARNING if needed >= NOTICE_BYTES else logging.INFO,
@@ -291,4 +291,4 @@ def _state(path: Path) -> list[int]:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"

@@ -49,7 +49,7 @@ def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
     writer = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     part = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{writer}.part")
     try:
-        with told_if_full(path, size):
+        with told_if_full(path, size, part):
             yield part
             os.replace(part, path)
     except BaseException:
@@ -58,20 +58,24 @@ def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
-def told_if_full(path: Path, size: int = 0) -> Iterator[None]:
-    """Where the block fills the disk, the error says at which file, for what size, what to do."""
+def told_if_full(path: Path, size: int = 0, part: Path | None = None) -> Iterator[None]:
+    """Where the block fills the disk, the error names the file, what it needs and what is free.
+
+    Args:
+        path: of what is written.
+        size: its bytes; 0 where nobody knows.
+        part: the file or folder that is written in its place and removed after an error.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        needed = f"{size} bytes are needed and " if size else ""
-        free = shutil.disk_usage(path.parent).free
-        reason = (
-            f"{os.strerror(error.errno)}: {needed}{free} bytes are free there; nothing of it is"
-            " kept. Make room, or name another folder, and run the command again (fit: with"
-            " --resume)"
-        )
+        inside = [] if part is None else [part, *part.rglob("*")]
+        written = sum(each.stat().st_size for each in inside if each.is_file())
+        needed = f"{size}" if size else f"more than {written}"
+        free = shutil.disk_usage(path.parent).free + written
+        reason = f"{os.strerror(error.errno)}: {needed} bytes are needed and {free} are free"
         raise OSError(error.errno, reason, str(path)) from error
 
 

@@ -33,7 +33,7 @@ def draft_folder(out: Path) -> Iterator[Path]:
         try:
             inside = folder / "draft"
             inside.mkdir()
-            with told_if_full(out):
+            with told_if_full(out, part=inside):
                 yield inside
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -34,6 +34,10 @@ def held_folder(folder: Path) -> Iterator[None]:
     _take(lock, folder)
     try:
         sweep(folder)
+        now = datetime.now(UTC).astimezone().isoformat(" ", "seconds")
+        who = f"process {os.getpid()} on {platform.node()} since {now}"
+        with suppress(PermissionError), told_if_full(folder / LOCK, len(who)):  # on Windows
+            (folder / LOCK).write_text(who, "utf-8")
         yield
     finally:
         with suppress(OSError):
@@ -44,20 +48,16 @@ def held_folder(folder: Path) -> Iterator[None]:
 
 
 def _take(lock: FileLock, folder: Path) -> None:
-    """Take the lock of a folder and say in it who did."""
-    path = folder / LOCK
+    """Take the lock of a folder, which is made if need be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-        now = datetime.now(UTC).astimezone().isoformat(" ", "seconds")
-        with told_if_full(path):
-            path.write_text(f"process {os.getpid()} on {platform.node()} since {now}", "utf-8")
     except Timeout:
         raise CheckpointError(
-            f"{folder} is in use by {_holder(path)}; wait for it, stop it, or name another folder"
+            f"{folder} is in use by {_holder(folder / LOCK)}; wait for it, stop it, or name another"
+            " folder"
         ) from None
     except OSError as error:
-        lock.release()
         raise CheckpointError(
             f"nothing can be written in {folder} ({error.strerror}); name another folder"
         ) from error
