@@ -50,7 +50,9 @@ def main() -> int:
                 assert server.run(whole, command) == 0, whole.with_suffix(".txt").read_text()
             expected = content(whole, MADE[job.name])
             places = [*start.glob("run/*"), *start.glob("cache/features/**/*")]
-            files = sorted(path.relative_to(start) for path in places if path.is_file())
+            files = sorted(
+                path.relative_to(start) for path in places if path.is_file() and path.stat().st_size
+            )
             for number in range(chosen.flips):
                 root = shutil.copytree(start, start.with_name(f"{job.name}-{number}"))
                 path = root / files[number % len(files)]

@@ -206,8 +206,9 @@ class FeatureStore:
         if needed + SPARE_BYTES > free:
             raise DataError(
                 f"features of {count} images need {_gib(needed)} in {self.folder} and "
-                f"{_gib(SPARE_BYTES)} to spare, where {_gib(free)} are free; make room, name another "
-                "folder with --store, use --store-form int8 (half of fp16), or --live to compute features at each use"
+                f"{_gib(SPARE_BYTES)} to spare, where {_gib(free)} are free; make room, name "
+                "another folder with --store, use --store-form int8 (half of fp16), or --live to "
+                "compute features at each use"
             )
         logger.log(
             logging.WARNING if needed >= NOTICE_BYTES else logging.INFO,
