@@ -90,6 +90,13 @@ def test_a_row_per_label_in_parquet(read: Read, tmp_path: Path) -> None:
     assert data.category_names == ("x", "y") and states(data) == [[Y, U], [Y, Y]]
 
 
+def test_a_label_column_of_another_kind_is_refused(read: Read, tmp_path: Path) -> None:
+    rows = {"image": ["a.png", "b.png"], "label": pl.Series([1, 2], dtype=pl.Duration)}
+    pl.DataFrame(rows).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="column 'label' holds Duration.*not lists of names"):
+        read_folder(tmp_path / "images", tmp_path / "x.parquet", blank="unknown")
+
+
 def test_a_category_may_be_called_label_or_path(read: Read) -> None:
     data = read("path,image,label\n1,a.png,0\n0,b.png,1\n", "x.csv")
     assert data.category_names == ("path", "label") and states(data) == [[Y, N], [N, Y]]

@@ -60,7 +60,7 @@ def _present_columns(table: Table) -> list[str]:
 
 def holds_answers(column: pl.Series) -> bool:
     """Return whether all cells are answers as in a column of a category: 1, 0, no, blank ..."""
-    if column.dtype.is_nested() or column.dtype == pl.Binary:
+    if not (_is_text(column) or column.dtype == pl.Boolean or column.dtype.is_numeric()):
         return False
     words = column.cast(pl.String).fill_null("").str.strip_chars().str.to_lowercase()
     return bool(words.is_in([*_MEANING]).all())
