@@ -93,7 +93,7 @@ def test_a_row_per_label_in_parquet(read: Read, tmp_path: Path) -> None:
 def test_a_label_column_of_another_kind_is_refused(read: Read, tmp_path: Path) -> None:
     rows = {"image": ["a.png", "b.png"], "label": pl.Series([1, 2], dtype=pl.Duration)}
     pl.DataFrame(rows).write_parquet(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="column 'label' holds Duration.*not lists of names"):
+    with pytest.raises(DataError, match=r"column 'label' holds Duration.*not lists of names"):
         read_folder(tmp_path / "images", tmp_path / "x.parquet", blank="unknown")
 
 

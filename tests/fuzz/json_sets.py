@@ -48,6 +48,15 @@ INTERFACE = """<View><Image name="image" value="$image"/>
 <Taxonomy name="t" toName="image"><Choice value="animal"><Choice value="owl"/></Choice>
 <Choice value="thing"/></Taxonomy>
 <RectangleLabels name="r" toName="image"><Label value="fox"/></RectangleLabels></View>"""
+SHORT: list[dict[str, Any]] = [
+    {"image": "a.png", "id": 1, "c": {"choices": ["cat", "dog"]}, "t": [["animal", "owl"]]},
+    {"image": "y/b.png", "id": 2, "c": "cat", "r": [
+        {"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["fox"]}]},
+]  # fmt: skip
+SHORT_CSV = """annotation_id,id,image,c
+1,1,a.png,"{""choices"": [""cat"", ""dog""]}"
+2,2,y/b.png,cat
+"""
 IMAGES = {
     "images/a.png": image_bytes(0),
     "images/b.png": image_bytes(1),
@@ -105,6 +114,14 @@ TARGETS = (
     of_data_set(
         "label-studio-interface", "label-studio", "config.xml",
         IMAGES | {"train.json": json.dumps(TASKS), "config.xml": INTERFACE}, as_text,
+    ),
+    of_data_set(
+        "label-studio-min", "label-studio", "train.json",
+        IMAGES | {"train.json": json.dumps(SHORT), "config.xml": INTERFACE}, as_json,
+    ),
+    of_data_set(
+        "label-studio-csv", "label-studio", "train.csv",
+        IMAGES | {"train.csv": SHORT_CSV}, as_text, train="train.csv",
     ),
     of_data_set("vg-labels", "vg200", "vg_category_200_labels_index.json", VG, as_json),
     of_data_set("vg-list", "vg200", "train_list_500.txt", VG, as_text),

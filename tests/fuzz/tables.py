@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from PIL import Image
 
-from tests.fuzz.damage import Damage, as_text, bits, one_of, words
+from tests.fuzz.damage import Damage, as_json, as_text, bits, json_lines, one_of, words
 from tests.fuzz.target import Target, in_folder
 from tests.sets import image_bytes
 from trmml.datasets.formats.folder import read_categories, read_folder
@@ -18,6 +18,13 @@ from trmml.images import read_image
 WIDE = "image,cat,dog\na.png,1,0\nb.png,,-1\n"
 LONG = 'image;present;absent\na.png;"cat;dog";\nb.png;;owl\n'
 TABS = "file\tlabels\na.png\tcat\nb.png\tcat;dog\n"
+ROWS = "ImageID,label,confidence\na,cat,1\na,dog;owl,0\nb.png,cat,1\n"
+LISTED = "a.png,0 2\nb.png\t1\n"
+LINES = '{"image": "a.png", "labels": ["cat"]}\n{"image": "b.png", "labels": []}\n'
+CREATE_ML = '[{"image": "a.png", "annotations": [{"label": "cat"}]}, {"image": "b", "cat": 1}]'
+FIFTY_ONE = '{"classes": ["cat"], "labels": {"a": [{"label": "dog"}], "b": [0]}}'
+CVAT = """<annotations><meta/><image id="0" name="a.png"><tag label="cat"/></image>
+<image name="b.png"><box label="dog" xtl="1"/></image></annotations>"""
 IMAGES = {"a.png": image_bytes(0), "b.png": image_bytes(1)}
 
 
@@ -28,6 +35,18 @@ def _read(table: str, root: Path, minus_one: Any = None) -> object:
 def _csv(name: str, text: str, minus_one: Any = None) -> Target:
     files = IMAGES | {"t.csv": text}
     return in_folder(name, "t.csv", files, partial(_read, "t.csv", minus_one=minus_one), as_text)
+
+
+def _form(name: str, file: str, content: str, damage: Damage) -> Target:
+    """A form in place of a table."""
+
+    def read(root: Path) -> object:
+        return read_folder(root, root / file, blank="absent", categories=_LISTED.get(name))
+
+    return in_folder(name, file, IMAGES | {file: content}, read, damage)
+
+
+_LISTED = {"form-list": ["cat", "dog", "owl"]}
 
 
 def parquet(data: bytes, random: Random) -> bytes:
@@ -99,6 +118,12 @@ TARGETS = (
         "table-parquet-long",
         pl.DataFrame({"image": ["a.png", "b.png"], "present": [["cat"], []], "absent": ["x", ""]}),
     ),
+    _form("form-rows", "t.csv", ROWS, as_text),
+    _form("form-list", "t.txt", LISTED, as_text),
+    _form("form-lines", "t.jsonl", LINES, one_of(json_lines, as_text)),
+    _form("form-createml", "t.json", CREATE_ML, as_json),
+    _form("form-fiftyone", "t.json", FIFTY_ONE, as_json),
+    _form("form-cvat", "t.xml", CVAT, as_text),
     in_folder(
         "categories", "c.txt", {"c.txt": "cat\ndog\n"},
         lambda root: read_categories(root / "c.txt"), words,
