@@ -46,7 +46,7 @@ from trmml.labels.masks import MaskRule, share_known, single_positive
 from trmml.method.interface import MultiLabelModel
 from trmml.settings.choices import Precision
 from trmml.settings.sections import changed
-from trmml.training.trainer import train
+from trmml.training.loop import train
 
 HELD_OUT = 0.25
 PSEUDO = {"losses.pseudo": 0.1}

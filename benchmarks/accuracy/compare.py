@@ -38,7 +38,7 @@ from trmml.reporting.comparison import score
 from trmml.settings.files import load_settings
 from trmml.settings.sections import Settings
 from trmml.synthetic import write_scenes
-from trmml.training.trainer import train
+from trmml.training.loop import train
 
 
 @dataclass(frozen=True)

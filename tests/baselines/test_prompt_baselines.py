@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from tests.toy_features import ENCODER, NAMES, flipped, random_features, random_targets
+from tests.toy import ToyEncoder
+from tests.toy_features import (
+    ENCODER,
+    NAMES,
+    encoded,
+    flipped,
+    random_features,
+    random_targets,
+)
 from trmml.baselines.coop import CoOp, CoOpSettings, build_coop
 from trmml.baselines.dualcoop import DualCoOp, DualCoOpSettings, build_dualcoop
 from trmml.baselines.scpnet import SCPNet, SCPNetSettings, build_scpnet, corrected_loss
@@ -104,6 +112,25 @@ def test_dualcoop_equals_its_formula():
             probability = 1 / (1 + math.exp(sums["-"] - positive))
             assert logits[b, c].sigmoid().item() == pytest.approx(probability, abs=1e-5)
             assert logits[b, c].item() == pytest.approx(positive - sums["-"], abs=1e-3)
+
+
+def test_dualcoop_reads_positions_and_the_mean_as_its_own_code_does():
+    encoder = ToyEncoder()
+    encoder.patch_positions = torch.randn(10, 12, generator=torch.Generator().manual_seed(5))
+    settings = DualCoOpSettings(dual={"positions": True})
+    model = moved(build_dualcoop(frozen_encoder(encoder), NAMES, settings)).eval()
+    plain = moved(dualcoop()).eval()
+    batch = random_features()
+    hidden = [*batch.hidden_patches[0]]
+    tokens = [sum(hidden) / len(hidden), *hidden]
+    moved_tokens = [h + p for h, p in zip(tokens, encoder.patch_positions, strict=True)]
+    shown = encoded(torch.stack(moved_tokens)[None])
+    assert torch.allclose(model(batch).logits[:1], plain(shown).logits, atol=1e-4)
+
+
+def test_dualcoop_says_that_an_encoder_has_no_positions():
+    with pytest.raises(ConfigError, match=r"dual\.positions .* encoder ToyEncoder has none"):
+        dualcoop(dual={"positions": True})
 
 
 def test_dualcoop_without_a_bias_has_none_to_start():

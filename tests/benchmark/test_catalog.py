@@ -21,7 +21,8 @@ from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.measure import measure
 from trmml.settings.files import load_settings
 from trmml.settings.sections import Settings, changed
-from trmml.training.trainer import Trainer, train
+from trmml.training.loop import train
+from trmml.training.trainer import Trainer
 
 FROZEN = frozen_encoder(ENCODER)
 KEYS = (

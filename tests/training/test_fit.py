@@ -19,7 +19,7 @@ from trmml.training.run_folder import load_card, load_model
 from trmml.training.schedule import hold_out, learning_rate
 from trmml.training.trainer import Trainer
 
-QUICK = {"epochs": 3, "batch_size": 16, "held_out_share": 0.3}
+QUICK = {"epochs": 3, "batch_size": 16, "held_out_share": 0.3, "refit": False}
 
 
 def run_fit(toy_images, out, *, training=None, encoder=None, known=0.6, **options):
@@ -206,10 +206,70 @@ def test_unanswered_images_take_part_for_pseudo_labels_only(toy_images, tmp_path
 
 def test_few_images_get_more_epochs_unless_they_are_named(toy_images, tmp_path):
     data = read_folder(toy_images.train, toy_images.train_table)
-    settings = Settings(training={"batch_size": 8, "held_out_share": 0.3})
+    settings = Settings(training={"batch_size": 8, "held_out_share": 0.3, "refit": False})
     records = list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
     assert len(records) == 40 and records[-1].step == 200  # 34 images are five batches
     assert load_card(tmp_path / "run").settings.training.epochs == 40
+
+
+def test_training_ends_when_held_out_map_rises_no_more(toy_images, tmp_path):
+    still = {"epochs": 9, "learning_rate": 1e-9, "average_share": 0.0}
+    for patience, epochs in ((0, 9), (2, 3), (20, 9)):
+        out = tmp_path / str(patience)
+        assert len(run_fit(toy_images, out, training={**still, "patience": patience})) == epochs
+
+
+# Training again on all images ---------------------------------------------------------------
+
+
+def test_refit_learns_from_what_was_held_out_and_keeps_what_was_fitted_to_it(toy_images, tmp_path):
+    for again in (False, True):
+        run_fit(toy_images, tmp_path / str(again), training={"refit": again})
+    runs = tmp_path / "False", tmp_path / "True"
+    kept, learned = map(weights, runs)
+    moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
+    assert {"regions.category_queries", "heads.image.linear.bias", "matching.bias"} <= moved
+    assert "heads.stacking.weights" not in moved
+    cards = [load_card(run) for run in runs]
+    for part in ("calibration", "new_categories"):
+        one, two = (getattr(card, part).to_dict() for card in cards)
+        assert one == two
+    held = [load_tensors(run / "held_out.safetensors")[0]["logits"] for run in runs]
+    assert torch.equal(*held)
+    assert [card.chosen["refit"] for card in cards] == [False, True]
+    assert not list(runs[1].glob("*refit*")), "the second state is left"
+
+
+def test_refit_sees_flipped_held_out_labels(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    settings = Settings(training={**QUICK, "refit": True, "choose_epoch": "last"})
+    _, held = hold_out(data.matrix, 0.3, 0)
+    labels = data.matrix.labels.clone()
+    labels[held] = ~labels[held]
+    flipped = LabelMatrix(labels, data.matrix.known)
+    for name, matrix in (("one", data.matrix), ("two", flipped)):
+        changed = type(data)(data.root, data.images, data.category_names, matrix, data.rows)
+        list(train_run(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert not torch.equal(one["matching.bias"], two["matching.bias"])
+
+
+def test_a_refit_that_was_killed_goes_on_bit_exactly(toy_images, tmp_path, monkeypatch):
+    options = {"training": {"refit": True}}
+    run_fit(toy_images, tmp_path / "whole", **options)
+    saved = Trainer.save
+
+    def save_then_die(self, path, fingerprint):
+        saved(self, path, fingerprint)
+        if path.name == "refit.safetensors" and self.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "save", save_then_die)
+        run_fit(toy_images, tmp_path / "cut", **options)
+    run_fit(toy_images, tmp_path / "cut", resume=True, **options)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 # Stopping and going on ----------------------------------------------------------------------
@@ -243,7 +303,7 @@ def test_resume_is_bit_exact(toy_images, tmp_path, stop_after):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_state_within_an_epoch_continues_bit_exactly(toy_images, tmp_path, monkeypatch, accumulate):
-    monkeypatch.setattr("trmml.training.trainer.STATE_SECONDS", -1.0)  # as often as may be
+    monkeypatch.setattr("trmml.training.loop.STATE_SECONDS", -1.0)  # as often as may be
     options = {"training": {"accumulate": accumulate, "batch_size": 6}}
     run_fit(toy_images, tmp_path / "whole", **options)
     saved = Trainer.save

@@ -17,8 +17,9 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.method.build import build_trmml
 from trmml.settings.sections import Settings
 from trmml.training.gradients import gradient_shares, holding_back
+from trmml.training.loop import train
 from trmml.training.record import EpochRecord
-from trmml.training.trainer import Trainer, train
+from trmml.training.trainer import Trainer
 
 CPU = Fabric(accelerator="cpu", devices=1)
 IMAGES, EPOCHS, WIDTH = 400, 3, 128

@@ -28,6 +28,11 @@ class DualSettings(Section):
     """What DualCoOp adds to its prompts (`baselines/dualcoop.py`)."""
 
     bias: bool = Field(True, description="learn a bias per category; the paper has none")
+    positions: bool = Field(
+        False,
+        description="read the patches with their position embeddings, and their mean beside them,"
+        " as the paper's code does; needs a ResNet of CLIP",
+    )
 
 
 class DualCoOpSettings(Section):
@@ -51,6 +56,8 @@ class DualCoOp(SingleTermModel):
     The positive map weighs the patches for both, and the sigmoid of the difference is the softmax
     over (negative, positive). As both sums share w, one map of the difference of the texts serves.
 
+    With `positions` P counts the mean of the patches too, and each has its position embedding.
+
     Shapes: Features of B images -> Output with logits (B, C).
     Trains: two sets of context_tokens (C or 1, T, E), bias (C); nothing of the encoder.
     Source: Sun et al. 2022 (DualCoOp), section 3, equations 1 to 5, and its code for the scales 20
@@ -60,10 +67,13 @@ class DualCoOp(SingleTermModel):
         short budget does not allow, and without it DualCoOp would be a poor rival.
     """
 
+    positions: Tensor | None
+
     def __init__(
         self,
         *,
         project: Callable[[Tensor], Tensor],
+        positions: Float[Tensor, "N W"] | None,
         positive: PromptLearner,
         negative: PromptLearner,
         settings: DualCoOpSettings,
@@ -76,12 +86,16 @@ class DualCoOp(SingleTermModel):
             loss=focused(settings.losses),
         )
         self._project = project
+        self.register_buffer("positions", positions, persistent=False)
         self.positive, self.negative = positive, negative
         self.bias = nn.Parameter(torch.zeros(categories), requires_grad=settings.dual.bias)
 
     def forward(self, features: Features) -> Output:
         """See `MultiLabelModel.forward`."""
-        patches = F.normalize(self._project(features.hidden_patches), dim=-1)
+        hidden = features.hidden_patches
+        if self.positions is not None:
+            hidden = torch.cat([hidden.mean(dim=1, keepdim=True), hidden], dim=1) + self.positions
+        patches = F.normalize(self._project(hidden), dim=-1)
         positive, negative = self.positive(), self.negative()
         weights = F.linear(patches, PATCH_SCALE * positive).softmax(dim=1)  # (B, P, C)
         difference = F.linear(patches, PATCH_SCALE * (positive - negative))
@@ -104,7 +118,8 @@ def build_dualcoop(
     """DualCoOp for one encoder and one list of categories.
 
     Raises:
-        ConfigError: there is no template for the negative prompts.
+        ConfigError: there is no template for the negative prompts, or the encoder has no position
+            embeddings and they are asked for.
     """
     generator = torch.Generator().manual_seed(settings.training.seed)
     positive, negative = build_prompts(frozen.encoder, category_names, settings.prompts, generator)
@@ -113,6 +128,18 @@ def build_dualcoop(
             "DualCoOp compares two prompts, but prompts.negative_template is absent; set it, for"
             " example to 'a photo without a {}', or use CoOp"
         )
+    positions = (
+        getattr(frozen.encoder, "patch_positions", None) if settings.dual.positions else None
+    )
+    if settings.dual.positions and positions is None:
+        raise ConfigError(
+            f"dual.positions asks for position embeddings of the patches, but the encoder"
+            f" {frozen.identity.name} has none; use a ResNet of CLIP, or leave it off"
+        )
     return DualCoOp(
-        project=frozen.encoder.project, positive=positive, negative=negative, settings=settings
+        project=frozen.encoder.project,
+        positions=positions,
+        positive=positive,
+        negative=negative,
+        settings=settings,
     )

@@ -39,6 +39,7 @@ from trmml.settings.sections import (
     TrainingSettings,
 )
 from trmml.training.fabric import make_fabric
+from trmml.training.schedule import enough_epochs
 from trmml.training.trainer import Trainer
 
 Build = Callable[[FrozenEncoder, Sequence[str], Any], MultiLabelModel]
@@ -77,6 +78,12 @@ class Method:
             source: features of N images.
             matrix: what is known of them; everything, of a method with `full_labels`.
         """
+        training = (
+            enough_epochs(settings.training, len(matrix))
+            if settings.training.least_steps
+            else settings.training
+        )
+        settings = settings.model_copy(update={"training": training})
         return Trainer(
             model=self.build(frozen, category_names, settings),
             source=source,

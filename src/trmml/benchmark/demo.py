@@ -28,7 +28,7 @@ from trmml.synthetic import write_scenes
 from trmml.tagging.evaluate import evaluate
 from trmml.tagging.tagger import Tagger
 from trmml.training.fit import train_run
-from trmml.training.trainer import train
+from trmml.training.loop import train
 
 MARK = "demo.json"
 NEW_IMAGES = 6

@@ -76,6 +76,7 @@ class Cell:
     ap_interpolated: Sequence[float | None]  # the same in the interpolated form
     # what the field reports: the best epoch by test mAP; None where not asked for
     best_on_test: Mapping[str, Any] | None = None
+    refit_map: float | None = None
 
     @property
     def key(self) -> CellKey:

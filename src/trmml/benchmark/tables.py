@@ -40,18 +40,15 @@ def map_table(results: Results) -> Table:
     rows = {
         line.key: [_percent(results.spread(line.key, c)) for c in columns] for line in results.lines
     }
-    if any(cell.best_on_test for cell in results.cells):
-        for column in results.headlines:
-            columns.append(f"{column}, best on test")
-            for line in results.lines:
-                spread = results.spread(line.key, column, _best_on_test)
-                rows[line.key].append(_percent(spread))
     note = f"Test mAP in percent, non-interpolated; {_seeds(results)}."
-    if len(columns) > len(results.columns):
-        note += (
-            " Best on test: the epoch is chosen on the test images, as much of the field does;"
-            " not comparable with the other columns."
-        )
+    for name, read, meaning in _APART:
+        if all(read(cell) is None for cell in results.cells):
+            continue
+        note += f" {meaning}"
+        for column in results.headlines:
+            columns.append(f"{column}, {name}")
+            for line in results.lines:
+                rows[line.key].append(_percent(results.spread(line.key, column, read)))
     return Table(
         name="map",
         title=f"{results.dataset}: mAP",
@@ -182,6 +179,22 @@ def figure(name: str) -> Callable[[Cell], float | None]:
 
 def _best_on_test(cell: Cell) -> float | None:
     return None if cell.best_on_test is None else cell.best_on_test["map"]
+
+
+# Figures that stand apart: what their columns are called, and what that means.
+_APART: tuple[tuple[str, Callable[[Cell], float | None], str], ...] = (
+    (
+        "best on test",
+        _best_on_test,
+        "Best on test: the epoch is chosen on the test images, as much of the field does;"
+        " not comparable with the other columns.",
+    ),
+    (
+        "refit",
+        lambda cell: cell.refit_map,
+        "Refit: trained again on all known images, held-out ones included, for as many epochs.",
+    ),
+)
 
 
 def _titled(results: Results, column: str) -> str:

@@ -39,7 +39,7 @@ from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.choices import EpochRule, Precision, Protocol
 from trmml.settings.old_names import current_name, first_name, first_names
 from trmml.storage.provenance import commit, versions
-from trmml.training.trainer import train
+from trmml.training.loop import train
 
 if TYPE_CHECKING:
     import optuna
@@ -238,7 +238,8 @@ def _identity(
     encoder = {name: value for name, value in data.same.items() if name != "data"}
     parts = [CELL_FORMAT, data.fingerprint["train"], encoder, method.key, protocol]
     parts += [budget, epoch, {first_name(name): part for name, part in _space(method).items()}]
-    parts.append(first_names(method.settings().model_dump()))
+    start = for_cell(method.settings(), seed=0, choose_epoch="held-out")
+    parts.append(first_names(start.model_dump()))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

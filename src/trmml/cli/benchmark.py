@@ -51,6 +51,7 @@ def benchmark(
     tune_folds: options.Folds = 2,
     epoch: options.EpochOption = "held-out",
     best_on_test: options.BestOnTest = False,
+    refit: options.Refit = False,
     draws: options.Draws = 1000,
     store: options.Store = None,
     store_form: options.StoreForm = "fp16",
@@ -85,7 +86,7 @@ def benchmark(
     schedules = [each.training for own in start.values() for each in own.values.values()]
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
     with silenced("trmml.metrics.calibration"), shown_progress() as progress:
-        benchmark_data = encode_benchmark_data(
+        encoded = encode_benchmark_data(
             title,
             train,
             test,
@@ -98,13 +99,13 @@ def benchmark(
             on_bad_image=on_bad_image,
             progress=progress,
         )
-        rules = _of_readable(rules, train, benchmark_data.train)
+        rules = _of_readable(rules, train, encoded.train)
         if tune is not None:
             plan = Plan(trials=tune, folds=tune_folds, views=views, precision=precision)
             folder = settings or out / "settings"
-            start = _tune(benchmark_data, chosen, rules, plan, folder, out, epoch, progress)
+            start = _tune(encoded, chosen, rules, plan, folder, out, epoch, progress)
         failure = _run(
-            benchmark_data, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, progress
+            encoded, out, chosen, rules, chosen_seeds, start, epoch, best_on_test, refit, progress
         )
     _finish(out, draws, json, failure)
 
@@ -148,6 +149,7 @@ def _run(
     settings: "dict[str, MethodSettings]",
     epoch: choices.EpochRule,
     best_on_test: bool,
+    refit: bool,
     progress: Show,
 ) -> "TrainingError | None":
     """Run the grid; the error of cells that diverged, so that the others are reported first."""
@@ -163,6 +165,7 @@ def _run(
         settings=settings,
         epoch=epoch,
         best_on_test=best_on_test,
+        refit=refit,
         progress=progress,
     )
     try:

@@ -274,6 +274,14 @@ BestOnTest = Annotated[
         help="Also say what choosing the epoch on the test images would report, labelled so.",
     ),
 ]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit",
+        help="Also train each method again on all known images, and give that mAP beside the"
+        " other; twice the time.",
+    ),
+]
 Tune = Annotated[
     int | None,
     typer.Option(

@@ -47,6 +47,8 @@ class Encoder(Protocol):
         has_text: bool, whether `token_embeddings` and `encode_text` work; True.
         preprocessing: str, one line that names all `preprocess` depends on: mean, std,
             interpolation, resize mode and size; nothing is known of it without.
+        patch_positions: (1 + P, W), what the encoder's pooling adds to the mean of the hidden
+            patches and to each of them before it projects them; None.
         preprocess_pixels: what `preprocess` does, for a uint8 tensor (3, H, W) on any device, as
             float32 (3, S, S) on the same one; images then pass through `preprocess`.
     """

@@ -118,6 +118,17 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
             matrix: their labels.
         """
 
+    def held_out_fit(self, features: Features) -> dict[str, Tensor]:
+        """What `fit_on_held_out` found, beside what the model makes of some images now."""
+        return {}
+
+    def keep_held_out_fit(self, fit: dict[str, Tensor], features: Features) -> None:
+        """After training again: keep what `held_out_fit` gave, by what the same images are now."""
+
+    def restart(self, start: dict[str, Tensor]) -> None:
+        """Go back to the state before training."""
+        self.load_state_dict(start)
+
 
 @torch.no_grad()
 def predict(

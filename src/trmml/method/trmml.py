@@ -296,3 +296,18 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         weights = matrix_weights(matrix, self.weak.cpu())
         batches = (output.head_logits for output in outputs)
         self.heads.fit(batches, matrix, weights, self.share.cpu())
+
+    @torch.no_grad()
+    def held_out_fit(self, features: Features) -> dict[str, Tensor]:
+        """The weights of the heads, and the logits of each."""
+        return self.heads.held_out_fit(self(features).head_logits)
+
+    @torch.no_grad()
+    def keep_held_out_fit(self, fit: dict[str, Tensor], features: Features) -> None:
+        """The heads keep their parts in the sum."""
+        self.heads.keep_held_out_fit(fit, self(features).head_logits)
+
+    def restart(self, start: dict[str, Tensor]) -> None:
+        """See `MultiLabelModel.restart`; the texts are trained again."""
+        super().restart(start)
+        self.text_is_frozen = False

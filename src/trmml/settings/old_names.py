@@ -17,7 +17,13 @@ RENAMED = {
     "opinions.weigh": "stacking.fit_weights",
 }
 # Settings that came later, with the value that says what was done before there was a choice.
-ADDED: dict[str, Any] = {"losses.reduction": "pairs"}
+ADDED: dict[str, Any] = {
+    "losses.reduction": "pairs",
+    "training.least_steps": 0,
+    "training.patience": 0,
+    "training.refit": False,
+    "dual.positions": False,
+}
 _FIRST = {new: old for old, new in RENAMED.items()}
 
 
@@ -44,6 +50,20 @@ def current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
         {'stacking': {'fit_weights': False}, 'training': {'epochs': 3}}
     """
     return _tree(tree, current_name)
+
+
+def with_added(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree that trmml wrote, with what settings that came later stand for in it.
+
+    Example:
+        >>> with_added({"losses": {"pseudo": 0.0}})
+        {'losses': {'reduction': 'pairs', 'pseudo': 0.0}}
+    """
+    added: dict[str, dict[str, Any]] = {}
+    for name, value in ADDED.items():
+        section, _, key = name.partition(".")
+        added.setdefault(section, {})[key] = value
+    return {section: {**added.get(section, {}), **values} for section, values in tree.items()}
 
 
 def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,6 +177,18 @@ class TrainingSettings(Section):
     held_out_share: float = Field(
         0.1, gt=0, lt=1, description="share of the images whose known labels choose the epoch"
     )
+    least_steps: int = Field(
+        0, ge=0, description="optimiser steps that are made at least: epochs are added for them"
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="epochs without a higher held-out mAP after which training ends; 0 = never",
+    )
+    refit: bool = Field(
+        True,
+        description="at the end train again on all images, held out or not, up to the chosen epoch",
+    )
     choose_epoch: EpochRule = Field(
         "held-out",
         description="the latest that the best does not beat by more than chance, or the last",

@@ -25,15 +25,16 @@ from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration, both_answers, calibrate
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
-from trmml.settings.sections import Settings
+from trmml.settings.sections import Settings, changed
 from trmml.storage.atomic import write_json, write_text
 from trmml.storage.held import held_folder
 from trmml.storage.tensors import save_tensors
 from trmml.training.fabric import make_fabric
+from trmml.training.loop import refit, train
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import RunCard, check_files, load_card, save_model, skipped_images
 from trmml.training.schedule import enough_epochs, hold_out
-from trmml.training.trainer import Trainer, train
+from trmml.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -103,8 +104,13 @@ def train_run(
             records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
             yield from _logged(records, trainer, out, writer)
         spec = encoder_spec or getattr(frozen.encoder, "spec", None)
-        _finish(out, model, trainer, data, settings, frozen.identity, spec)
+        new = _calibrate_new_categories(model, trainer)
+        again = out / "refit.safetensors"
+        if training.refit:
+            refit(trainer, state=again, fingerprint=fingerprint, progress=progress)
+        _finish(out, model, trainer, data, settings, frozen.identity, spec, new)
         state.unlink(missing_ok=True)
+        again.unlink(missing_ok=True)
         return encoded.kept
 
 
@@ -155,8 +161,10 @@ def _fingerprint(
     data: Dataset, settings: Settings, identity: EncoderIdentity, encoded: Encoded
 ) -> str:
     """Hash of all that must be the same for a run to continue."""
+    # A refit comes after all that a state holds.
+    plain = changed(settings, {"training.refit": False})
     parts = [
-        json.dumps(first_names(settings.model_dump()), sort_keys=True),
+        json.dumps(first_names(plain.model_dump()), sort_keys=True),
         data.matrix.checksum(),
         "\n".join((*data.images, *data.category_names)),
         identity.checksum,
@@ -209,6 +217,7 @@ def _finish(
     settings: Settings,
     identity: EncoderIdentity,
     encoder_spec: str | None,
+    new_categories: Calibration,
 ) -> None:
     """Calibrate on the held-out known labels and write the model."""
     held = trainer.matrix.subset(trainer.held)
@@ -226,13 +235,14 @@ def _finish(
         encoder_spec=encoder_spec,
         settings=settings,
         calibration=calibrate(logits, held),
-        new_categories=_calibrate_new_categories(model, trainer, held),
+        new_categories=new_categories,
         chosen={
             **_json_safe(trainer.best_record),
             "by": trainer.training.choose_epoch,
             "held_out_images": len(trainer.held),
             "held_out_positives": int(held.labels.sum()),
             "calibrated": both_answers(held),
+            "refit": trainer.training.refit,
         },
         data={
             "root": data.root.name,
@@ -246,7 +256,7 @@ def _finish(
     save_model(out, model, card)
 
 
-def _calibrate_new_categories(model: TRMML, trainer: Trainer, held: LabelMatrix) -> Calibration:
+def _calibrate_new_categories(model: TRMML, trainer: Trainer) -> Calibration:
     """One line and threshold for all categories that were never trained.
 
     The trained categories are scored as if they were new, by their text alone, and calibrated
@@ -259,6 +269,7 @@ def _calibrate_new_categories(model: TRMML, trainer: Trainer, held: LabelMatrix)
         for part in torch.split(trainer.held, 64):
             features = trainer.scored.batch(part).to(trainer.fabric.device)
             logits.append(model(features, text, negative).logits[:, len(text) :].float().cpu())
+    held = trainer.matrix.subset(trainer.held)
     one = (-1, 1)  # all pairs as one category
     pairs = LabelMatrix(held.labels.reshape(one), held.known.reshape(one))
     return calibrate(torch.cat(logits).reshape(one), pairs)

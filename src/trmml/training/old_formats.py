@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from trmml.errors import CheckpointError
-from trmml.settings.old_names import current_names
+from trmml.settings.old_names import current_names, with_added
 
 FORMAT = 6
 READABLE = (5, 6)
@@ -37,10 +37,10 @@ def current_card(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} has format {tree.get('format')!r}; this version of trmml reads {readable}."
             " Train again, or use the version of trmml that wrote it"
         )
+    tree = {**tree, "settings": with_added(current_names(tree["settings"]))}
     if tree["format"] == FORMAT:
-        return dict(tree)
-    old = {"settings": current_names(tree["settings"]), "new_categories": tree["new_names"]}
-    return {**tree, **old, "format": FORMAT}
+        return tree
+    return {**tree, "new_categories": tree["new_names"], "format": FORMAT}
 
 
 def current_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,10 +19,10 @@ LEAST_STEPS = 200
 
 
 def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
-    """The settings with more epochs where few images make few steps, unless they were named.
+    """The settings with more epochs where few images make few steps.
 
     Args:
-        settings: `epochs` stays if it was given, even as its default.
+        settings: without `least_steps`, `epochs` stays if it was given, even as its default.
         images: to train on and to hold out.
 
     Example:
@@ -30,12 +30,14 @@ def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
         67
         >>> enough_epochs(TrainingSettings(epochs=5), 150).epochs
         5
+        >>> enough_epochs(TrainingSettings(epochs=5, least_steps=100), 150).epochs
+        34
     """
-    if "epochs" in settings.model_fields_set:
-        return settings
+    named = "epochs" in settings.model_fields_set
+    least = settings.least_steps or (0 if named else LEAST_STEPS)
     kept = max(1, round((1 - settings.held_out_share) * images))
     steps = math.ceil(math.ceil(kept / settings.batch_size) / settings.accumulate)
-    epochs = max(settings.epochs, math.ceil(LEAST_STEPS / steps))
+    epochs = max(settings.epochs, math.ceil(least / steps))
     return settings.model_copy(update={"epochs": epochs})
 
 

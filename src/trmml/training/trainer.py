@@ -1,16 +1,14 @@
-"""The training loop: one readable loop on Lightning Fabric, for TRM-ML and the baselines alike.
+"""The steps of training, on Lightning Fabric, for TRM-ML and the baselines alike.
 
 Everything random in a step comes from (seed, step), so a run that was killed continues to the
 same weights, bit for bit on a CPU, from whichever state was written last.
 """
 
 import math
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -33,12 +31,10 @@ from trmml.training.state import TrainingState
 
 # Images that `MultiLabelModel.init_from_labels` gets.
 START_IMAGES = 256
-# The state is written at every epoch's end, and within an epoch when this much time has passed.
-STATE_SECONDS = 300.0
 
 
 class Trainer(TrainingState):
-    """The steps that move the state of a training run; `train` is the loop.
+    """The steps that move the state of a training run; `loop.py` calls them.
 
     Args:
         model: on the CPU; moved to the device of `fabric`.
@@ -47,6 +43,7 @@ class Trainer(TrainingState):
         truth: complete labels, only to report how right pseudo-labels are; never trained on.
         training: of the run.
         fabric: device and precision; a single process.
+        whole: whether all images are trained on, and none is held out.
     """
 
     def __init__(
@@ -58,18 +55,22 @@ class Trainer(TrainingState):
         truth: LabelMatrix | None,
         training: TrainingSettings,
         fabric: Fabric,
+        whole: bool = False,
     ) -> None:
         self.model, self.source, self.matrix, self.truth = model, source, matrix, truth
         self.training, self.fabric = training, fabric
         self.scored = joined(source, training.scored_views)
         self.kept, self.held = hold_out(matrix, training.held_out_share, training.seed)
+        if whole:
+            self.kept, self.held = torch.arange(len(matrix)), self.held[:0]
         if not model.learns_from_unanswered:
             self.kept = self.kept[matrix.known[self.kept].any(dim=1)]
         self.batches = math.ceil(len(self.kept) / training.batch_size)
         self.steps = math.ceil(self.batches / training.accumulate) * training.epochs
         model.to(fabric.device)
-        spread = torch.linspace(0, len(self.kept) - 1, min(START_IMAGES, len(self.kept))).long()
-        start = source.batch(self.kept[spread]).to(fabric.device)
+        # Where training begins again when the best epoch is known.
+        self.start = {n: v.cpu().clone() for n, v in model.state_dict().items()}
+        start = source.batch(self.some_kept).to(fabric.device)
         model.init_from_labels(start, matrix.subset(self.kept))
         groups = parameter_groups(model, training)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=0.0)
@@ -80,6 +81,12 @@ class Trainer(TrainingState):
         self.pseudo_labeller = model.pseudo_labeller(matrix, self.held, training.epochs)
         self.best, self.best_record, self.gradient_shares = {}, {}, {}
         self.best_aps = [math.nan] * matrix.labels.shape[1]
+
+    @property
+    def some_kept(self) -> Int[Tensor, " M"]:
+        """At most `START_IMAGES` of the images that are trained on, spread over all."""
+        count = min(START_IMAGES, len(self.kept))
+        return self.kept[torch.linspace(0, len(self.kept) - 1, count).long()]
 
     # One epoch ------------------------------------------------------------------------------
 
@@ -228,6 +235,8 @@ class Trainer(TrainingState):
         nan where not both answers are known: such a category would score the same whatever the
         model says.
         """
+        if not len(self.held):
+            return torch.full((self.matrix.labels.shape[1],), torch.nan)
         with self.averaged():
             logits = self.predict_held_out()
         held = self.matrix.subset(self.held)
@@ -249,7 +258,18 @@ class Trainer(TrainingState):
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.fit_on_held_out(outputs, self.matrix.subset(self.held))
         self.held_logits = self.predict_held_out()
+        if self.training.refit:
+            return  # which trains that head again as well
         train_head_again(self.model, self.source, self.matrix, self.training, progress)
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether held-out mAP has not risen for as many epochs as patience lasts."""
+        patience = self.training.patience
+        maps = [record["held_out_map"] for record in self.records]
+        if not patience or len(maps) <= patience or not all(map(math.isfinite, maps)):
+            return False
+        return bool(max(maps[-patience:]) <= max(maps[:-patience]))
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model with averaged weights inside the block, with its own ones after it."""
@@ -289,45 +309,3 @@ class Trainer(TrainingState):
         nothing = torch.zeros_like(self.matrix.known)
         truth = self.truth or LabelMatrix(nothing, nothing)
         return self.pseudo_labeller.labels.right_share(truth)
-
-
-def train(
-    trainer: Trainer,
-    *,
-    state: Path | None = None,
-    fingerprint: str = "",
-    progress: Progress | None = None,
-) -> Iterator[EpochRecord]:
-    """Run a trainer to its last epoch, then leave the best weights in its model.
-
-    Args:
-        trainer: new, or loaded from a state.
-        state: where to write the state, or None.
-        fingerprint: of data and settings, checked when the state is loaded.
-        progress: called with ("epoch k/n", done, total) after each batch.
-    """
-    epochs = trainer.training.epochs
-    written = time.monotonic()
-    if not trainer.best:
-        trainer.begin(progress)
-    while trainer.epoch < epochs:
-        started = time.monotonic()
-        trainer.model.train()
-        for _ in trainer.run_epoch():
-            if progress is not None:
-                progress(f"epoch {trainer.epoch + 1}/{epochs}", trainer.batch, trainer.batches)
-            # After the last batch the epoch is closed first: there is no next batch to go on with.
-            whole = trainer.batch % trainer.training.accumulate == 0
-            whole = whole and trainer.batch < trainer.batches
-            if state is not None and whole and time.monotonic() - written > STATE_SECONDS:
-                trainer.save(state, fingerprint)
-                written = time.monotonic()
-        record = trainer.close_epoch(time.monotonic() - started)
-        if state is not None:
-            trainer.save(state, fingerprint)
-            written = time.monotonic()
-        yield record
-    trainer.model.load_state_dict(trainer.best)
-    trainer.model.freeze_text_features()
-    trainer.model.eval()
-    trainer.fit_on_held_out(progress)

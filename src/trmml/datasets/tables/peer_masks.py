@@ -15,7 +15,7 @@ Columns are the data's categories in its order: COCO by id, VOC and NUS-WIDE by 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -74,6 +74,7 @@ def _rows(mask: MaskFile, data: Dataset, path: Path) -> Tensor:
             raise DataError(
                 f"{path} has {count} rows, but the data has {len(data)} images. The file names no "
                 "images: its rows must be those of the data, all of them and in their order."
+                + _annotated_alone(count == int(data.matrix.labels.any(dim=1).sum()))
             )
         return torch.arange(count)
     if len(mask.images) != count:
@@ -91,10 +92,27 @@ def _rows(mask: MaskFile, data: Dataset, path: Path) -> Tensor:
             f"{path} lacks {len(missing)} of the data's {len(data)} images, first {missing[0]!r}; "
             f"its own are named like {mask.images[0]!r}. Read the data as the file's makers did: "
             "the same version of the set, the same split, the same images left out."
+            + _annotated_alone(_lack_labels(data, places, whole))
         )
     if len(places) > len(data):
         logger.warning("%s: %d images are not in the data", path.name, len(places) - len(data))
     return torch.tensor([places[_key(name, whole=whole)] for name in data.images])
+
+
+def _lack_labels(data: Dataset, places: Mapping[str, int], whole: bool) -> bool:
+    """Whether the images that a file lacks are those without a present label."""
+    there = torch.tensor([_key(name, whole=whole) in places for name in data.images])
+    return torch.equal(there, data.matrix.labels.any(dim=1))
+
+
+def _annotated_alone(found: bool) -> str:
+    """The end of a message where a file was made for the annotated images alone."""
+    if not found:
+        return ""
+    return (
+        " It fits the images that have a present label, as the masks of DualCoOp's code do: read"
+        " COCO with `--data-option images=annotated`."
+    )
 
 
 def _key(name: str, *, whole: bool) -> str:

@@ -57,8 +57,8 @@ class ResNetTower(ImageTower):
     """OpenAI's ResNet: hidden patches are the map of layer 4, pooling is by attention.
 
     patch feature = c_proj(v_proj(h)): the attention pool with that position as its only key. The
-    position embedding is left out of it, as DenseCLIP (Rao et al., CVPR 2022) and DualCoOp
-    (Sun et al., NeurIPS 2022) do.
+    position embedding is left out, as TaI-DPT (Guo et al., CVPR 2023) does. DenseCLIP (Rao et al.,
+    CVPR 2022) and DualCoOp (Sun et al., NeurIPS 2022) add it first; `positions` is there for them.
     """
 
     project_weight: Tensor
@@ -73,15 +73,19 @@ class ResNetTower(ImageTower):
         self.register_buffer("project_weight", weight, persistent=False)
         self.register_buffer("project_bias", bias, persistent=False)
 
+    @property
+    def positions(self) -> Float[Tensor, "N W"]:
+        """What the attention pool adds to the mean of the patches and to each of them."""
+        return resize_positions(self.visual.attnpool.positional_embedding, self.grid)
+
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Seen:
         """See `ImageTower.forward`."""
         visual, pool = self.visual, self.visual.attnpool
         feature_map = visual.stem(pixels)
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             feature_map = layer(feature_map)  # at the end (B, W, rows, columns)
-        positions = resize_positions(pool.positional_embedding, self.grid)
         feature = torch.func.functional_call(
-            pool, {"positional_embedding": positions}, (feature_map,)
+            pool, {"positional_embedding": self.positions}, (feature_map,)
         )
         return feature_map.flatten(2).transpose(1, 2), feature
 

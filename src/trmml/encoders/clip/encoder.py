@@ -83,6 +83,12 @@ class OpenClipEncoder(nn.Module):
         self.preprocessing = str(self._preprocessing)
         freeze(self)
 
+    @property
+    def patch_positions(self) -> Float[Tensor, "N W"] | None:
+        """What a ResNet's pooling adds to the mean of the patches and to each; None elsewhere."""
+        tower = self.image_tower
+        return tower.positions if isinstance(tower, ResNetTower) else None
+
     def train(self, mode: bool = True) -> "OpenClipEncoder":
         """Stay in evaluation mode, whatever is asked for: the encoder is frozen."""
         return super().train(False)

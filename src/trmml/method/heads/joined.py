@@ -101,6 +101,23 @@ class Heads(nn.Module):
             self.stacking.fit_weights(heads, matrix.labels.float(), weights, positive_share)
         self.stacking.to(device)
 
+    def held_out_fit(self, logits: dict[str, Float[Tensor, "B C"]]) -> dict[str, Tensor]:
+        """How the heads are joined, and their logits of some images; empty for the match alone."""
+        if self.stacking is None:
+            return {}
+        joined = {name: value.clone() for name, value in self.stacking.named_buffers()}
+        return {**joined, "heads": torch.stack(list(logits.values()))}
+
+    @torch.no_grad()
+    def keep_held_out_fit(
+        self, fit: dict[str, Tensor], logits: dict[str, Float[Tensor, "B C"]]
+    ) -> None:
+        """Join the heads as before, given what `held_out_fit` found and the logits now."""
+        if self.stacking is not None:
+            joined = {name: value for name, value in fit.items() if name != "heads"}
+            self.stacking.load_state_dict(joined)
+            self.stacking.adapt(fit["heads"], torch.stack(list(logits.values())))
+
     def image_trained_again(
         self, before: dict[str, Float[Tensor, "N C"]], after: dict[str, Float[Tensor, "N C"]]
     ) -> None:

@@ -109,6 +109,21 @@ class Stacking(nn.Module):
         self.mean[number] = centred * ratio + after.mean(dim=0)
         self.spread[number] *= ratio
 
+    @torch.no_grad()
+    def adapt(self, before: Float[Tensor, "K N C"], after: Float[Tensor, "K N C"]) -> None:
+        """Adapt to heads that were all trained again, so that the sum stays on its scale.
+
+        Args:
+            before: logits of some images when the weights were fitted.
+            after: logits of the same images now.
+        """
+        mean, spread = self.mean[0].clone(), self.spread[0].clone()
+        for number in range(len(before)):
+            self.rescale(number, before[number], after[number])
+        slope = self.slope * spread / self.spread[0].clamp(min=LEAST_SPREAD)
+        self.offset += self.slope * mean - slope * self.mean[0]
+        self.slope.copy_(slope)
+
     def fit_weights(
         self,
         heads: Float[Tensor, "K N C"],
