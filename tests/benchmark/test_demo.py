@@ -71,6 +71,9 @@ def test_what_an_earlier_demo_left_is_replaced(
     (out / "data" / "train" / "images").mkdir(parents=True)
     (out / "demo.json").write_text("{}", "utf-8")
     (out / "data" / "train" / "images" / "000000.jpg").write_bytes(b"old")
+    (out / "data" / ".new.x.draft").mkdir()  # as a process leaves it that is killed while drawing
+    (out / "data" / ".new.x.draft" / ".lock").touch()
+    (out / ".lock").touch()
 
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

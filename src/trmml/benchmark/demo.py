@@ -39,7 +39,7 @@ OWN = (
     MARK,
     "*.safetensors",
     "*.part",
-    ".lock",
+    "*.lock",
     "model.json",
     "settings.json",
     "results.json",
