@@ -328,6 +328,7 @@ BROKEN_TABLES: dict[str, tuple[str | bytes, str]] = {
         "name,cat\na.jpg,1\n",
         r"line 1 names no image column: 'name,cat'.*filename",
     ),
+    "a header without end": (f"image{'x' * 140_000}\n", "line 1 names no image column: 'imagex"),
     "no category": ("image\na.jpg\n", "has no category. Add a column per category"),
     "bad cell": (
         "image,cat\na.jpg,1\nb.jpg,maybe\n",

@@ -159,7 +159,10 @@ def test_a_list_without_header_that_can_be_read_in_two_ways_or_none(read: Read) 
 TASK = {"id": 1, "data": {"image": "a.png"}, "annotations": []}
 ROW = {"image": "a.png", "annotation_id": 1, "annotator": 2}
 REFUSED: dict[str, tuple[Any, str]] = {
-    "p.json": ([TASK], "trmml fit --data label-studio .* --data-option train=p.json"),
+    "p.json": (
+        [TASK],
+        r"fit --data label-studio .* --data-option train=p\.json\..* --option train=p",
+    ),
     "min.json": ([ROW], "--data label-studio"),
     "p.csv": ("annotation_id,annotator,image\n1,1,a.png\n", "--data label-studio"),
     "via.json": ({"a.png1": {"filename": "a.png", "regions": []}}, "of VGG Image Annotator, which"),

@@ -106,18 +106,18 @@ def _of_tool(path: Path, tool: str) -> DataError:
             "--labels takes, or write a table with the columns image and present, names with ; "
             "between; docs/data.md shows both."
         )
-    root, options = (path if path.is_dir() else path.parent), ""
-    if tool == "label-studio":
-        options = f" --data-option train={path.name}"
+    root, option = (path if path.is_dir() else path.parent), ""
+    if tool == _LABEL_STUDIO:
+        option = f"train={path.name}"
     elif root.name in ("Annotations", "labels", "train", "data"):
         root = root.parent
     elif tool == "voc-xml":
-        options = f" --data-option annotations={root.name}"
-        root = root.parent
+        root, option = root.parent, f"annotations={root.name}"
+    fit, check = (f" {flag} {option}" if option else "" for flag in ("--data-option", "--option"))
     return DataError(
         f"{path} is no table, but belongs to a data set of the kind {tool!r}. Name it instead of "
-        f"images and labels: trmml fit --data {tool} {root}{options}. Check it before by trmml "
-        f"data check {tool} {root}; docs/data.md has its options."
+        f"images and labels: trmml fit --data {tool} {root}{fit}. Check it before: trmml data "
+        f"check {tool} {root}{check} --split train; docs/data.md has its options."
     )
 
 

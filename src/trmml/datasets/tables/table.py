@@ -205,7 +205,10 @@ def _inside_quotes(data: bytes) -> np.ndarray:
 def _read_header(path: Path, record: str) -> tuple[str, list[str]]:
     """Return the separator, the one that yields an image column, and the columns' names."""
     for separator in _SEPARATORS:
-        fields = next(csv.reader(io.StringIO(record), delimiter=separator))
+        try:
+            fields = next(csv.reader(io.StringIO(record), delimiter=separator))
+        except csv.Error:  # a field of over 131,072 letters, which another separator may cut
+            continue
         # A name that begins with a comma must not make "image<tab>" a field, which cleans to one.
         whole = (field for field in fields if not any(each in field for each in _SEPARATORS))
         if image_columns(whole):
