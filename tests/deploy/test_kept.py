@@ -129,10 +129,64 @@ def test_the_kept_file_is_used_where_it_does_all_that_is_asked(
             tag(finished_run, [path], **more)
 
 
-def test_what_the_processor_in_fp32_does_as_well():
-    assert _on_processor("auto", "auto", 1) and _on_processor("cpu", "fp32", TORCH_FROM)
-    assert not _on_processor("auto", "fp32", TORCH_FROM)
-    assert not _on_processor("cuda", "fp32", 1) and not _on_processor("cpu", "int8", 1)
+def test_what_the_kept_files_do_as_well():
+    assert _on_processor("auto", "auto", 1) == "fp32" == _on_processor("cpu", "fp32", TORCH_FROM)
+    assert _on_processor("auto", "fp32", TORCH_FROM) is None is _on_processor("cuda", "fp32", 1)
+    assert _on_processor("cpu", "int8", TORCH_FROM) == "int8"
+    assert _on_processor("cpu", "bf16", 1) is None
+
+
+@pytest.fixture
+def own_kept(kept_cache, tmp_path, monkeypatch) -> Path:
+    """A cache that holds the finished run, to write into."""
+    shutil.copytree(kept_cache, tmp_path / "cache")
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "taggers"
+
+
+def test_int8_is_made_once_and_leaves_the_small_products_of_the_head(
+    own_kept, finished_run, toy_images, monkeypatch
+):
+    without_torch(monkeypatch)
+    paths = sorted(toy_images.test.iterdir())
+    plain = tag(finished_run, paths)
+    for _ in range(2):
+        for one, two in zip(tag(finished_run, paths, precision="int8"), plain, strict=True):
+            assert [t.category for t in one.tags] == [t.category for t in two.tags]
+            for a, b in zip(one.tags, two.tags, strict=True):
+                assert a.probability == pytest.approx(b.probability, abs=1e-4)
+        monkeypatch.setattr("trmml.encoders.speed.onnx.quantise", None)
+    (path,) = own_kept.glob("*.int8.onnx")
+    assert b"DynamicQuantizeLinear" not in path.read_bytes()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert open_kept(finished_run, "int8") is None
+
+
+def test_the_large_products_are_int8_and_move_probabilities_little(
+    own_kept, finished_run, toy_images, monkeypatch
+):
+    monkeypatch.setattr("trmml.encoders.speed.onnx.LEAST_WEIGHTS", 0)  # of a toy
+    paths = sorted(toy_images.test.iterdir())
+    plain = tag(finished_run, paths, threshold=0.0)
+    for one, two in zip(
+        tag(finished_run, paths, threshold=0.0, precision="int8"), plain, strict=True
+    ):
+        exact = {each.category: each.probability for each in two.tags}
+        moved = [abs(each.probability - exact[each.category]) for each in one.tags]
+        assert max(moved) < 0.2  # three times what was found: rounding differs by processor
+    (path,) = own_kept.glob("*.int8.onnx")
+    assert b"DynamicQuantizeLinear" in path.read_bytes()
+
+
+def test_auto_that_chose_int8_takes_its_kept_file(
+    own_kept, finished_run, toy_images, monkeypatch, caplog
+):
+    monkeypatch.setattr(Tagger, "best_precision", lambda *_: "int8")
+    monkeypatch.setattr("trmml.deploy.tag.TORCH_FROM", 2)
+    caplog.set_level("INFO", "trmml")
+    paths = sorted(toy_images.test.iterdir())[:2]
+    assert len(tag(finished_run, paths, trust=True, precision="auto")) == 2
+    assert "quantising" in caplog.text and "tagging by ONNX Runtime" in caplog.text
 
 
 def test_one_image_is_tagged_without_anything_heavy(kept, finished_run, toy_images):

@@ -2,19 +2,21 @@
 
 Beside `<key>.onnx` lies `<key>.json` with the sha256 of each file, or with why there is none. The
 key is a hash of the run's files: what was checked when the run was exported holds for these bytes.
+`<key>.int8.onnx` is made from it when first asked for.
 """
 
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
 from trmml.errors import EncoderError
-from trmml.storage.atomic import write_json
+from trmml.storage.atomic import whole_file, write_json
 from trmml.storage.cache import cache_folder
 from trmml.storage.hashes import hash_file
 from trmml.storage.json_text import parse_object
@@ -25,28 +27,54 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KeptPrecision = Literal["fp32", "int8"]
 # To be raised when what is written changes.
 FORMAT = 1
 # Runs whose files are kept, those used last.
 KEPT = 8
 
 
-def open_kept(run: Path) -> OnnxTagger | None:
+def open_kept(run: Path, precision: KeptPrecision = "fp32") -> OnnxTagger | None:
     """The tagger of a run by its kept file; None where there is none, or it is damaged."""
     note = _note_path(run)
     files = {} if note is None else _read(note).get("files", {})
     if note is None or not files:
         return None
     try:
-        for name, sha256 in files.items():
-            if hash_file(note.with_name(name)) != sha256:
-                raise ValueError(f"{name} is not the file that was written")
+        _check(note, files)
+        path = note.with_suffix(".onnx")
+        if precision == "int8":
+            path = _int8(note, path)
         os.utime(note)  # the last to be removed
-        return OnnxTagger(note.with_suffix(".onnx"))
+        return OnnxTagger(path)
     except Exception as error:  # ONNX Runtime has many errors; torch tags, and it is made anew
         logger.info("%s cannot be used: %s", note.with_suffix(".onnx"), error)
         note.unlink(missing_ok=True)
         return None
+
+
+def _check(note: Path, files: Mapping[str, str]) -> None:
+    """Raise ValueError for a file whose sha256 is another."""
+    for name, sha256 in files.items():
+        if hash_file(note.with_name(name)) != sha256:
+            raise ValueError(f"{name} is not the file that was written")
+
+
+def _int8(note: Path, plain: Path) -> Path:
+    """The kept file in int8, encoder and head; made where it is not there."""
+    path = note.with_suffix(".int8.onnx")
+    with FileLock(note.with_suffix(".lock")):
+        about = _read(note)
+        if "int8" not in about:
+            from trmml.encoders.speed.onnx import quantise  # torch takes seconds to import
+
+            logger.info("quantising %s; this is done once", plain)
+            with whole_file(path) as part:
+                quantise(plain, part)
+            write_json(note, {**about, "int8": {path.name: hash_file(path)}})
+        else:
+            _check(note, about["int8"])
+    return path
 
 
 def keep(run: Path) -> None:

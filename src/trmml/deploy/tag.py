@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trmml.deploy.kept import keep, open_kept
+from trmml.deploy.kept import KeptPrecision, keep, open_kept
 from trmml.image_search import find_images
 from trmml.settings.choices import OnBadImage
 from trmml.tagging.tags import Choice, TaggedImage
@@ -77,15 +77,19 @@ def tag_each(
     choice = Choice(top, threshold)
     paths = find_images(images, keep_missing=on_bad_image == "skip")
     plain = encoder is None and not also and explain is None
-    plain = plain and _on_processor(device, precision, len(paths))
-    kept = open_kept(Path(run)) if plain else None
+    wanted = _on_processor(device, precision, len(paths)) if plain else None
+    kept = None if wanted is None else open_kept(Path(run), wanted)
+    if kept is None:
+        from trmml.tagging.tagger import Tagger  # torch takes seconds to import
+
+        tagger = Tagger.load(run, encoder=encoder, device=device, also=also, trust=trust)
+        precision = tagger.best_precision(precision, paths)
+        kept = open_kept(Path(run), "int8") if plain and precision == "int8" else None
     if kept is not None:
         logger.info("tagging by ONNX Runtime, with the kept file of %s", run)
         return kept.tag(paths, choice, on_bad_image=on_bad_image)
-    from trmml.tagging.tagger import Tagger  # torch takes seconds to import
-
     logger.info("tagging by torch")
-    tagged = Tagger.load(run, encoder=encoder, device=device, also=also, trust=trust).tag(
+    tagged = tagger.tag(
         paths,
         top=top,
         threshold=threshold,
@@ -93,14 +97,17 @@ def tag_each(
         precision=precision,
         on_bad_image=on_bad_image,
     )
-    return _then_keep(tagged, Path(run)) if plain else tagged
+    return tagged if wanted is None else _then_keep(tagged, Path(run))
 
 
-def _on_processor(device: str, precision: str, images: int) -> bool:
-    """Whether fp32 on the processor is what is asked for, or as good as what "auto" finds."""
-    if images >= TORCH_FROM:
-        return (device, precision) == ("cpu", "fp32")
-    return device in ("cpu", "auto") and precision in ("fp32", "auto")
+def _on_processor(device: str, precision: str, images: int) -> KeptPrecision | None:
+    """What of the kept files is asked for, or is as good as what "auto" finds; None for torch."""
+    if device not in ("cpu", "auto"):
+        return None
+    if precision == "int8":
+        return "int8"
+    few = images < TORCH_FROM and precision in ("fp32", "auto")
+    return "fp32" if few or (device, precision) == ("cpu", "fp32") else None
 
 
 def _then_keep(tagged: Iterator[TaggedImage], run: Path) -> Iterator[TaggedImage]:

@@ -176,7 +176,7 @@ class Tagger:
         warn_uncalibrated(self.card.chosen.get("calibrated", True))
         paths = [Path(image) for image in images]
         maps = None if explain is None else MapFolder(explain, paths, self.card.encoder.grid)
-        frozen = self._in_precision(best_precision(precision, paths, self.frozen))
+        frozen = self._in_precision(self.best_precision(precision, paths))
         batches = load_batches(
             self._image_views(paths),
             frozen,
@@ -205,6 +205,10 @@ class Tagger:
                 content = ""
             views += [view_of(path, content, self.seed, view) for view in range(self.views)]
         return views
+
+    def best_precision(self, precision: str, paths: Sequence[Path]) -> str:
+        """What "auto" stands for with these images; any other precision is given back."""
+        return best_precision(precision, paths, self.frozen)
 
     def _in_precision(self, precision: str) -> FrozenEncoder:
         """The encoder in a precision; made once, for int8 reads a file as large as the encoder."""

@@ -1,6 +1,7 @@
 """ONNX: modules traced by torch, image towers in int8, and ONNX Runtime to run them."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ FORMAT = 1
 # Layers whose weights become int8. Convolutions stay: ONNX Runtime's integer convolution took 4.6
 # times as long as the one in fp32 for the patches of ViT-B-32 (benchmarks/README.md).
 INT8_LAYERS = ("MatMul",)
+# Products with fewer weights stay as well: those of a run's head, of which it would lose most.
+LEAST_WEIGHTS = 2**17
 
 
 def trace(
@@ -143,25 +146,36 @@ def _make(encoder: Encoder, path: Path, kind: Literal["onnx", "int8"]) -> None:
         program.save(plain)
         if kind == "int8":
             made = folder / "int8.onnx"
-            _quantise(plain, made)
+            quantise(plain, made)
         os.replace(made, path)
     write_text(kept, hash_file(path))
 
 
-def _quantise(plain: Path, out: Path) -> None:
+def quantise(plain: Path, out: Path) -> None:
+    """Write an ONNX file again with int8 weights, and activations scaled as they come.
+
+    Raises:
+        EncoderError: it has something that the quantiser cannot handle.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(plain)
-    del model.graph.value_info[
-        :
-    ]  # shapes from before the exporter's last rewriting; some are wrong
+    sizes = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
+    kept = [
+        f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name  # as the quantiser calls it
+        for node in model.graph.node
+        if node.op_type in ("Gemm", *INT8_LAYERS) and sizes.get(node.input[1], 0) < LEAST_WEIGHTS
+    ]
+    # Shapes from before the exporter's last rewriting; some are wrong.
+    del model.graph.value_info[:]
     try:
         with _quiet_exporter():
             quantize_dynamic(
                 model,
                 out,
                 op_types_to_quantize=list(INT8_LAYERS),
+                nodes_to_exclude=kept,
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True},
