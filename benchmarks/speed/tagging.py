@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from trmml.datasets import Dataset
+from trmml.deploy.kept import keep, open_kept
 from trmml.encoders import load_encoder
 from trmml.encoders.speed.precision import (
     SAMPLES,
@@ -204,8 +205,11 @@ def tagging_rows(
     return [{**row, "ratio": row["images_per_second"] / base} for row in rows]
 
 
-def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str, Any]:
-    """What follows the encoder, over the encoder's forward pass on the same batch."""
+def overhead(run: Path, tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str, Any]:
+    """What follows the encoder, over the encoder's forward pass on the same batch.
+
+    In int8 the run's kept file has both, so the encoder's pass is taken off.
+    """
     encoder = in_precision(tagger.frozen, kind)
     features = encode_batch(encoder, pixels)
 
@@ -216,8 +220,16 @@ def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str
 
     # Each right after the forward pass, with the caches as they are then when tagging.
     ways = {"bare": lambda: encode_batch(encoder, pixels), "after": conclude}
+    kept = None
+    if kind == "int8":
+        keep(run)
+        kept = open_kept(run, "int8")
+    if kept is not None:
+        images = np.zeros((len(pixels), *pixels.shape[2:], 3), np.uint8)
+        ways["after"] = lambda: kept.probabilities(images)
     seconds = in_turn(ways, 3 * rounds)
-    share = [100 * late / bare for bare, late in zip(*seconds.values(), strict=True)]
+    taken_off = 0 if kept is None else 100
+    share = [100 * late / bare - taken_off for bare, late in zip(*seconds.values(), strict=True)]
     return {
         "categories": len(tagger.category_names),
         "precision": kind,
@@ -232,9 +244,8 @@ def overhead(tagger: Tagger, pixels: Tensor, kind: str, rounds: int) -> dict[str
 def measure(folder: Path, photos: int, rounds: int, device: str, *, quick: bool) -> dict[str, Any]:
     """Everything, in one run."""
     spec = write_weights(folder / "weights.safetensors")
-    tagger = Tagger.load(
-        finished_run(folder / "few", spec, COCO, device), device=device, trust=True
-    )
+    run = finished_run(folder / "few", spec, COCO, device)
+    tagger = Tagger.load(run, device=device, trust=True)
     plain = PlainLoop(spec.partition(":")[2], COCO, device)
     files = {
         name: write_photos(folder / name, photos * times, width, height)
@@ -247,13 +258,12 @@ def measure(folder: Path, photos: int, rounds: int, device: str, *, quick: bool)
         rows += tagging_rows(name, paths, ways, rounds)
     print(table(rows), flush=True)
     pixels = sample_pixels(small, tagger.frozen, BATCH)
-    over = [overhead(tagger, pixels, kind, rounds) for kind in kinds]
+    over = [overhead(run, tagger, pixels, kind, rounds) for kind in kinds]
     if not quick:
         names = [f"thing {number}" for number in range(MANY)]
-        tagger = Tagger.load(
-            finished_run(folder / "many", spec, names, device), device=device, trust=True
-        )
-        over += [overhead(tagger, pixels, kind, rounds) for kind in kinds]
+        run = finished_run(folder / "many", spec, names, device)
+        tagger = Tagger.load(run, device=device, trust=True)
+        over += [overhead(run, tagger, pixels, kind, rounds) for kind in kinds]
     print(overhead_table(over), flush=True)
     if choice is not None:
         print(f"auto: {choice}", flush=True)

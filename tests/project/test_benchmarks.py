@@ -118,9 +118,8 @@ def test_a_form_halves_the_bytes() -> None:
 
 
 def test_tagging_and_its_overhead_on_a_toy_run(tmp_path: Path) -> None:
-    tagger = Tagger.load(
-        tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"]), trust=True
-    )
+    run = tagging.finished_run(tmp_path, TOY_SPEC, ["red", "green", "blue"])
+    tagger = Tagger.load(run, trust=True)
     paths = tagging.write_photos(tmp_path / "more", 3, 60, 40)
     seen: list[list[Path]] = []
     plain = SimpleNamespace(sequential=seen.append, loader=seen.append)
@@ -130,7 +129,7 @@ def test_tagging_and_its_overhead_on_a_toy_run(tmp_path: Path) -> None:
     assert rows[0]["ratio"] == 1
     assert seen == [paths] * 4
     assert len(tagging.tagging_ways(plain, tagger, ["fp32"], quick=True)) == 2
-    found = tagging.overhead(tagger, torch.randn(4, 3, 24, 24), "fp32", 1)
+    found = tagging.overhead(run, tagger, torch.randn(4, 3, 24, 24), "fp32", 1)
     assert (found["categories"], found["batch"]) == (3, 4)
     assert found["lowest"] <= found["overhead_percent"] <= found["highest"]
     assert "tiny" in tagging.table(rows)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from trmml.errors import DataError
@@ -55,6 +55,11 @@ class OnnxTagger:
                 yield from tagged
         warn_left_out(unreadable, len(paths))
 
+    def probabilities(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B K"]:
+        """Calibrated, of images as `squashed` gives them."""
+        found: Float[np.ndarray, "B K"] = self._session.run(None, {"image": images})[0]
+        return found
+
     def _read(self, path: Path) -> UInt8[np.ndarray, "S S 3"] | DataError:
         """The image as the file takes it, or why it cannot be read."""
         try:
@@ -73,7 +78,7 @@ class OnnxTagger:
         good = [image for image in images if not isinstance(image, DataError)]
         chosen: list[tuple[Tag, ...]] = []
         if good:
-            probabilities, _ = self._session.run(None, {"image": np.stack(good)})
+            probabilities = self.probabilities(np.stack(good))
             chosen = choice.tags(probabilities, self._thresholds, self._about["category_names"])
         tags = iter(chosen)
         return [
