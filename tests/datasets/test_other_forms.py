@@ -176,6 +176,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a.xml": ("<svg/>", "is XML with <svg> outside, neither CVAT's"),
     "a.json": ({"version": 1}, "is JSON of no form that is known; it holds version"),
     "null.json": ([None], "it holds nothing"),
+    "numbers.json": ([1, 2], "it holds nothing"),
     "cut.json": ('{"a": [1,\n', r"cut\.json line 2 is no JSON"),
     "lines.json": ('{"image": "a.png"}\n{"image"', r"lines\.json line 2 is no JSON"),
     "deep.json": ([{"image": "a.png", "labels": [[[[[[["x"]]]]]]]}], "no table of objects"),

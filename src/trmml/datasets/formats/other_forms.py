@@ -145,7 +145,8 @@ def _from_json(path: Path) -> Table:
         raise _of_tool(path, tool)
     rows = _rows(tree)
     if not rows:
-        shown = ", ".join(map(str, tree if isinstance(tree, dict) else first or ()))
+        keys = next((each for each in (tree, first) if isinstance(each, dict)), ())
+        shown = ", ".join(map(str, keys))
         raise DataError(
             f"{path} is JSON of no form that is known; it holds {shown or 'nothing'!s:.200}. "
             'Expected COCO\'s, objects as {"image": "a.jpg", "labels": ["cat"]} or one object as '
