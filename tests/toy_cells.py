@@ -9,7 +9,7 @@ NAMES = {
     "zero-shot": "zero-shot",
     "probe-masked": "linear probe, masked BCE",
     "trmml": "trmml (default)",
-    "trmml-as-published": "TRM-ML (paper's parts)",
+    "trmml-paper": "TRM-ML (paper's parts)",
     "probe-full": "linear probe, all labels",
 }
 

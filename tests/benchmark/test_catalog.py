@@ -13,7 +13,7 @@ from tests.toy_features import (
     random_targets,
     separable,
 )
-from trmml.benchmark.catalog import METHODS, Method, OneOf, PublishedSettings, Range
+from trmml.benchmark.catalog import METHODS, Method, OneOf, PaperSettings, Range
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features, FeatureSource
 from trmml.labels.matrix import LabelMatrix
@@ -29,11 +29,11 @@ KEYS = (
     *("zero-shot", "zero-shot-dense", "zero-shot-ensemble"),
     *("probe-an", "probe-masked", "probe-wan", "probe-asl", "probe-llr"),
     *("coop", "dualcoop", "scpnet", "sarb", "probe-full", "trmml-full"),
-    *("trmml", "trmml-as-published", "two-layers"),
+    *("trmml", "trmml-paper", "two-layers"),
 )
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 # The full-label one is built as its own method is; TRM-ML has tests of its own.
-OURS = ("trmml", "trmml-full", "trmml-as-published")
+OURS = ("trmml", "trmml-full", "trmml-paper")
 TRAINED = [k for k, m in METHODS.items() if m.trains and k not in (*OURS, "probe-full")]
 trained = pytest.mark.parametrize("key", TRAINED)
 # Enough for four categories and 8 joint features; the defaults are for thousands of images.
@@ -84,7 +84,7 @@ def test_every_method_has_its_key():
     assert [k for k, m in METHODS.items() if not m.baseline] == [
         "trmml-full",
         "trmml",
-        "trmml-as-published",
+        "trmml-paper",
         "two-layers",
     ]
     assert [k for k, m in METHODS.items() if m.full_labels] == ["probe-full", "trmml-full"]
@@ -115,11 +115,15 @@ def test_settings_are_frozen_described_and_refuse_unknown_names(method: Method):
         assert all(f.description for f in field.annotation.model_fields.values())
 
 
-def test_published_settings_are_the_preset_but_for_the_schedule():
-    own = PublishedSettings().model_dump()
-    preset = load_settings("as-published").model_dump()
-    assert {**own, "training": preset["training"]} == preset
-    assert isinstance(PublishedSettings(), Settings)
+def test_the_papers_parts_are_the_preset_with_nothing_beside_the_match():
+    own = PaperSettings()
+    assert own.model_dump() == load_settings("paper").model_dump() and isinstance(own, Settings)
+    assert not own.image_head.use and not own.csra_head.use and not own.stacking.zero_shot
+    assert min(own.losses.pseudo, own.losses.distillation, own.losses.contrastive) > 0
+
+
+def test_the_old_key_of_the_papers_parts_still_reads():
+    assert find_methods(["trmml-as-published"]) == [METHODS["trmml-paper"]]
 
 
 # Invariants ---------------------------------------------------------------------------------
@@ -183,8 +187,6 @@ def test_permuting_categories_permutes_the_logits(method: Method):
     matrix = LabelMatrix(targets.labels, targets.known)
     one = begun(method, matrix).eval()
     two = begun(method, matrix.columns(order), [NAMES[i] for i in order]).eval()
-    if method.key == "trmml-as-published":  # its random start goes by position
-        two.prompts.context_tokens.data = one.prompts.context_tokens[order]
     assert torch.allclose(two(batch).logits, one(batch).logits[:, order], atol=1e-4)
 
 

@@ -124,9 +124,9 @@ def test_mixed_settings_are_told() -> None:
 
 
 def test_no_form_of_trmml_is_chosen_by_the_test_set() -> None:
-    cells = [toy_cell("trmml", 0.1, 0, [0.4]), toy_cell("trmml-as-published", 0.1, 0, [0.5])]
+    cells = [toy_cell("trmml", 0.1, 0, [0.4]), toy_cell("trmml-paper", 0.1, 0, [0.5])]
     assert Results(toy_grid(1), cells).ours("10 %").key == "trmml"
-    assert Results(toy_grid(1), cells[1:]).ours("10 %").key == "trmml-as-published"
+    assert Results(toy_grid(1), cells[1:]).ours("10 %").key == "trmml-paper"
     assert Results(toy_grid(1), cells[1:]).ours("single positive") is None
 
 
@@ -261,14 +261,14 @@ def many(
 
 
 def test_trmml_is_thick_and_its_other_forms_are_dashed() -> None:
-    keys = ("zero-shot", "trmml", "trmml-as-published", "probe-full")
+    keys = ("zero-shot", "trmml", "trmml-paper", "probe-full")
     cells = [toy_cell(key, share, 0, [0.5]) for key in keys for share in (0.1, 0.5)]
     cells = [c for c in cells if (c.method, c.share) != ("trmml", 0.5)]  # so far
     (axes,) = plot_map(Results(toy_grid(1), cells)).axes
     styles = {str(line.get_label()): (line.get_linestyle(), line.get_linewidth())
               for line in axes.lines}  # fmt: skip
     assert styles[METHODS["trmml"].name] == ("-", 2.2)
-    assert styles[METHODS["trmml-as-published"].name] == ("--", 1.2)
+    assert styles[METHODS["trmml-paper"].name] == ("--", 1.2)
     assert styles[METHODS["probe-full"].name] == (":", 1.2)
     assert styles[METHODS["zero-shot"].name] == ("-", 1.2)
 

@@ -31,7 +31,6 @@ from trmml.settings.sections import (
     CSRAHeadSettings,
     ImageHeadSettings,
     LossSettings,
-    PromptSettings,
     RegionSettings,
     Section,
     Settings,
@@ -95,20 +94,19 @@ class Method:
 
 
 @cache
-def _published() -> Settings:
-    return load_settings("as-published")
+def _paper() -> Settings:
+    return load_settings("paper")
 
 
-class PublishedSettings(Settings):
-    """TRM-ML with the preset `as-published` as its defaults, and a schedule for learned prompts."""
+class PaperSettings(Settings):
+    """TRM-ML with the preset `paper` as its defaults."""
 
-    prompts: PromptSettings = Field(default_factory=lambda: _published().prompts)
-    regions: RegionSettings = Field(default_factory=lambda: _published().regions)
-    image_head: ImageHeadSettings = Field(default_factory=lambda: _published().image_head)
-    csra_head: CSRAHeadSettings = Field(default_factory=lambda: _published().csra_head)
-    stacking: StackingSettings = Field(default_factory=lambda: _published().stacking)
-    losses: LossSettings = Field(default_factory=lambda: _published().losses)
-    training: TrainingSettings = coop.PROMPT_TRAINING
+    regions: RegionSettings = Field(default_factory=lambda: _paper().regions)
+    image_head: ImageHeadSettings = Field(default_factory=lambda: _paper().image_head)
+    csra_head: CSRAHeadSettings = Field(default_factory=lambda: _paper().csra_head)
+    stacking: StackingSettings = Field(default_factory=lambda: _paper().stacking)
+    losses: LossSettings = Field(default_factory=lambda: _paper().losses)
+    training: TrainingSettings = Field(default_factory=lambda: _paper().training)
 
 
 def _zero_shot(frozen: FrozenEncoder, names: Sequence[str], settings: ZeroShotSettings) -> ZeroShot:
@@ -134,6 +132,17 @@ _TRMML: Space = {
     "image_head.learning_rate": Range(2e-4, 1.2e-3, log=True),
     "image_head.spectrum_power": OneOf((-0.25, 0.0, 0.25)),
     "csra_head.use": OneOf((False, True)),
+}
+
+# The weights of the terms beside the classification span the powers of ten below it, and 0.
+_PAPER: Space = {
+    "training.learning_rate": Range(1e-3, 1e-2, log=True),
+    "training.epochs": OneOf((8, 16, 24)),
+    "losses.distillation": OneOf((0.0, 0.001, 0.005, 0.02)),
+    "losses.contrastive": OneOf((0.0, 0.001, 0.01, 0.03)),
+    "losses.pseudo": OneOf((0.0, 0.1, 1.0)),
+    "regions.mlp_size": OneOf((0, 128, 512)),
+    "prompts.train_context": OneOf((False, True)),
 }
 
 _MASKED = Method(
@@ -194,8 +203,8 @@ _ALL = (
     replace(_OURS, name="trmml (default), all labels", key="trmml-full", full_labels=True),
     _OURS,
     replace(
-        _OURS, name="TRM-ML (paper's parts)", key="trmml-as-published", settings=PublishedSettings,
-        space={**RATES, **FOCUS},
+        _OURS, name="TRM-ML (paper's parts)", key="trmml-paper", settings=PaperSettings,
+        space=_PAPER,
     ),
     Method(
         "trmml's two layers alone", "two-layers", two_layers.TwoLayersSettings,

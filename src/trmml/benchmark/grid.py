@@ -20,7 +20,7 @@ from trmml.features.base import Progress
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import EpochRule
-from trmml.settings.old_names import first_names
+from trmml.settings.old_names import current_method, first_names
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def find_methods(keys: Sequence[str]) -> list[Method]:
         >>> [method.name for method in find_methods(["zero-shot"])]
         ['zero-shot']
     """
+    keys = [current_method(key) for key in keys]
     if not keys:
         raise ConfigError(f"expected at least one method of {', '.join(METHODS)}")
     for key in keys:

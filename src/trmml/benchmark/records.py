@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 from trmml.errors import CheckpointError
 from trmml.labels.matrix import LabelMatrix
-from trmml.settings.old_names import current_names
+from trmml.settings.old_names import current_method, current_names
 from trmml.storage.atomic import sweep, told_if_full, write_json
 from trmml.storage.json_text import of_kind, parse_object
 from trmml.storage.tensors import save_tensors
@@ -266,6 +266,8 @@ def _parse(line: bytes, where: str) -> Cell:
 
 def _current_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Lines and grids of before 2026-12 call the name of the data set "ground"."""
+    if "method" in tree:
+        tree = {**tree, "method": current_method(tree["method"])}
     return {"dataset" if name == "ground" else name: value for name, value in tree.items()}
 
 

@@ -24,6 +24,8 @@ ADDED: dict[str, Any] = {
     "training.refit": False,
     "dual.positions": False,
 }
+# Keys of methods.
+METHODS = {"trmml-as-published": "trmml-paper"}
 _FIRST = {new: old for old, new in RENAMED.items()}
 
 
@@ -40,6 +42,16 @@ def current_name(name: str) -> str:
 def first_name(name: str) -> str:
     """The name that a setting or section had first; the inverse of `current_name`."""
     return _renamed(name, _FIRST)
+
+
+def current_method(key: str) -> str:
+    """The present key of a method of the benchmark.
+
+    Example:
+        >>> current_method("trmml-as-published"), current_method("sarb")
+        ('trmml-paper', 'sarb')
+    """
+    return METHODS.get(key, key)
 
 
 def current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
