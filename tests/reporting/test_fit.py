@@ -151,7 +151,8 @@ def test_a_run_that_was_stopped_after_its_training_is_concluded(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, last, stop)
         finish(begin(broken, test, tmp_path / "cut", on_bad_image="skip"))
-    (tmp_path / "cut" / "state.safetensors").touch()  # as if killed before it was removed
+    for name in ("state", "refit"):  # as if killed before they were removed
+        (tmp_path / "cut" / f"{name}.safetensors").touch()
     other = begin(train, test, tmp_path / "cut", mask=masks.share_known(0.6), resume=True)
     with pytest.raises(CheckpointError, match="was trained on other images or labels"):
         finish(other)

@@ -26,7 +26,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.method.build import build_trmml
 from trmml.method.interface import MultiLabelModel
 from trmml.settings.files import load_settings
-from trmml.settings.search_space import FOCUS, RATES, OneOf, Range, Space
+from trmml.settings.search_space import FOCUS, OneOf, Range, Space
 from trmml.settings.sections import (
     CSRAHeadSettings,
     ImageHeadSettings,

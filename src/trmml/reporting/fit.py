@@ -26,7 +26,7 @@ from trmml.tagging.tagger import Tagger
 from trmml.training.fabric import pick_device
 from trmml.training.fit import kept_rows, train_run
 from trmml.training.record import EpochRecord
-from trmml.training.run_folder import load_card
+from trmml.training.run_folder import load_card, remove_states
 
 # Held-out present labels below which the choice of the epoch deserves a warning.
 FEW_POSITIVES = 50
@@ -128,7 +128,7 @@ def fit(
             )
             summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
         keep(out)
-        (out / "state.safetensors").unlink(missing_ok=True)  # where a kill had left it
+        remove_states(out)  # where a kill had left them
         report = write_report(out, evaluation, baselines=baselines, truth=truth)  # the last file
     seconds = round(time.monotonic() - started, 1)
     return {**summary, "seconds": seconds, "report": str(report)}

@@ -32,7 +32,14 @@ from trmml.storage.tensors import save_tensors
 from trmml.training.fabric import make_fabric
 from trmml.training.loop import refit, train
 from trmml.training.record import EpochRecord
-from trmml.training.run_folder import RunCard, check_files, load_card, save_model, skipped_images
+from trmml.training.run_folder import (
+    RunCard,
+    check_files,
+    load_card,
+    remove_states,
+    save_model,
+    skipped_images,
+)
 from trmml.training.schedule import enough_epochs, hold_out
 from trmml.training.trainer import Trainer
 
@@ -105,12 +112,11 @@ def train_run(
             yield from _logged(records, trainer, out, writer)
         spec = encoder_spec or getattr(frozen.encoder, "spec", None)
         new = _calibrate_new_categories(model, trainer)
-        again = out / "refit.safetensors"
         if training.refit:
+            again = out / "refit.safetensors"
             refit(trainer, state=again, fingerprint=fingerprint, progress=progress)
         _finish(out, model, trainer, data, settings, frozen.identity, spec, new)
-        state.unlink(missing_ok=True)
-        again.unlink(missing_ok=True)
+        remove_states(out)
         return encoded.kept
 
 

@@ -6,7 +6,8 @@ A run folder holds
     model.json          settings, category names, the encoder's identity, calibration, provenance
     settings.json       the resolved settings, written before training
     known.safetensors   which labels were known to the run, and their values
-    state.safetensors   all that `--resume` needs; removed when the run is finished
+    state.safetensors, refit.safetensors   all that `--resume` needs of both trainings; removed when
+                        the run is finished
     log.jsonl           one record per epoch
     held_out.safetensors, pseudo.safetensors   held-out logits and pseudo-labels, for the report
     skipped.json        images that could not be read, where there are any
@@ -112,6 +113,12 @@ class RunCard:
             raise CheckpointError(
                 f"{where} is damaged: {error!r}; restore it or train again"
             ) from None
+
+
+def remove_states(run: Path) -> None:
+    """Remove what only `--resume` needs."""
+    for name in ("state.safetensors", "refit.safetensors"):
+        (run / name).unlink(missing_ok=True)
 
 
 def save_model(run: Path, model: TRMML, card: RunCard) -> None:
