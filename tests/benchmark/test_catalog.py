@@ -14,6 +14,7 @@ from tests.toy_features import (
     separable,
 )
 from trmml.benchmark.catalog import METHODS, Method, OneOf, PaperSettings, Range
+from trmml.benchmark.grid import find_methods
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import Features, FeatureSource
 from trmml.labels.matrix import LabelMatrix

@@ -295,7 +295,8 @@ def test_a_run_that_was_killed_continues_to_the_same_bits(
     assert changed.exit_code == 1 and "was written with other data" in changed.stderr
     resumed = fit(*data, killed, "--resume", encoder=spec)
     assert resumed.exit_code == 0, resumed.output
-    assert "epoch 1/" not in resumed.stderr and "epoch 3/3" in resumed.stderr
+    epochs = [line for line in resumed.stderr.splitlines() if line.startswith("epoch ")]
+    assert "epoch 3/3" in resumed.stderr and not [e for e in epochs if e.startswith("epoch 1/")]
     names = ("model.safetensors", "held_out.safetensors", "pseudo.safetensors")
     for name in names:
         assert (killed / name).read_bytes() == (whole / name).read_bytes()

@@ -163,7 +163,7 @@ def _chosen(chosen: Mapping[str, Any]) -> str:
     score, positives = chosen["held_out_map"], chosen["held_out_positives"]
     held_out = "not to be had" if score is None else f"{100 * score:.1f}"
     few = " Few: the choice is little more than luck." if positives < FEW_POSITIVES else ""
-    again = " Then all images were trained on, as long." if chosen.get("refit") else ""
+    again = " Then it was trained again on all images." if chosen.get("refit") else ""
     return (
         f"Kept epoch {chosen['epoch']}: held-out mAP {held_out}, from {positives} present labels of"
         f" {chosen['held_out_images']} held-out images.{few}{again}"
