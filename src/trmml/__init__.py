@@ -9,8 +9,12 @@ Example:
     >>> trmml.tag("runs/photos", ["holiday/*.jpg"])  # doctest: +SKIP
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime would keep a device's id and may send usage data. It reads this when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from trmml.benchmark.demo import demo

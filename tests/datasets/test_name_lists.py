@@ -123,3 +123,39 @@ def test_entries_of_one_image_never_contradict_each_other(tmp_path, caplog):
     assert data.category_names == ("sea", "sun")
     assert states(data) == [[U, Y], [N, N], [U, Y]]
     assert "2 labels in which their rows contradict each other are taken as unknown" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("['cat' 'dog']", ["cat", "dog"]),  # numpy's
+        ("['cat'\n 'dog']", ["cat", "dog"]),
+        ("{'dog', 'cat'}", ["cat", "dog"]),
+        ("('cat', 'dog')", ["cat", "dog"]),
+        ("{cat,dog}", ["cat", "dog"]),  # PostgreSQL's
+        ('{"sea lion",dog}', ["sea lion", "dog"]),
+    ],
+)
+def test_lists_of_other_programs_are_read(text: str, names: list[str]) -> None:
+    assert parse_lists(pl.Series([text, text])).to_list() == [names, names]
+
+
+@pytest.mark.parametrize("separator", ["\n", "\uff1b", "、", "•"])
+def test_separators_of_other_scripts_are_asked_about(separator: str) -> None:
+    with pytest.raises(DataError, match="choose --separator"):
+        check_separator("labels.csv", ["cat", f"cat{separator}dog", f"dog{separator}bird"])
+
+
+@pytest.mark.parametrize("separator", [" ", "/", ":", "~", "_", " and ", "."])
+def test_names_made_of_other_names_are_noted(
+    separator: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["cat", "dog", "bird", "polar bear", "sea lion", f"cat{separator}dog"]
+    check_separator("labels.csv", names)
+    assert f"names hold {separator!r}" in caplog.text
+
+
+def test_one_usual_separator_does_not_hide_another() -> None:
+    with pytest.raises(DataError, match="names hold ','"):
+        check_separator("labels.csv", ["cat;dog", "bird;cat", "cat,dog", "dog,bird"])
+    check_separator("labels.csv", ["cat;salt, pepper", "salt, vinegar;dog"])  # names with commas

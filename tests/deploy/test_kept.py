@@ -317,3 +317,30 @@ def test_the_lock_of_a_run_that_is_being_kept_stays(finished_run, cache, tmp_pat
         assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".lock"]
     keep(finished_run)
     assert not list(cache.iterdir())
+
+
+def test_a_cache_that_may_only_be_read_serves(finished_run, kept_cache, cache, monkeypatch):
+    shutil.copytree(kept_cache / "taggers", cache)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(module.os, "utime", refuse)
+    assert open_kept(finished_run) is not None
+    monkeypatch.setattr(module, "OnnxTagger", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert open_kept(finished_run) is None
+
+
+def test_a_file_that_cannot_be_quantised_stays(finished_run, kept_cache, cache, monkeypatch):
+    shutil.copytree(kept_cache / "taggers", cache)
+    monkeypatch.setattr(module, "_int8", lambda *_: 1 / 0)
+    assert open_kept(finished_run, "int8") is None
+    assert open_kept(finished_run) is not None
+
+
+def test_onnx_runtime_keeps_no_id_of_the_device(tmp_path):
+    code = "import trmml, onnxruntime"
+    env = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

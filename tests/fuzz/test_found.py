@@ -13,6 +13,7 @@ REFUSED = (
     ("coco", f'{{"images": {LONG}}}', "as JSON"),
     ("coco", DEEP, "nested too deeply"),
     ("coco", '{"images": "\\ud800"}', "half of a surrogate pair"),
+    ("coco", '{"images": [], "images": []}', "names .images. twice in one object"),
     ("label-studio", f"[{LONG}]", "as JSON"),
     ("vg-labels", f'{{"a.png": [{LONG}]}}', "as JSON"),
     ("huggingface-state", f'{{"_data_files": {LONG}}}', "as JSON"),

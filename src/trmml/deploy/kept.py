@@ -42,14 +42,20 @@ def open_kept(run: Path, precision: KeptPrecision = "fp32") -> OnnxTagger | None
         return None
     try:
         _check(note, files)
-        path = note.with_suffix(".onnx")
-        if precision == "int8":
-            path = _int8(note, path)
-        os.utime(note)  # the last to be removed
-        return OnnxTagger(path)
+        tagger = OnnxTagger(note.with_suffix(".onnx"))
     except Exception as error:  # ONNX Runtime has many errors; torch tags, and it is made anew
         logger.info("%s cannot be used: %s", note.with_suffix(".onnx"), error)
-        note.unlink(missing_ok=True)
+        with suppress(OSError):  # of a cache that may only be read
+            note.unlink()
+        return None
+    with suppress(OSError):
+        os.utime(note)  # the last to be removed
+    if precision == "fp32":
+        return tagger
+    try:
+        return OnnxTagger(_int8(note, note.with_suffix(".onnx")))
+    except Exception as error:  # the file in fp32 is good all the same
+        logger.info("%s cannot be quantised: %s", note.with_suffix(".onnx"), error)
         return None
 
 

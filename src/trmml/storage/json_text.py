@@ -15,8 +15,9 @@ def parse_json(text: str | bytes) -> Any:
     r"""Return what a JSON text holds.
 
     Raises:
-        ValueError: it is no JSON (`json.JSONDecodeError`), is nested too deeply, or holds a number
-            of over 4,300 digits or half of a surrogate pair, which no file can hold as UTF-8.
+        ValueError: it is no JSON (`json.JSONDecodeError`), is nested too deeply, names a key of an
+            object twice, or holds a number of over 4,300 digits or half of a surrogate pair, which
+            no file can hold as UTF-8.
 
     Example:
         >>> parse_json('{"name": "\\ud800"}')
@@ -25,13 +26,22 @@ def parse_json(text: str | bytes) -> Any:
     """
     text = text.decode() if isinstance(text, bytes) else text
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=_unique)
         if _SURROGATE.search(text):
             json.dumps(tree, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    return tree
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it names {twice!r:.80} twice in one object; keep one")
     return tree
 
 

@@ -1,7 +1,9 @@
 """Split cells that list names, as `cat;dog` or `['cat', 'dog']`, and notice another separator."""
 
 import ast
+import csv
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -13,14 +15,17 @@ from trmml.errors import DataError
 from trmml.storage.json_text import parse_json
 
 USUAL = ";"
-_ASKED = (",", "|", "#", "\t")
-_NOTED = ("/", "&", "+", " ")  # usual within names
+_ASKED = (",", "|", "#", "\t", "\n", "\uff1b", "\uff0c", "、", "،", "•")
+# Usual within names.
+_NOTED = ("/", "&", "+", " and ", " ", "\xa0", ":", "~", "^", "\\", ".", "_", "-")
+# What numpy writes between the words of an array.
+_BESIDE = re.compile(r"""(?<=['"])\s+(?=['"])""")
 
 _log = logging.getLogger(__name__)
 
 
 def parse_lists(column: pl.Series) -> pl.Series:
-    """Return a text column of lists in JSON's or Python's form as lists; any other as it is.
+    """Return a text column of lists in JSON's, Python's or SQL's form as lists; others as they are.
 
     Example:
         >>> parse_lists(pl.Series(["['cat', 'dog']", "[]", None])).to_list()
@@ -30,7 +35,7 @@ def parse_lists(column: pl.Series) -> pl.Series:
         return column
     texts = column.drop_nulls()
     texts = texts.filter(texts.str.strip_chars() != "")
-    if not len(texts) or not bool(texts.str.strip_chars().str.starts_with("[").all()):
+    if not len(texts) or not bool(texts.str.contains(r"^\s*[\[({]").all()):
         return column
     try:
         lists = [_parse(text) if text and text.strip() else None for text in column]
@@ -40,10 +45,18 @@ def parse_lists(column: pl.Series) -> pl.Series:
 
 
 def _parse(text: str) -> list[object]:
+    text = text.strip()
     try:
         value = parse_json(text)
     except ValueError:
-        value = ast.literal_eval(text.strip())
+        try:
+            value = ast.literal_eval(_BESIDE.sub(", ", text))
+        except (ValueError, SyntaxError):
+            if not re.fullmatch(r"\{[^{}]*\}", text):
+                raise
+            value = next(csv.reader([text[1:-1]]))  # {cat,dog}, as PostgreSQL writes it
+    if isinstance(value, set | tuple):
+        return sorted(value, key=str)
     if not isinstance(value, list):
         raise TypeError
     return value
@@ -108,11 +121,12 @@ def by_number(
 
 
 def check_separator(where: str, texts: Iterable[str], categories: Collection[str] = ()) -> None:
-    """Refuse lists that probably have another separator than `;`, which none of them holds.
+    """Refuse lists that probably have another separator than `;`.
 
     A comma may be part of a name, as in "salt, pepper". Parts that occur in several names show
-    that it is not, and so do most names holding it. A space or a slash is usual within names, so
-    for it there is only a note in the log, unless it stands between numbers.
+    that it is not, and so do most names holding it; where `;` separates others, only parts that
+    are names themselves do. A space or a slash is usual within names, so for it there is only a
+    note in the log, unless it stands between numbers.
 
     Args:
         where: the names are from, for messages.
@@ -122,9 +136,9 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
     Raises:
         DataError: parts between `,`, `|`, `#` or tabs occur in several names, or most hold one.
     """
-    distinct = {text.strip() for text in texts} - {""}
-    if any(USUAL in text for text in distinct):
-        return
+    whole = {text.strip() for text in texts} - {""}
+    usual = any(USUAL in text for text in whole)
+    distinct = {part.strip() for text in whole for part in text.split(USUAL)} - {""}
     names = sorted(distinct - set(categories))
     for separator in (*_ASKED, *_NOTED):
         joined = [name for name in names if separator in name]
@@ -134,7 +148,12 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
             part.isdecimal() for name in joined for part in name.split(separator)
         )
         asked = separator in _ASKED or numbers
-        if not (shared or numbers or (most and asked)):
+        made = _made_of_names(distinct, joined, separator)
+        if usual or not asked:
+            found = made or (most and shared and not usual)
+        else:
+            found = shared or numbers or most
+        if not found:
             continue
         parts = f", and {shared[0]!r:.40} is a part of several" if shared else ""
         message = (
@@ -145,8 +164,13 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
         )
         if asked:
             raise DataError(message)
-        if most:
-            _log.warning("%s", message)
+        _log.warning("%s", message)
+
+
+def _made_of_names(names: Collection[str], joined: Iterable[str], separator: str) -> bool:
+    """Return whether all parts of a joined name are names by themselves."""
+    parts = ([part.strip() for part in name.split(separator)] for name in joined)
+    return any(set(names).issuperset(each) for each in parts)
 
 
 def _shared_parts(names: Sequence[str], joined: Sequence[str], separator: str) -> list[str]:
