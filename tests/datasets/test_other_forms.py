@@ -194,3 +194,42 @@ def test_a_folder_is_named_by_what_it_holds(read: Read, tmp_path: Path) -> None:
     write(tmp_path, {"Annotations/a.xml": ""})
     with pytest.raises(DataError, match=r"Annotations is no table.*--data voc-xml"):
         read_folder(tmp_path / "images", tmp_path / "Annotations")
+
+
+def test_answers_by_image_are_read(read: Read) -> None:
+    tree = {"a.png": {"buoy": 1, "gull": True}, "b.png": {"buoy": None, "gull": 0}}
+    data = read(json.dumps(tree))
+    assert data.category_names == GULL_BUOY and states(data) == [[Y, Y], [U, N]]
+
+
+def test_coco_with_a_long_description_is_coco(read: Read) -> None:
+    tree = {
+        "info": {"description": "x" * 70_000},
+        "images": [{"id": n, "file_name": f"{'ab'[n]}.png"} for n in (0, 1)],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(GULL_BUOY)],
+        "annotations": [{"image_id": 0, "category_id": 0}, {"image_id": 1, "category_id": 1}],
+    }
+    assert states(read(json.dumps(tree))) == [[Y, N], [N, Y]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4]}]',
+            "results alone, without",
+        ),
+        ("<!DOCTYPE html><html>404</html>", "is a web page, no file of labels. Fetch"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"\x1f\x8b\x08\x00", "packed by gzip"),
+        (b"SQLite format 3\x00", "an SQLite database"),
+        (b"\x93NUMPY\x01\x00", "a NumPy array"),
+        (b"\x80\x04\x95", "opens no pickles"),
+    ],
+)
+@pytest.mark.parametrize("name", ["labels.json", "labels.csv"])
+def test_what_is_no_file_of_labels_is_called_by_its_name(
+    read: Read, content: str | bytes, message: str, name: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(content, name)

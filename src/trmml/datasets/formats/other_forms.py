@@ -33,6 +33,18 @@ _LINES = (".jsonl", ".ndjson")
 _XML = re.compile(rb"<[?!A-Za-z]")
 _LABELS = "annotations"  # CreateML's key
 _PRESENT = "present"
+# How files begin that are no labels: what they are, and what to do.
+_PAGE = "a web page", "Fetch the file again, by the address of the file itself."
+_UNPACK = "Unpack it, and name the file within."
+_NO_LABELS = (
+    (b"<!doctype html", *_PAGE),
+    (b"<html", *_PAGE),
+    (b"version https://git-lfs", "a pointer of Git LFS", "Fetch the file with git lfs pull."),
+    (b"\x1f\x8b", "packed by gzip", _UNPACK),
+    (b"sqlite format 3", "an SQLite database", "Export the table of labels as CSV."),
+    (b"\x93numpy", "a NumPy array", "Write it as CSV, with a column of images and a header."),
+    (b"\x80\x04", "a pickle of Python", "Write it as CSV; trmml opens no pickles."),
+)
 
 # Keys or columns that a tool alone writes together, and the reader's name or the tool's.
 _LABEL_STUDIO, _VIA = "label-studio", "VGG Image Annotator"
@@ -58,7 +70,12 @@ _IN_FOLDER = {"*.xml": "voc-xml", "*.txt": "yolo", "*.parquet": "parquet", "*.ar
 def is_coco(path: Path) -> bool:
     """Return whether a file is JSON in COCO's form: an object with lists of images and others."""
     head = _start(path)
-    return head[:1] == b"{" and bool(_COCO.search(head)) and path.suffix.lower() == ".json"
+    if head[:1] != b"{" or path.suffix.lower() != ".json":
+        return False
+    if _COCO.search(head) or path.stat().st_size <= _HEAD:
+        return bool(_COCO.search(head))
+    whole = path.read_bytes()  # what describes the set may be long
+    return b'"categories"' in whole and b'"annotations"' in whole and bool(_COCO.search(whole))
 
 
 def read_other_form(path: Path, categories: Sequence[str] | None) -> Table | None:
@@ -79,6 +96,9 @@ def read_other_form(path: Path, categories: Sequence[str] | None) -> Table | Non
         tool = next(kinds, None)
     if tool is not None:
         raise _of_tool(path, tool)
+    for start, kind, what_to_do in _NO_LABELS:
+        if head[: len(start)].lower() == start:
+            raise DataError(f"{path} is {kind}, no file of labels. {what_to_do}")
     if _XML.match(head):
         return _from_xml(path)
     if _JSON.match(head) or path.suffix.lower() in (".json", *_LINES):
@@ -143,6 +163,11 @@ def _from_json(path: Path) -> Table:
                  and (name := _tool(keys))), None)  # fmt: skip
     if tool is not None:
         raise _of_tool(path, tool)
+    if isinstance(first, dict) and first.keys() >= {"image_id", "category_id"}:
+        raise DataError(
+            f"{path} holds COCO's annotations or results alone, without images and categories. Name"
+            " the whole file, as instances_train2014.json."
+        )
     rows = _rows(tree)
     if not rows:
         keys = next((each for each in (tree, first) if isinstance(each, dict)), ())
@@ -179,10 +204,18 @@ def _rows(tree: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
         tree, numbered = tree["labels"], tree["classes"]
     if all(isinstance(value, str) for value in tree.values()):
         return [{"image": name, _PRESENT: text} for name, text in tree.items()]
+    if all(_is_answers(value) for value in tree.values()):
+        return [{"image": name, **dict(value)} for name, value in tree.items()]
     lists = {name: _names(value, numbered) for name, value in tree.items()}
     if None in lists.values():
         return []
     return [{"image": name, _PRESENT: names} for name, names in lists.items()]
+
+
+def _is_answers(value: Any) -> bool:
+    """Whether it is an object of categories, each with yes, no or nothing."""
+    answers = isinstance(value, dict) and bool(value) and "image" not in value
+    return answers and all(each in (0, 1, None) for each in value.values())
 
 
 def _with_names(row: dict[str, Any]) -> dict[str, Any]:
