@@ -40,22 +40,23 @@ def open_kept(run: Path, precision: KeptPrecision = "fp32") -> OnnxTagger | None
     files = {} if note is None else _read(note).get("files", {})
     if note is None or not files:
         return None
+    plain = note.with_suffix(".onnx")
     try:
         _check(note, files)
-        tagger = OnnxTagger(note.with_suffix(".onnx"))
+        tagger = OnnxTagger(plain) if precision == "fp32" else None
     except Exception as error:  # ONNX Runtime has many errors; torch tags, and it is made anew
-        logger.info("%s cannot be used: %s", note.with_suffix(".onnx"), error)
+        logger.info("%s cannot be used: %s", plain, error)
         with suppress(OSError):  # of a cache that may only be read
             note.unlink()
         return None
     with suppress(OSError):
         os.utime(note)  # the last to be removed
-    if precision == "fp32":
+    if tagger is not None:
         return tagger
     try:
-        return OnnxTagger(_int8(note, note.with_suffix(".onnx")))
+        return OnnxTagger(_int8(note, plain))
     except Exception as error:  # the file in fp32 is good all the same
-        logger.info("%s cannot be quantised: %s", note.with_suffix(".onnx"), error)
+        logger.info("%s cannot be quantised: %s", plain, error)
         return None
 
 
