@@ -34,3 +34,6 @@ StyleName = Literal["demo", "caption"]
 
 # What an ONNX file holds: the whole tagger, or what follows the encoder.
 ExportPart = Literal["all", "head"]
+
+# Which open pairs a review asks about first; `curation/policies.py` has what each means.
+Policy = Literal["random", "uncertain", "likely", "balanced", "balanced-likely", "trmml"]
