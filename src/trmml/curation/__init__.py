@@ -1,1 +1,1 @@
-"""What a finished run does for the table it came from: which pairs to ask people about next."""
+"""What a run does for the table it came from: complete it, and say what to ask people next."""

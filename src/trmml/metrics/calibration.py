@@ -71,14 +71,18 @@ class Calibration:
         one = torch.ones(categories, dtype=torch.float64)
         return cls(slope=one, offset=0 * one, thresholds=0.5 * one)
 
+    def logits(self, logits: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Calibrated log-odds, in the logits' precision but at least float32."""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        slope, offset = (part.to(dtype).to(logits.device) for part in (self.slope, self.offset))
+        return logits.to(dtype) * slope + offset
+
     def probabilities(self, logits: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         """Calibrated probabilities in [0, 1], in the logits' precision but at least float32.
 
         Within a category no two images change places; they tie where the sigmoid saturates.
         """
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        slope, offset = (part.to(dtype).to(logits.device) for part in (self.slope, self.offset))
-        return torch.sigmoid(logits.to(dtype) * slope + offset)
+        return torch.sigmoid(self.logits(logits))
 
     def to_dict(self) -> dict[str, list[float]]:
         """Lists of numbers, exact through JSON."""
