@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -136,19 +136,26 @@ def _first_comment(text: str) -> str:
 
 def _allowed(field: FieldInfo) -> str:
     """The values that a setting takes."""
+    kind = "true or false" if field.annotation is bool else _kind(field.annotation)
+    return ", ".join([kind, *_limits(field.metadata)])
+
+
+def _limits(metadata: Iterable[Any]) -> list[str]:
+    """Limits of a number in words."""
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    limits = [
+    return [
         f"{word} {getattr(limit, sign)}"
-        for limit in field.metadata
+        for limit in metadata
         for sign, word in signs.items()
         if hasattr(limit, sign)
     ]
-    kind = "true or false" if field.annotation is bool else _kind(field.annotation)
-    return ", ".join([kind, *limits])
 
 
 def _kind(annotation: Any) -> str:
     """A type in words; None among several types is left out, for it means "not given"."""
+    if get_origin(annotation) is Annotated:
+        kind, *metadata = get_args(annotation)
+        return ", ".join([_kind(kind), *_limits(metadata)])
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) in (Union, types.UnionType):

@@ -77,7 +77,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "image head: no spectrum power": {"image_head.spectrum_power": 0.0},
     "image head: wide directions count more": {"image_head.spectrum_power": 0.25},
     "image head: wide directions count less": {"image_head.spectrum_power": -0.25},
-    "image head: learned again": {"image_head.learn_again": True},
     "no zero-shot head": {"stacking.zero_shot": False},
     "head weights not fitted": {"stacking.fit_weights": False},
     "no weight average": {"training.average_share": 0.0},

@@ -64,7 +64,9 @@ def plain_regions(part: RegionAttention, hidden, patches, anchors):
     return F.normalize(region + part.mlp.out(F.gelu(reach)), dim=-1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"hidden_rank": 5}, {"hidden_rank": 0}, {"mlp_size": 0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"hidden_rank": "full"}, {"hidden_rank": 0}, {"mlp_size": 0}]
+)
 def test_regions_and_matches_equal_the_plain_formula_and_its_gradient(changes):
     torch.manual_seed(0)
     settings = RegionSettings(**{"mlp_size": 16, "dropout": 0.0, **changes})

@@ -93,7 +93,7 @@ def test_unknown_source_and_broken_toml(tmp_path):
 def test_changed_keeps_the_defaults_of_the_method():
     settings = changed(CoOpSettings(), {"training.seed": 4, "matching.scale": 30})
     assert (settings.training.seed, settings.matching.scale) == (4, 30)
-    assert settings.training.batch_size == CoOpSettings().training.batch_size != 64
+    assert settings.training.least_steps == CoOpSettings().training.least_steps != 0
     assert type(settings) is CoOpSettings
     with pytest.raises(ConfigError, match=r"there is no setting 'matching\.scal'; did you mean"):
         changed(CoOpSettings(), {"matching.scal": 30})

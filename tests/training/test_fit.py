@@ -96,7 +96,7 @@ def test_one_seed_gives_one_result_and_another_another(toy_images, tmp_path):
 
 def test_saved_and_loaded_give_the_same_logits(toy_images, tmp_path):
     encoder = ToyEncoder()
-    sections = {"prompts": {"train_context": True}, "image_head": {"learn_again": False}}
+    sections = {"prompts": {"train_context": True}}
     run_fit(toy_images, tmp_path / "run", sections=sections)
     tensors, _ = load_tensors(tmp_path / "run/held_out.safetensors")
     model = load_model(tmp_path / "run", frozen_encoder(encoder), load_card(tmp_path / "run"))
@@ -155,19 +155,6 @@ def test_single_positive_and_views_and_accumulation(toy_images, tmp_path):
         train_run(changed, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu")
     )
     assert all(math.isfinite(value) for value in records[-1].losses.values())
-
-
-def test_only_the_image_branch_learns_from_what_was_held_out(toy_images, tmp_path):
-    for again in (False, True):
-        sections = {"image_head": {"learn_again": again, "epochs": 2}}
-        run_fit(toy_images, tmp_path / str(again), sections=sections)
-    kept, learned = weights(tmp_path / "False"), weights(tmp_path / "True")
-    moved = {name for name in kept if not torch.equal(kept[name], learned[name])}
-    assert moved and all(name.startswith(("heads.image.", "heads.stacking.")) for name in moved)
-    assert "heads.stacking.weights" not in moved
-    # What calibrates was said before.
-    said = [load_tensors(tmp_path / n / "held_out.safetensors")[0] for n in ("False", "True")]
-    assert torch.equal(said[0]["logits"], said[1]["logits"])
 
 
 def test_the_whole_image_never_learns_from_held_out_labels(toy_images, tmp_path):

@@ -134,14 +134,15 @@ _TRMML: Space = {
     "csra_head.use": OneOf((False, True)),
 }
 
-# The weights of the terms beside the classification span the powers of ten below it, and 0.
+# The weights of the terms beside the classification: the preset's, powers of ten of it, and 0.
 _PAPER: Space = {
-    "training.learning_rate": Range(1e-3, 1e-2, log=True),
-    "training.epochs": OneOf((8, 16, 24)),
-    "losses.distillation": OneOf((0.0, 0.001, 0.005, 0.02)),
-    "losses.contrastive": OneOf((0.0, 0.001, 0.01, 0.03)),
+    "training.learning_rate": Range(1e-3, 5e-3, log=True),
+    "training.least_steps": OneOf((500, 1000, 1500)),
+    "losses.distillation": OneOf((0.0, 0.01, 0.1, 1.0)),
+    "losses.contrastive": OneOf((0.0, 0.02, 0.2)),
     "losses.pseudo": OneOf((0.0, 0.1, 1.0)),
-    "regions.mlp_size": OneOf((0, 128, 512)),
+    "regions.dropout": OneOf((0.2, 0.5, 0.8)),
+    "regions.mlp_size": OneOf((0, 128)),
     "prompts.train_context": OneOf((False, True)),
 }
 

@@ -82,11 +82,6 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
         """A head that is trained by itself before the first epoch, on mean patches; or None."""
         return None
 
-    def separate_head_trained_again(
-        self, before: dict[str, Float[Tensor, "N C"]], after: dict[str, Float[Tensor, "N C"]]
-    ) -> None:
-        """The separate head was trained again: its logits of some images before and after."""
-
     def fast_parameters(self) -> list[str]:
         """Names of the parameters that learn at the faster rate."""
         return []

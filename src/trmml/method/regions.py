@@ -125,17 +125,17 @@ class RegionAttention(nn.Module):
     """One region per category, by cross-attention from category queries to the patches.
 
     region_c = unit(g_c / |g_c| + MLP(g_c / |g_c|, q_c)),  g_c = softmax_P(s <q_c, k_p>) v_p
-    q = unit(text anchor + category_queries), k = unit(v), v = V + U(H)
+    q = unit(text anchor + category_queries), k = unit(V + K(h)), v = V + U(h), h = A(H)
 
-    V are the patch features and H the normalised hidden patches. With a number as `hidden_rank`
-    keys and values have maps of their own, through a bottleneck of that width. The maps and the
-    MLP's last layer start at zero and so do the learned category_queries, so that step 0 gathers
-    exactly as frozen CLIP would: attention by cosine with the text, values as they are. A name
-    that was never trained still has a query: its text anchor.
+    V are the patch features and H the normalised hidden patches, read through a bottleneck A, which
+    costs a fraction of a full map; or k = v = V + U(H). K, U and the MLP's last layer start at zero
+    and so do the learned category_queries, so that step 0 gathers exactly as frozen CLIP would:
+    attention by cosine with the text, values as they are. A name that was never trained still has
+    a query: its text anchor.
 
     Shapes: hidden_patches (B, P, W), patch_features (B, P, D) -> Regions of K categories.
-    Trains: category_queries (C, D), U (W -> D), the MLP and the attention's scale; nothing of the
-        encoder.
+    Trains: category_queries (C, D), A (W -> R), K and U (R -> D) or U (W -> D), the MLP and the
+        attention's scale; nothing of the encoder.
     Source: method.md section 2.3; the zero starts and the residual path from H are ours.
     """
 

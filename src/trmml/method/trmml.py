@@ -228,12 +228,6 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         """The image head."""
         return self.heads.image
 
-    def separate_head_trained_again(
-        self, before: dict[str, Float[Tensor, "N C"]], after: dict[str, Float[Tensor, "N C"]]
-    ) -> None:
-        """The image head keeps its part in the sum."""
-        self.heads.image_trained_again(before, after)
-
     # Before, in and after training -----------------------------------------------------------
 
     @torch.no_grad()

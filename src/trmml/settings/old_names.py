@@ -24,6 +24,8 @@ ADDED: dict[str, Any] = {
     "training.refit": False,
     "dual.positions": False,
 }
+# Settings that there are no more, with the value that says what is done now.
+GONE: dict[str, Any] = {"image_head.learn_again": False}
 # Keys of methods.
 METHODS = {"trmml-as-published": "trmml-paper"}
 _FIRST = {new: old for old, new in RENAMED.items()}
@@ -55,13 +57,18 @@ def current_method(key: str) -> str:
 
 
 def current_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of settings under their present names.
+    """A tree of settings that trmml wrote, under their present names, without those that are gone.
 
     Example:
         >>> current_names({"opinions": {"weigh": False}, "training": {"epochs": 3}})
         {'stacking': {'fit_weights': False}, 'training': {'epochs': 3}}
     """
-    return _tree(tree, current_name)
+    return {
+        section: {k: v for k, v in values.items() if f"{section}.{k}" not in GONE}
+        if isinstance(values, Mapping)
+        else values
+        for section, values in _tree(tree, current_name).items()
+    }
 
 
 def with_added(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,15 +78,13 @@ def with_added(tree: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_added({"losses": {"pseudo": 0.0}})
         {'losses': {'reduction': 'pairs', 'pseudo': 0.0}}
     """
-    added: dict[str, dict[str, Any]] = {}
-    for name, value in ADDED.items():
-        section, _, key = name.partition(".")
-        added.setdefault(section, {})[key] = value
-    return {section: {**added.get(section, {}), **values} for section, values in tree.items()}
+    return _with(tree, ADDED)
 
 
 def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of settings as first written: old names, and nothing that came later and is off.
+    """A tree of settings as first written: old names, nothing that came later and is off.
+
+    Settings that are gone are there, as they were by default.
 
     Example:
         >>> first_names({"losses": {"reduction": "pairs", "pseudo": 0.0}})
@@ -91,7 +96,16 @@ def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:
         else values
         for section, values in tree.items()
     }
-    return _tree(tree, first_name)
+    return _tree(_with(tree, GONE), first_name)
+
+
+def _with(tree: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with the values of a table where one of its sections lacks them."""
+    more: dict[str, dict[str, Any]] = {}
+    for name, value in table.items():
+        section, _, key = name.partition(".")
+        more.setdefault(section, {})[key] = value
+    return {s: {**more[s], **values} if s in more else values for s, values in tree.items()}
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str:

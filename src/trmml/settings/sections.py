@@ -6,9 +6,9 @@ every default and the verdict of its ablation.
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from trmml.errors import ConfigError
 from trmml.settings.choices import EpochRule, Precision, Reduction
@@ -45,8 +45,8 @@ class RegionSettings(Section):
     """Category-aware region attention (`regions.py`)."""
 
     learn: bool = Field(True, description="train the module; false gathers as frozen CLIP does")
-    hidden_rank: Literal["full"] | Annotated[int, Field(ge=0)] = Field(
-        "full",
+    hidden_rank: Literal["full"] | NonNegativeInt = Field(
+        128,
         description="how keys and values read the hidden patches: by one map of full width, or"
         " each through a bottleneck of so many channels; 0 = not",
     )
@@ -82,10 +82,6 @@ class ImageHeadSettings(Section):
     batch_size: int = Field(256, ge=1, description="images a batch of those passes")
     learning_rate: float = Field(6e-4, gt=0, description="highest, of the two layers")
     linear_rate: float = Field(3e-4, gt=0, description="highest, of the linear map")
-    learn_again: bool = Field(
-        False,
-        description="at the end train it again, on the held-out images too",
-    )
 
 
 class CSRAHeadSettings(Section):

@@ -24,7 +24,6 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
 from trmml.method.classification import matrix_weights, weighted_bce
 from trmml.method.heads.image_head import ImageHead
-from trmml.method.interface import MultiLabelModel
 from trmml.method.layers import signed_root
 from trmml.settings.sections import TrainingSettings
 from trmml.training.schedule import LEAST_STEPS, learning_rate
@@ -71,31 +70,6 @@ def train_image_head(
         head.absorb(turn)
 
 
-def train_head_again(
-    model: MultiLabelModel,
-    source: FeatureSource,
-    matrix: LabelMatrix,
-    training: TrainingSettings,
-    progress: Progress | None = None,
-) -> None:
-    """Train a model's separate head on all images, held out or not, where its settings ask for it.
-
-    Args:
-        model: after `fit_on_held_out`.
-        source: features of all images.
-        matrix: labels of all images.
-        training: see `train_image_head`.
-        progress: see `train_image_head`.
-    """
-    head = model.separate_head()
-    if head is None or not head.settings.learn_again:
-        return
-    pooled = mean_patches(source, training.views, progress)
-    before = head_logits(head, pooled[0])
-    train_image_head(head, pooled, matrix, training, progress)
-    model.separate_head_trained_again(before, head_logits(head, pooled[0]))
-
-
 def mean_patches(
     source: FeatureSource, views: int, progress: Progress | None
 ) -> Float[Tensor, "V N W"]:
@@ -103,15 +77,6 @@ def mean_patches(
     kind = torch.float16
     hidden, _ = read_features(source, pooled=True, views=views, dtype=kind, progress=progress)
     return hidden[:, :, 0]
-
-
-@torch.no_grad()
-def head_logits(head: ImageHead, pooled: Float[Tensor, "N W"]) -> dict[str, Float[Tensor, "N C"]]:
-    """Logits of mean patches by name, in eval mode."""
-    head.eval()
-    device = head.standard.mean.device
-    parts = [head(part.to(device).float()) for part in torch.split(pooled, MEANS_BATCH)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def start_image_head(

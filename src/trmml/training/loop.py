@@ -29,7 +29,7 @@ def train(
     """
     yield from _epochs(trainer, trainer.training.epochs, "epoch", state, fingerprint, progress)
     _leave_best(trainer)
-    trainer.fit_on_held_out(progress)
+    trainer.fit_on_held_out()
 
 
 def refit(

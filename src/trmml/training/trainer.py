@@ -24,7 +24,7 @@ from trmml.metrics.average_precision import average_precisions
 from trmml.settings.sections import TrainingSettings
 from trmml.training.average import averaged, move_average, trained_weights
 from trmml.training.gradients import gradient_shares, warn_of_outweighing
-from trmml.training.heads import mean_patches, train_head_again, train_image_head
+from trmml.training.heads import mean_patches, train_image_head
 from trmml.training.record import EpochRecord
 from trmml.training.schedule import hold_out, learning_rate, parameter_groups
 from trmml.training.state import TrainingState
@@ -248,19 +248,13 @@ class Trainer(TrainingState):
         return predict(self.model, self.scored, self.held, device=self.fabric.device)
 
     @torch.no_grad()
-    def fit_on_held_out(self, progress: Progress | None = None) -> None:
-        """Show the held-out images to the trained model once; then its own head may use them.
-
-        `held_logits` are the logits before that; they calibrate.
-        """
+    def fit_on_held_out(self) -> None:
+        """Show the held-out images to the trained model once; `held_logits` calibrate it."""
         device = self.fabric.device
         parts = torch.split(self.held, self.training.batch_size)
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.fit_on_held_out(outputs, self.matrix.subset(self.held))
         self.held_logits = self.predict_held_out()
-        if self.training.refit:
-            return  # which trains that head again as well
-        train_head_again(self.model, self.source, self.matrix, self.training, progress)
 
     @property
     def has_stalled(self) -> bool:

@@ -21,7 +21,7 @@ class ImageHead(nn.Module):
 
     A mean is far cheaper than the map it was taken of. So the head is trained apart from the rest,
     before the first epoch, in many passes over the means (`training/heads.py`, which explains T).
-    Then it stays as it is, unless `learn_again` is set.
+    Then it stays as it is.
 
     Shapes: mean hidden patches (B, W) -> logits (B, C) by name, "image" and "linear".
     Trains, in `training/heads.py` alone: W1 (W -> M), W2 (M -> C), W (W -> C), b, b2; W2 and W

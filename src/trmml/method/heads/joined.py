@@ -117,12 +117,3 @@ class Heads(nn.Module):
             joined = {name: value for name, value in fit.items() if name != "heads"}
             self.stacking.load_state_dict(joined)
             self.stacking.adapt(fit["heads"], torch.stack(list(logits.values())))
-
-    def image_trained_again(
-        self, before: dict[str, Float[Tensor, "N C"]], after: dict[str, Float[Tensor, "N C"]]
-    ) -> None:
-        """Keep the image head's part in the sum, given its logits of some images."""
-        if self.stacking is not None:
-            # Mean and spread were measured on held-out images, which are none any more.
-            for number, (name, logits) in enumerate(after.items(), start=1):
-                self.stacking.rescale(number, before[name], logits)  # the match is number 0
