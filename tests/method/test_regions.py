@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from trmml.method.matching import match
-from trmml.method.regions import RegionAttention, gather_regions
+from trmml.method.regions import FullReader, RegionAttention, gather_regions
 from trmml.settings.sections import RegionSettings
 
 B, P, W, C, D = 3, 6, 10, 4, 8
@@ -18,7 +18,7 @@ def inputs(seed: int = 0):
 
 
 def module(**changes) -> RegionAttention:
-    settings = RegionSettings(mlp_size=16, dropout=0.0, **changes)
+    settings = RegionSettings(**{"mlp_size": 16, "dropout": 0.0, **changes})
     torch.manual_seed(0)
     return RegionAttention(categories=C, feature_size=D, hidden_size=W, settings=settings)
 
@@ -49,8 +49,11 @@ def plain_regions(part: RegionAttention, hidden, patches, anchors):
     query = F.normalize(anchors + part.category_queries, dim=-1)
     length = patches.norm(dim=-1).mean(dim=1)[:, None, None]
     key, value = patches, patches
-    if part.hidden is not None:
-        short = part.hidden.down(F.layer_norm(hidden, hidden.shape[-1:]))
+    normal = F.layer_norm(hidden, hidden.shape[-1:])
+    if isinstance(part.hidden, FullReader):
+        key = value = value + length * part.hidden.value(normal)
+    elif part.hidden is not None:
+        short = part.hidden.down(normal)
         key = key + length * part.hidden.key(short)
         value = value + length * part.hidden.value(short)
     scores = part.log_scale.exp() * query @ F.normalize(key, dim=-1).transpose(1, 2)
@@ -61,7 +64,7 @@ def plain_regions(part: RegionAttention, hidden, patches, anchors):
     return F.normalize(region + part.mlp.out(F.gelu(reach)), dim=-1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"hidden_rank": 0}, {"mlp_size": 0}])
+@pytest.mark.parametrize("changes", [{}, {"hidden_rank": 5}, {"hidden_rank": 0}, {"mlp_size": 0}])
 def test_regions_and_matches_equal_the_plain_formula_and_its_gradient(changes):
     torch.manual_seed(0)
     settings = RegionSettings(**{"mlp_size": 16, "dropout": 0.0, **changes})
@@ -110,6 +113,19 @@ def test_no_tensor_of_images_categories_and_features_is_made():
         hidden, patches = torch.randn(20, 2, W), torch.randn(20, 2, wide)
         match(part(hidden, patches, torch.randn(C, wide)), torch.randn(C, wide))
     assert max(sizes) < 20 * C * wide
+
+
+@pytest.mark.parametrize("rank", ["full", 5])
+def test_dropout_takes_the_same_channels_of_all_patches(rank):
+    """Equal patches stay equal: else the noise would average away in what is gathered."""
+    part = moved(module(hidden_rank=rank, dropout=0.5)).train()
+    hidden, patches, _ = (x[:, :1].expand(-1, 6, -1) if x.ndim == 3 else x for x in inputs())
+    key, value = part.hidden(hidden, patches, torch.ones(B, 1, 1))
+    part.eval()
+    _, whole = part.hidden(hidden, patches, torch.ones(B, 1, 1))
+    for read in (key, value):
+        torch.testing.assert_close(read, read[:, :1].expand_as(read))
+    assert not torch.allclose(value, whole)
 
 
 def test_start_is_training_free_dense_clip():

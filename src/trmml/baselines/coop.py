@@ -24,9 +24,11 @@ from trmml.settings.sections import (
 
 # Learned context in place of a text residual, from the template's tokens.
 CONTEXT = PromptSettings(train_context=True, text_residual=False)
-# A step passes every prompt forward and back through the text encoder, whatever the batch. So
-# batches are large and steps few: some 60 of them on 4,500 images.
-PROMPT_TRAINING = TrainingSettings(epochs=4, batch_size=256, learning_rate=1e-2)
+# Prompts learn slowly: DualCoOp needs some 900 steps. So all make 2,000 on small sets too, unless
+# held-out mAP has not risen for 20 epochs.
+PROMPT_TRAINING = TrainingSettings(
+    epochs=12, batch_size=64, learning_rate=1e-2, least_steps=2000, patience=20
+)
 PROMPT_SPACE: Space = {**RATES, "prompts.shared_context": OneOf((False, True))}
 SPACE: Space = {**PROMPT_SPACE, **FOCUS, "matching.scale": Range(10.0, 100.0, log=True)}
 

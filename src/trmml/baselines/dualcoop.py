@@ -43,8 +43,7 @@ class DualCoOpSettings(Section):
     )
     dual: DualSettings = DualSettings()
     losses: FocusSettings = FocusSettings()
-    # Two prompts per category cost two passes: larger batches and fewer steps still.
-    training: TrainingSettings = PROMPT_TRAINING.model_copy(update={"epochs": 3, "batch_size": 384})
+    training: TrainingSettings = PROMPT_TRAINING
 
 
 class DualCoOp(SingleTermModel):

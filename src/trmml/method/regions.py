@@ -125,17 +125,17 @@ class RegionAttention(nn.Module):
     """One region per category, by cross-attention from category queries to the patches.
 
     region_c = unit(g_c / |g_c| + MLP(g_c / |g_c|, q_c)),  g_c = softmax_P(s <q_c, k_p>) v_p
-    q = unit(text anchor + category_queries), k = unit(V + K(h)), v = V + U(h), h = A(H)
+    q = unit(text anchor + category_queries), k = unit(v), v = V + U(H)
 
-    V are the patch features and H the normalised hidden patches, read through a bottleneck A, which
-    costs a fraction of a full map. K, U and the MLP's last layer start at zero and so do the
-    learned category_queries, so that step 0 gathers exactly as frozen CLIP would: attention by
-    cosine with the text, values as they are. A name that was never trained still has a query:
-    its text anchor.
+    V are the patch features and H the normalised hidden patches. With a number as `hidden_rank`
+    keys and values have maps of their own, through a bottleneck of that width. The maps and the
+    MLP's last layer start at zero and so do the learned category_queries, so that step 0 gathers
+    exactly as frozen CLIP would: attention by cosine with the text, values as they are. A name
+    that was never trained still has a query: its text anchor.
 
     Shapes: hidden_patches (B, P, W), patch_features (B, P, D) -> Regions of K categories.
-    Trains: category_queries (C, D), A (W -> R), K and U (R -> D), the MLP and the attention's
-        scale; nothing of the encoder.
+    Trains: category_queries (C, D), U (W -> D), the MLP and the attention's scale; nothing of the
+        encoder.
     Source: method.md section 2.3; the zero starts and the residual path from H are ours.
     """
 
@@ -145,11 +145,7 @@ class RegionAttention(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(settings.attention_scale)))
         self.category_queries = nn.Parameter(torch.zeros(categories, feature_size))
-        self.hidden = (
-            HiddenReader(hidden_size, settings.hidden_rank, feature_size, settings.dropout)
-            if settings.hidden_rank
-            else None
-        )
+        self.hidden = _reader(settings, hidden_size, feature_size)
         self.mlp = (
             RegionMlp(feature_size, settings.mlp_size, settings.dropout)
             if settings.mlp_size
@@ -183,10 +179,35 @@ class RegionAttention(nn.Module):
         return gather_regions(query, key, value, self.log_scale.exp(), self.mlp)
 
 
-class HiddenReader(nn.Module):
+class FullReader(nn.Module):
+    """Adds to the patch features one full-width map of the hidden patches, for keys and values.
+
+    k = v = V + length U(LN(H)); U (W -> D) is zero at the start. As in CSRA, what is gathered also
+    says where to gather it from.
+    """
+
+    def __init__(self, hidden_size: int, feature_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.value = zero_linear(hidden_size, feature_size, bias=False)
+
+    def forward(
+        self,
+        hidden_patches: Float[Tensor, "B P W"],
+        patch_features: Float[Tensor, "B P D"],
+        length: Float[Tensor, "B 1 1"],
+    ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
+        """Keys and values, the same tensor; the keys not normalised."""
+        normal = F.layer_norm(hidden_patches, hidden_patches.shape[-1:])
+        read = _drop_channels(self.dropout, length, normal)
+        value = _add_map(patch_features, read, self.value)
+        return value, value
+
+
+class BottleneckReader(nn.Module):
     """Adds to the patch features what keys and values take from the hidden patches.
 
-    V + length K(A(H)) and V + length U(A(H)); K and U are zero at the start.
+    V + length K(A(LN(H))) and V + length U(A(LN(H))); K and U are zero at the start.
     """
 
     def __init__(self, hidden_size: int, rank: int, feature_size: int, dropout: float) -> None:
@@ -204,14 +225,40 @@ class HiddenReader(nn.Module):
     ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
         """Keys and values, the keys not normalised."""
         normal = F.layer_norm(hidden_patches, hidden_patches.shape[-1:])
-        short = (length * self.dropout(self.down(normal))).flatten(0, 1)  # (B P, R)
-        base = patch_features.flatten(0, 1)
-        # The sum is part of the product: a fifth of the time of the parts one after the other.
-        key, value = (
-            torch.addmm(base, short, layer.weight.T).view_as(patch_features)
-            for layer in (self.key, self.value)
+        read = _drop_channels(self.dropout, length, self.down(normal))
+        return (
+            _add_map(patch_features, read, self.key),
+            _add_map(patch_features, read, self.value),
         )
-        return key, value
+
+
+def _drop_channels(
+    dropout: nn.Dropout, length: Float[Tensor, "B 1 1"], values: Float[Tensor, "B P R"]
+) -> Float[Tensor, "B P R"]:
+    """Values times `length`, with the same channels dropped in all patches of an image.
+
+    Drawn apart, the noise of the patches would average away in what is gathered of them.
+    """
+    scale: Tensor = dropout(length.expand(-1, 1, values.shape[-1]))
+    return scale * values
+
+
+def _add_map(
+    base: Float[Tensor, "B P D"], read: Float[Tensor, "B P R"], layer: nn.Linear
+) -> Float[Tensor, "B P D"]:
+    """Base plus layer(read); the sum is part of the product: a fifth of the time of both apart."""
+    added = torch.addmm(base.flatten(0, 1), read.flatten(0, 1), layer.weight.T)
+    return added.view_as(base)
+
+
+def _reader(
+    settings: RegionSettings, hidden_size: int, feature_size: int
+) -> FullReader | BottleneckReader | None:
+    if settings.hidden_rank == "full":
+        return FullReader(hidden_size, feature_size, settings.dropout)
+    if not settings.hidden_rank:
+        return None
+    return BottleneckReader(hidden_size, settings.hidden_rank, feature_size, settings.dropout)
 
 
 class RegionMlp(nn.Module):

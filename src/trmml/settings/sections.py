@@ -6,7 +6,7 @@ every default and the verdict of its ablation.
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,8 +45,10 @@ class RegionSettings(Section):
     """Category-aware region attention (`regions.py`)."""
 
     learn: bool = Field(True, description="train the module; false gathers as frozen CLIP does")
-    hidden_rank: int = Field(
-        128, ge=0, description="width through which keys and values read the hidden patches; 0=not"
+    hidden_rank: Literal["full"] | Annotated[int, Field(ge=0)] = Field(
+        "full",
+        description="how keys and values read the hidden patches: by one map of full width, or"
+        " each through a bottleneck of so many channels; 0 = not",
     )
     mlp_size: int = Field(0, ge=0, description="hidden width of the residual MLP; 0 = none")
     dropout: float = Field(
