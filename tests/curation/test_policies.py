@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trmml.curation.policies import BLOCK, Pool, blocks, choose_pairs, info, reach
+from trmml.curation.policies import (
+    BLOCK,
+    Pool,
+    blocks,
+    choose_images,
+    choose_pairs,
+    info,
+    reach,
+)
 from trmml.settings.choices import Policy
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -89,6 +97,38 @@ def test_reach_is_that_of_the_crowd() -> None:
     assert found.max() == 1
     assert reach(alone).tolist() == [1]
     assert reach(crowd[:2]).isfinite().all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("count", [0, 1, 10, 100])
+def test_only_images_with_an_open_pair_each_once(policy: Policy, count: int) -> None:
+    pool = random_pool()
+    pool.open[5:12] = False
+    chosen = choose_images(policy, pool, count, seed=0).tolist()
+    free = pool.open.any(dim=1)
+    assert len(chosen) == len(set(chosen)) == min(count, int(free.sum()))
+    assert free[chosen].all()
+
+
+def test_whole_images_by_hand() -> None:
+    # The first two are undecided of one category, the third a little of the other.
+    pool = make_pool(torch.tensor([[0.0, -9.0], [0.0, -9.0], [-9.0, -4.0], [-9.0, -9.0]]))
+    assert choose_images("uncertain", pool, 4, seed=0)[:2].sort().values.tolist() == [0, 1]
+    assert choose_images("balanced", pool, 2, seed=0).tolist() == [0, 2]
+    assert choose_images("likely", pool, 3, seed=0)[-1] == 2
+
+
+def test_trmml_asks_of_two_images_the_quicker_and_of_like_ones_one() -> None:
+    doubts = torch.zeros(1, 30)
+    sure = torch.full((1, 30), -4.0)
+    pool = make_pool(torch.cat([doubts, sure]))
+    worth = [float(info(row).sqrt().sum()) for row in (doubts, sure)]
+    seconds = [2 + 0.9 + 30 * 0.9 * 0.5, 2 + 0.9 + 30 * 0.9 * float(sure[0, 0].sigmoid())]
+    first = choose_images("trmml", pool, 1, seed=0)
+    assert (first == 0) == (worth[0] / seconds[0] > worth[1] / seconds[1])
+    like = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]])
+    pool = make_pool(torch.zeros(3, 1), features=like)
+    assert choose_images("trmml", pool, 3, seed=0)[:2].tolist() == [0, 2]
 
 
 def test_a_permutation_of_categories_permutes_the_questions() -> None:

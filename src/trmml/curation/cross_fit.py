@@ -34,12 +34,19 @@ class Head(NamedTuple):
     bias: Float[Tensor, " C"]
 
 
-def directions_of(means: Float[Tensor, "N W"]) -> Float[Tensor, "N K"]:
+def directions_of(
+    means: Float[Tensor, "N W"], learned_from: Float[Tensor, "M W"] | None = None
+) -> Float[Tensor, "N K"]:
     """What a head reads of mean hidden patches: the leading directions of their signed roots.
 
     Each channel is standardised first; the variance of all that is kept is 1. No label is read.
+
+    Args:
+        means: mean hidden patches.
+        learned_from: those that the directions are learned from; `means` itself by default.
     """
-    some = signed_root(means[:: max(1, len(means) // MOST_IMAGES)].float())
+    whole = means if learned_from is None else learned_from
+    some = signed_root(whole[:: max(1, len(whole) // MOST_IMAGES)].float())
     mean, spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp(min=1e-6)
     some = (some - mean) / spread
     variance, directions = torch.linalg.eigh(some.T @ some / len(some))
@@ -67,19 +74,32 @@ def cross_fitted(
     return logits
 
 
-def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
+def fit_head(
+    inputs: Float[Tensor, "N K"],
+    matrix: LabelMatrix,
+    *,
+    start: Head | None = None,
+    steps: int = STEPS,
+) -> Head:
     """A head fitted by penalised logistic regression on known pairs.
 
     Blanks count as negatives where a category lacks known ones, as in training. The inputs are
     uncorrelated, so one step size for each weight makes up for their different variances: the
     step is a Newton step with a diagonal curvature, damped by momentum.
+
+    Args:
+        inputs: from `directions_of`.
+        matrix: what is known of the images.
+        start: a head to go on from, when a few pairs more are known.
+        steps: fewer are enough from such a start.
     """
     blank = lacking_negatives(matrix)
-    bias = positive_share(matrix, blank).logit()
-    weight = speed = torch.zeros(inputs.shape[1], len(bias))
+    bias = positive_share(matrix, blank).logit() if start is None else start.bias
+    weight = torch.zeros(inputs.shape[1], len(bias)) if start is None else start.weight
+    speed = torch.zeros_like(weight)
     variance = inputs.square().mean(dim=0)[:, None]
     parts = [torch.arange(len(inputs))[i : i + BLOCK] for i in range(0, len(inputs), BLOCK)]
-    for _ in range(STEPS):
+    for _ in range(steps):
         ahead = weight + MOMENTUM * speed
         gradient, slope, curvature = PENALTY * ahead, torch.zeros_like(bias), torch.zeros(len(bias))
         for part in parts:
