@@ -74,32 +74,19 @@ def cross_fitted(
     return logits
 
 
-def fit_head(
-    inputs: Float[Tensor, "N K"],
-    matrix: LabelMatrix,
-    *,
-    start: Head | None = None,
-    steps: int = STEPS,
-) -> Head:
+def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
     """A head fitted by penalised logistic regression on known pairs.
 
     Blanks count as negatives where a category lacks known ones, as in training. The inputs are
     uncorrelated, so one step size for each weight makes up for their different variances: the
     step is a Newton step with a diagonal curvature, damped by momentum.
-
-    Args:
-        inputs: from `directions_of`.
-        matrix: what is known of the images.
-        start: a head to go on from, when a few pairs more are known.
-        steps: fewer are enough from such a start.
     """
     blank = lacking_negatives(matrix)
-    bias = positive_share(matrix, blank).logit() if start is None else start.bias
-    weight = torch.zeros(inputs.shape[1], len(bias)) if start is None else start.weight
-    speed = torch.zeros_like(weight)
+    bias = positive_share(matrix, blank).logit()
+    weight = speed = torch.zeros(inputs.shape[1], len(bias))
     variance = inputs.square().mean(dim=0)[:, None]
     parts = [torch.arange(len(inputs))[i : i + BLOCK] for i in range(0, len(inputs), BLOCK)]
-    for _ in range(steps):
+    for _ in range(STEPS):
         ahead = weight + MOMENTUM * speed
         gradient, slope, curvature = PENALTY * ahead, torch.zeros_like(bias), torch.zeros(len(bias))
         for part in parts:

@@ -9,7 +9,7 @@ A pair's `info` is 4 p (1 - p), 1 where the tagger is in two minds and 0 where i
 | likely | highest probability |
 | balanced | most info within its category, every category as often |
 | balanced-likely | highest probability within its category, every category as often |
-| trmml | as balanced; images that stand for many first, those like one asked about before later |
+| trmml | as balanced, but what resembles an image asked about before it comes later |
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,6 @@ WITHOUT_QUOTA: tuple[Policy, ...] = ("random", "uncertain", "likely")
 LIKENESS_COST = 0.7
 # Candidates of a category for each question it gets: unlike images are looked for among these.
 CANDIDATES = 6
-# Images nearest to one, and images of the collection among which they are looked for.
-NEIGHBOURS, REFERENCES = 20, 4096
 # Entries of the largest tensor that is made at a time.
 MAX_ENTRIES = 2**25
 # One screen of thumbnails.
@@ -42,13 +40,11 @@ class Pool:
         logits: of the present head.
         open: pairs that may be asked about; restrict it to ask about some categories alone.
         features: of whole images, unit length.
-        reach: how much each image stands for others; see `reach`.
     """
 
     logits: Float[Tensor, "N C"]
     open: Bool[Tensor, "N C"]
     features: Float[Tensor, "N D"]
-    reach: Float[Tensor, " N"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,31 +130,6 @@ def info(logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return 4 * probability * (1 - probability)
 
 
-def reach(features: Float[Tensor, "N D"], seed: int = 0) -> Float[Tensor, " N"]:
-    """How much each image stands for others, in [0.5, 1]: mean cosine to its 20 neighbours, scaled.
-
-    Neighbours are looked for among at most 4,096 images of the collection.
-
-    Args:
-        features: unit length.
-        seed: draws the 4,096.
-    """
-    images = len(features)
-    neighbours = min(NEIGHBOURS, images - 1)
-    if neighbours < 1:
-        return torch.ones(images)
-    draw = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(images, generator=draw)[: max(REFERENCES, neighbours + 1)]
-    references = features[chosen]
-    parts = []
-    for part in torch.split(torch.arange(images), MAX_ENTRIES // len(references)):
-        cosine = features[part] @ references.T
-        cosine[part[:, None] == chosen] = -1  # an image is no neighbour of itself
-        parts.append(cosine.topk(neighbours, dim=1).values.mean(dim=1))
-    mean = torch.cat(parts)
-    return 0.5 + 0.5 * (mean - mean.min()) / (mean.max() - mean.min()).clamp(min=1e-6)
-
-
 def _expected_seconds(pool: Pool) -> Float[Tensor, " N"]:
     """What each image probably takes, if the tagger's probabilities are right."""
     wrong = (-pool.logits.abs()).sigmoid() * pool.open
@@ -172,10 +143,8 @@ def _value(policy: Policy, pool: Pool, seed: int) -> Float[Tensor, "N C"]:
             return torch.rand(pool.logits.shape, generator=torch.Generator().manual_seed(seed))
         case "likely" | "balanced-likely":
             return pool.logits.sigmoid()
-        case "uncertain" | "balanced":
+        case "uncertain" | "balanced" | "trmml":
             return info(pool.logits)
-        case "trmml":
-            return info(pool.logits) * pool.reach[:, None]
 
 
 def _equal_quota(open_count: Int[Tensor, " C"], count: int) -> Int[Tensor, " C"]:
