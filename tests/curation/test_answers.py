@@ -16,7 +16,7 @@ import torch
 
 from trmml.curation import answers as journal
 from trmml.curation.answers import Answer, Answers, existing, merge_lines, new_id, now, write_lines
-from trmml.curation.standing import apply_answers, sha256_of, standing
+from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -117,7 +117,9 @@ def test_answers_take_the_place_of_labels_and_the_rest_is_counted(tmp_path: Path
     assert (done.other_images, done.other_categories) == (1, {"zebra": 1})
     assert len(done.lines()) == 5
     assert data.matrix.labels[0, 0]  # the given data stays
-    assert apply_answers(data, rows, by_name=True).other_images == 2  # the moved one, too
+    assert (
+        apply_answers(data, rows, places_by_name(data, rows)).other_images == 2
+    )  # the moved one, too
 
 
 def test_lines_go_out_and_in(tmp_path: Path) -> None:

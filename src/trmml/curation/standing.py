@@ -1,7 +1,7 @@
 """What a journal's rows say of each pair: the last word of each person, and where they disagree."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,28 +116,30 @@ class Applied:
         return lines
 
 
-def apply_answers(data: Dataset, rows: Sequence[Answer], *, by_name: bool = False) -> Applied:
+def apply_answers(
+    data: Dataset, rows: Sequence[Answer], places: Mapping[str, int] | None = None
+) -> Applied:
     """The data with what people answered.
 
     Args:
         data: images and labels.
         rows: in the order of their ids.
-        by_name: find images by name alone, where their files are not at hand.
+        places: of images by SHA-256; by default by the contents of their files.
     """
     settled = standing(rows).last
-    images = _by_name(data, settled) if by_name else _by_content(data, settled)
+    places = places_by_content(data, rows) if places is None else places
     columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
     labels, known = data.matrix.labels.clone(), data.matrix.known.clone()
     found = Applied(data, {}, [], [], 0, {})
     other_images = 0
     for (sha256, category), (row, state) in settled.items():
-        if sha256 not in images:
+        if sha256 not in places:
             other_images += 1
             continue
         if category not in columns:
             found.other_categories[category] = found.other_categories.get(category, 0) + 1
             continue
-        place = images[sha256], columns[category]
+        place = places[sha256], columns[category]
         here = ("absent", "present")[int(labels[place])] if bool(known[place]) else "unknown"
         if here not in (row.was, state):
             found.changed.append(row)
@@ -154,19 +156,16 @@ def apply_answers(data: Dataset, rows: Sequence[Answer], *, by_name: bool = Fals
     )
 
 
-def _by_name(data: Dataset, settled: dict[Pair, tuple[Answer, State]]) -> dict[str, int]:
+def places_by_name(data: Dataset, rows: Sequence[Answer]) -> dict[str, int]:
+    """The image of each hash in a journal by its name alone, where no file is at hand."""
     places = {name: place for place, name in enumerate(data.images)}
-    return {
-        sha256: places[row.image]
-        for (sha256, _), (row, _) in settled.items()
-        if row.image in places
-    }
+    return {row.sha256: places[row.image] for row in rows if row.image in places}
 
 
-def _by_content(data: Dataset, settled: dict[Pair, tuple[Answer, State]]) -> dict[str, int]:
-    """The image of each hash; files of the names in the journal are read first, none twice."""
-    missing, found = {sha256 for sha256, _ in settled}, dict[str, int]()
-    named = {row.image for row, _ in settled.values()}
+def places_by_content(data: Dataset, rows: Sequence[Answer]) -> dict[str, int]:
+    """The image of each hash in a journal; files of the names in it are read first, none twice."""
+    missing, found = {row.sha256 for row in rows}, dict[str, int]()
+    named = {row.image for row in rows}
     for place in sorted(range(len(data)), key=lambda place: data.images[place] not in named):
         if not missing:
             break
