@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trmml.curation.policies import BLOCK, Pool, blocks, choose_pairs, info, reach
+from trmml.curation.policies import (
+    BLOCK,
+    Pool,
+    blocks,
+    choose_images,
+    choose_pairs,
+    info,
+)
 from trmml.settings.choices import Policy
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -21,7 +28,6 @@ def make_pool(logits: Tensor, shown: Tensor | None = None, features: Tensor | No
         logits=logits,
         open=torch.ones_like(logits, dtype=torch.bool) if shown is None else shown,
         features=made,
-        reach=torch.ones(images),
     )
 
 
@@ -30,7 +36,7 @@ def random_pool(images: int = 40, categories: int = 7) -> Pool:
     logits = torch.randn(images, categories, generator=draw)
     features = F.normalize(torch.randn(images, 5, generator=draw), dim=1)
     shown = torch.rand(images, categories, generator=draw) < 0.4
-    return Pool(logits=logits, open=shown, features=features, reach=reach(features))
+    return Pool(logits=logits, open=shown, features=features)
 
 
 def test_orders_by_hand() -> None:
@@ -44,7 +50,7 @@ def test_orders_by_hand() -> None:
     assert chosen["likely"] == [[1, 1], [0, 1], [2, 0], [0, 0]]
     assert chosen["balanced"] == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert chosen["balanced-likely"] == [[1, 1], [2, 0], [0, 1], [0, 0]]
-    assert chosen["trmml"] == chosen["balanced"]  # no image resembles another, all reach as far
+    assert chosen["trmml"] == chosen["balanced"]  # no image resembles another
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -74,26 +80,41 @@ def test_trmml_leaves_near_duplicates_for_later() -> None:
     assert chosen[:, 0].tolist() == [0, 2, 1]
 
 
-def test_trmml_prefers_images_that_stand_for_many() -> None:
-    pool = make_pool(torch.zeros(2, 1))
-    pool = Pool(pool.logits, pool.open, pool.features, torch.tensor([0.5, 1.0]))
-    assert choose_pairs("trmml", pool, 1, seed=0).tolist() == [[1, 0]]
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("count", [0, 1, 10, 100])
+def test_only_images_with_an_open_pair_each_once(policy: Policy, count: int) -> None:
+    pool = random_pool()
+    pool.open[5:12] = False
+    chosen = choose_images(policy, pool, count, seed=0).tolist()
+    free = pool.open.any(dim=1)
+    assert len(chosen) == len(set(chosen)) == min(count, int(free.sum()))
+    assert free[chosen].all()
 
 
-def test_reach_is_that_of_the_crowd() -> None:
-    crowd = F.normalize(torch.tensor([[1.0, 0.01 * k] for k in range(30)]), dim=1)
-    alone = torch.tensor([[0.0, -1.0]])
-    found = reach(torch.cat([crowd, alone]))
-    assert found[-1] == 0.5
-    assert found[:-1].min() > 0.9
-    assert found.max() == 1
-    assert reach(alone).tolist() == [1]
-    assert reach(crowd[:2]).isfinite().all()
+def test_whole_images_by_hand() -> None:
+    # The first two are undecided of one category, the third a little of the other.
+    pool = make_pool(torch.tensor([[0.0, -9.0], [0.0, -9.0], [-9.0, -4.0], [-9.0, -9.0]]))
+    assert choose_images("uncertain", pool, 4, seed=0)[:2].sort().values.tolist() == [0, 1]
+    assert choose_images("balanced", pool, 2, seed=0).tolist() == [0, 2]
+    assert choose_images("likely", pool, 3, seed=0)[-1] == 2
+
+
+def test_trmml_asks_of_two_images_the_quicker_and_of_like_ones_one() -> None:
+    doubts = torch.zeros(1, 30)
+    sure = torch.full((1, 30), -4.0)
+    pool = make_pool(torch.cat([doubts, sure]))
+    worth = [float(info(row).sqrt().sum()) for row in (doubts, sure)]
+    seconds = [2 + 0.9 + 30 * 0.9 * 0.5, 2 + 0.9 + 30 * 0.9 * float(sure[0, 0].sigmoid())]
+    first = choose_images("trmml", pool, 1, seed=0)
+    assert (first == 0) == (worth[0] / seconds[0] > worth[1] / seconds[1])
+    like = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]])
+    pool = make_pool(torch.zeros(3, 1), features=like)
+    assert choose_images("trmml", pool, 3, seed=0)[:2].tolist() == [0, 2]
 
 
 def test_a_permutation_of_categories_permutes_the_questions() -> None:
     pool, order = random_pool(), torch.tensor([3, 1, 6, 0, 2, 5, 4])
-    turned = Pool(pool.logits[:, order], pool.open[:, order], pool.features, pool.reach)
+    turned = Pool(pool.logits[:, order], pool.open[:, order], pool.features)
     for policy in BALANCED:
         plain = choose_pairs(policy, pool, 30, seed=0)
         other = choose_pairs(policy, turned, 30, seed=0)

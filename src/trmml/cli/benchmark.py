@@ -80,7 +80,7 @@ def benchmark(
     from trmml.training.fabric import pick_device
 
     chosen = find_methods(method_keys(methods))
-    title, train, test = _read(data, options.named_values(data_option, "--data-option"))
+    title, train, test = read_both(data, options.named_values(data_option, "--data-option"))
     rules += read_masks(masks or (), train)
     start = method_settings(chosen, settings if tune is None else None, views, precision)
     schedules = [each.training for own in start.values() for each in own.values.values()]
@@ -110,7 +110,7 @@ def benchmark(
     _finish(out, draws, json, failure)
 
 
-def _read(data: tuple[str, Path], choices: Mapping[str, str]) -> "tuple[str, Dataset, Dataset]":
+def read_both(data: tuple[str, Path], choices: Mapping[str, str]) -> "tuple[str, Dataset, Dataset]":
     """What tables call the data, the images to train on, and those to test on."""
     from trmml.datasets.catalog import read_named
 
@@ -223,13 +223,13 @@ def _show(report: "Report", out: Path, json: bool) -> None:
         print_json({"out": str(out), **report.to_dict()})
         return
     for table in report.tables[: 2 if report.results.comparisons else 1]:
-        print_table(_terminal(table))
+        print_table(terminal(table))
     typer.echo(
         f"page:    {out / 'results.md'}\ntables:  {out / 'tables'}\nplots:   {out / 'plots'}"
     )
 
 
-def _terminal(table: "Table") -> "RichTable":
+def terminal(table: "Table") -> "RichTable":
     """A table for the terminal."""
     from rich.table import Table as RichTable
     from rich.text import Text

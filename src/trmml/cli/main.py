@@ -23,6 +23,7 @@ from trmml.cli.output import (
     shown_progress,
 )
 from trmml.cli.reading import TableOptions, read_either, read_names
+from trmml.cli.review import review
 from trmml.cli.store import store
 from trmml.settings.choices import StyleName
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.callback()(trmml)
 app.add_typer(store, name="store")
 app.add_typer(data_verbs, name="data")
+app.add_typer(review, name="review")
 
 
 @app.command(cls=Verb, epilog=examples("trmml demo", "trmml demo --known 0.1 --out runs/demo-10"))

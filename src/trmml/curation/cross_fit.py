@@ -34,12 +34,19 @@ class Head(NamedTuple):
     bias: Float[Tensor, " C"]
 
 
-def directions_of(means: Float[Tensor, "N W"]) -> Float[Tensor, "N K"]:
+def directions_of(
+    means: Float[Tensor, "N W"], learned_from: Float[Tensor, "M W"] | None = None
+) -> Float[Tensor, "N K"]:
     """What a head reads of mean hidden patches: the leading directions of their signed roots.
 
     Each channel is standardised first; the variance of all that is kept is 1. No label is read.
+
+    Args:
+        means: mean hidden patches.
+        learned_from: those that the directions are learned from; `means` itself by default.
     """
-    some = signed_root(means[:: max(1, len(means) // MOST_IMAGES)].float())
+    whole = means if learned_from is None else learned_from
+    some = signed_root(whole[:: max(1, len(whole) // MOST_IMAGES)].float())
     mean, spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp(min=1e-6)
     some = (some - mean) / spread
     variance, directions = torch.linalg.eigh(some.T @ some / len(some))

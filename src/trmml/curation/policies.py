@@ -9,7 +9,7 @@ A pair's `info` is 4 p (1 - p), 1 where the tagger is in two minds and 0 where i
 | likely | highest probability |
 | balanced | most info within its category, every category as often |
 | balanced-likely | highest probability within its category, every category as often |
-| trmml | as balanced; images that stand for many first, those like one asked about before later |
+| trmml | as balanced, but what resembles an image asked about before it comes later |
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from trmml.curation.costs import EXCEPTION, image_seconds
 from trmml.settings.choices import Policy
 
+WITHOUT_QUOTA: tuple[Policy, ...] = ("random", "uncertain", "likely")
 # How much of a pair's value an equal image that is asked about before it takes.
 LIKENESS_COST = 0.7
 # Candidates of a category for each question it gets: unlike images are looked for among these.
 CANDIDATES = 6
-# Images nearest to one, and images of the collection among which they are looked for.
-NEIGHBOURS, REFERENCES = 20, 4096
 # Entries of the largest tensor that is made at a time.
 MAX_ENTRIES = 2**25
 # One screen of thumbnails.
@@ -40,13 +40,11 @@ class Pool:
         logits: of the present head.
         open: pairs that may be asked about; restrict it to ask about some categories alone.
         features: of whole images, unit length.
-        reach: how much each image stands for others; see `reach`.
     """
 
     logits: Float[Tensor, "N C"]
     open: Bool[Tensor, "N C"]
     features: Float[Tensor, "N D"]
-    reach: Float[Tensor, " N"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +68,7 @@ def choose_pairs(policy: Policy, pool: Pool, count: int, *, seed: int) -> Int[Te
     """
     value = _value(policy, pool, seed).masked_fill(~pool.open, -1)
     count = min(count, int(pool.open.sum()))
-    if policy in ("random", "uncertain", "likely"):
+    if policy in WITHOUT_QUOTA:
         flat = value.flatten().topk(count).indices
         categories = value.shape[1]
         return torch.stack([flat // categories, flat % categories], dim=1)
@@ -80,6 +78,40 @@ def choose_pairs(policy: Policy, pool: Pool, count: int, *, seed: int) -> Int[Te
     else:
         kept, order = value.topk(int(quota.max()), dim=0)
     return _dealt(order, kept, quota)[:count]
+
+
+def choose_images(policy: Policy, pool: Pool, count: int, *, seed: int) -> Int[Tensor, " K"]:
+    """The next images to ask about whole, first to last; fewer where few have an open pair.
+
+    An image is worth the sum over its open pairs of what the policy makes of a pair. With a quota,
+    a pair counts relative to the best of its category, and less the more the images before it
+    have covered of that category. `trmml` takes the root of a pair's value, so that many pairs in
+    slight doubt count, and divides by the seconds that the image will probably take.
+
+    Args:
+        policy: see the table above.
+        pool: what to choose from.
+        count: how many, at least 0.
+        seed: of `random`.
+    """
+    value = _value(policy, pool, seed) * pool.open
+    free = pool.open.any(dim=1)
+    count = min(count, int(free.sum()))
+    if policy in WITHOUT_QUOTA:
+        return value.sum(dim=1).masked_fill(~free, -1).topk(count).indices
+    value = value / value.amax(dim=0).clamp(min=1e-12)
+    price, like = torch.ones(len(value)), 0.0
+    if policy == "trmml":
+        value, price, like = value.sqrt(), _expected_seconds(pool), LIKENESS_COST
+    covered, likest, chosen = value.new_zeros(value.shape[1]), value.new_zeros(len(value)), []
+    for _ in range(count):
+        worth = value @ (1 / (1 + covered)) * (1 - like * likest) / price
+        best = int(worth.masked_fill(~free, -1).argmax())
+        chosen.append(best)
+        free[best] = False
+        covered += value[best]
+        likest = torch.maximum(likest, pool.features @ pool.features[best])
+    return torch.tensor(chosen, dtype=torch.long)
 
 
 def blocks(pairs: Int[Tensor, "Q 2"], logits: Float[Tensor, "N C"]) -> list[Block]:
@@ -98,29 +130,11 @@ def info(logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return 4 * probability * (1 - probability)
 
 
-def reach(features: Float[Tensor, "N D"], seed: int = 0) -> Float[Tensor, " N"]:
-    """How much each image stands for others, in [0.5, 1]: mean cosine to its 20 neighbours, scaled.
-
-    Neighbours are looked for among at most 4,096 images of the collection.
-
-    Args:
-        features: unit length.
-        seed: draws the 4,096.
-    """
-    images = len(features)
-    neighbours = min(NEIGHBOURS, images - 1)
-    if neighbours < 1:
-        return torch.ones(images)
-    draw = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(images, generator=draw)[: max(REFERENCES, neighbours + 1)]
-    references = features[chosen]
-    parts = []
-    for part in torch.split(torch.arange(images), MAX_ENTRIES // len(references)):
-        cosine = features[part] @ references.T
-        cosine[part[:, None] == chosen] = -1  # an image is no neighbour of itself
-        parts.append(cosine.topk(neighbours, dim=1).values.mean(dim=1))
-    mean = torch.cat(parts)
-    return 0.5 + 0.5 * (mean - mean.min()) / (mean.max() - mean.min()).clamp(min=1e-6)
+def _expected_seconds(pool: Pool) -> Float[Tensor, " N"]:
+    """What each image probably takes, if the tagger's probabilities are right."""
+    wrong = (-pool.logits.abs()).sigmoid() * pool.open
+    base = image_seconds(1, pool.logits.shape[1], 0)
+    return base + EXCEPTION * wrong.sum(dim=1)
 
 
 def _value(policy: Policy, pool: Pool, seed: int) -> Float[Tensor, "N C"]:
@@ -129,10 +143,8 @@ def _value(policy: Policy, pool: Pool, seed: int) -> Float[Tensor, "N C"]:
             return torch.rand(pool.logits.shape, generator=torch.Generator().manual_seed(seed))
         case "likely" | "balanced-likely":
             return pool.logits.sigmoid()
-        case "uncertain" | "balanced":
+        case "uncertain" | "balanced" | "trmml":
             return info(pool.logits)
-        case "trmml":
-            return info(pool.logits) * pool.reach[:, None]
 
 
 def _equal_quota(open_count: Int[Tensor, " C"], count: int) -> Int[Tensor, " C"]:

@@ -37,3 +37,8 @@ ExportPart = Literal["all", "head"]
 
 # Which open pairs a review asks about first; `curation/policies.py` has what each means.
 Policy = Literal["random", "uncertain", "likely", "balanced", "balanced-likely", "trmml"]
+# How a review asks: a category at a time, or an image at a time.
+Asking = Literal["blocks", "images"]
+# What a simulated session starts from, and in what its budget is counted.
+StartRule = Literal["share", "popular-first", "single-positive"]
+Unit = Literal["answers", "seconds"]

@@ -1,0 +1,253 @@
+"""The journal of a review: what people answered, in an SQLite file to which rows are only added.
+
+A commit is on the disk before `add` returns (WAL, synchronous=FULL), so an answer that was shown as
+saved outlives `kill -9`. An id that is there already is ignored: to send an answer again is safe.
+"""
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from trmml.errors import DataError
+from trmml.storage.atomic import write_text
+
+Verdict = Literal["present", "absent", "unsure", "skip"]
+State = Literal["present", "absent", "unknown"]
+Reason = Literal["learn", "suspect", "complete", "gold", "typed"]
+
+FORMAT = 1
+# What a process waits for another that writes.
+BUSY_SECONDS = 5.0
+_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_HEADER = b"SQLite format 3\0"
+_SCHEMA = """
+CREATE TABLE answers (
+    id TEXT PRIMARY KEY, at TEXT NOT NULL, who TEXT NOT NULL, image TEXT NOT NULL,
+    sha256 TEXT NOT NULL, category TEXT NOT NULL, answer TEXT, was TEXT NOT NULL,
+    p REAL, why TEXT NOT NULL, run TEXT NOT NULL, ms INTEGER, undoes TEXT,
+    CHECK ((answer IS NULL) = (undoes IS NOT NULL))
+);
+CREATE TRIGGER answers_stay BEFORE UPDATE ON answers
+    BEGIN SELECT RAISE(ABORT, 'answers are only added'); END;
+CREATE TRIGGER answers_remain BEFORE DELETE ON answers
+    BEGIN SELECT RAISE(ABORT, 'answers are only added'); END;
+"""
+
+
+class Answer(NamedTuple):
+    """One row.
+
+    Attributes:
+        id: from `new_id`, made once, by whoever asked.
+        at: UTC, with seconds, as in 2026-11-29T06:45:34Z.
+        who: a name, or "".
+        image: name below the images' folder, with `/`.
+        sha256: of the image file's bytes, in hex.
+        category: name.
+        answer: None where the row takes another back.
+        was: what was known before.
+        p: probability that was shown.
+        why: what the question was for.
+        run: first 12 digits of the SHA-256 of the run's model.json.
+        ms: from shown to answered.
+        undoes: id of the row that this one takes back.
+    """
+
+    id: str
+    at: str
+    who: str
+    image: str
+    sha256: str
+    category: str
+    answer: Verdict | None
+    was: State
+    p: float | None
+    why: Reason
+    run: str
+    ms: int | None = None
+    undoes: str | None = None
+
+
+def new_id() -> str:
+    """A ULID: 26 characters, of which the later sorts behind the earlier, also within a process."""
+    with _last_lock:
+        number = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
+        _last[0] = number = max(number, _last[0] + 1)
+    return "".join(_LETTERS[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+_last, _last_lock = [0], threading.Lock()
+
+
+def now() -> str:
+    """The time as a row holds it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Answers:
+    """A journal on disk; any number of processes may read and add at once.
+
+    Args:
+        path: of the file; made where it is not there.
+
+    Raises:
+        DataError: the file is something else, damaged, of a later version, or cannot be written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if self.path.is_file() and self.path.stat().st_size:
+            with self.path.open("rb") as file:
+                if file.read(len(_HEADER)) != _HEADER:
+                    raise DataError(
+                        f"{self.path} is no journal of answers. Name a file that `trmml review ask`"
+                        " wrote, or a new one; lines of JSON are read by `trmml review import`."
+                    )
+        with self._told():
+            self._base = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        with self._told():
+            self._prepare()
+
+    def _prepare(self) -> None:
+        self._base.execute("PRAGMA journal_mode=WAL")
+        self._base.execute("PRAGMA synchronous=FULL")
+        self._base.execute("BEGIN IMMEDIATE")  # of two that open a new file, one makes the table
+        (version,) = self._base.execute("PRAGMA user_version").fetchone()
+        tables = self._base.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+        if version == 0 and not tables:
+            for statement in _SCHEMA.replace("; END", "\0").split(";\n"):
+                self._base.execute(statement.replace("\0", "; END"))
+            self._base.execute(f"PRAGMA user_version={FORMAT}")
+        elif version != FORMAT or ("answers",) not in tables:
+            self._base.execute("ROLLBACK")
+            raise DataError(
+                f"{self.path} is a database of format {version}, and journals of answers have"
+                f" format {FORMAT}. Name another file, or take the trmml that wrote it."
+            )
+        self._base.execute("COMMIT")
+
+    def add(self, answers: Iterable[Answer]) -> int:
+        """Number of rows that were new; they are on the disk, all or none.
+
+        Raises:
+            DataError: another process wrote for longer than 5 s, or the disk is full.
+        """
+        marks = ", ".join("?" * len(Answer._fields))
+        with self._told():
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                before = self._base.total_changes
+                self._base.executemany(f"INSERT OR IGNORE INTO answers VALUES ({marks})", answers)
+                added = self._base.total_changes - before
+                self._base.execute("COMMIT")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+        return added
+
+    def rows(self) -> list[Answer]:
+        """All rows, in the order of their ids, which is that of time."""
+        with self._told():
+            return [*map(Answer._make, self._base.execute("SELECT * FROM answers ORDER BY id"))]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def __enter__(self) -> "Answers":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What SQLite says, in words."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            reason = str(error)
+            advice = "Name a file in a folder that exists, may be written and has room."
+            if "locked" in reason or "busy" in reason:
+                advice = (
+                    f"Another process has been writing to it for {BUSY_SECONDS:.0f} seconds; let"
+                    " it end, and repeat. What was answered before is safe."
+                )
+            elif isinstance(error, sqlite3.DatabaseError) and "malformed" in reason:
+                advice = "Restore it from a backup, or from what `trmml review export` wrote."
+            raise DataError(f"cannot use the answers in {self.path}: {reason}. {advice}") from error
+
+
+def existing(path: Path | str) -> Answers:
+    """A journal that must be there already.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"there is no file {path}. Name the answers that `trmml review ask` wrote.")
+    return Answers(path)
+
+
+def write_lines(rows: Sequence[Answer], path: Path) -> None:
+    """Write rows as JSON lines, one object a line with all columns."""
+    lines = (json.dumps(row._asdict(), ensure_ascii=False) for row in rows)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def merge_lines(answers: Answers, path: Path) -> tuple[int, int]:
+    """Number of rows in a file of JSON lines, and of those that were new; nothing is half read.
+
+    Raises:
+        DataError: a line is no row; then none is taken.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}. Name lines of JSON in UTF-8.") from error
+    rows = [_row(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    return len(rows), answers.add(rows)
+
+
+def _row(line: str, where: str) -> Answer:
+    try:
+        tree = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is no JSON: {error}. Export the answers again.") from error
+    if not isinstance(tree, dict) or set(tree) - {*Answer._fields}:
+        raise DataError(f"{where} is no answer; expected the keys {', '.join(Answer._fields)}.")
+    values: dict[str, Any] = {"who": "", "run": "", "p": None, "answer": None, **tree}
+    wrong = [name for name, kind in _KINDS.items() if not _is(values.get(name), kind)]
+    if not wrong and (values["answer"] is None) == (values.get("undoes") is None):
+        wrong = ["answer"]  # a row answers, or takes an answer back
+    if wrong:
+        raise DataError(
+            f"{where}: {wrong[0]!r} is {values.get(wrong[0])!r:.80}, which no answer has there."
+            " Export the answers again; docs/review.md has the columns."
+        )
+    return Answer(**values)
+
+
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("id", "at", "who", "image", "sha256", "category", "run"), str),
+    **{"answer": (*get_args(Verdict), None), "was": get_args(State), "why": get_args(Reason)},
+    **{"p": (int, float, type(None)), "ms": (int, type(None)), "undoes": (str, type(None))},
+}
+
+
+def _is(value: object, kind: Any) -> bool:
+    if isinstance(kind, tuple) and not isinstance(kind[0], type):
+        return value in kind
+    return isinstance(value, kind) and not isinstance(value, bool)

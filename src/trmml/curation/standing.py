@@ -1,0 +1,184 @@
+"""What a journal's rows say of each pair: the last word of each person, and where they disagree."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from trmml.curation.answers import Answer, State
+from trmml.datasets.base import Dataset
+from trmml.datasets.tables.names import clean_name
+from trmml.labels.matrix import LabelMatrix
+from trmml.storage.hashes import hash_file
+
+# A pair that somebody was unsure of is left alone for so long.
+UNSURE_DAYS = 30
+Pair = tuple[str, str]  # sha256 of the image, name of the category
+
+
+@dataclass
+class Standing:
+    """What is settled, and what is not to be asked.
+
+    Attributes:
+        last: the last row of each pair that answers present or absent, with its state now;
+            "unknown" where people disagree.
+        resting: pairs that somebody was unsure of within the last 30 days.
+        skipped: pairs that somebody passed over.
+        taken: ids of rows that were taken back.
+    """
+
+    last: dict[Pair, tuple[Answer, State]] = field(default_factory=dict)
+    resting: set[Pair] = field(default_factory=set)
+    skipped: set[Pair] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+
+
+def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
+    """What rows say together.
+
+    The last answer of each person on each pair counts; what was undone does not, and an undo may
+    itself be undone. A skip says nothing, so the answer before it counts.
+
+    Args:
+        rows: in the order of their ids.
+        at: the present; by default now.
+    """
+    found = Standing()
+    rested = (at or datetime.now(UTC)) - timedelta(days=UNSURE_DAYS)
+    earliest = rested.strftime("%Y-%m-%dT%H:%M:%SZ")
+    spoken: set[tuple[Pair, str]] = set()
+    named = functools.cache(clean_name)
+    for row in reversed(rows):
+        pair = (row.sha256, named(row.category))
+        if row.id in found.taken:
+            continue
+        if row.undoes is not None:
+            found.taken.add(row.undoes)
+        elif row.answer == "skip":
+            found.skipped.add(pair)
+        elif (pair, row.who) not in spoken:
+            spoken.add((pair, row.who))
+            _count(found, pair, row, earliest)
+    return found
+
+
+def _count(found: Standing, pair: Pair, row: Answer, earliest: str) -> None:
+    """Take one person's word on a pair."""
+    if row.answer == "unsure":
+        if row.at >= earliest:
+            found.resting.add(pair)
+    elif row.answer is not None and row.answer != "skip":
+        before = found.last.setdefault(pair, (row, row.answer))
+        if before[1] != row.answer:
+            found.last[pair] = (before[0], "unknown")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A data set with its answers.
+
+    Attributes:
+        data: with answers in the place of labels.
+        pairs: of each (image index, category index) that was answered, its state now.
+        changed: answers that found another label than the one the person saw; the answer counts.
+        disagreed: pairs that people disagree about, which became unknown.
+        other_images: rows about images that are not in the data; they stay in the journal.
+        other_categories: rows of each category that the data lacks; they stay too.
+    """
+
+    data: Dataset
+    pairs: dict[tuple[int, int], State]
+    changed: list[Answer]
+    disagreed: list[Answer]
+    other_images: int
+    other_categories: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """What people should know of it."""
+        count = len(self.pairs)
+        lines = [f"{count} answered {'pair' if count == 1 else 'pairs'} taken"]
+        for what, rows in (
+            ("found another label than the person saw; the answer counts", self.changed),
+            ("are unknown, as people disagree", self.disagreed),
+        ):
+            first = "; ".join(f"{row.image}: {row.category}" for row in rows[:5])
+            if rows:
+                lines.append(f"{len(rows)} {what}: {first}{' ...' if len(rows) > 5 else ''}")
+        if self.other_images:
+            lines.append(
+                f"{self.other_images} answers are about images that are not here; they stay in the"
+                " journal"
+            )
+        for name, count in self.other_categories.items():
+            lines.append(f"{count} answers are about {name!r}, no category here; they stay, too")
+        return lines
+
+
+def apply_answers(
+    data: Dataset, rows: Sequence[Answer], places: Mapping[str, int] | None = None
+) -> Applied:
+    """The data with what people answered.
+
+    Args:
+        data: images and labels.
+        rows: in the order of their ids.
+        places: of images by SHA-256; by default by the contents of their files.
+    """
+    settled = standing(rows).last
+    places = places_by_content(data, rows) if places is None else places
+    columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
+    labels, known = data.matrix.labels.clone(), data.matrix.known.clone()
+    found = Applied(data, {}, [], [], 0, {})
+    other_images = 0
+    for (sha256, category), (row, state) in settled.items():
+        if sha256 not in places:
+            other_images += 1
+            continue
+        if category not in columns:
+            found.other_categories[category] = found.other_categories.get(category, 0) + 1
+            continue
+        place = places[sha256], columns[category]
+        here = ("absent", "present")[int(labels[place])] if bool(known[place]) else "unknown"
+        if here not in (row.was, state):
+            found.changed.append(row)
+        if state == "unknown":
+            found.disagreed.append(row)
+        labels[place], known[place] = state == "present", state != "unknown"
+        found.pairs[place] = state
+    data = Dataset(
+        data.root, data.images, data.category_names, LabelMatrix(labels, known), data.rows,
+        data.boxes,
+    )  # fmt: skip
+    return Applied(
+        data, found.pairs, found.changed, found.disagreed, other_images, found.other_categories
+    )
+
+
+def places_by_name(data: Dataset, rows: Sequence[Answer]) -> dict[str, int]:
+    """The image of each hash in a journal by its name alone, where no file is at hand."""
+    places = {name: place for place, name in enumerate(data.images)}
+    return {row.sha256: places[row.image] for row in rows if row.image in places}
+
+
+def places_by_content(data: Dataset, rows: Sequence[Answer]) -> dict[str, int]:
+    """The image of each hash in a journal; files of the names in it are read first, none twice."""
+    missing, found = {row.sha256 for row in rows}, dict[str, int]()
+    named = {row.image for row in rows}
+    for place in sorted(range(len(data)), key=lambda place: data.images[place] not in named):
+        if not missing:
+            break
+        sha256 = sha256_of(data.root / data.images[place])
+        if sha256 in missing:
+            found[sha256] = place
+            missing.discard(sha256)
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """The hash by which a journal knows an image; "" where it cannot be read."""
+    try:
+        return hash_file(path)
+    except OSError:
+        return ""

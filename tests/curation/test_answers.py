@@ -1,0 +1,250 @@
+"""The journal: rows are added only, ids count once, undo, disagreement, kills, lines of JSON."""
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from trmml.curation import answers as journal
+from trmml.curation.answers import Answer, Answers, existing, merge_lines, new_id, now, write_lines
+from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
+from trmml.datasets.base import Dataset
+from trmml.errors import DataError
+from trmml.labels.matrix import LabelMatrix
+
+
+def row(answer: str | None = "present", **other: object) -> Answer:
+    values = {"image": "a.jpg", "sha256": "aa", "category": "cat", "who": "", "was": "unknown"}
+    values |= {"id": new_id(), "at": now(), "p": 0.5, "why": "learn", "run": "0" * 12}
+    return Answer(**{**values, "answer": answer, **other})  # type: ignore[arg-type]
+
+
+def test_rows_come_back_in_order_and_once(tmp_path: Path) -> None:
+    rows = [row(), row("absent", p=None, ms=12), row("unsure", category="Käfer")]
+    with Answers(tmp_path / "a.sqlite") as first, Answers(tmp_path / "a.sqlite") as second:
+        assert first.add(rows[:2]) == 2
+        assert second.add(rows) == 1
+        assert first.rows() == rows
+    assert existing(tmp_path / "a.sqlite").rows() == rows
+
+
+def test_ids_are_ulids_that_sort_by_time() -> None:
+    ids = [new_id() for _ in range(2000)]
+    assert ids == sorted(set(ids))
+    assert {len(each) for each in ids} == {26}
+    assert ids[0][0] == "0"  # 48 bits of milliseconds in ten letters
+
+
+@pytest.mark.parametrize("statement", ["UPDATE answers SET answer='absent'", "DELETE FROM answers"])
+def test_rows_cannot_be_changed(tmp_path: Path, statement: str) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        answers.add([row()])
+    with sqlite3.connect(tmp_path / "a.sqlite") as base, pytest.raises(sqlite3.Error, match="only"):
+        base.execute(statement)
+    base.close()
+
+
+def test_the_file_is_wal_and_synchronous(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / "a.sqlite")
+    pragma = [answers._base.execute(f"PRAGMA {name}").fetchone()[0]
+              for name in ("journal_mode", "synchronous", "user_version")]  # fmt: skip
+    answers.close()
+    assert pragma == ["wal", 2, journal.FORMAT]
+
+
+def test_the_last_answer_counts_undone_ones_do_not_and_an_undo_may_be_undone() -> None:
+    first, second = row("present"), row("absent")
+    undo = row(None, undoes=second.id)
+    redo = row(None, undoes=undo.id)
+    assert standing([first, second]).last["aa", "cat"] == (second, "absent")
+    assert standing([first, second, undo]).last["aa", "cat"] == (first, "present")
+    assert standing([first, second, undo, redo]).last["aa", "cat"] == (second, "absent")
+    assert standing([first, second, row("skip")]).last["aa", "cat"] == (second, "absent")
+
+
+def test_people_who_disagree_leave_a_pair_unknown() -> None:
+    rows = [row("present", who="ann"), row("absent", who="bob")]
+    assert standing(rows).last["aa", "cat"] == (rows[1], "unknown")
+    assert standing([*rows, row("present", who="bob")]).last["aa", "cat"][1] == "present"
+    assert standing([*rows, row("unsure", who="bob")]).last["aa", "cat"][1] == "present"
+
+
+def test_the_unsure_are_left_alone_for_thirty_days() -> None:
+    asked = row("unsure", at="2026-01-01T00:00:00Z")
+    for day, resting in ((30, {("aa", "cat")}), (31, set())):
+        at = (
+            datetime(2026, 1, day, 23, tzinfo=UTC)
+            if day == 30
+            else datetime(2026, 2, 1, tzinfo=UTC)
+        )
+        assert standing([asked], at).resting == resting
+        assert not standing([asked], at).last
+
+
+def collection(tmp_path: Path) -> tuple[Dataset, list[str]]:
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    matrix = LabelMatrix(torch.tensor([[1, 0], [0, 0], [0, 0]]).bool(), torch.ones(3, 2).bool())
+    data = Dataset(tmp_path, tuple(names), ("cat", "dog"), matrix, (2, 3, 4))
+    return data, [sha256_of(tmp_path / name) for name in names]
+
+
+def test_answers_take_the_place_of_labels_and_the_rest_is_counted(tmp_path: Path) -> None:
+    data, (a, b, c) = collection(tmp_path)
+    rows = [
+        row("absent", sha256=a, was="present"),
+        row("present", sha256=b, image="moved.jpg", category=" dog ", was="unknown"),
+        row("present", sha256=c, image="c.jpg", was="absent", who="ann"),
+        row("absent", sha256=c, image="c.jpg", was="absent", who="bob"),
+        row(sha256="ff", image="elsewhere.jpg"),
+        row(sha256=a, category="zebra"),
+    ]
+    done = apply_answers(data, rows)
+    assert done.data.matrix.labels.tolist() == [[False, False], [False, True], [False, False]]
+    assert done.data.matrix.known.tolist() == [[True, True], [True, True], [False, True]]
+    assert [each.image for each in done.changed] == ["moved.jpg"]  # was absent, not unknown
+    assert [each.image for each in done.disagreed] == ["c.jpg"]
+    assert (done.other_images, done.other_categories) == (1, {"zebra": 1})
+    assert len(done.lines()) == 5
+    assert data.matrix.labels[0, 0]  # the given data stays
+    assert (
+        apply_answers(data, rows, places_by_name(data, rows)).other_images == 2
+    )  # the moved one, too
+
+
+def test_lines_go_out_and_in(tmp_path: Path) -> None:
+    rows = [row(), row(None, undoes="x"), row("skip", image='"ä".jpg', p=None)]
+    write_lines(rows, tmp_path / "a.jsonl")
+    with Answers(tmp_path / "b.sqlite") as answers:
+        answers.add(rows[:1])
+        assert merge_lines(answers, tmp_path / "a.jsonl") == (3, 2)
+        assert merge_lines(answers, tmp_path / "a.jsonl") == (3, 0)
+        assert answers.rows() == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", "line 2 is no JSON"),
+        ("[1]", "line 2 is no answer"),
+        (json.dumps({**row()._asdict(), "answer": "yes"}), "'answer' is 'yes'"),
+        (json.dumps({**row()._asdict(), "undoes": "x"}), "'answer' is 'present'"),
+        (json.dumps({**row()._asdict(), "note": 1}), "expected the keys id, at"),
+        (json.dumps({"id": "1"}), "'at' is None"),
+    ],
+)
+def test_a_bad_line_is_named_and_none_is_taken(tmp_path: Path, change: str, message: str) -> None:
+    write_lines([row()], tmp_path / "a.jsonl")
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(change + "\n")
+    with Answers(tmp_path / "b.sqlite") as answers:
+        with pytest.raises(DataError, match=message):
+            merge_lines(answers, tmp_path / "a.jsonl")
+        assert answers.rows() == []
+
+
+def _other_format(path: Path) -> None:
+    with sqlite3.connect(path) as base:
+        base.execute("PRAGMA user_version=7")
+    base.close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: path.write_text("image,cat\n"), "is no journal of answers"),
+        (
+            lambda path: path.write_bytes(b"SQLite format 3\0" + b"x" * 200),
+            "cannot use the answers",
+        ),
+        (_other_format, "is a database of format 7"),
+        (lambda path: path.mkdir(), "cannot use the answers"),
+    ],
+)
+def test_other_files_are_refused(
+    tmp_path: Path, prepare: Callable[[Path], object], message: str
+) -> None:
+    prepare(tmp_path / "a.sqlite")
+    with pytest.raises(DataError, match=message):
+        Answers(tmp_path / "a.sqlite")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        existing(tmp_path / "a.sqlite")
+
+
+def test_a_writer_that_does_not_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "BUSY_SECONDS", 0.05)
+    with Answers(tmp_path / "a.sqlite") as holder, Answers(tmp_path / "a.sqlite") as waiting:
+        holder._base.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DataError, match="Another process has been writing"):
+            waiting.add([row()])
+
+
+def test_many_answers_load_fast(tmp_path: Path) -> None:
+    first = row()
+    with Answers(tmp_path / "a.sqlite") as answers:
+        answers.add(first._replace(id=f"{n:026}", sha256=str(n)) for n in range(20_000))
+        begun = time.process_time()
+        assert len(standing(answers.rows()).last) == 20_000
+        assert time.process_time() - begun < 1.5  # the types are checked here, and other tests run
+
+
+# A writer says each id once it is on the disk; what it said must be there after a kill.
+WRITER = """
+import sys
+from trmml.curation.answers import Answer, Answers, new_id, now
+first, last = int(sys.argv[2]), int(sys.argv[3])
+with Answers(sys.argv[1]) as answers:
+    for n in range(first, last):
+        made = Answer(f"{n:026}", now(), "", "a.jpg", str(n), "cat", "present", "unknown",
+                      None, "learn", "", None, None)
+        answers.add([made])
+        print(n, flush=True)
+"""
+
+
+def killed_session(path: Path, total: int, kills: int, seed: int) -> None:
+    """Write `total` answers through `kills` processes that are killed; check none is lost."""
+    draw, done, most = random.Random(seed), -1, 0.0
+    for part in range(kills + 1):
+        # A client that saw no reply sends the answer again.
+        words = [sys.executable, "-c", WRITER, str(path), str(max(done, 0)), str(total)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            goal = done + draw.randint(0, max(2 * total // (kills + 1), 1))
+            for line in child.stdout:
+                done = max(done, int(line))
+                if part < kills and done >= goal:
+                    time.sleep(draw.random() * 0.01)
+                    child.send_signal(signal.SIGKILL)
+                    break
+            rest = child.stdout.read().splitlines()
+            done = max([done, *(int(line) for line in rest if line.isdigit())])
+        rows = Answers(path).rows()
+        assert {int(each.id) for each in rows} >= set(range(done + 1))
+        assert len({each.id for each in rows}) == len(rows)
+        most = max(most, len(rows))
+    assert most == total
+
+
+def test_kills_lose_and_double_no_answer(tmp_path: Path) -> None:
+    killed_session(tmp_path / "a.sqlite", total=60, kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_fifty_kills_over_ten_thousand_answers(tmp_path: Path) -> None:
+    killed_session(tmp_path / "a.sqlite", total=10_000, kills=50, seed=1)

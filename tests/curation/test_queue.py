@@ -1,0 +1,172 @@
+"""The queue and its head: quotas, blocks, answers that count at once, undo, gold, suspects."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from trmml.curation.answers import Answers
+from trmml.curation.collection import Collection
+from trmml.curation.fast_head import FastHead
+from trmml.curation.queue import Queue, agreement
+from trmml.curation.standing import apply_answers
+from trmml.datasets.base import Dataset
+from trmml.errors import ConfigError
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.calibration import Calibration
+
+NAMES = ("cat", "dog", "owl")
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Collection:
+    draw = torch.Generator().manual_seed(0)
+    count, categories = 60, len(NAMES)
+    means = torch.rand(count, 8, generator=draw)
+    truth = means[:, :categories] > 0.5
+    known = torch.rand(count, categories, generator=draw) < 0.4
+    images = tuple(f"{n:03}.png" for n in range(count))
+    for name in images:
+        (tmp_path / name).write_bytes(name.encode())
+    data = Dataset(tmp_path, images, NAMES, LabelMatrix(truth, known), tuple(range(count)))
+    features = torch.nn.functional.normalize(means, dim=1)
+    ones = torch.ones(categories, dtype=torch.float64)
+    calibration = Calibration(ones, ones * 0, ones * 0.5)
+    return Collection(data, torch.zeros(count, categories), features, means, calibration, "f" * 64)
+
+
+def test_categories_are_asked_about_equally_often(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        asked: Counter[str] = Counter()
+        for _ in range(6):
+            block = queue.next(4)
+            assert len({question.category for question in block}) == 1
+            assert len({question.place for question in block}) == 4
+            for question in block:
+                assert not queue.matrix.known[question.place, NAMES.index(question.category)]
+                queue.answer(question, "absent", ms=1)
+            asked.update(question.category for question in block)
+        assert asked == Counter(dict.fromkeys(NAMES, 8))
+
+
+def test_a_pair_is_asked_once_and_the_queue_ends(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue, seen = Queue(collection, answers, categories=["owl"]), set()
+        verdicts = iter(["present", "absent", "unsure", "skip"] * 60)
+        while block := [q for q in queue.next() if q.why == "learn"]:
+            for question in block:
+                assert question.category == "owl"
+                assert question.place not in seen
+                seen.add(question.place)
+                queue.answer(question, next(verdicts))  # type: ignore[arg-type]
+        assert len(seen) == int((~collection.matrix.known[:, 2]).sum())
+        again = Queue(collection, answers, categories=["owl"])
+        assert {q.place for q in again.next()} < seen  # those that were passed over come again
+
+
+def test_undo_at_any_depth(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        before = queue.open
+        for question in queue.next(5):
+            queue.answer(question, "present")
+        undone = [queue.undo() for _ in range(6)]
+        assert [row is None for row in undone] == [False] * 5 + [True]
+        assert torch.equal(queue.open, before)
+        assert torch.equal(queue.matrix.known, collection.matrix.known)
+        assert len(answers.rows()) == 10
+        assert not apply_answers(collection.data, answers.rows()).pairs
+
+
+def test_a_second_session_goes_on(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        first = Queue(collection, answers, who="ann")
+        for question in first.next(8):
+            first.answer(question, "present")
+        assert first.head.wait(30.0)
+        second = Queue(collection, answers, who="bob")
+        assert torch.equal(second.matrix.labels, first.matrix.labels)
+        assert torch.equal(second.open, first.open)
+        assert torch.allclose(second.head.logits, first.head.logits, atol=1e-2)
+
+
+def test_gold_questions_measure_agreement(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trmml.curation.queue.GOLD_SHARE", 1.0)
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers, categories=["cat"])
+        for question in queue.next(3):
+            assert question.why == "learn"
+            queue.answer(question, "present")
+        gold = [question for question in queue.next(3) if question.why == "gold"]
+        assert [question.was for question in gold] == ["present"]
+        queue.answer(gold[0], "absent")
+        assert agreement(answers.rows()) == (0, 1)
+        assert len(queue.applied.pairs) == 3
+        queue.undo()
+        assert agreement(answers.rows()) == (0, 0)
+
+
+def test_suspects_that_were_confirmed_do_not_come_again(
+    collection: Collection, tmp_path: Path
+) -> None:
+    known = collection.matrix.known
+    collection.__dict__["out_of_sample"] = torch.full(known.shape, -1.0)
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        present, absent = queue.suspects(3)
+        assert [question.was for question in present] == ["present"] * 3
+        assert not absent
+        queue.answer(present[0], "present")
+        queue.answer(present[1], "absent")
+        left, _ = queue.suspects(500)
+        pairs = {(question.place, question.category) for question in left}
+        assert not pairs & {(question.place, question.category) for question in present[:2]}
+        assert not queue.matrix.labels[present[1].place, NAMES.index(present[1].category)]
+
+
+def test_a_category_that_is_not_there(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        with pytest.raises(ConfigError, match="no category 'zebra'"):
+            Queue(collection, answers, categories=["zebra"])
+
+
+def test_the_head_is_a_penalised_regression_of_touched_categories(collection: Collection) -> None:
+    head = FastHead(collection)
+    head.learn(collection.matrix, [1])
+    assert torch.equal(head.logits[:, [0, 2]], collection.logits[:, [0, 2]])
+    weight = head._weights[:, 1].clone().requires_grad_()
+    rows = collection.matrix.known[:, 1]
+    logits = collection.logits[rows, 1] + head._inputs[rows] @ weight
+    labels = collection.matrix.labels[rows, 1].float()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss + weight.square().sum() / 2, weight)
+    assert gradient.abs().max() < 1e-3
+    assert (logits[labels == 1].mean() > logits[labels == 0].mean()).item()
+
+
+def test_labels_behind_unknown_pairs_change_nothing(collection: Collection) -> None:
+    heads = [FastHead(collection) for _ in range(2)]
+    labels, known = collection.matrix.labels, collection.matrix.known
+    for head, matrix in zip(
+        heads, (LabelMatrix(labels, known), LabelMatrix(labels | ~known, known)), strict=True
+    ):
+        head.learn(matrix, range(3))
+    assert torch.equal(heads[0].logits, heads[1].logits)
+
+
+def test_an_answer_is_learned_in_a_thread_while_questions_come(
+    collection: Collection, tmp_path: Path
+) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        old = queue.head.logits
+        question = queue.next(1)[0]
+        queue.answer(question, "present")
+        assert queue.next(3)
+        assert queue.head.wait(30.0)
+        place = question.place, NAMES.index(question.category)
+        assert queue.head.logits[place] > old[place]
