@@ -42,10 +42,10 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
 
 def test_a_section_given_in_part_keeps_the_methods_own_defaults() -> None:
     method = METHODS["coop"]
-    own = method.settings().training.batch_size  # type: ignore[attr-defined]
-    assert own != TrainingSettings().batch_size
+    own = method.settings().training.least_steps  # type: ignore[attr-defined]
+    assert own != TrainingSettings().least_steps
     found = parse_method_settings(method, {"training": {"seed": 3}}, "test")
-    assert (found.training.batch_size, found.training.seed) == (own, 3)
+    assert (found.training.least_steps, found.training.seed) == (own, 3)
 
 
 def test_toml_is_read_as_it_was_written() -> None:
