@@ -4,17 +4,16 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, new_id, now
 from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
-from trmml.curation.policies import BLOCK, Pool, choose_pairs, info, reach
+from trmml.curation.policies import BLOCK, Pool, choose_pairs, info
 from trmml.curation.standing import Applied, apply_answers, places_by_content, sha256_of, standing
 from trmml.curation.suspects import Suspects, suspects
 from trmml.errors import ConfigError
@@ -109,10 +108,6 @@ class Queue:
         """Pairs that may be asked about: unknown, and not asked before."""
         return ~self.matrix.known & ~self._asked & self._wanted
 
-    @cached_property
-    def _reach(self) -> Float[Tensor, " N"]:
-        return reach(self.collection.features)
-
     def next(self, count: int = BLOCK) -> list[Question]:
         """The next block: questions about one category, most worth asking first; [] at the end.
 
@@ -131,10 +126,16 @@ class Queue:
         category = tied[int(doubt.argmax())]
         column = [category]
         features, count = self.collection.features, min(count, BLOCK)
-        pool = Pool(logits[:, column], free[:, column], features, self._reach)
+        pool = Pool(logits[:, column], free[:, column], features)
         chosen = choose_pairs(self._policy, pool, count, seed=self._seed)[:, 0].tolist()
         asked = [self._question(place, category, "learn") for place in chosen]
         return self._with_gold(asked, category)
+
+    def most(self, count: int) -> list[Question]:
+        """Pairs most worth asking about, dealt out over the categories."""
+        pool = Pool(self.head.logits, self.open, self.collection.features)
+        pairs = choose_pairs(self._policy, pool, count, seed=self._seed).tolist()
+        return [self._question(place, category, "learn") for place, category in pairs]
 
     def suspects(self, count: int = BLOCK) -> tuple[list[Question], list[Question]]:
         """Labels that are probably not there, and such that were probably missed, worst first.
@@ -142,9 +143,15 @@ class Queue:
         Args:
             count: of each list at most.
         """
-        return self._doubted(count, given=True), self._doubted(count, given=False)
+        return self.doubted(count, given=True), self.doubted(count, given=False)
 
-    def _doubted(self, count: int, *, given: bool) -> list[Question]:
+    def doubted(self, count: int, *, given: bool) -> list[Question]:
+        """The worst of one list; see `suspects`.
+
+        Args:
+            count: at most.
+            given: labels that are given present, or absent.
+        """
         found = self.suspect_list(given=given)
         chance = found.quality if given else 1 - found.quality
         return [
