@@ -1,5 +1,6 @@
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from typer.testing import CliRunner
 
 from trmml.benchmark.demo import DemoResult, demo
 from trmml.cli.main import app
-from trmml.errors import ConfigError
+from trmml.errors import CheckpointError, ConfigError
 from trmml.settings.sections import Settings
+from trmml.storage.held import held_folder
 
 METHODS = ["zero-shot", "zero-shot dense", "linear probe", "trmml (default)"]
 
@@ -56,6 +58,17 @@ def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path) -> 
     file = tmp_path / "demo.json"
     with pytest.raises(ConfigError, match="is a file; name a folder"):
         demo(file)
+
+
+def test_a_folder_in_which_another_works_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text("{}", "utf-8")
+    with ThreadPoolExecutor(1) as other:
+        held = held_folder(tmp_path)
+        other.submit(held.__enter__).result()
+        with pytest.raises(CheckpointError, match="in use by process"):
+            demo(tmp_path)
+        other.submit(held.__exit__, None, None, None).result()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
 
 
 def test_a_run_that_is_no_demo_is_not_replaced(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def fuzz(name: str, seconds: int, found: Path) -> None:
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MOST_MEMORY, hard))
     options = [f"-max_total_time={seconds}", "-max_len=300000", "-rss_limit_mb=0", "-timeout=60"]
-    atheris.Setup([sys.argv[0], *options, "-verbosity=0", str(corpus)], one, custom_mutator=mutate)
+    options += ["-verbosity=0", "-print_final_stats=1"]  # how many files there were
+    atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=mutate)
     atheris.Fuzz()
 
 

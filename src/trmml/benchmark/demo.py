@@ -24,6 +24,7 @@ from trmml.reporting.comparison import HeldOut, method_name, results, score, zer
 from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json, write_text
+from trmml.storage.held import LOCK, held_folder
 from trmml.synthetic import write_scenes
 from trmml.tagging.evaluate import evaluate
 from trmml.tagging.tagger import Tagger
@@ -92,70 +93,74 @@ def demo(
 
     Raises:
         ConfigError: `out` holds something that is no demo's.
+        CheckpointError: another process works in `out`.
 
     Example:
         >>> demo("runs/demo").metrics["trmml (default)"].mean_ap  # doctest: +SKIP
     """
     started, out, say = time.monotonic(), Path(out), note or (lambda line: None)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder for the demo")
     settings = _seeded(settings or Settings(), seed)
-    _claim(out)
-    full = _draw(out / "data" / "train", images, seed)
-    test = _draw(out / "data" / "test", test_images, seed + TEST_SEED)
-    new = _draw(out / "data" / "new", NEW_IMAGES, seed + NEW_SEED)
-    say(f"drew {images} scenes to train on, {test_images} to test on and {NEW_IMAGES} to tag")
-    data = replace(full, matrix=full.matrix.hide(known_share, seed))
-    frozen = frozen_encoder(encoder or load_encoder("bundled"))
+    with held_folder(out):
+        _claim(out)
+        full = _draw(out / "data" / "train", images, seed)
+        test = _draw(out / "data" / "test", test_images, seed + TEST_SEED)
+        new = _draw(out / "data" / "new", NEW_IMAGES, seed + NEW_SEED)
+        say(f"drew {images} scenes to train on, {test_images} to test on and {NEW_IMAGES} to tag")
+        data = replace(full, matrix=full.matrix.hide(known_share, seed))
+        frozen = frozen_encoder(encoder or load_encoder("bundled"))
 
-    training = settings.training
-    encoded, asked = (
-        encode_images(d.paths, frozen, views=views, seed=seed, progress=progress)
-        for d, views in ((data, training.encoded_views), (test, training.scored_views))
-    )
-    baselines = _baselines(frozen, data, encoded.source, test, asked.source, settings)
-    for name, found in baselines.items():
-        say(f"{name}: mAP {100 * found.mean_ap:.1f}")
-    for record in train_run(
-        data,
-        frozen.encoder,
-        out,
-        settings=settings,
-        truth=full.matrix,
-        device="cpu",
-        encoded=encoded,
-        progress=progress,
-    ):
-        say(str(record))
+        training = settings.training
+        encoded, asked = (
+            encode_images(d.paths, frozen, views=views, seed=seed, progress=progress)
+            for d, views in ((data, training.encoded_views), (test, training.scored_views))
+        )
+        baselines = _baselines(frozen, data, encoded.source, test, asked.source, settings)
+        for name, found in baselines.items():
+            say(f"{name}: mAP {100 * found.mean_ap:.1f}")
+        for record in train_run(
+            data,
+            frozen.encoder,
+            out,
+            settings=settings,
+            truth=full.matrix,
+            device="cpu",
+            encoded=encoded,
+            progress=progress,
+        ):
+            say(str(record))
 
-    tagger = Tagger.load(out, encoder=frozen.encoder)
-    evaluation = evaluate(tagger, test, encoded=asked)
-    _tag(tagger, new, out / "tags")
-    write_report(out, evaluation, baselines=baselines, truth=full.matrix)
-    metrics = {**baselines, method_name(settings): evaluation.metrics}
-    seconds = time.monotonic() - started
-    tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)
-    tree["train_context"] = settings.prompts.train_context  # which reading of the paper this was
-    write_json(out / "results.json", tree)
-    return DemoResult(run=out, new_folder=new.root, metrics=metrics, results=tree)
+        tagger = Tagger.load(out, encoder=frozen.encoder)
+        evaluation = evaluate(tagger, test, encoded=asked)
+        _tag(tagger, new, out / "tags")
+        write_report(out, evaluation, baselines=baselines, truth=full.matrix)
+        metrics = {**baselines, method_name(settings): evaluation.metrics}
+        seconds = time.monotonic() - started
+        tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)
+        tree["train_context"] = settings.prompts.train_context  # the reading of the paper
+        write_json(out / "results.json", tree)
+        return DemoResult(run=out, new_folder=new.root, metrics=metrics, results=tree)
 
 
 def _claim(out: Path) -> None:
-    """Empty the folder of an earlier demo, or make a new one; never touch anything else.
+    """Empty the folder of an earlier demo, which this process holds; never touch anything else.
 
     Raises:
         ConfigError: the folder holds something that no demo wrote.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a folder for the demo")
-    files = [path for path in out.rglob("*") if not path.is_dir()] if out.exists() else []
+    files = [path for path in out.rglob("*") if not path.is_dir() and path.name != LOCK]
     foreign = [path for path in files if not _is_own(path.relative_to(out))]
     if files and (foreign or not (out / MARK).is_file()):
         raise ConfigError(
             f"{out} holds {(foreign or files)[0].relative_to(out)}, which is no demo's;"
             " choose another folder, or move it away"
         )
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    for path in out.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
     write_text(out / MARK, json.dumps({"made by": "trmml demo, which may replace this folder"}))
 
 

@@ -112,6 +112,7 @@ def fit(
                 encoded=encoded,
                 tensorboard=tensorboard,
                 progress=progress,
+                keep_states=True,
             )
         truth = None if truth is None else truth.subset(kept)
         card = load_card(out)
@@ -128,15 +129,19 @@ def fit(
             )
             summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
         keep(out)
-        remove_states(out)  # where a kill had left them
-        report = write_report(out, evaluation, baselines=baselines, truth=truth)  # the last file
+        report = write_report(out, evaluation, baselines=baselines, truth=truth)
+        remove_states(out)  # last: the run is finished
     seconds = round(time.monotonic() - started, 1)
     return {**summary, "seconds": seconds, "report": str(report)}
 
 
 def _is_trained(run: Path) -> bool:
-    """Whether all that a run lacks is its end: its report is written last."""
-    return (run / "model.json").is_file() and not (run / "report.html").is_file()
+    """Whether all that a run lacks is its end: the state of its training is removed last.
+
+    Runs of before 2026-12 removed it before the report.
+    """
+    opened = (run / "state.safetensors").is_file() or not (run / "report.html").is_file()
+    return (run / "model.json").is_file() and opened
 
 
 def _hide(data: Dataset, mask: MaskRule | LabelMatrix, seed: int) -> Dataset:

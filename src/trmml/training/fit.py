@@ -64,11 +64,13 @@ def train_run(
     encoded: Encoded | None = None,
     tensorboard: bool = False,
     progress: Progress | None = None,
+    keep_states: bool = False,
 ) -> Generator[EpochRecord, None, Sequence[int]]:
     """Train a run; a generator of epoch records that returns which rows of `data` it could read.
 
     The run folder holds a model after the last record. `reporting/fit.py` adds the evaluation and
-    the report, and explains the arguments.
+    the report, and explains the arguments. With `keep_states` the run is not marked as finished:
+    what `resume` needs stays until the caller removes it.
 
     Raises:
         CheckpointError: the folder holds a run already, another process works in it, or `resume`
@@ -116,7 +118,8 @@ def train_run(
             again = out / "refit.safetensors"
             refit(trainer, state=again, fingerprint=fingerprint, progress=progress)
         _finish(out, model, trainer, data, settings, frozen.identity, spec, new)
-        remove_states(out)
+        if not keep_states:
+            remove_states(out)
         return encoded.kept
 
 

@@ -7,7 +7,7 @@ A run folder holds
     settings.json       the resolved settings, written before training
     known.safetensors   which labels were known to the run, and their values
     state.safetensors, refit.safetensors   all that `--resume` needs of both trainings; removed when
-                        the run is finished
+                        the run is finished, by `fit` after the report
     log.jsonl           one record per epoch
     held_out.safetensors, pseudo.safetensors   held-out logits and pseudo-labels, for the report
     skipped.json        images that could not be read, where there are any
@@ -116,8 +116,8 @@ class RunCard:
 
 
 def remove_states(run: Path) -> None:
-    """Remove what only `--resume` needs."""
-    for name in ("state.safetensors", "refit.safetensors"):
+    """Remove what only `--resume` needs; the first training's state, the mark, goes last."""
+    for name in ("refit.safetensors", "state.safetensors"):
         (run / name).unlink(missing_ok=True)
 
 
