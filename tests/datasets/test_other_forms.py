@@ -1,6 +1,7 @@
 """What `--labels` takes beside a table, and what it refuses by name."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,114 @@ def test_what_is_no_file_of_labels_is_called_by_its_name(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read(content, name)
+
+
+def test_cvat_keeps_what_it_declares_and_tells_what_is_unfinished(
+    read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = "".join(
+        f"<label><name>{name}</name><parent>{parent}</parent></label>"
+        for name, parent in (("gull", ""), ("tern", ""), ("beak", "gull"))
+    )
+    meta = "<meta><task><status>{}</status><labels>" + labels + "</labels></task></meta>"
+    tree = CVAT.replace("<version>", meta.format("annotation") + "<version>")
+    data = read(tree, "cvat.xml", blank="unknown")
+    assert data.category_names == ("buoy", "gull", "tern")
+    assert states(data) == [[Y, Y, U], [U, Y, U]]
+    assert "CVAT says ['annotation'], not 'completed'. Where nobody has looked" in caplog.text
+    assert "no annotation" not in caplog.text
+    caplog.clear()
+    blank = tree.replace('<polygon label="gull"/>', "").replace(">annotation<", ">completed<")
+    with pytest.raises(DataError, match="lists in 'present' what is present, but not"):
+        read(blank, "cvat.xml")
+    assert "1 of 2 images have no annotation. Where nobody has looked" in caplog.text
+    assert "CVAT says" not in caplog.text
+    assert states(read(blank, "cvat.xml", blank="unknown"))[1] == [U, U, U]
+
+
+def test_categories_that_fiftyone_declares_are_kept(read: Read) -> None:
+    tree = {"classes": ["tern", "gull"], "labels": {"a": [{"label": "gull"}], "b": [1]}}
+    data = read(json.dumps(tree), blank="absent")
+    assert data.category_names == ("gull", "tern") and states(data) == [[Y, N], [Y, N]]
+
+
+def test_numbers_of_categories_by_image(read: Read) -> None:
+    for tree in ({"a.png": 1, "b.png": 0}, {"a.png": [1], "b.png": [0]}):
+        data = read(json.dumps(tree), blank="absent", categories=["gull", "buoy"])
+        assert states(data) == [[N, Y], [Y, N]]
+    with pytest.raises(DataError, match=r"holds numbers alone, as .* Name the categories"):
+        read(json.dumps({"a.png": 3, "b.png": [7, 1]}), blank="absent")
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a.png": {"cat": 0.9}, "b.png": {"cat": 0}}, "'cat': 0.9 is not .* For a score, write 1"),
+        ({"a.png": ["cat"], "b.png": 0.5}, "'b.png' has 0.5, which names no category. Write for"),
+        ({"a.png": [0.5, 1], "b.png": []}, r"'a.png' has \[0.5, 1\], which names"),
+        ({"a.png": None, "b.png": ["cat"]}, "'a.png' has None, which names"),
+    ],
+)
+def test_values_that_are_no_labels(read: Read, tree: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(json.dumps(tree), blank="absent")
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("image|label\na.png|gull\nb.png|buoy\n", [[N, Y], [Y, N]]),
+        ("image|buoy|gull\na.png|1|0\nb.png|0|1\n", [[Y, N], [N, Y]]),
+        (
+            "image,xmin,ymin,xmax,ymax,label\na.png,0,0,1,1,gull\nb.png,0,0,1,1,buoy\n",
+            [[N, Y], [Y, N]],
+        ),
+        (
+            "image;Left;Top;Right;Bottom;class\na.png;0;0;1;1;gull\nb.png;1;1;5;5;buoy\n",
+            [[N, Y], [Y, N]],
+        ),
+        ("image,labels,is_valid\na.png,gull,True\nb.png,buoy,False\n", [[N, Y], [Y, N]]),
+    ],
+)
+def test_bars_and_boxes(read: Read, table: str, expected: Any) -> None:
+    data = read(table, "x.csv", blank="absent")
+    assert data.category_names == GULL_BUOY and states(data) == expected
+
+
+NO_CATEGORIES = {
+    "is_valid": ("image,cat,is_valid\na.png,1,True\nb.png,0,False\n", "column 'is_valid' seems to"),
+    "fold": ("image;fold;cat\na.png;0;1\nb.png;1;0\n", "column 'fold' seems to say which images"),
+    "none": ("image,label\na.png,cat\nb.png,None\n", r"lists 'None' \(1 times\), which may mean"),
+    "nothing": ("image,labels\na.png,cat;?\nb.png,nothing\n", "which may mean that nothing"),
+    "numbers": ("image,label\na.png,3\nb.png,7\n", "column 'label' holds numbers alone, as [37]"),
+    "floats": ("image\tlabel\na.png\t3.0\nb.png\t7.0\n", "holds numbers alone, as [37].0"),
+    "decimals": ('image,cat\na.png,"0,7"\nb.png,1\n', "'0,7' is not one of .* For a score"),
+    "transposed": ("category,a.png,b.png\ncat,1,0\n", "has a column per image: .* Transpose it"),
+    "office": (b"\xd0\xcf\x11\xe0\xa1", "a document of Office.*CSV UTF-8"),
+    "xz": (b"\xfd7zXZ\x00", "packed by xz"),
+    "image": (b"\x89PNG\r\n", "is an image, no file of labels"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CATEGORIES)
+def test_what_is_no_category_is_asked_about(read: Read, name: str) -> None:
+    content, message = NO_CATEGORIES[name]
+    with pytest.raises(DataError, match=message):
+        read(content, "x.csv", blank="absent")
+
+
+def test_names_that_are_given_are_categories_whatever_they_say(read: Read) -> None:
+    for table, names in (
+        ("image,label\na.png,cat\nb.png,None\n", ["cat", "None"]),
+        ("image,label\na.png,3\nb.png,7\n", ["3", "7"]),
+        ("image,split,is_train\na.png,1,0\nb.png,0,1\n", ["split", "is_train"]),
+    ):
+        data = read(table, "x.csv", blank="absent", categories=names)
+        assert data.category_names == tuple(names) and states(data) == [[Y, N], [N, Y]]
+
+
+def test_a_zip_file_is_told_with_what_it_holds(read: Read, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x", "w") as packed:
+        packed.writestr("labels.csv", "image,cat")
+    with pytest.raises(DataError, match=r"is a zip file.*it holds labels\.csv\. Unpack it"):
+        read((tmp_path / "x").read_bytes(), "x.csv")

@@ -76,7 +76,7 @@ def read_folder(
         table,
         blank=blank,
         minus_one=minus_one,
-        categories=wanted,
+        categories=wanted or table.declared or None,
         separator=separator,
     )
     return replace(data, images=_find_images(files, data, f"{table.path} {table.unit}"))

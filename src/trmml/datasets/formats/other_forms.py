@@ -11,8 +11,12 @@ Read into a table with a row per image:
 COCO's form is `is_coco`. Any other form that is known is refused by its name.
 """
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import xml.etree.ElementTree as Xml
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,13 @@ import polars as pl
 from trmml.datasets.files import read_json, read_plain, read_xml
 from trmml.datasets.tables.headerless import is_headerless, read_headerless
 from trmml.datasets.tables.name_lists import is_deep
+from trmml.datasets.tables.names import clean_name
 from trmml.datasets.tables.table import Table, as_table, image_columns
 from trmml.errors import DataError
+from trmml.image_search import SUFFIXES
 from trmml.storage.json_text import parse_json
+
+_log = logging.getLogger(__name__)
 
 _HEAD = 1 << 16  # bytes that show what a file is
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
@@ -35,12 +43,23 @@ _LABELS = "annotations"  # CreateML's key
 _PRESENT = "present"
 # How files begin that are no labels: what they are, and what to do.
 _PAGE = "a web page", "Fetch the file again, by the address of the file itself."
+_AS_CSV = "Save it as 'CSV UTF-8'."
 _UNPACK = "Unpack it, and name the file within."
 _NO_LABELS = (
     (b"<!doctype html", *_PAGE),
     (b"<html", *_PAGE),
     (b"version https://git-lfs", "a pointer of Git LFS", "Fetch the file with git lfs pull."),
     (b"\x1f\x8b", "packed by gzip", _UNPACK),
+    (b"bzh", "packed by bzip2", _UNPACK),
+    (b"\xfd7zxz", "packed by xz", _UNPACK),
+    (b"7z\xbc\xaf", "packed by 7-Zip", _UNPACK),
+    (b"rar!", "packed by RAR", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "packed by Zstandard", _UNPACK),
+    (b"\xd0\xcf\x11\xe0", "a document of Office", _AS_CSV),
+    (b"%pdf", "a PDF", "Name the table that it was made of."),
+    (b"\x89hdf", "an HDF5 file", "Write it as CSV, with a column of images and a header."),
+    (b"\x89png", "an image", "Name the folder of images by --images, and the labels here."),
+    (b"\xff\xd8\xff", "an image", "Name the folder of images by --images, and the labels here."),
     (b"sqlite format 3", "an SQLite database", "Export the table of labels as CSV."),
     (b"\x93numpy", "a NumPy array", "Write it as CSV, with a column of images and a header."),
     (b"\x80\x04", "a pickle of Python", "Write it as CSV; trmml opens no pickles."),
@@ -99,6 +118,8 @@ def read_other_form(path: Path, categories: Sequence[str] | None) -> Table | Non
     for start, kind, what_to_do in _NO_LABELS:
         if head[: len(start)].lower() == start:
             raise DataError(f"{path} is {kind}, no file of labels. {what_to_do}")
+    if zipfile.is_zipfile(path):
+        _refuse_zip(path)
     if _XML.match(head):
         return _from_xml(path)
     if _JSON.match(head) or path.suffix.lower() in (".json", *_LINES):
@@ -141,6 +162,15 @@ def _of_tool(path: Path, tool: str) -> DataError:
     )
 
 
+def _refuse_zip(path: Path) -> None:
+    """Refuse a zip file by what it holds, but for a spreadsheet, which is refused as a table."""
+    with zipfile.ZipFile(path) as packed:
+        inside = packed.namelist()
+    if not any(name.startswith("xl/") or name == "mimetype" for name in inside):
+        shown = f"{', '.join(inside[:3]):.200}{' ...' * (len(inside) > 3)}" or "nothing"
+        raise DataError(f"{path} is a zip file, no file of labels; it holds {shown}. {_UNPACK}")
+
+
 def _from_xml(path: Path) -> Table:
     tree = read_xml(path)
     images = tree.findall("image")
@@ -151,9 +181,33 @@ def _from_xml(path: Path) -> Table:
             f"{path} is XML with <{tree.tag}> outside, neither CVAT's <annotations> with <image> "
             "nor VOC's <annotation>. In CVAT, export as 'CVAT for images 1.1'."
         )
-    named = [(image.get("name"), [shape.get("label") for shape in image]) for image in images]
-    return _table(path, [{"image": name, _PRESENT: [label for label in labels if label]}
-                         for name, labels in named])  # fmt: skip
+    rows = [{"image": image.get("name"),
+             _PRESENT: [label for shape in image if (label := shape.get("label"))]}
+            for image in images]  # fmt: skip
+    _warn_if_unfinished(path, tree, sum(not row[_PRESENT] for row in rows), len(rows))
+    labels = (
+        label for label in tree.iterfind("meta//labels/label") if not label.findtext("parent")
+    )
+    names = {name for label in labels if (name := label.findtext("name"))}
+    return replace(_table(path, rows), declared=_declared(names, rows))
+
+
+def _warn_if_unfinished(path: Path, tree: Xml.Element, blank: int, images: int) -> None:
+    """Say what in a file of CVAT shows that nobody has looked at some of its images."""
+    meant = "Where nobody has looked yet, choose --blank unknown; in Python blank='unknown'"
+    places = ("meta//status", "meta//state")
+    states = {state.text for place in places for state in tree.iterfind(place)} - {"completed"}
+    if blank:
+        _log.warning("%s: %d of %d images have no annotation. %s", path, blank, images, meant)
+    if states:
+        _log.warning("%s: CVAT says %s, not 'completed'. %s", path, sorted(map(str, states)), meant)
+
+
+def _declared(names: Iterable[Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the names that a file declares and its images have; none if it declares none."""
+    declared = {clean_name(name) for name in names if isinstance(name, str)} - {""}
+    used = {clean_name(name) for row in rows for name in row.get(_PRESENT, ())}
+    return tuple(sorted(declared | used)) if declared else ()
 
 
 def _from_json(path: Path) -> Table:
@@ -169,7 +223,10 @@ def _from_json(path: Path) -> Table:
             " the whole file, as instances_train2014.json."
         )
     rows = _rows(tree)
+    declared = tree.get("classes") if isinstance(tree, dict) else None
     if not rows:
+        if isinstance(tree, dict):
+            _refuse_values(path, tree)
         keys = next((each for each in (tree, first) if isinstance(each, dict)), ())
         shown = ", ".join(map(str, keys))
         raise DataError(
@@ -177,7 +234,20 @@ def _from_json(path: Path) -> Table:
             'Expected COCO\'s, objects as {"image": "a.jpg", "labels": ["cat"]} or one object as '
             '{"a.jpg": ["cat"]}. For a data set by name, --data NAME ROOT: see docs/data.md.'
         )
-    return _table(path, rows)
+    names = _declared(declared, rows) if isinstance(declared, list) and "labels" in tree else ()
+    return replace(_table(path, rows), declared=names)
+
+
+def _refuse_values(path: Path, tree: Mapping[str, Any]) -> None:
+    """Refuse an object of images by the first of its values that says no categories."""
+    if not any(name.lower().endswith(SUFFIXES) for name in tree):
+        return
+    for name, value in tree.items():
+        if not isinstance(value, str) and _names(value, (), numbers=True) is None:
+            raise DataError(
+                f"{path}: {name!r} has {value!r:.80}, which names no category. Write for each "
+                'image a list of names, as ["cat"], or an answer for each category, as {"cat": 1}.'
+            )
 
 
 def _read_tree(path: Path) -> dict[str, Any] | list[Any]:
@@ -206,16 +276,17 @@ def _rows(tree: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
         return [{"image": name, _PRESENT: text} for name, text in tree.items()]
     if all(_is_answers(value) for value in tree.values()):
         return [{"image": name, **dict(value)} for name, value in tree.items()]
-    lists = {name: _names(value, numbered) for name, value in tree.items()}
+    images = any(name.lower().endswith(SUFFIXES) for name in tree)
+    lists = {name: _names(value, numbered, images) for name, value in tree.items()}
     if None in lists.values():
         return []
     return [{"image": name, _PRESENT: names} for name, names in lists.items()]
 
 
 def _is_answers(value: Any) -> bool:
-    """Whether it is an object of categories, each with yes, no or nothing."""
+    """Whether it is an object of categories, each with an answer; its text is judged later."""
     answers = isinstance(value, dict) and bool(value) and "image" not in value
-    return answers and all(each in (0, 1, None) for each in value.values())
+    return answers and not any(isinstance(each, list | dict) for each in value.values())
 
 
 def _with_names(row: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +296,7 @@ def _with_names(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != _LABELS} | {_PRESENT: names}
 
 
-def _names(value: Any, numbered: Any) -> list[str] | None:
+def _names(value: Any, numbered: Any, numbers: bool = False) -> list[str] | None:
     """Return the names in a list of names, of objects with `label`, or of numbers; else None."""
     entries = [each.get("label") if isinstance(each, dict) else each
                for each in (value if isinstance(value, list) else [value])]  # fmt: skip
@@ -233,7 +304,8 @@ def _names(value: Any, numbered: Any) -> list[str] | None:
         places = range(len(numbered))
         entries = [numbered[each] if type(each) is int and each in places else each
                    for each in entries]  # fmt: skip
-    names = [each for each in entries if isinstance(each, str)]
+    names = [str(each) for each in entries
+             if isinstance(each, str) or (numbers and type(each) is int)]  # fmt: skip
     return names if len(names) == len(entries) else None
 
 

@@ -11,6 +11,7 @@ import torch
 
 from trmml.datasets.tables.name_lists import by_number, check_separator, listed_words, parse_lists
 from trmml.datasets.tables.names import clean_name, refuse_look_alikes, refuse_too_many, suggest
+from trmml.datasets.tables.not_categories import edges, is_score, refuse_no_names, refuse_uses
 from trmml.datasets.tables.table import Table, image_columns
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -39,7 +40,7 @@ _MEANING = {
 }
 
 # A table may be named itself, with options of its own, or belong to a data set by name.
-_CHOICE = "--categories FILE; of a data set by name, option categories=FILE or its categories.txt"
+CHOICE = "--categories FILE; of a data set by name, option categories=FILE or its categories.txt"
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def _present_columns(table: Table) -> list[str]:
     named = [name for name in table.names if name.casefold() in LABEL_COLUMNS]
     if lists or not named or holds_answers(table.column(named[0])):
         return lists
-    others = set(table.names) - {named[0], *image_columns(table.names)}
+    others = {*table.names} - {named[0], *image_columns(table.names), *edges(table.names)}
     return [] if any(holds_answers(table.column(name)) for name in others) else named[:1]
 
 
@@ -176,9 +177,11 @@ def _wide_names(
         if "" in columns:
             raise DataError(
                 f"{table.path}: column {table.names.index('') + 1} has no name. Name it, remove "
-                f"it, or say which columns to read: {_CHOICE}."
+                f"it, or say which columns to read: {CHOICE}."
             )
         refuse_look_alikes(dict.fromkeys(columns, 1), columns, str(table.path))
+        answers = [name for name in columns if holds_answers(table.column(name))]
+        refuse_uses(answers, str(table.path), CHOICE)
         return columns
     missing = [name for name in categories if name not in columns]
     if missing:
@@ -217,7 +220,7 @@ def _meaning(column: pl.Series, table: Table, names: tuple[str, ...]) -> pl.Expr
         return words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
     raise DataError(
         f"{table.path}: column {names[int(column.name)]!r} holds {column.dtype}, which is no "
-        f"answer. A cell is 1, 0 or blank; leave other columns out: {_CHOICE}."
+        f"answer. A cell is 1, 0 or blank; leave other columns out: {CHOICE}."
     )
 
 
@@ -232,10 +235,11 @@ def _check_cells(
     if len(wrong):
         row, column = wrong[0].tolist()
         value = table.column(names[column])[row]
+        advice = " For a score, write 1 or 0 by a threshold of your own." if is_score(value) else ""
         raise DataError(
             f"{table.place(row)}, column {names[column]!r}: {value!r:.80} is not one of 1, 0, yes, "
-            f"no, true, false, -1 or blank ({len(wrong)} such cells). Leave unknown cells blank; "
-            f"if {names[column]!r} is no category, say which are: {_CHOICE}."
+            f"no, true, false, -1 or blank ({len(wrong)} such cells).{advice} Leave unknown cells "
+            f"blank; if {names[column]!r} is no category, say which are: {CHOICE}."
         )
     if minus_one is None and (codes == _MINUS_ONE).any():
         row, column = np.argwhere(codes == _MINUS_ONE)[0].tolist()
@@ -286,7 +290,7 @@ def _long_names(
         raise DataError(
             f"{table.path}: column {column!r} should list names as in 'cat;dog', but holds only "
             f"{', '.join(sorted(listed))}. If {column!r} is a category, or these are numbers of "
-            f"categories, name the categories: {_CHOICE}."
+            f"categories, name the categories: {CHOICE}."
         )
     if categories is None:
         if not listed:
@@ -294,6 +298,7 @@ def _long_names(
                 f"{table.path} lists no category in {column!r}. Write names as in 'cat;dog', or "
                 "give categories."
             )
+        refuse_no_names(listed, f"{table.path}: column {column!r}", CHOICE)
         refuse_too_many(len(listed), f"{table.path} lists", "names")
         refuse_look_alikes(listed, listed, str(table.path))
         return tuple(sorted(listed))

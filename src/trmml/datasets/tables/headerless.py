@@ -17,7 +17,7 @@ from trmml.errors import DataError
 from trmml.image_search import SUFFIXES
 
 _SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES)
-_LINE = re.compile(rf'"?(?P<name>[^\t,;]+?(?:{_SUFFIX}))"?(?:$|[\s,;]+(?P<rest>.*))', re.I)
+_LINE = re.compile(rf'"?(?P<name>[^\t,;|]+?(?:{_SUFFIX}))"?(?:$|[\s,;|]+(?P<rest>.*))', re.I)
 _ANSWERS = {"0", "1", "-1"}
 
 
@@ -28,7 +28,7 @@ def is_headerless(line: str) -> bool:
         >>> is_headerless("a b.jpg,1,0"), is_headerless("image,1,0")
         (True, False)
     """
-    return bool(_LINE.fullmatch(line)) and not image_columns(re.split(r"[\t,;]", line))
+    return bool(_LINE.fullmatch(line)) and not image_columns(re.split(r"[\t,;|]", line))
 
 
 def read_headerless(path: Path, categories: Sequence[str] | None) -> Table:
@@ -71,7 +71,7 @@ def _fields(line: str, where: str) -> tuple[str, list[str]]:
     match = _LINE.fullmatch(line)
     if match is None:
         raise DataError(f"{where}: expected an image and numbers, got {line!r:.80}. Correct it.")
-    return match["name"], re.findall(r"[^\s,;]+", match["rest"] or "")
+    return match["name"], re.findall(r"[^\s,;|]+", match["rest"] or "")
 
 
 def _are_places(cells: Sequence[str], count: int) -> bool:

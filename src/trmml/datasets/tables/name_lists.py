@@ -21,6 +21,8 @@ _NOTED = ("/", "&", "+", " and ", " ", "\xa0", ":", "~", "^", "\\", ".", "_", "-
 # What numpy writes between the words of an array.
 _BESIDE = re.compile(r"""(?<=['"])\s+(?=['"])""")
 
+_FLOAT = re.compile(r"\d+\.0+")  # a number as pandas writes it beside blanks
+
 _log = logging.getLogger(__name__)
 
 
@@ -106,9 +108,10 @@ def by_number(
         DataError: a number is that of no category.
     """
     words = pl.concat([present, absent])
-    if not words["word"].str.contains(r"^\d+$").all() or any(map(str.isdecimal, categories)):
+    digits = words["word"].str.replace(r"\.0+$", "")
+    if not digits.str.contains(r"^\d+$").all() or any(map(str.isdecimal, categories)):
         return present, absent
-    numbers = words["word"].cast(pl.UInt32, strict=False).fill_null(len(categories))
+    numbers = digits.cast(pl.UInt32, strict=False).fill_null(len(categories))
     wrong = words.filter(numbers >= len(categories))
     if len(wrong):
         raise DataError(
@@ -139,7 +142,7 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
     whole = {text.strip() for text in texts} - {""}
     usual = any(USUAL in text for text in whole)
     distinct = {part.strip() for text in whole for part in text.split(USUAL)} - {""}
-    names = sorted(distinct - set(categories))
+    names = [name for name in sorted(distinct - {*categories}) if not _FLOAT.fullmatch(name)]
     for separator in (*_ASKED, *_NOTED):
         joined = [name for name in names if separator in name]
         shared = _shared_parts(names, joined, separator)

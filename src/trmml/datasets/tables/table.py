@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import polars as pl
 
 from trmml.datasets.tables.names import clean_name, refuse_too_many, unique_names
 from trmml.errors import DataError
+from trmml.image_search import SUFFIXES
 
 IMAGE_COLUMNS = (
     *("image", "file", "filename", "path", "file_name", "filepath"),
@@ -25,7 +27,7 @@ _LESS_USUAL = (
     "img_name",
     "img_path",
 )  # taken for want of those
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -39,6 +41,7 @@ class Table:
         frame: the columns in the order of `names`, themselves named by number.
         rows: per row its line as an editor shows it (CSV) or its number from 1 (Parquet).
         unit: what `rows` counts, "line" or "row".
+        declared: the categories that the file itself names, whether an image has them or not.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Table:
     frame: pl.DataFrame
     rows: tuple[int, ...]
     unit: str
+    declared: tuple[str, ...] = ()
 
     def place(self, index: int) -> str:
         """Return where row `index` stands, for example `labels.csv line 7`."""
@@ -70,8 +74,8 @@ def image_columns(names: Iterable[str]) -> list[str]:
 def read_table(path: Path) -> Table:
     """Return the table in a CSV or Parquet file; the content decides which it is.
 
-    CSV: UTF-8, with or without byte order mark, fields separated by commas, semicolons or tabs,
-    quoted where they hold one of these or a line break, any line ends.
+    CSV: UTF-8, with or without byte order mark, fields separated by commas, semicolons, tabs
+    or bars, quoted where they hold one of these or a line break, any line ends.
 
     Raises:
         DataError: the file is missing, empty, in another encoding or format, or a row has more or
@@ -213,6 +217,12 @@ def _read_header(path: Path, record: str) -> tuple[str, list[str]]:
         whole = (field for field in fields if not any(each in field for each in _SEPARATORS))
         if image_columns(whole):
             return separator, fields
+    fields = [field.strip('" ').lower() for field in re.split(r"[,;\t|]", record)]
+    if len(fields) > 2 and all(field.endswith(SUFFIXES) for field in fields[1:]):
+        raise DataError(
+            f"{path} has a column per image: {record[:80]!r}. Transpose it: a row per image, a "
+            "column per category, and a column 'image'."
+        )
     raise DataError(
         f"{path} line 1 names no image column: {record[:80]!r}. Call the column that holds the "
         f"images' names one of {', '.join(IMAGE_COLUMNS)}, and separate fields by commas."
