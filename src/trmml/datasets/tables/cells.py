@@ -11,7 +11,7 @@ import torch
 
 from trmml.datasets.tables.name_lists import by_number, check_separator, listed_words, parse_lists
 from trmml.datasets.tables.names import clean_name, refuse_look_alikes, refuse_too_many, suggest
-from trmml.datasets.tables.not_categories import edges, is_score, refuse_no_names, refuse_uses
+from trmml.datasets.tables.not_categories import edges, is_score, is_use, refuse_no_names
 from trmml.datasets.tables.table import Table, image_columns
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -159,7 +159,9 @@ def read_long(
         )
     labels = torch.zeros(len(table.rows), len(names), dtype=torch.bool)
     labels.view(-1)[torch.tensor(yes)] = True
-    known = torch.ones_like(labels) if blank == "absent" else labels.clone()
+    if blank == "absent":  # one value for all pairs: the matrix of a large table takes 200 MB
+        return names, LabelMatrix(labels, torch.tensor(True).expand_as(labels))
+    known = labels.clone() if len(no) else labels
     known.view(-1)[torch.tensor(no)] = True
     return names, LabelMatrix(labels, known)
 
@@ -180,8 +182,12 @@ def _wide_names(
                 f"it, or say which columns to read: {CHOICE}."
             )
         refuse_look_alikes(dict.fromkeys(columns, 1), columns, str(table.path))
-        answers = [name for name in columns if holds_answers(table.column(name))]
-        refuse_uses(answers, str(table.path), CHOICE)
+        uses = [name for name in columns if is_use(name) and holds_answers(table.column(name))]
+        if uses:
+            raise DataError(
+                f"{table.path}: column {uses[0]!r} seems to say which images are trained on, not "
+                f"what they show. Remove it, or say which columns are categories: {CHOICE}."
+            )
         return columns
     missing = [name for name in categories if name not in columns]
     if missing:

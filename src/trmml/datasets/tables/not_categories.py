@@ -1,7 +1,7 @@
 """Notice what a table holds in the place of categories, and is none."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from trmml.errors import DataError
 
@@ -39,23 +39,9 @@ def is_score(cell: object) -> bool:
     return bool(re.fullmatch(r"0?[.,]\d+|\d(\.\d+)?e-\d+", str(cell).strip()))
 
 
-def refuse_uses(columns: Collection[str], where: str, choice: str) -> None:
-    """Refuse a column that says what an image is used for.
-
-    Args:
-        columns: that hold answers.
-        where: the table, for the message.
-        choice: how the categories are named.
-
-    Raises:
-        DataError: a column is called `is_valid`, `split` or alike.
-    """
-    for name in columns:
-        if _USES.fullmatch(name.casefold()):
-            raise DataError(
-                f"{where}: column {name!r} seems to say which images are trained on, not what they "
-                f"show. Remove it, or say which columns are categories: {choice}."
-            )
+def is_use(column: str) -> bool:
+    """Return whether a column is called as what says for which set an image is used."""
+    return bool(_USES.fullmatch(column.casefold()))
 
 
 def refuse_no_names(counts: Mapping[str, int], where: str, choice: str) -> None:
