@@ -18,6 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from trmml.benchmark.demo import demo
+    from trmml.curation.complete import complete
     from trmml.datasets import Dataset
     from trmml.datasets.catalog import read_named
     from trmml.datasets.formats.folder import read_categories, read_folder
@@ -41,6 +42,7 @@ __all__ = [
     "Settings",
     "Tagger",
     "__version__",
+    "complete",
     "demo",
     "evaluate",
     "export",
@@ -61,6 +63,7 @@ _SOURCES = {
     "LabelMatrix": "trmml.labels.matrix:LabelMatrix",
     "Settings": "trmml.settings.sections:Settings",
     "Tagger": "trmml.tagging.tagger:Tagger",
+    "complete": "trmml.curation.complete:complete",
     "demo": "trmml.benchmark.demo:demo",
     "evaluate": "trmml.tagging.evaluate:evaluate",
     "export": "trmml.deploy.onnx_file:export",

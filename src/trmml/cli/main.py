@@ -11,6 +11,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.app import Verb, Verbs, examples, trmml
 from trmml.cli.benchmark import benchmark
+from trmml.cli.curation import complete
 from trmml.cli.data import data as data_verbs
 from trmml.cli.fit import fit, resolve_settings
 from trmml.cli.output import (
@@ -134,6 +135,15 @@ app.command(
         "trmml benchmark --out runs/corel5k --report-only",
     ),
 )(benchmark)
+
+app.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml complete runs/photos --images photos --labels labels.csv --out probabilities.jsonl",
+        "trmml complete runs/photos --images photos --labels labels.csv --out completed.csv \\",
+        "    --accept precision=0.9 --provenance why.parquet",
+    ),
+)(complete)
 
 
 @app.command(

@@ -1,8 +1,8 @@
 """A linear head that learns on from where it was, for when a few answers more are known.
 
 People are asked about hard pairs. A head that is fitted to them to the end forgets the easy ones:
-on Corel5k, quotas were worth 1 mAP with `cross_fit.fit_head` and 4 with this one. Adam's steps are
-of a bounded size and few, so each round moves it only so far.
+on held-out images of Corel5k, quotas were worth 1 mAP with `cross_fit.fit_head` and 5 with this
+one. Adam's steps are of a bounded size and few, so each round moves it only so far.
 """
 
 import math

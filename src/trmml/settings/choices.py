@@ -24,6 +24,8 @@ EncoderPrecision = Literal[
 StoreForm = Literal["fp16", "int8", "fp32"]
 # What to do about an image that cannot be read.
 OnBadImage = Literal["error", "skip"]
+EvidenceChoice = Literal["auto", "off", "pairs", "stack"]
+CompletedFormat = Literal["wide", "long", "jsonl"]
 
 # What a blank, or a name that is not listed, means in a table of labels.
 Blank = Literal["unknown", "absent"]

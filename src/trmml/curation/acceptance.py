@@ -1,0 +1,119 @@
+"""Rules that say which probabilities become labels."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from trmml.errors import ConfigError
+from trmml.labels.matrix import LabelMatrix
+
+RULES = "none, threshold, sure=P, precision=P or all"
+# Of the 90 % interval: either side errs in 5 %. The lowest of many cuts is sought, which flatters.
+BOUND = 1.6449
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule by name, with its number where it has one; `parse` checks both."""
+
+    name: str
+    number: float = math.nan
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """The rule that a text names.
+
+        Raises:
+            ConfigError: there is no such rule, or its number is out of range.
+
+        Example:
+            >>> Rule.parse("sure=0.95")
+            Rule(name='sure', number=0.95)
+        """
+        name, equals, value = text.partition("=")
+        if name in ("none", "threshold", "all") and not equals:
+            return cls(name)
+        if name not in ("sure", "precision"):
+            raise ConfigError(f"there is no rule {text!r} to accept labels by; expected {RULES}")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        least = 0.5 if name == "sure" else 0.0
+        if not least < number < 1:
+            raise ConfigError(
+                f"the rule {text!r} needs a number above {least:g} and below 1, as in {name}=0.9;"
+                " it is a probability, no percentage"
+            )
+        return cls(name, number)
+
+
+def accepted(
+    rule: Rule,
+    probability: Float[Tensor, "N C"],
+    thresholds: Float[Tensor, " C"],
+    cuts: Float[Tensor, " C"],
+) -> LabelMatrix:
+    """What a rule decides of each pair; unknown where it decides nothing.
+
+    Args:
+        rule: from `Rule.parse`.
+        probability: calibrated.
+        thresholds: from which each category counts as present.
+        cuts: from `precision_cuts`; read by that rule alone.
+    """
+    if rule.name == "sure":
+        present, absent = probability >= rule.number, probability <= 1 - rule.number
+        return LabelMatrix(present, present | absent)
+    if rule.name == "none":
+        present = torch.zeros_like(probability, dtype=torch.bool)
+        return LabelMatrix(present, present)
+    present = probability >= (cuts if rule.name == "precision" else thresholds)
+    known = torch.ones_like(present) if rule.name == "all" else present
+    return LabelMatrix(present, known)
+
+
+def precision_cuts(
+    precision: float,
+    probability: Float[Tensor, "N C"],
+    labels: Bool[Tensor, "N C"],
+    known: Bool[Tensor, "N C"],
+) -> Float[Tensor, " C"]:
+    """The lowest probability of each category from which held-out precision reaches a number.
+
+    It is reached where the lower end of its 90 % interval (Wilson) does. Infinite for a category
+    that cannot show it, as where no absent label is known.
+
+    Args:
+        precision: above 0 and below 1.
+        probability: of pairs that nothing was fitted on.
+        labels: read only where `known` is True.
+        known: the pairs that count.
+    """
+    cuts = torch.full((probability.shape[1],), math.inf, dtype=probability.dtype)
+    for c in (known & ~labels).any(dim=0).nonzero()[:, 0].tolist():
+        values, order = probability[known[:, c], c].sort(descending=True)
+        hits = labels[known[:, c], c][order].cumsum(0).double()
+        bound = wilson(hits, torch.arange(1, len(values) + 1, dtype=torch.float64))
+        whole = torch.cat([values[:-1] > values[1:], torch.tensor([True])])  # no cut parts equals
+        reached = (whole & (bound >= precision)).nonzero()[:, 0]
+        if len(reached):
+            cuts[c] = values[reached[-1]]
+    return cuts
+
+
+def wilson(hits: Float[Tensor, " M"], of: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """Lower end of the 90 % interval of a share.
+
+    Source: Wilson 1927.
+
+    Example:
+        >>> round(wilson(torch.tensor([25.0]), torch.tensor([25.0])).item(), 3)
+        0.902
+    """
+    share, square = hits / of, BOUND**2
+    spread = BOUND * (share * (1 - share) / of + square / (4 * of**2)).sqrt()
+    return (share + square / (2 * of) - spread) / (1 + square / of)

@@ -1,0 +1,169 @@
+"""A completed collection as a table, as JSON lines, and with the reasons of each probability."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from trmml.curation.complete import MODEL, Completed
+from trmml.curation.table_copy import filled_copy
+from trmml.errors import DataError
+from trmml.settings.choices import Blank, CompletedFormat
+from trmml.storage.atomic import whole_file, write_bytes, write_text
+
+# Known labels that a probability is explained by.
+REASONS = 3
+
+
+def write_completed(
+    completed: Completed,
+    out: Path,
+    table: Path | None,
+    style: CompletedFormat,
+    *,
+    minus_one: Blank | None = None,
+) -> None:
+    """Write the given and the decided labels; what was open and is not decided stays open.
+
+    Args:
+        completed: from `complete`.
+        out: new file; it is written whole or not at all.
+        table: the labels that were completed; the form "wide" is a copy of it.
+        style: "wide", "long" (image, present, absent) or "jsonl", which has probabilities too.
+        minus_one: what -1 means in the table; where it means absent, -1 is written for absent.
+
+    Raises:
+        DataError: `out` is the table, or the table cannot be copied.
+    """
+    refuse_same(out, table)
+    if style == "jsonl":
+        write_text(out, "".join(json.dumps(each, ensure_ascii=False) + "\n"
+                                for each in _objects(completed)))  # fmt: skip
+    elif style == "long":
+        write_text(out, _long(completed))
+    elif table is None:
+        raise DataError("only a table of --labels can be copied; say --format long or jsonl")
+    else:
+        write_bytes(out, filled_copy(table, _cells(completed, minus_one)))
+
+
+def refuse_same(out: Path, table: Path | None) -> None:
+    """Refuse to write over the table that is read.
+
+    Raises:
+        DataError: both are one file.
+    """
+    if table is not None and out.exists() and table.exists() and out.samefile(table):
+        raise DataError(f"{out} is the table itself, which is never written; name a new file")
+
+
+def write_provenance(completed: Completed, out: Path) -> None:
+    """Write a Parquet file with a row for each open pair that was asked for.
+
+    Columns: image, category, probability, image_only (the probability without evidence),
+    evidence (what that added to the log-odds), decided (present, absent or null), and because:
+    the known labels that added or took most, as in "+0.8 beach" or "-0.5 not sky".
+    """
+    frames = [pl.DataFrame(rows, schema=_SCHEMA) for rows in _provenance(completed)]
+    with whole_file(out) as part:
+        pl.concat(frames or [pl.DataFrame(schema=_SCHEMA)]).write_parquet(part)
+
+
+_NUMBERS = ("probability", "image_only", "evidence")
+_SCHEMA: dict[str, pl.DataType] = {
+    **{name: pl.String() for name in ("image", "category")},
+    **{name: pl.Float32() for name in _NUMBERS},
+    "decided": pl.String(),
+    "because": pl.List(pl.String()),
+}
+
+
+def _provenance(completed: Completed) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each image."""
+    names, given = completed.collection.category_names, completed.collection.matrix
+    wanted = torch.tensor([name in completed.asked for name in names])
+    alone = completed.collection.logits.sigmoid()
+    for number, image in enumerate(completed.collection.data.images):
+        columns = (~given.known[number] & wanted).nonzero()[:, 0]
+        rows = [number] * len(columns)
+        terms = completed.weighed.evidence.terms(
+            given.subset(rows), completed.expected[rows], columns
+        )
+        yield [
+            {
+                "image": image,
+                "category": names[c],
+                "probability": completed.probability[number, c].item(),
+                "image_only": alone[number, c].item(),
+                "evidence": completed.added[number, c].item(),
+                "decided": _decided(completed, number, c),
+                "because": _because(said, given.labels[number], names),
+            }
+            for c, said in zip(columns.tolist(), terms, strict=True)
+        ]
+
+
+def _decided(completed: Completed, number: int, c: int) -> str | None:
+    if not completed.matrix.known[number, c]:
+        return None
+    return "present" if completed.matrix.labels[number, c] else "absent"
+
+
+def _because(said: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...]) -> list[str]:
+    """The largest terms of a sum, each with its sign and its label."""
+    most = said.abs().topk(min(REASONS, len(said))).indices
+    return [
+        f"{said[k]:+.2f} {'' if labels[k] else 'not '}{names[k]}"
+        for k in most.tolist()
+        if said[k] != 0
+    ]
+
+
+def _cells(completed: Completed, minus_one: Blank | None) -> dict[tuple[int, str], str]:
+    """What is written into the table's blanks, by line and category."""
+    names, lines = completed.collection.category_names, completed.collection.data.rows
+    absent = "-1" if minus_one == "absent" else "0"
+    return {
+        (lines[row], names[c]): "1" if completed.matrix.labels[row, c] else absent
+        for row, c in (completed.source >= MODEL).nonzero().tolist()
+    }
+
+
+def _objects(completed: Completed) -> Iterator[dict[str, Any]]:
+    """An object for each image: what is present and absent, and probabilities of what was open."""
+    names = completed.collection.category_names
+    asked = [c for c, name in enumerate(names) if name in completed.asked]
+    for row, image in enumerate(completed.collection.data.images):
+        labels, known = completed.matrix.labels[row], completed.matrix.known[row]
+        was_open = ~completed.collection.matrix.known[row]
+        yield {
+            "image": image,
+            "present": [names[c] for c in asked if labels[c]],
+            "absent": [names[c] for c in asked if known[c] and not labels[c]],
+            "probabilities": {
+                names[c]: round(completed.probability[row, c].item(), 6)
+                for c in asked
+                if was_open[c]
+            },
+        }
+
+
+def _long(completed: Completed) -> str:
+    """A CSV table with the columns image, present and absent."""
+    split = [name for name in completed.asked if ";" in name]
+    if split:
+        raise DataError(
+            f"the category {split[0]!r} holds a semicolon, which parts names in a list; say"
+            " --format jsonl"
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "present", "absent"))
+    for each in _objects(completed):
+        writer.writerow((each["image"], ";".join(each["present"]), ";".join(each["absent"])))
+    return text.getvalue()

@@ -1,0 +1,86 @@
+"""`trmml complete`: files, lines, and what is refused."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.conftest import TOY_SPEC, ToyImages
+from trmml.cli.main import app
+from trmml.storage.hashes import hash_file
+
+
+@pytest.fixture
+def table(toy_images: ToyImages, tmp_path: Path) -> Path:
+    """A table with a blank in each row, a column of notes and a category that the run lacks."""
+    lines = toy_images.train_table.read_text().splitlines()
+    path = tmp_path / "labels.csv"
+    rows = [line.rsplit(",", 1)[0] + ",,why not,1" for line in lines[1:]]
+    path.write_text("\n".join([lines[0] + ",note,violet", *rows]) + "\n")
+    return path
+
+
+def _complete(run: Path, images: Path, table: Path, out: Path, *more: str) -> Result:
+    where = ("--images", str(images), "--labels", str(table), "--out", str(out))
+    return CliRunner().invoke(
+        app, ["complete", str(run), *where, "--encoder", TOY_SPEC, *more], catch_exceptions=False
+    )
+
+
+def test_a_copy_with_blanks_filled(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    before, why = hash_file(table), tmp_path / "why.parquet"
+    out = tmp_path / "new.csv"
+    more = ("--accept", "all", "--provenance", str(why))
+    result = _complete(finished_run, toy_images.train, table, out, *more)
+    assert result.exit_code == 0, result.output
+    assert "48 open" in result.stdout and "check before you trust it" in result.stdout
+    assert "of 2 columns the run knows nothing; they stay: note, violet" in result.stderr
+    old, new = (path.read_text().splitlines() for path in (table, out))
+    assert hash_file(table) == before and old[0] == new[0]
+    for one, other in zip(old[1:], new[1:], strict=True):
+        assert other in (one.replace(",,", ",1,"), one.replace(",,", ",0,"))
+    reasons = pl.read_parquet(why)
+    assert reasons.height == 48 and set(reasons["category"]) == {"yellow"}
+    assert set(reasons["decided"]) <= {"present", "absent"}
+    assert reasons["probability"].is_between(0, 1).all()
+
+
+def test_probabilities_without_a_rule(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new.jsonl"
+    result = _complete(finished_run, toy_images.train, table, out, "--json")
+    report = json.loads(result.stdout)
+    assert report["open"] == 48 and report["present"] == report["absent"] == 0
+    assert report["others"] == ["note", "violet"]
+    first = json.loads(out.read_text().splitlines()[0])
+    assert list(first["probabilities"]) == ["yellow"] and first["image"] == "000.png"
+    assert len(first["present"]) + len(first["absent"]) == 3
+
+
+def test_lists(finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.csv"
+    more = ("--accept", "all", "--format", "long")
+    _complete(finished_run, toy_images.train, table, out, *more)
+    again = tmp_path / "again.csv"
+    result = _complete(finished_run, toy_images.train, out, again, "--accept", "all")
+    assert result.exit_code == 1 and "nothing is left to complete" in result.stderr
+    assert not again.exists()
+
+
+def test_what_is_refused(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    out, images, run = tmp_path / "new.csv", toy_images.train, finished_run
+    for result, message in (
+        (_complete(run, images, table, table), "is the table itself, which is never written"),
+        (_complete(run, images, table, out, "--accept", "sure=95"), "no percentage"),
+        (_complete(run, images, toy_images.train_table, out), "nothing is left to complete"),
+        (_complete(run, images, table, out, "--blank", "absent"), "nothing is left to complete"),
+    ):
+        assert result.exit_code == 1 and message in result.stderr
+        assert not out.exists()

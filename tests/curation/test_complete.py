@@ -1,0 +1,148 @@
+"""Completion: what is decided, what stays, calibration, and tables that are refused."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trmml.curation.acceptance import Rule
+from trmml.curation.collection import Collection
+from trmml.curation.complete import GIVEN, MODEL, UNKNOWN, complete_collection
+from trmml.curation.cross_fit import fit_head
+from trmml.curation.recalibration import Recalibration, plain_calibration
+from trmml.datasets.base import Dataset
+from trmml.errors import DataError
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.average_precision import average_precisions
+from trmml.metrics.calibration import Calibration
+
+
+def collection(share: float = 0.6, images: int = 500) -> tuple[Collection, torch.Tensor]:
+    """Images that show the first three of six categories; the others follow those in 90 %."""
+    truth = torch.rand(images, 6) < 0.4
+    truth[:, 3:] = truth[:, :3] ^ (torch.rand(images, 3) < 0.1)
+    means = (torch.randn(images, 24) + truth[:, :3].float().repeat(1, 8)).relu()
+    matrix = LabelMatrix(truth, torch.rand(images, 6) < share)
+    names = tuple("abcdef")
+    data = Dataset(
+        Path("images"),
+        tuple(f"{n}.png" for n in range(images)),
+        names,
+        matrix,
+        tuple(range(images)),
+    )
+    features = torch.nn.functional.normalize(torch.randn(images, 8), dim=1)
+    calibration = Calibration.identity(6)
+    blank = Collection(data, torch.zeros(images, 6), features, means, calibration, "run")
+    head = fit_head(blank.inputs, matrix)  # stands for the run: it has seen what is known
+    logits = plain_calibration(blank.out_of_sample, matrix).logits(
+        blank.inputs @ head.weight + head.bias
+    )
+    return replace(blank, logits=logits), truth
+
+
+def _mean_ap(scores: torch.Tensor, truth: torch.Tensor, pairs: torch.Tensor) -> float:
+    return float(average_precisions(scores, truth, pairs).mean())
+
+
+def test_evidence_beats_the_image_alone_on_unknown_pairs() -> None:
+    whole, truth = collection()
+    completed = complete_collection(whole, Rule.parse("none"))
+    unknown = ~whole.matrix.known
+    alone = _mean_ap(whole.logits, truth, unknown)
+    assert completed.weighed.weights.level != "off"
+    assert _mean_ap(completed.probability, truth, unknown) > alone + 0.03
+    off = complete_collection(whole, Rule.parse("none"), "off")
+    assert torch.equal(off.probability[unknown], whole.logits.sigmoid()[unknown])
+
+
+def test_given_labels_stay_and_sources_tell_where_the_others_come_from() -> None:
+    whole, _ = collection()
+    known = whole.matrix.known
+    for rule in ("none", "threshold", "sure=0.9", "precision=0.8", "all"):
+        completed = complete_collection(whole, Rule.parse(rule), asked=("a", "d"))
+        assert torch.equal(completed.matrix.labels[known], whole.matrix.labels[known])
+        assert (completed.source[known] == GIVEN).all()
+        assert torch.equal(completed.matrix.known & ~known, completed.source >= MODEL)
+        assert (completed.source[:, [1, 2, 4, 5]][~known[:, [1, 2, 4, 5]]] == UNKNOWN).all()
+    assert completed.matrix.known[:, [0, 3]].all()
+    report = completed.report
+    assert report["open"] == report["present"] + report["absent"] and report["categories"] == 2
+
+
+def test_precision_holds_on_pairs_that_nobody_has_seen() -> None:
+    whole, truth = collection(images=1500)
+    completed = complete_collection(whole, Rule.parse("precision=0.8"))
+    decided = completed.source >= MODEL
+    assert decided.sum() > 200
+    assert truth[decided].float().mean() > 0.77  # a standard error is below 0.03
+    few, _ = collection(images=40)
+    assert complete_collection(few, Rule.parse("precision=0.99")).unshown == tuple("abcdef")
+
+
+def test_labels_behind_unknown_pairs_change_nothing() -> None:
+    whole, _ = collection()
+    behind = LabelMatrix(whole.matrix.labels | ~whole.matrix.known, whole.matrix.known)
+    other = Collection(
+        Dataset(whole.data.root, whole.data.images, whole.category_names, behind, whole.data.rows),
+        whole.logits, whole.features, whole.means, whole.calibration, "run",
+    )  # fmt: skip
+    first, second = (complete_collection(c, Rule.parse("all")) for c in (whole, other))
+    assert torch.equal(first.probability, second.probability)
+
+
+def test_absence_that_was_only_assumed_is_no_evidence(caplog: pytest.LogCaptureFixture) -> None:
+    """Leak 5: a table that lists what is present, its blanks read as absent."""
+    whole, _ = collection(share=1.0)
+    known = whole.matrix.known.clone()
+    known[:100] = False
+    listed = Collection(
+        Dataset(
+            whole.data.root, whole.data.images, whole.category_names,
+            LabelMatrix(whole.matrix.labels, known), whole.data.rows,
+        ),
+        whole.logits, whole.features, whole.means, whole.calibration, "run",
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        assert not complete_collection(listed, Rule.parse("none")).weighed.evidence.speaks
+    assert "say --evidence pairs" in caplog.text
+    assert complete_collection(listed, Rule.parse("none"), "pairs").weighed.evidence.speaks
+
+
+def test_a_single_known_label_an_image_leaves_the_image_alone() -> None:
+    whole, _ = collection()
+    single = whole.matrix.keep_single_positive()
+    data = Dataset(
+        whole.data.root, whole.data.images, whole.category_names, single, whole.data.rows
+    )
+    alone = Collection(data, whole.logits, whole.features, whole.means, whole.calibration, "run")
+    completed = complete_collection(alone, Rule.parse("precision=0.9"))
+    assert completed.weighed.weights.level == "off"
+    assert completed.unshown == tuple("abcdef")  # no absent label shows what is wrong
+
+
+def test_nothing_to_complete() -> None:
+    whole, _ = collection(share=1.0)
+    with pytest.raises(DataError, match="all 6 categories are known in all 500 images"):
+        complete_collection(whole, Rule.parse("none"))
+
+
+def test_probabilities_are_right_for_few_and_for_many_known_labels() -> None:
+    images = 6000
+    share = torch.where(torch.arange(images) % 2 == 0, 0.1, 0.9)[:, None]
+    truth = torch.rand(images, 12) < 0.3
+    matrix = LabelMatrix(truth, torch.rand(images, 12) < share)
+    width = torch.where(share > 0.5, 3.0, 0.5)  # evidence widens logits where much is known
+    logits = width * (truth.float() * 2 - 1.6 + torch.randn(images, 12))
+    found = Recalibration.fit(logits, matrix).probabilities(logits, matrix)
+    plain = plain_calibration(logits, matrix).probabilities(logits)
+    open_few = ~matrix.known & (share < 0.5)
+
+    def off(values: torch.Tensor) -> float:
+        sure = open_few & (values > 0.5)
+        return abs(float(truth[sure].float().mean() - values[sure].mean()))
+
+    assert off(found) < 0.05
+    assert off(found) < off(plain)
