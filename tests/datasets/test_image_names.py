@@ -74,6 +74,9 @@ def test_first_lines_and_columns_of_spreadsheets(root):
     write(root, {"t.csv": "sep=;\nimage;gull\na/1;x\n"})
     with pytest.raises(DataError, match=r"t\.csv line 3, column 'gull'"):
         read_folder(root / "images", root / "t.csv")
+    write(root, {"t.csv": "sep=;\n"})
+    with pytest.raises(DataError, match="a line for Excel, and nothing else"):
+        read_folder(root, root / "t.csv")
 
 
 COCO = {

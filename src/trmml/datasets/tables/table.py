@@ -29,6 +29,8 @@ _LESS_USUAL = (
 )  # taken for want of those
 _SEPARATORS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# The first line that tells Excel the separator.
+_EXCEL_LINE = re.compile(rb"sep=.\r?\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,11 @@ def _read_parquet(path: Path, data: bytes) -> Table:
 
 def _read_csv(path: Path, data: bytes) -> Table:
     data = as_utf8(path, data)
-    if data[:4].lower() == b"sep=":  # a line for Excel, which then counts as blank
+    if _EXCEL_LINE.match(data):  # which then counts as blank
         data = data[data.find(b"\n") :]
     starts, ends, lines = _split_records(path, data)
+    if not len(starts):
+        raise DataError(f"{path} has a line for Excel, and nothing else. Add the header and rows.")
     separator, header = _read_header(path, data[starts[0] : ends[0]].decode())
     refuse_too_many(len(header), f"{path} has", "columns")
     _check_widths(path, data, separator, header, starts, ends, lines)
