@@ -30,6 +30,7 @@ def fit(
     out: options.Out,
     images: options.Images = None,
     labels: options.Labels = None,
+    answers: options.AnswersOption = None,
     data: options.Data = None,
     data_option: options.DataOption = None,
     encoder: options.Encoder = "bundled",
@@ -75,6 +76,10 @@ def fit(
 
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     train = read_either(images, labels, data, data_option, table, "train")
+    if answers is not None:
+        from trmml.cli.answers import with_answers
+
+        train = with_answers(train, labels, answers)
     test = None
     if test_images is not None and test_labels is not None:
         names = replace(table, categories=train.category_names)
@@ -100,7 +105,7 @@ def fit(
             progress=progress,
             note=progress.line,
         )
-        summary = _follow(records, out, progress)
+        summary = follow(records, out, progress)
     if json:
         print_json(summary)
         return
@@ -149,7 +154,7 @@ def _mask(
     return masks.single_positive() if single_positive else None
 
 
-def _follow(
+def follow(
     records: "Generator[EpochRecord, None, dict[str, Any]]", out: Path, progress: Show
 ) -> dict[str, Any]:
     """Print the epochs as they come, and return the summary of the run."""

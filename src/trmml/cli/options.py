@@ -53,6 +53,10 @@ Labels = Annotated[
         " Or COCO's JSON, JSON lines, CVAT's XML ...: docs/data.md."
     ),
 ]
+AnswersOption = Annotated[
+    Path | None,
+    typer.Option("--answers", help="Answers of `trmml review`, which count before the labels."),
+]
 Encoder = Annotated[
     str,
     typer.Option(

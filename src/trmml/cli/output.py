@@ -197,6 +197,11 @@ def print_json(tree: Mapping[str, Any]) -> None:
     typer.echo(_json_text(tree, indent=1))
 
 
+def print_line(tree: Mapping[str, Any]) -> None:
+    """One JSON object on one line of stdout."""
+    typer.echo(_json_text(tree))
+
+
 def _json_text(tree: Mapping[str, Any], indent: int | None = None) -> str:
     """JSON in which every character that is not printable is escaped, as JSON allows."""
     text = json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False)

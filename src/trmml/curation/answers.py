@@ -201,10 +201,14 @@ def existing(path: Path | str) -> Answers:
     return Answers(path)
 
 
+def lines_of(rows: Sequence[Answer]) -> str:
+    """Rows as JSON lines, one object a line with all columns."""
+    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_lines(rows: Sequence[Answer], path: Path) -> None:
-    """Write rows as JSON lines, one object a line with all columns."""
-    lines = (json.dumps(row._asdict(), ensure_ascii=False) for row in rows)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    """Write rows as `lines_of` gives them."""
+    write_text(path, lines_of(rows))
 
 
 def merge_lines(answers: Answers, path: Path) -> tuple[int, int]:

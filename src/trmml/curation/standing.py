@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -147,10 +147,7 @@ def apply_answers(
             found.disagreed.append(row)
         labels[place], known[place] = state == "present", state != "unknown"
         found.pairs[place] = state
-    data = Dataset(
-        data.root, data.images, data.category_names, LabelMatrix(labels, known), data.rows,
-        data.boxes,
-    )  # fmt: skip
+    data = replace(data, matrix=LabelMatrix(labels, known))
     return Applied(
         data, found.pairs, found.changed, found.disagreed, other_images, found.other_categories
     )

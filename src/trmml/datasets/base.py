@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -143,6 +143,7 @@ class Dataset:
         matrix: images x categories.
         rows: per image the line (or row) of the table it came from, for messages.
         boxes: where objects are. None: the set has no boxes.
+        sources: SHA-256 of what the labels were read from, by role, for the run's card.
 
     Raises:
         DataError: the parts have different lengths, or a box names an image or category that is
@@ -155,6 +156,7 @@ class Dataset:
     matrix: LabelMatrix
     rows: tuple[int, ...]
     boxes: Boxes | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -200,6 +202,7 @@ class Dataset:
             matrix=matrix,
             rows=tuple(self.rows[index] for index in indices),
             boxes=None if self.boxes is None else self.boxes.subset(indices),
+            sources=self.sources,
         )
 
     def select(self, category_names: Sequence[str]) -> "Dataset":

@@ -259,6 +259,7 @@ def _finish(
             "known_share": data.matrix.known_share,
             "known_positives": int(data.matrix.positives.sum()),
             "mask_sha256": data.matrix.checksum(),
+            **({"sources": dict(data.sources)} if data.sources else {}),
             "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )

@@ -133,10 +133,10 @@ def _read_csv(path: Path, data: bytes) -> Table:
     data = as_utf8(path, data)
     if _EXCEL_LINE.match(data):  # which then counts as blank
         data = data[data.find(b"\n") :]
-    starts, ends, lines = _split_records(path, data)
+    starts, ends, lines = split_records(path, data)
     if not len(starts):
         raise DataError(f"{path} has a line for Excel, and nothing else. Add the header and rows.")
-    separator, header = _read_header(path, data[starts[0] : ends[0]].decode())
+    separator, header = read_header(path, data[starts[0] : ends[0]].decode())
     refuse_too_many(len(header), f"{path} has", "columns")
     _check_widths(path, data, separator, header, starts, ends, lines)
     body = data[starts[1] : ends[-1]] if len(starts) > 1 else b""
@@ -184,11 +184,11 @@ def as_utf8(path: Path, data: bytes) -> bytes:
     return data
 
 
-def _split_records(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_records(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return where each record starts and ends, and its line; blank lines are left out."""
     raw = np.frombuffer(data, dtype=np.uint8)
     breaks = np.flatnonzero(raw == ord("\n"))
-    ends = breaks[~_inside_quotes(data)[breaks]]
+    ends = breaks[~inside_quotes(data)[breaks]]
     if not len(ends) or ends[-1] != len(data) - 1:
         ends = np.append(ends, len(data))
     starts = np.append(0, ends[:-1] + 1)
@@ -202,7 +202,7 @@ def _split_records(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray, np.
     return starts[filled], ends[filled], lines[filled]
 
 
-def _inside_quotes(data: bytes) -> np.ndarray:
+def inside_quotes(data: bytes) -> np.ndarray:
     """Return per byte whether it lies between quotes: an odd number of them stands before it."""
     raw = np.frombuffer(data, dtype=np.uint8)
     if b'"' not in data:
@@ -210,7 +210,7 @@ def _inside_quotes(data: bytes) -> np.ndarray:
     return (np.cumsum(raw == ord('"'), dtype=np.uint8) & 1).astype(bool)  # wraps, stays odd
 
 
-def _read_header(path: Path, record: str) -> tuple[str, list[str]]:
+def read_header(path: Path, record: str) -> tuple[str, list[str]]:
     """Return the separator, the one that yields an image column, and the columns' names."""
     for separator in _SEPARATORS:
         try:
@@ -243,7 +243,7 @@ def _check_widths(
     lines: np.ndarray,
 ) -> None:
     raw = np.frombuffer(data, dtype=np.uint8)
-    cuts = np.flatnonzero((raw == ord(separator)) & ~_inside_quotes(data))
+    cuts = np.flatnonzero((raw == ord(separator)) & ~inside_quotes(data))
     widths = np.searchsorted(cuts, ends) - np.searchsorted(cuts, starts) + 1
     wrong = np.flatnonzero(widths != len(header))
     if len(wrong):

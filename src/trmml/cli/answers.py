@@ -1,0 +1,256 @@
+"""`trmml review`, the verbs about a journal: queue, apply, learn, export, import."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from trmml.cli import options
+from trmml.cli.fit import follow
+from trmml.cli.output import print_json, print_line, say, show, shown_progress
+from trmml.cli.reading import TableOptions, read_images, read_names
+
+if TYPE_CHECKING:
+    from trmml.curation.queue import Question, Queue
+    from trmml.datasets.base import Dataset
+
+AnswerFile = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="Journal of the answers, as answers.sqlite.", show_default=False
+    ),
+]
+ImagesNeeded = Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)]
+LabelsNeeded = Annotated[Path, typer.Option(help="Table of their labels.", show_default=False)]
+NewFile = Annotated[
+    Path, typer.Option(help="New file.", show_default=False, callback=options.writable)
+]
+Kind = Annotated[
+    Literal["learn", "suspects", "both"],
+    typer.Option(help="Open pairs worth asking about, known labels that look wrong, or both."),
+]
+CategoryOption = Annotated[
+    list[str] | None,
+    typer.Option("--category", metavar="NAME", help="Only this one; may be repeated."),
+]
+
+
+def open_queue(
+    run: Path,
+    data: "Dataset",
+    answers: Path | None,
+    categories: Sequence[str] | None,
+    who: str = "",
+    **how: Any,
+) -> "Queue":
+    """The queue of a run over labelled images, with the journal's answers."""
+    from trmml.curation.answers import Answers
+    from trmml.curation.collection import read_collection
+    from trmml.curation.queue import Queue
+
+    journal = Answers(answers if answers is not None else ":memory:")
+    with shown_progress() as progress:
+        collection = read_collection(run, data, progress=progress, **how)
+    queue = Queue(collection, journal, who=who, categories=categories or ())
+    for line in queue.applied.lines()[0 if queue.applied.pairs else 1 :]:
+        say(line)
+    return queue
+
+
+def with_answers(data: "Dataset", labels: Path | None, answers: Path) -> "Dataset":
+    """The data with what people answered; hashes of both files go into the run's card."""
+    from trmml.curation.answers import existing, lines_of
+    from trmml.curation.standing import apply_answers
+    from trmml.storage.hashes import hash_file
+
+    with existing(answers) as journal:
+        rows = journal.rows()
+    applied = apply_answers(data, rows)
+    for line in applied.lines():
+        say(line)
+    sources = {"answers": hashlib.sha256(lines_of(rows).encode()).hexdigest()}
+    if labels is not None:
+        sources["labels"] = hash_file(labels)
+    return replace(applied.data, sources=sources)
+
+
+def queue(
+    run: options.Run,
+    images: ImagesNeeded,
+    labels: LabelsNeeded,
+    answers: Annotated[
+        Path | None, typer.Option(help="Journal of what was answered before.")
+    ] = None,
+    kind: Kind = "both",
+    top: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 30,
+    category: CategoryOption = None,
+    categories: options.Categories = None,
+    blank: options.BlankOption = None,
+    minus_one: options.MinusOne = None,
+    separator: options.Separator = None,
+    encoder: options.RunEncoder = None,
+    trust: options.Trust = False,
+    on_bad_image: options.BadImage = "error",
+    device: options.Device = "auto",
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", "--json", help="One JSON object a question.")
+    ] = False,
+) -> None:
+    """Print what is worth asking, and known labels that look wrong. Asks nothing."""
+    if answers is not None and not answers.is_file():
+        from trmml.curation.answers import existing
+
+        existing(answers)
+    table = TableOptions(read_names(categories), blank, minus_one, separator)
+    found = open_queue(
+        run, read_images(images, labels, table), answers, category,
+        encoder=encoder, trust=trust, device=device, on_bad_image=on_bad_image,
+    )  # fmt: skip
+    if kind != "suspects":
+        _print("worth asking", found.most(top), jsonl)
+    if kind != "learn":
+        for name, given in (("probably not there", True), ("probably missed", False)):
+            listed = found.doubted(top, given=given)
+            few = found.suspect_list(given=given).too_few
+            _print(name, listed, jsonl)
+            if len(few):
+                say(f"{name}: {len(few)} categories have fewer than 8 such labels and no suspects")
+
+
+def _print(title: str, questions: "list[Question]", jsonl: bool) -> None:
+    if jsonl:
+        for each in questions:
+            print_line({
+                "list": title, "image": each.image, "category": each.category, "was": each.was,
+                "p": round(each.p, 4), "why": each.why,
+            })  # fmt: skip
+        return
+    show(f"{title}: {len(questions)}")
+    for each in questions:
+        show(f"  {each.p:6.1%}  {each.category}  {each.image}  (given: {each.was})")
+
+
+def apply(
+    labels: LabelsNeeded,
+    answers: AnswerFile,
+    out: NewFile,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images: finds those that were renamed.")
+    ] = None,
+    form: Annotated[
+        Literal["wide", "long"] | None,
+        typer.Option("--format", help="Of the new table. [default: as it is, or wide]"),
+    ] = None,
+    categories: options.Categories = None,
+    blank: options.BlankOption = None,
+    minus_one: options.MinusOne = None,
+    separator: options.Separator = None,
+    json: options.Json = False,
+) -> None:
+    """Write a new table with the answers. Other cells and columns stay as they are."""
+    from trmml.curation.answers import existing
+    from trmml.curation.standing import apply_answers, places_by_name
+    from trmml.datasets.formats.folder import from_table
+    from trmml.datasets.tables.changed import as_table, changed_cells, is_wide_csv, with_cells
+    from trmml.datasets.tables.table import read_table
+    from trmml.errors import DataError
+    from trmml.storage.atomic import write_bytes
+
+    if out.exists():
+        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
+    with existing(answers) as journal:
+        rows = journal.rows()
+    table = TableOptions(read_names(categories), blank, minus_one, separator)
+    if images is not None:
+        data = read_images(images, labels, table)
+        applied = apply_answers(data, rows)
+    else:
+        data = from_table(
+            Path(), read_table(labels), blank=blank, minus_one=minus_one,
+            categories=table.categories, separator=separator,
+        )  # fmt: skip
+        applied = apply_answers(data, rows, places_by_name(data, rows))
+    if form != "long" and is_wide_csv(labels, data, table.categories):
+        content = with_cells(labels, changed_cells(data, applied.data, blank, minus_one))
+    else:
+        content = as_table(applied.data, form or "wide")
+    write_bytes(out, content)
+    if json:
+        print_json({
+            "out": str(out), "pairs": len(applied.pairs), "changed": len(applied.changed),
+            "disagreed": len(applied.disagreed), "other_images": applied.other_images,
+            "other_categories": applied.other_categories,
+        })  # fmt: skip
+        return
+    for line in (*applied.lines(), f"table: {out}"):
+        show(line)
+
+
+def learn(
+    run: options.Run,
+    images: ImagesNeeded,
+    labels: LabelsNeeded,
+    answers: AnswerFile,
+    out: options.Out,
+    categories: options.Categories = None,
+    blank: options.BlankOption = None,
+    minus_one: options.MinusOne = None,
+    separator: options.Separator = None,
+    encoder: options.RunEncoder = None,
+    trust: options.Trust = False,
+    on_bad_image: options.BadImage = "error",
+    device: options.Device = "auto",
+    resume: options.Resume = False,
+    json: options.Json = False,
+) -> None:
+    """Train again with the answers, as the run was trained. Makes a new run."""
+    from trmml.reporting.fit import fit as run_fit
+    from trmml.tagging.tagger import Tagger
+
+    tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
+    table = TableOptions(read_names(categories), blank, minus_one, separator)
+    data = with_answers(read_images(images, labels, table), labels, answers)
+    with shown_progress() as progress:
+        records = run_fit(
+            data,
+            tagger.frozen.encoder,
+            out,
+            settings=tagger.card.settings,
+            encoder_spec=encoder or tagger.card.encoder_spec,
+            resume=resume,
+            device=device,
+            on_bad_image=on_bad_image,
+            progress=progress,
+            note=progress.line,
+        )
+        summary = follow(records, out, progress)
+    if json:
+        print_json(summary)
+    else:
+        typer.echo(f"run:     {summary['run']}\nreport:  {summary['report']}")
+
+
+def export(answers: AnswerFile, out: NewFile) -> None:
+    """Write all answers as JSON lines, for people, git and other tools."""
+    from trmml.curation.answers import existing, write_lines
+
+    with existing(answers) as journal:
+        rows = journal.rows()
+    write_lines(rows, out)
+    show(f"{len(rows)} rows in {out}")
+
+
+def import_(
+    lines: Annotated[list[Path], typer.Argument(metavar="LINES...", help="Files of JSON lines.")],
+    answers: AnswerFile,
+) -> None:
+    """Merge JSON lines into a journal. A row that is there already is left out."""
+    from trmml.curation.answers import Answers, merge_lines
+
+    with Answers(answers) as journal:
+        for path in lines:
+            count, new = merge_lines(journal, path)
+            show(f"{path}: {count} rows, {new} of them new")

@@ -1,0 +1,136 @@
+"""A table of labels with some answers changed: every other byte of a wide CSV stays as it was."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trmml.datasets.base import Dataset
+from trmml.datasets.tables.cells import is_long
+from trmml.datasets.tables.names import clean_name
+from trmml.datasets.tables.table import (
+    as_utf8,
+    inside_quotes,
+    read_header,
+    read_table,
+    split_records,
+)
+from trmml.errors import DataError
+from trmml.settings.choices import Blank
+
+_LIST = ";"
+
+
+def is_wide_csv(path: Path, data: Dataset, categories: Sequence[str] | None) -> bool:
+    """Whether a file is a CSV table with a column per category and a row per image.
+
+    Args:
+        path: of the file.
+        data: what was read of it.
+        categories: those that were asked for.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        table = read_table(path)
+    except DataError:  # JSON and other forms, which are read elsewhere
+        return False
+    named = categories is not None and set(categories) <= set(table.names)
+    # A table with a row per label has more rows than images.
+    return start != b"PAR1" and (named or not is_long(table)) and len(data) == len(table.rows)
+
+
+def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
+    """The bytes of a wide CSV file with other texts in some cells.
+
+    Args:
+        path: of the file.
+        cells: by (line as an editor shows it, category).
+    """
+    raw = path.read_bytes()
+    data = as_utf8(path, raw)
+    begin = data.find(b"\n") if data[:4].lower() == b"sep=" else 0
+    body = data[begin:]
+    starts, ends, lines = split_records(path, body)
+    separator, header = read_header(path, body[starts[0] : ends[0]].decode())
+    columns = {clean_name(name): place for place, name in enumerate(header)}
+    records = {int(line): n for n, line in enumerate(lines)}
+    cuts = np.flatnonzero((np.frombuffer(body, np.uint8) == ord(separator)) & ~inside_quotes(body))
+    pieces, done = [], 0
+    placed = sorted((records[line], columns[name], text) for (line, name), text in cells.items())
+    for record, column, text in placed:
+        first = np.searchsorted(cuts, starts[record])
+        own = [*cuts[first : first + len(header) - 1].tolist(), int(ends[record])]
+        start = int(starts[record]) if column == 0 else own[column - 1] + 1
+        pieces += [body[done:start], text.encode()]
+        done = own[column]
+    changed = data[:begin] + b"".join([*pieces, body[done:]])
+    if b"\r\n" in raw:
+        changed = changed.replace(b"\n", b"\r\n")
+    return (b"\xef\xbb\xbf" if raw.startswith(b"\xef\xbb\xbf") else b"") + changed
+
+
+def changed_cells(
+    before: Dataset, after: Dataset, blank: Blank | None, minus_one: Blank | None
+) -> dict[tuple[int, str], str]:
+    """The cells that say something else afterwards, for `with_cells`.
+
+    Args:
+        before: as the table was read.
+        after: the same images and categories.
+        blank: what a blank cell means in the table.
+        minus_one: what -1 means in it.
+
+    Raises:
+        DataError: a pair became unknown, which the table cannot say.
+    """
+    absent = "-1" if minus_one == "absent" else "0"
+    unknown = {"absent": "0"}.get(minus_one or "", "-1" if minus_one else "")
+    old, new = before.matrix, after.matrix
+    different = (old.known != new.known) | (old.labels != new.labels)
+    cells = {}
+    for image, category in different.nonzero().tolist():
+        known, label = bool(new.known[image, category]), bool(new.labels[image, category])
+        if not known and blank == "absent" and minus_one is None:
+            raise DataError(
+                f"people disagree about {after.category_names[category]!r} in"
+                f" {after.images[image]}, and a table whose blanks mean absent has no sign for"
+                " unknown. Take --format long, or answer again."
+            )
+        text = ("1" if label else absent) if known else unknown
+        cells[before.rows[image], after.category_names[category]] = text
+    return cells
+
+
+def as_table(data: Dataset, form: str) -> bytes:
+    """A new table of a whole data set, as UTF-8.
+
+    Args:
+        data: images and labels.
+        form: "wide" has 1, 0 and blank; "long" has the columns image, present and absent.
+
+    Raises:
+        DataError: a name holds the `;` that stands between names.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    labels, known = data.matrix.labels.tolist(), data.matrix.known.tolist()
+    names = data.category_names
+    if form == "wide":
+        writer.writerow(["image", *names])
+        for image, own, said in zip(data.images, labels, known, strict=True):
+            cells = (("01"[yes] if sure else "") for yes, sure in zip(own, said, strict=True))
+            writer.writerow([image, *cells])
+        return text.getvalue().encode()
+    for name in names:
+        if _LIST in name:
+            raise DataError(f"category {name!r} holds '{_LIST}', so no list holds it. Take wide.")
+    writer.writerow(["image", "present", "absent"])
+    for image, own, said in zip(data.images, labels, known, strict=True):
+        row = [*zip(names, own, said, strict=True)]
+        present = _LIST.join(name for name, yes, _ in row if yes)
+        absent = _LIST.join(name for name, yes, sure in row if sure and not yes)
+        writer.writerow([image, present, absent])
+    return text.getvalue().encode()

@@ -1,0 +1,193 @@
+"""`trmml review`: asking, journals, new tables, training again; what is given stays as it was."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import good, run
+from tests.conftest import ToyImages
+from trmml.curation.answers import Answer, Answers, new_id, now
+
+TABLE = 'image,red,note,blue\n000.png,1,a,\n001.png, yes ,"b, c",0\n002.png,,,1\n'
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+
+@pytest.fixture
+def given(toy_images: ToyImages, tmp_path: Path) -> dict[str, Path]:
+    """Images, a table, and where answers go."""
+    (tmp_path / "photos").mkdir()
+    for name in ("000.png", "001.png", "002.png"):
+        shutil.copy(toy_images.train / name, tmp_path / "photos" / name)
+    (tmp_path / "labels.csv").write_text("image,red,blue\n000.png,1,\n001.png,1,0\n002.png,,1\n")
+    paths = {"images": tmp_path / "photos", "labels": tmp_path / "labels.csv"}
+    return {**paths, "answers": tmp_path / "answers.sqlite"}
+
+
+def words(given: dict[str, Path]) -> list[object]:
+    return [word for name, path in given.items() for word in (f"--{name}", path)]
+
+
+def journal(path: Path, *pairs: tuple[str, str, str]) -> list[Answer]:
+    rows = [
+        Answer(new_id(), now(), "", image, image, category, answer, "unknown", 0.5, "learn", "")  # type: ignore[arg-type]
+        for image, category, answer in pairs
+    ]
+    with Answers(path) as answers:
+        answers.add(rows)
+    return rows
+
+
+def test_ask_keeps_each_answer_and_takes_back(finished_run: Path, given: dict[str, Path]) -> None:
+    before = hashes(given["images"]) | hashes(given["labels"].parent)
+    text = good("review", "ask", finished_run, *words(given), "--trust", stdin="yxbnu")
+    assert "y present, n absent" in text
+    with Answers(given["answers"]) as answers:
+        rows = answers.rows()
+    said = [row.answer for row in rows]
+    assert said == ["present", None, "absent", "unsure"]
+    assert rows[1].undoes == rows[0].id
+    assert rows[2][3:6] == rows[0][3:6]  # what was taken back comes again
+    assert rows[0].sha256 == before[str(given["images"] / rows[0].image)]
+    assert len(rows[0].run) == 12
+    text = good("review", "ask", finished_run, *words(given), "--trust", "--top", "1", stdin="n")
+    assert "1 answers given" in text
+    after = hashes(given["labels"].parent)
+    assert {name: after[name] for name in before} == before
+
+
+def test_the_queue_lists_and_asks_nothing(finished_run: Path, given: dict[str, Path]) -> None:
+    plain = {name: given[name] for name in ("images", "labels")}
+    lines = good("review", "queue", finished_run, *words(plain), "--trust", "--jsonl").splitlines()
+    open_pairs = [tree for line in lines if (tree := json.loads(line))["why"] == "learn"]
+    # The run knows two more categories than the table, about which nothing is known.
+    assert len(open_pairs) == 2 + 2 * 3
+    assert {tree["was"] for tree in open_pairs} == {"unknown"}
+    text = good("review", "queue", finished_run, *words(plain), "--trust", "--category", "red")
+    assert "worth asking: 1" in text
+    assert not given["answers"].exists()
+    bad = run("review", "queue", finished_run, *words(given), "--trust")
+    assert (bad.exit_code, "there is no file" in bad.stderr) == (1, True)
+    bad = run("review", "queue", finished_run, *words(plain), "--trust", "--category", "pink")
+    assert "no category 'pink'" in bad.stderr
+
+
+def test_apply_changes_cells_and_no_other_byte(tmp_path: Path) -> None:
+    labels, answers = tmp_path / "labels.csv", tmp_path / "a.sqlite"
+    labels.write_bytes(b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode())
+    before = labels.read_bytes()
+    (tmp_path / "names.txt").write_text("red\nblue\n")
+    journal(answers, ("000.png", "blue", "present"), ("001.png", "red", "absent"),
+            ("002.png", "red", "absent"), ("other.png", "red", "present"),
+            ("000.png", "zebra", "present"))  # fmt: skip
+    common = ("review", "apply", "--labels", labels, "--answers", answers)
+    common += ("--categories", tmp_path / "names.txt")
+    text = good(*common, "--out", tmp_path / "new.csv")
+    new = (tmp_path / "new.csv").read_bytes()
+    expected = before.replace(b"1,a,\r", b"1,a,1\r").replace(b"002.png,,", b"002.png,0,")
+    expected = expected.replace(b" yes ", b"0")
+    assert new == expected
+    assert labels.read_bytes() == before
+    for line in ("3 answered pairs taken", "images that are not here", "'zebra', no category"):
+        assert line in text
+    assert "001.png: red" in text  # the person saw a blank
+    good(*common, "--out", tmp_path / "long.csv", "--format", "long")
+    lines = (tmp_path / "long.csv").read_text().splitlines()
+    assert lines[:2] == ["image,present,absent", "000.png,red;blue,"]
+    bad = run(*common, "--out", labels)
+    assert (bad.exit_code, "is there already" in bad.stderr) == (1, True)
+    assert labels.read_bytes() == before
+
+
+def test_apply_writes_the_table_s_own_signs(tmp_path: Path) -> None:
+    labels, answers = tmp_path / "labels.csv", tmp_path / "a.sqlite"
+    labels.write_text("image;red;blue\na.png;1;0\nb.png;-1;0\n")
+    journal(answers, ("a.png", "blue", "absent"), ("b.png", "blue", "present"))
+    good("review", "apply", "--labels", labels, "--answers", answers, "--minus-one", "absent",
+         "--out", tmp_path / "new.csv")  # fmt: skip
+    assert (tmp_path / "new.csv").read_text() == "image;red;blue\na.png;1;-1\nb.png;-1;1\n"
+
+
+def test_apply_to_a_list_of_names(tmp_path: Path) -> None:
+    labels, answers = tmp_path / "labels.csv", tmp_path / "a.sqlite"
+    labels.write_text("image,present,absent\na.png,red,blue\nb.png,blue,\n")
+    journal(answers, ("a.png", "blue", "present"))
+    good("review", "apply", "--labels", labels, "--answers", answers, "--out", tmp_path / "new.csv")
+    text = (tmp_path / "new.csv").read_text()
+    assert text == "image,blue,red\na.png,1,1\nb.png,1,\n"
+
+
+def test_lines_go_out_and_in(tmp_path: Path) -> None:
+    journal(tmp_path / "a.sqlite", ("a.png", "red", "present"), ("a.png", "blue", "skip"))
+    lines = tmp_path / "a.jsonl"
+    assert "2 rows" in good("review", "export", "--answers", tmp_path / "a.sqlite", "--out", lines)
+    for new in (2, 0):
+        text = good("review", "import", lines, "--answers", tmp_path / "b.sqlite")
+        assert f"2 rows, {new} of them new" in text
+    bad = run("review", "export", "--answers", lines, "--out", tmp_path / "c.jsonl")
+    assert "is no journal of answers" in bad.stderr
+
+
+def test_learn_and_fit_take_answers_into_the_run_s_card(
+    finished_run: Path, given: dict[str, Path], toy_images: ToyImages, tmp_path: Path
+) -> None:
+    head, *lines = toy_images.train_table.read_text().splitlines()
+    half = [line.rpartition(",")[0] + "," if n < 6 else line for n, line in enumerate(lines)]
+    given["labels"].write_text("\n".join([head, *half]))
+    paths = {**given, "images": toy_images.train}
+    good("review", "ask", finished_run, *words(paths), "--trust", stdin="yynn")
+    out = tmp_path / "again"
+    good("review", "learn", finished_run, *words(paths), "--trust", "--out", out, "--device", "cpu")
+    card = json.loads((out / "model.json").read_bytes())
+    table = hashlib.sha256(paths["labels"].read_bytes()).hexdigest()
+    assert card["data"]["sources"]["labels"] == table
+    assert len(card["data"]["sources"]["answers"]) == 64
+    first = json.loads((finished_run / "model.json").read_bytes())
+    assert card["settings"] == first["settings"]
+    pairs = len(lines) * len(first["category_names"])
+    assert card["data"]["known_share"] == pytest.approx(1 - 2 / pairs)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+def test_ask_in_a_terminal(finished_run: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
+    command = [sys.executable, "-m", "trmml", "review", "ask", finished_run, *words(given)]
+    line = " ".join([*map(str, command), "--trust; echo ended $?; sleep 60"])
+
+    def screen(text: str) -> str:
+        for _ in range(600):
+            capture = [*tmux, "capture-pane", "-p", "-J"]
+            done = subprocess.run(capture, capture_output=True, text=True, check=False)
+            if text in done.stdout:
+                return done.stdout
+            time.sleep(0.1)
+        raise AssertionError(f"{text!r} is not on the screen: {done.stdout}")
+
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("TMUX", None)
+    subprocess.run([*tmux, "new-session", "-d", "-x", "160", "-y", "40", line], check=True,
+                   env=environment)  # fmt: skip
+    try:
+        screen("[1]")
+        subprocess.run([*tmux, "send-keys", "y"], check=True)
+        screen("[2]")
+        subprocess.run([*tmux, "send-keys", "b"], check=True)
+        screen("back")
+        subprocess.run([*tmux, "send-keys", "n"], check=True)
+        screen("absent\n")
+        subprocess.run([*tmux, "send-keys", "C-c"], check=True)
+        assert "Interrupted. What was answered is in" in screen("ended 130")
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False)
+    with Answers(given["answers"]) as answers:
+        assert [row.answer for row in answers.rows()] == ["present", None, "absent"]
