@@ -303,11 +303,14 @@ def test_what_kill_sends_ends_like_ctrl_c(
     number = getattr(signal, name, None)
     if number is None or os.name == "nt":
         pytest.skip("no such signal here")
-    before = signal.getsignal(number)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored
     monkeypatch.setattr("trmml.deploy.tag.tag_each", lambda *_, **__: os.kill(os.getpid(), number))
-    result = run("tag", finished_run, "a.png")
-    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
-    assert signal.getsignal(number) == before
+    try:
+        result = run("tag", finished_run, "a.png")
+        assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(
