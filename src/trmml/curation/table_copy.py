@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trmml.datasets.tables.cells import is_long
 from trmml.datasets.tables.names import clean_name
-from trmml.datasets.tables.table import image_columns, read_table
+from trmml.datasets.tables.table import EXCEL_LINE, SEPARATORS, image_columns, read_table
 from trmml.errors import DataError
 
 _MARK = "\ufeff"
@@ -76,13 +76,14 @@ def _joined(pieces: list[str], separator: str) -> list[str]:
 
 def _is_header(text: str) -> bool:
     """Whether a record is the first that is neither blank nor a line for Excel."""
-    return bool(text.strip(_MARK + " \t")) and not text.lstrip(_MARK).lower().startswith("sep=")
+    line = f"{text.lstrip(_MARK)}\n".encode()
+    return bool(text.strip(_MARK + " \t")) and not EXCEL_LINE.match(line)
 
 
 def _separator(header: str) -> str:
     """What parts the fields: the one that yields a column of images, as `read_table` finds it."""
-    for separator in (",", ";", "\t"):
+    for separator in SEPARATORS:
         fields = next(csv.reader(io.StringIO(header.lstrip(_MARK)), delimiter=separator))
-        if image_columns([field for field in fields if not set(field) & set(",;\t")]):
+        if image_columns([field for field in fields if not set(field) & {*SEPARATORS}]):
             return separator
     raise DataError(f"no column of images in {header[:80]!r}; {_OTHER}")

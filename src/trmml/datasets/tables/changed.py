@@ -11,6 +11,7 @@ from trmml.datasets.base import Dataset
 from trmml.datasets.tables.cells import is_long
 from trmml.datasets.tables.names import clean_name
 from trmml.datasets.tables.table import (
+    EXCEL_LINE,
     as_utf8,
     inside_quotes,
     read_header,
@@ -51,7 +52,7 @@ def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
     """
     raw = path.read_bytes()
     data = as_utf8(path, raw)
-    begin = data.find(b"\n") if data[:4].lower() == b"sep=" else 0
+    begin = data.find(b"\n") if EXCEL_LINE.match(data) else 0
     body = data[begin:]
     starts, ends, lines = split_records(path, body)
     separator, header = read_header(path, body[starts[0] : ends[0]].decode())

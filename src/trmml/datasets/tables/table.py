@@ -27,10 +27,10 @@ _LESS_USUAL = (
     "img_name",
     "img_path",
 )  # taken for want of those
-_SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The first line that tells Excel the separator.
-_EXCEL_LINE = re.compile(rb"sep=.\r?\n", re.IGNORECASE)
+EXCEL_LINE = re.compile(rb"sep=.\r?\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _read_parquet(path: Path, data: bytes) -> Table:
 
 def _read_csv(path: Path, data: bytes) -> Table:
     data = as_utf8(path, data)
-    if _EXCEL_LINE.match(data):  # which then counts as blank
+    if EXCEL_LINE.match(data):  # which then counts as blank
         data = data[data.find(b"\n") :]
     starts, ends, lines = split_records(path, data)
     if not len(starts):
@@ -212,13 +212,13 @@ def inside_quotes(data: bytes) -> np.ndarray:
 
 def read_header(path: Path, record: str) -> tuple[str, list[str]]:
     """Return the separator, the one that yields an image column, and the columns' names."""
-    for separator in _SEPARATORS:
+    for separator in SEPARATORS:
         try:
             fields = next(csv.reader(io.StringIO(record), delimiter=separator))
         except csv.Error:  # a field of over 131,072 letters, which another separator may cut
             continue
         # A name that begins with a comma must not make "image<tab>" a field, which cleans to one.
-        whole = (field for field in fields if not any(each in field for each in _SEPARATORS))
+        whole = (field for field in fields if not any(each in field for each in SEPARATORS))
         if image_columns(whole):
             return separator, fields
     fields = [field.strip('" ').lower() for field in re.split(r"[,;\t|]", record)]
