@@ -156,6 +156,7 @@ def section(published: Published) -> str:
 def plots(results: Results) -> list[str]:
     """Names of the plots that `write_plots` makes of these results and that the page shows."""
     names = ["map"] if len(results.shares) > 1 else []
+    names += ["curves"] if any(v is not None for c in results.cells for _, v in c.curve) else []
     headlines = results.headlines
     if headlines and results.ours(headlines[0]) and results.rival(headlines[0]):
         end = "" if headlines[0] == MEAN else f"-{headlines[0].replace(' ', '-')}"

@@ -131,6 +131,12 @@ def test_figures_are_those_of_the_ranks(whole: tuple[Path, Counted], data: Bench
         assert cell.ap == pytest.approx([row.ap for row in metrics.per_category])
 
 
+def test_the_curve_has_a_point_for_each_epoch(whole: tuple[Path, Counted]) -> None:
+    for cell in CellFolder(whole[0]).cells().values():
+        steps = [step for step, _ in cell.curve]
+        assert len(steps) == cell.epoch.get("of", 0) and steps == sorted(set(steps))
+
+
 def test_best_on_test_stands_apart(whole: tuple[Path, Counted]) -> None:
     for cell in CellFolder(whole[0]).cells().values():
         if cell.method == "zero-shot":

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.toy_cells import toy_cell, toy_grid
 from trmml.benchmark.bootstrap import Difference
 from trmml.benchmark.catalog import METHODS
-from trmml.benchmark.plots import plot_map, write_plots
+from trmml.benchmark.plots import plot_curves, plot_map, write_plots
 from trmml.benchmark.records import CellFolder, ranks_of
 from trmml.benchmark.report import report_benchmark
 from trmml.benchmark.results import MEAN, Comparison, Results, compared
@@ -286,6 +286,24 @@ def test_plots_are_written_twice_and_the_same_again(tmp_path: Path) -> None:
         assert ET.fromstring(first[f"{name}.svg"]).tag.endswith("svg")
     write_plots(results, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")} == first
+
+
+def test_curves_are_of_the_lowest_seed_at_the_share_next_to_a_half() -> None:
+    curve = ((16, 0.3), (32, None), (48, 0.4))
+    cells = [
+        replace(toy_cell(key, share, seed, [0.5]), curve=curve if seed else ((16, 0.1), (99, 0.2)))
+        for key in ("probe-masked", "trmml")
+        for share in (0.1, 0.4, None)
+        for seed in (0, 1)
+    ]
+    cells.append(toy_cell("zero-shot", 0.4, 0, [0.5]))  # trains nothing
+    (axes,) = plot_curves(Results(toy_grid(1), cells)).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert set(drawn) == {METHODS["probe-masked"].name, METHODS["trmml"].name}
+    assert all(points == [[16, 10], [99, 20]] for points in drawn.values())
+    late = [cell for cell in cells if cell.seed or not cell.curve]
+    (axes,) = plot_curves(Results(toy_grid(1), late)).axes
+    assert axes.lines[0].get_xydata().tolist() == [[16, 30], [48, 40]]
 
 
 def test_plots_without_boxes_rivals_or_several_shares_are_left_out(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def write_plots(results: Results, folder: Path) -> list[str]:
 def _plots(results: Results) -> Iterator[tuple[str, Figure]]:
     if len(results.shares) > 1:
         yield "map", plot_map(results)
+    if any(value is not None for cell in results.cells for _, value in cell.curve):
+        yield "curves", plot_curves(results)
     for column in results.headlines:
         ours, rival = results.ours(column), results.rival(column)
         if ours is None or rival is None:
@@ -102,6 +104,42 @@ def plot_map(results: Results) -> Figure:
     axes.set_xlabel("known labels, percent")
     axes.set_ylabel("test mAP, percent")
     axes.set_title(results.dataset)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    return figure
+
+
+def plot_curves(results: Results) -> Figure:
+    """Held-out mAP against optimiser steps at the share of known labels nearest to a half.
+
+    Of each method the lowest seed; a method that is level at its end is trained to its end.
+    """
+    figure, axes = _axes(7.0, 4.2)
+    colours = iter(COLOURS * len(results.lines))
+    trained = [c for c in results.cells if any(value is not None for _, value in c.curve)]
+    nearest = min(trained, key=lambda cell: (abs((cell.share or 0) - 0.5), cell.seed))
+    same = [cell for cell in trained if cell.known == nearest.known]
+    drawn = {cell.method: cell for cell in sorted(same, key=lambda cell: -cell.seed)}
+    for place, line in enumerate(results.lines):
+        colour = next(colours) if line.baseline else "black"
+        if line.key not in drawn or line.full_labels:
+            continue
+        cell = drawn[line.key]
+        steps, values = zip(*((s, 100 * v) for s, v in cell.curve if v is not None), strict=True)
+        axes.plot(
+            steps,
+            values,
+            color=colour,
+            label=line.name,
+            linewidth=1.2 if line.baseline else 2.0,
+            linestyle="-" if line.baseline or line.key == "trmml" else "--",
+            marker=MARKS[place % len(MARKS)],
+            markersize=3,
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel("held-out mAP of the known labels, percent")
+    axes.set_title(f"{results.dataset}, {nearest.known} known")
     axes.grid(alpha=0.25)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure

@@ -77,6 +77,8 @@ class Cell:
     # what the field reports: the best epoch by test mAP; None where not asked for
     best_on_test: Mapping[str, Any] | None = None
     refit_map: float | None = None
+    # after each epoch, the optimiser steps so far and held-out mAP; None where it has none
+    curve: Sequence[tuple[int, float | None]] = ()
 
     @property
     def key(self) -> CellKey:

@@ -66,6 +66,7 @@ class _CellLogits:
     seconds: dict[str, float]
     best_on_test: dict[str, Any] | None
     refit_map: float | None = None
+    curve: tuple[tuple[int, float | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class CellRunner:
         if best is not None and self._map(logits) > best["map"]:
             # What a method settles after its last epoch counts as well.
             best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
+        curve = [(r["step"], _defined(r["held_out_map"])) for r in trainer.records]
         again = None
         took = {"train": seconds, "predict": time.monotonic() - began}
         if self.refit:
@@ -134,6 +136,7 @@ class CellRunner:
             seconds=took,
             best_on_test=best,
             refit_map=again,
+            curve=tuple(curve),
         )
 
     def _look(self, job: Job, mask: LabelMatrix) -> _CellLogits:
@@ -204,6 +207,7 @@ class CellRunner:
             ap_interpolated=[_defined(value) for value in ap_interpolated.tolist()],
             best_on_test=scored.best_on_test,
             refit_map=scored.refit_map,
+            curve=scored.curve,
         )
 
 
