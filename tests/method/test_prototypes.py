@@ -151,11 +151,14 @@ def test_labels_behind_unknown_pairs_change_no_pseudo_label():
     assert torch.equal(one.chosen, two.chosen) and torch.equal(one.labels, two.labels)
 
 
-def test_without_known_negatives_only_positives_are_guessed():
-    evidence, truth, _ = simulated()
+def test_a_category_without_known_negatives_gets_none():
+    evidence, truth, matrix = simulated()
+    one_sided = torch.arange(matrix.known.shape[1]) == 0
+    known = matrix.known & ~(one_sided & ~truth.labels)
+    pseudo = choose_pseudo_labels(evidence, LabelMatrix(truth.labels, known), PrototypeSettings())
+    assert not pseudo.chosen[:, 0].any() and pseudo.chosen[:, 1:].any(dim=0).all()
     positives = LabelMatrix(truth.labels, truth.labels & (torch.arange(400)[:, None] % 2 == 0))
-    pseudo = choose_pseudo_labels(evidence, positives, PrototypeSettings())
-    assert pseudo.labels[pseudo.chosen].all() and pseudo.chosen.any()
+    assert not choose_pseudo_labels(evidence, positives, PrototypeSettings()).chosen.any()
 
 
 def test_unseen_and_unknown_give_no_pseudo_label():

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import lacking_negatives
 from trmml.method.prototypes import Prototypes
 from trmml.metrics.calibration import fit_calibration, some_pairs
 from trmml.settings.sections import PrototypeSettings
@@ -143,8 +144,7 @@ def choose_pseudo_labels(
 
     The evidence is turned into probabilities by a calibration on the known pairs, per category with
     a pooled fall-back (`calibration.fit_calibration`), so the thresholds adapt to each category. A
-    category without a known negative cannot be calibrated. There a pair is pseudo-positive above
-    the median evidence of the known positives, and never pseudo-negative.
+    category whose known negatives are fewer than a tenth of its positives gets none.
 
     Args:
         evidence: from `evidence_of`; nan where it was not computed.
@@ -154,20 +154,15 @@ def choose_pseudo_labels(
     present = evidence.isfinite()
     usable = matrix.known & present
     scaled = _standardised(evidence.float(), present)
-    both = (usable & matrix.labels).any(dim=0) & (usable & ~matrix.labels).any(dim=0)
-    positive = negative = torch.zeros_like(present)
-    if both.any():
-        calibration = fit_calibration(scaled, matrix.labels, some_pairs(usable))
-        probability = calibration.probabilities(scaled)
-        positive = probability > settings.positive_above
-        negative = probability < settings.negative_below
-    known_positive = matrix.labels & usable
-    one_sided = (usable & ~matrix.labels).sum(dim=0) == 0  # (C)
-    median = torch.where(known_positive, scaled, torch.nan).nanmedian(dim=0).values
-    above = scaled >= torch.where(median.isnan(), torch.inf, median)
-    positive = torch.where(one_sided, above, positive)
-    negative = negative & ~one_sided
-    return PseudoLabels(labels=positive, chosen=(positive | negative) & ~matrix.known & present)
+    seen = LabelMatrix(matrix.labels, usable)
+    checked = (seen.negatives > 0) & (lacking_negatives(seen) == 0)  # (C)
+    if not (checked & (seen.positives > 0)).any():
+        return PseudoLabels.none(matrix)
+    calibration = fit_calibration(scaled, matrix.labels, some_pairs(usable))
+    probability = calibration.probabilities(scaled)
+    positive = probability > settings.positive_above
+    strong = positive | (probability < settings.negative_below)
+    return PseudoLabels(labels=positive, chosen=strong & checked & ~matrix.known & present)
 
 
 def _standardised(
