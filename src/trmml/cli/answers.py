@@ -55,7 +55,8 @@ def open_queue(
     with shown_progress() as progress:
         collection = read_collection(run, data, progress=progress, **how)
     queue = Queue(collection, journal, who=who, categories=categories or ())
-    for line in queue.applied.lines()[0 if queue.applied.pairs else 1 :]:
+    applied = queue.pairs.applied
+    for line in applied.lines()[0 if applied.pairs else 1 :]:
         say(line)
     return queue
 

@@ -160,6 +160,14 @@ class Answers:
         with self._told():
             return [*map(Answer._make, self._base.execute("SELECT * FROM answers ORDER BY id"))]
 
+    def since(self, number: int) -> tuple[list[Answer], int]:
+        """Rows that came after so many, whoever wrote them, first come first; and their number."""
+        with self._told():
+            rows = self._base.execute(
+                "SELECT *, rowid FROM answers WHERE rowid > ? ORDER BY rowid", (number,)
+            ).fetchall()
+        return [Answer._make(row[:-1]) for row in rows], rows[-1][-1] if rows else number
+
     def close(self) -> None:
         """Close the file."""
         self._base.close()

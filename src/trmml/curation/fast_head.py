@@ -1,25 +1,20 @@
 """A head that learns from answers in seconds: per category a linear correction of a run's logits.
 
-z'_ic = z_ic + x_i w_c + b_c, with x from `cross_fit.directions_of`; masked logistic loss over known
-pairs, w and b drawn to 0, so that a category nobody answered about stays as the run has it.
+z'_ic = z_ic + x_i w_c + b_c, with x from `cross_fit.directions_of`, and w and b from `learn_on`,
+which draws them to 0: a category that nobody answered about stays as the run has it.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from trmml.curation.collection import Collection
+from trmml.curation.cross_fit import Head
+from trmml.curation.warm_head import learn_on
 from trmml.labels.matrix import LabelMatrix
-
-# Of the squared weights and offset, where the inputs' whole variance is 1.
-PENALTY = 1.0
-# Newton steps; from a warm start two are enough.
-STEPS = 4
-# Known images that one category learns from at most: all present ones, the rest drawn.
-MOST_IMAGES = 4000
 
 
 class FastHead:
@@ -27,34 +22,43 @@ class FastHead:
 
     Args:
         collection: its logits are where every category starts.
-        start: as if answers had been `start`'s; None starts with the run alone.
     """
 
     def __init__(self, collection: Collection) -> None:
-        ones = torch.ones(len(collection), 1)
-        self._inputs = torch.cat([collection.inputs, ones], dim=1)
-        self._base = collection.logits
-        self._weights = torch.zeros(self._inputs.shape[1], self._base.shape[1])
-        self._logits = self._base
-        self._matrix = collection.matrix
-        self._touched, self._changed = set[int](), threading.Condition()
+        self._inputs, self._base = collection.inputs, collection.logits
+        self._columns = [*self._base.T.contiguous()]
+        self._weight = torch.zeros(self._inputs.shape[1], len(self._columns))
+        self._bias = torch.zeros(len(self._columns))
+        self._waiting: dict[int, tuple[Tensor, Tensor]] = {}
+        self._learned, self._changed = set[int](), threading.Condition()
         self._learning, self._thread = False, threading.Thread(target=self._run, daemon=True)
 
     @property
     def logits(self) -> Float[Tensor, "N C"]:
-        """Of the newest head; this tensor never changes, a new one takes its place."""
-        return self._logits
+        """Of the newest head, as a copy."""
+        return torch.stack(self._columns, dim=1)
 
-    def tell(self, matrix: LabelMatrix, categories: Iterable[int]) -> None:
-        """Say what is known now and which categories changed; learning begins at once.
+    def column(self, category: int) -> Float[Tensor, " N"]:
+        """The newest logits of one category; this tensor never changes, another takes its place."""
+        column: Tensor = self._columns[category]
+        return column
+
+    def taken(self) -> set[int]:
+        """Categories with other logits than when this was asked before."""
+        with self._changed:
+            learned, self._learned = self._learned, set()
+        return learned
+
+    def tell(self, categories: Sequence[int], matrix: LabelMatrix) -> None:
+        """Say what is known of some categories now; learning begins at once.
 
         Args:
-            matrix: all that is known.
             categories: those to learn again.
+            matrix: what is known of them, a column each.
         """
         with self._changed:
-            self._matrix = matrix
-            self._touched.update(categories)
+            columns = zip(matrix.labels.unbind(1), matrix.known.unbind(1), strict=True)
+            self._waiting.update(zip(categories, columns, strict=True))
             if self._thread.ident is None:
                 self._thread.start()
             self._changed.notify_all()
@@ -63,51 +67,42 @@ class FastHead:
         """Whether all that was told is learned, at the latest after so many seconds."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: not self._touched and not self._learning, timeout=seconds
+                lambda: not self._waiting and not self._learning, timeout=seconds
             )
 
-    def learn(self, matrix: LabelMatrix, categories: Iterable[int]) -> None:
-        """Learn categories again in this thread, and let the new head take the old one's place."""
-        weights, logits = self._weights.clone(), self._logits.clone()
-        for category in categories:
-            weights[:, category] = self._fitted(matrix, category, weights[:, category])
-            logits[:, category] = self._base[:, category] + self._inputs @ weights[:, category]
-        self._weights, self._logits = weights, logits
+    def learn(self, categories: Sequence[int], matrix: LabelMatrix, *, anew: bool = False) -> None:
+        """Learn categories in this thread; each new head takes its old one's place.
+
+        Args:
+            categories: those to learn again.
+            matrix: what is known of them, a column each.
+            anew: from nothing, with as many steps as that takes; else from where they are.
+        """
+        if not categories:
+            return
+        base, here = (
+            self._base[:, categories],
+            Head(self._weight[:, categories], self._bias[categories]),
+        )
+        head = learn_on(self._inputs, matrix, None if anew else here, base)
+        self._weight[:, categories], self._bias[categories] = head
+        logits = (base + self._inputs @ head.weight + head.bias).T.contiguous()
+        for category, column in zip(categories, logits, strict=True):
+            self._columns[category] = column
+        with self._changed:
+            self._learned.update(categories)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._touched))
-                matrix, touched = self._matrix, self._touched
-                self._touched, self._learning = set(), True
+                self._changed.wait_for(lambda: bool(self._waiting))
+                waiting, self._waiting, self._learning = self._waiting, {}, True
             try:
-                self.learn(matrix, sorted(touched))
+                labels, known = (
+                    torch.stack(each, dim=1) for each in zip(*waiting.values(), strict=True)
+                )
+                self.learn([*waiting], LabelMatrix(labels, known))
             finally:
                 with self._changed:
                     self._learning = False
                     self._changed.notify_all()
-
-    def _fitted(self, matrix: LabelMatrix, category: int, start: Tensor) -> Tensor:
-        """Weights of one category by damped Newton steps."""
-        rows = _some(matrix, category)
-        inputs, base = self._inputs[rows], self._base[rows, category]
-        labels = matrix.labels[rows, category].float()
-        weight = start
-        for _ in range(STEPS):
-            probability = torch.sigmoid(base + inputs @ weight)
-            gradient = inputs.T @ (probability - labels) + PENALTY * weight
-            # A floor under p (1 - p) keeps a step from far off from being too long.
-            curved = (probability * (1 - probability)).clamp(min=0.01)
-            hessian = inputs.T @ (inputs * curved[:, None])
-            hessian.diagonal().add_(PENALTY)
-            weight = weight - torch.linalg.solve(hessian, gradient)
-        return weight
-
-
-def _some(matrix: LabelMatrix, category: int) -> Tensor:
-    """Known images of a category; of many absent ones evenly spaced ones."""
-    known, labels = matrix.known[:, category], matrix.labels[:, category]
-    absent = (known & ~labels).nonzero()[:, 0]
-    present = labels.nonzero()[:, 0]
-    present = present[:: max(1, len(present) // MOST_IMAGES)]
-    return torch.cat([present, absent[:: max(1, -(-len(absent) // MOST_IMAGES))]])

@@ -1,7 +1,6 @@
 """The questions of a review: which to ask next, what an answer changes, and how to take it back."""
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from torch import Tensor
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, new_id, now
 from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
-from trmml.curation.policies import BLOCK, Pool, choose_pairs, info
-from trmml.curation.standing import Applied, apply_answers, places_by_content, sha256_of, standing
+from trmml.curation.live_pairs import LivePairs
+from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
+from trmml.curation.standing import sha256_of, standing
 from trmml.curation.suspects import Suspects, suspects
 from trmml.errors import ConfigError
 from trmml.labels.matrix import LabelMatrix
@@ -22,6 +22,9 @@ from trmml.settings.choices import Policy
 
 # Of the questions, one answered before comes again: their agreement is a person's own error rate.
 GOLD_SHARE = 0.02
+# Categories beyond which images asked about whole come in any order: with 48 categories those that
+# `trmml` chooses are worth more, with 242 those at random are (docs/review.md).
+LONG_LIST = 100
 
 
 @dataclass(frozen=True)
@@ -82,31 +85,21 @@ class Queue:
         self._columns = {name: place for place, name in enumerate(names)}
         self._wanted = torch.tensor([not categories or name in categories for name in names])
         self._seed, self._draw = seed, random.Random(seed)
-        self.head = FastHead(collection)
-        self._session: list[Answer] = []
-        self._passed = set[tuple[int, int]]()
-        self._places = places_by_content(collection.data, answers.rows())
-        self._read()
-        self.head.learn(self.matrix, {category for _, category in self.applied.pairs})
-
-    def _read(self) -> None:
-        """Take what the journal says."""
-        rows = self.answers.rows()
-        self.applied: Applied = apply_answers(self.collection.data, rows, self._places)
-        self.matrix = self.applied.data.matrix
-        self._asked = torch.zeros_like(self.matrix.known)
-        said = standing(rows)
-        for sha256, name in said.resting:
-            if sha256 in self._places and name in self._columns:
-                self._asked[self._places[sha256], self._columns[name]] = True
-        for place in [*self.applied.pairs, *self._passed]:
-            self._asked[place] = True
-        self._count = Counter(category for _, category in self.applied.pairs)
+        self._session: list[list[Answer]] = []
+        self._shown = set[int]()
+        rows, self._read = answers.since(0)
+        self.pairs, self.head = LivePairs(collection.data, sorted(rows)), FastHead(collection)
+        answered = [place for place, found in enumerate(self.pairs.answered) if found]
+        self.head.learn(answered, self.pairs.matrix(answered), anew=True)
+        # Of each category, how many pairs are open and the sum of their info.
+        self._left, self._doubt = torch.zeros(2, len(names))
+        self._stale = set(range(len(names)))
+        self._refresh()
 
     @property
     def open(self) -> Bool[Tensor, "N C"]:
         """Pairs that may be asked about: unknown, and not asked before."""
-        return ~self.matrix.known & ~self._asked & self._wanted
+        return ~(self.pairs.known | self.pairs.asked) & self._wanted
 
     def next(self, count: int = BLOCK) -> list[Question]:
         """The next block: questions about one category, most worth asking first; [] at the end.
@@ -116,20 +109,57 @@ class Queue:
         Args:
             count: at most 30 are asked at a time.
         """
-        free, logits = self.open, self.head.logits
-        categories = [int(c) for c in free.any(dim=0).nonzero()]
-        if not categories:
+        self._take_new()
+        self._refresh()
+        left = (self._left > 0) & self._wanted
+        if not bool(left.any()):
             return []
-        least = min(self._count[c] for c in categories)
-        tied = [c for c in categories if self._count[c] == least]
-        doubt = (info(logits[:, tied]) * free[:, tied]).sum(dim=0)
-        category = tied[int(doubt.argmax())]
-        column = [category]
-        features, count = self.collection.features, min(count, BLOCK)
-        pool = Pool(logits[:, column], free[:, column], features)
-        chosen = choose_pairs(self._policy, pool, count, seed=self._seed)[:, 0].tolist()
+        counts = torch.tensor([len(found) for found in self.pairs.answered])
+        tied = left & (counts == counts[left].min())
+        category = int(self._doubt.masked_fill(~tied, -1).argmax())
+        free, logits = self.pairs.open(category)[:, None], self.head.column(category)[:, None]
+        pool = Pool(logits, free, self.collection.features)
+        chosen = choose_pairs(self._policy, pool, min(count, BLOCK), seed=self._seed)[:, 0].tolist()
         asked = [self._question(place, category, "learn") for place in chosen]
         return self._with_gold(asked, category)
+
+    def next_images(self, count: int = 4) -> list[list[Question]]:
+        """The next images to ask about whole: the open pairs of each, the most probable first.
+
+        None comes twice in a session; [] at the end.
+
+        Args:
+            count: images at most; those of one call are unlike each other.
+        """
+        self._take_new()
+        free = self.open
+        free[list(self._shown)] = False
+        long = self._policy == "trmml" and len(self._columns) > LONG_LIST
+        pool = Pool(self.head.logits, free, self.collection.features)
+        policy: Policy = "random" if long else self._policy
+        images = choose_images(policy, pool, count, seed=self._seed).tolist()
+        self._shown.update(images)
+        ranks = pool.logits[images].masked_fill(~free[images], -torch.inf).argsort(descending=True)
+        return [
+            [self._question(image, column, "learn") for column in order[: free[image].sum()]]
+            for image, order in zip(images, ranks.tolist(), strict=True)
+        ]
+
+    def _take_new(self) -> None:
+        """Count what came into the journal, from anyone; the head begins to learn from it."""
+        rows, self._read = self.answers.since(self._read)
+        touched = sorted(self.pairs.take(rows))
+        if touched:
+            self._stale.update(touched)
+            self.head.tell(touched, self.pairs.matrix(touched))
+
+    def _refresh(self) -> None:
+        """Count and sum again over categories with new answers or a new head."""
+        for category in self._stale | self.head.taken():
+            free = self.pairs.open(category)
+            self._left[category] = free.sum()
+            self._doubt[category] = info(self.head.column(category))[free].sum()
+        self._stale.clear()
 
     def most(self, count: int) -> list[Question]:
         """Pairs most worth asking about, dealt out over the categories."""
@@ -169,7 +199,7 @@ class Queue:
         """
         found = self.collection.matrix
         matrix = LabelMatrix(found.labels, found.known & self._wanted)
-        return suspects(self.collection.out_of_sample, matrix, given=given, asked=self._asked)
+        return suspects(self.collection.out_of_sample, matrix, given=given, asked=self.pairs.asked)
 
     def answer(self, question: Question, verdict: Verdict, ms: int | None = None) -> Answer:
         """The row that was added; it is on the disk. The head begins to learn from it.
@@ -179,50 +209,55 @@ class Queue:
             verdict: what the person said.
             ms: from shown to answered.
         """
-        sha256 = sha256_of(question.path)
-        row = Answer(
-            new_id(), now(), self.who, question.image, sha256, question.category, verdict,
-            question.was, round(question.p, 6), question.why, self.collection.run[:12], ms,
-        )  # fmt: skip
-        self.answers.add([row])
-        self._session.append(row)
-        self._places[sha256] = question.place
-        place = question.place, self._columns[question.category]
-        if verdict == "skip":
-            self._passed.add(place)
-        if place in self.applied.pairs or verdict not in ("present", "absent"):
-            self._read()
-        else:
-            self._asked[place] = True
-            self.applied.pairs[place] = verdict
-            self._count[place[1]] += 1
-            labels, known = self.matrix.labels.clone(), self.matrix.known.clone()
-            labels[place], known[place] = verdict == "present", True
-            self.matrix = LabelMatrix(labels, known)
-        if verdict in ("present", "absent"):
-            self.head.tell(self.matrix, [place[1]])
-        return row
+        return self.answer_all([(question, verdict)], ms)[0]
 
-    def undo(self) -> Answer | None:
-        """The newest answer of this session that counted, taken back; None if there is none."""
+    def answer_all(
+        self, said: Sequence[tuple[Question, Verdict]], ms: int | None = None
+    ) -> list[Answer]:
+        """The rows that were added, all or none; `undo` takes them back together.
+
+        Args:
+            said: questions with what the person said to each; none for an image passed over.
+            ms: from shown to answered, in all.
+        """
+        each = None if ms is None else ms // max(len(said), 1)
+        hashes = {path: sha256_of(path) for path in {question.path for question, _ in said}}
+        rows = [
+            Answer(
+                new_id(), now(), self.who, asked.image, hashes[asked.path], asked.category, verdict,
+                asked.was, round(asked.p, 6), asked.why, self.collection.run[:12], each,
+            )
+            for asked, verdict in said
+        ]  # fmt: skip
+        self.answers.add(rows)
+        self._session.append(rows)
+        for (asked, verdict), row in zip(said, rows, strict=True):
+            self.pairs.places[row.sha256] = asked.place
+            if verdict == "skip":
+                self.pairs.passed.add((asked.place, self._columns[asked.category]))
+        self._take_new()
+        return rows
+
+    def undo(self) -> list[Answer] | None:
+        """The newest rows of this session that count, taken back; None if there are none."""
         if not self._session:
             return None
-        row = self._session.pop()
-        undo = row._replace(id=new_id(), at=now(), answer=None, ms=None, undoes=row.id)
-        self.answers.add([undo])
-        category = self._columns[row.category]
-        self._passed.discard((self._places[row.sha256], category))
-        self._read()
-        self.head.tell(self.matrix, [category])
-        return row
+        rows = self._session.pop()
+        self.answers.add(
+            row._replace(id=new_id(), at=now(), answer=None, ms=None, undoes=row.id) for row in rows
+        )
+        for row in rows:
+            self.pairs.passed.discard((self.pairs.places[row.sha256], self._columns[row.category]))
+        self._take_new()
+        return rows
 
     def _question(self, place: int, category: int, why: Reason, p: float | None = None) -> Question:
         data, here = self.collection.data, (place, category)
         was: State = "unknown"
-        if self.matrix.known[here]:
-            was = "present" if self.matrix.labels[here] else "absent"
+        if self.pairs.known[here]:
+            was = "present" if self.pairs.labels[here] else "absent"
         if p is None:
-            p = float(self.head.logits[here].sigmoid())
+            p = float(self.head.column(category)[place].sigmoid())
         name = data.category_names[category]
         return Question(
             place, data.images[place], data.root / data.images[place], name, was, p, why
@@ -233,8 +268,8 @@ class Queue:
         if self._draw.random() >= GOLD_SHARE * len(asked):
             return asked
         here = {question.place for question in asked}
-        before = [place for (place, column), state in self.applied.pairs.items()
-                  if column == category and state != "unknown" and place not in here]  # fmt: skip
+        before = [place for place, state in self.pairs.answered[category].items()
+                  if state != "unknown" and place not in here]  # fmt: skip
         if not before:
             return asked
         gold = self._question(self._draw.choice(before), category, "gold")

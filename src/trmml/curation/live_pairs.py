@@ -1,0 +1,87 @@
+"""What is known of each pair, and which may be asked about, kept up to date answer by answer."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from trmml.curation.answers import Answer, State
+from trmml.curation.standing import Pair, apply_answers, places_by_content, sha256_of, standing
+from trmml.datasets.base import Dataset
+from trmml.datasets.tables.names import clean_name
+from trmml.labels.matrix import LabelMatrix
+
+
+class LivePairs:
+    """Labels of a data set as its table and its answers have them now.
+
+    Attributes:
+        applied: what the rows at the start did.
+        labels: True where a pair is present; its entries change as answers come.
+        known: True where a table or an answer says so.
+        asked: pairs not to be asked about: answered, resting or passed over.
+        answered: for each category, what answers say of each image.
+        places: of images by SHA-256.
+        passed: pairs passed over in this session.
+    """
+
+    def __init__(self, data: Dataset, rows: Sequence[Answer]) -> None:
+        self.data, self.places = data, places_by_content(data, rows)
+        self.applied = apply_answers(data, rows, self.places)
+        matrix = self.applied.data.matrix
+        self.labels, self.known = matrix.labels, matrix.known
+        self.asked = torch.zeros_like(self.known)
+        self.answered: list[dict[int, State]] = [{} for _ in data.category_names]
+        for (place, column), state in self.applied.pairs.items():
+            self.answered[column][place] = state
+            self.asked[place, column] = True
+        self.passed = set[tuple[int, int]]()
+        self._images = {name: place for place, name in enumerate(data.images)}
+        self._columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
+        self._rows: dict[Pair, list[Answer]] = {}
+        for row in rows:
+            self._rows.setdefault((row.sha256, clean_name(row.category)), []).append(row)
+        for sha256, name in standing(rows).resting:
+            if sha256 in self.places and name in self._columns:
+                self.asked[self.places[sha256], self._columns[name]] = True
+
+    def take(self, rows: Iterable[Answer]) -> set[int]:
+        """Count further rows; return the categories that they are about."""
+        touched = set[Pair]()
+        for row in rows:
+            pair = row.sha256, clean_name(row.category)
+            self._rows.setdefault(pair, []).append(row)
+            if pair[1] in self._columns and self._is_here(row):
+                touched.add(pair)
+        return {self._settle(pair) for pair in touched}
+
+    def matrix(self, categories: Sequence[int]) -> LabelMatrix:
+        """A copy of some columns."""
+        return LabelMatrix(self.labels[:, categories], self.known[:, categories])
+
+    def open(self, category: int) -> Bool[Tensor, " N"]:
+        """Images that may be asked about a category: unknown, and not asked before."""
+        return ~(self.known[:, category] | self.asked[:, category])
+
+    def _is_here(self, row: Answer) -> bool:
+        """Whether its image is in the data; another person's may be seen for the first time."""
+        place = self._images.get(row.image)
+        if row.sha256 not in self.places and place is not None:
+            if sha256_of(self.data.root / row.image) == row.sha256:
+                self.places[row.sha256] = place
+        return row.sha256 in self.places
+
+    def _settle(self, pair: Pair) -> int:
+        """Put what all rows about a pair say together in its place."""
+        here = place, column = self.places[pair[0]], self._columns[pair[1]]
+        said, given = standing(sorted(self._rows[pair])), self.data.matrix
+        if pair in said.last:
+            state = self.answered[column][place] = said.last[pair][1]
+            present, known = state == "present", state != "unknown"
+        else:
+            self.answered[column].pop(place, None)
+            present, known = bool(given.labels[here]), bool(given.known[here])
+        self.labels[here], self.known[here] = present, known
+        self.asked[here] = pair in said.last or pair in said.resting or here in self.passed
+        return column
