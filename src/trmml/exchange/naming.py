@@ -1,0 +1,92 @@
+"""Which file is the sidecar of an image, and which folder an image was found under."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from trmml.errors import DataError
+from trmml.image_search import find_images
+
+Naming = Literal["ext", "lightroom"]
+RAW = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw"
+    " .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+
+
+def sidecar_of(image: Path, naming: Naming = "ext") -> Path:
+    """The sidecar of an image: `a.jpg.xmp`, or `a.xmp` where that alone is there.
+
+    `a.xmp` is made for raw files only, and only by the naming "lightroom".
+    """
+    full, short = image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp")
+    if os.path.lexists(full):
+        return full
+    wanted = naming == "lightroom" and is_raw(image)
+    return short if wanted or os.path.lexists(short) else full
+
+
+def sidecars_of(image: Path) -> list[Path]:
+    """The sidecars of an image that are there, under either name."""
+    names = (image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp"))
+    return [path for path in dict.fromkeys(names) if path.is_file()]
+
+
+def is_raw(image: Path) -> bool:
+    """Whether a file is a camera's raw file, by its name."""
+    return image.suffix.lower() in RAW
+
+
+def raw_beside(image: Path) -> list[Path]:
+    """The raw files of the same name in the folder of an image."""
+    if is_raw(image):
+        return []
+    found = (path for path in image.parent.glob(f"{glob.escape(image.stem)}.*") if is_raw(path))
+    return sorted(path for path in found if path.stem == image.stem)
+
+
+def found_images(named: Sequence[str]) -> dict[Path, Path]:
+    """The folder that each image was found under, by image; see `find_images`.
+
+    It is the folder that was named, the start of a pattern, or the folder of a file.
+
+    Raises:
+        DataError: a name stands for nothing.
+    """
+    found, seen = dict[Path, Path](), set[str]()
+    for name in named:
+        for image in find_images([name]):
+            if (path := os.path.abspath(image)) not in seen:
+                seen.add(path)
+                found[image] = _root(name, image)
+    return found
+
+
+def _root(name: str, image: Path) -> Path:
+    if os.path.isdir(name):
+        return Path(name)
+    if os.path.exists(name) or not glob.has_magic(name):
+        return image.parent
+    parts = Path(name).parts
+    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed])
+
+
+def resolved(sidecar: Path, root: Path) -> Path:
+    """The file that a sidecar is, links followed.
+
+    Raises:
+        DataError: it is a link that leads out of the root or nowhere, or no plain file.
+    """
+    real = sidecar
+    if sidecar.is_symlink():
+        real = sidecar.resolve()
+        if not real.is_relative_to(root.resolve()):
+            raise DataError(f"is a link to {real}, outside {root}; nothing is written there")
+        if not real.exists():
+            raise DataError(f"is a link to {real}, which is not there")
+    if os.path.lexists(real) and not real.is_file():
+        raise DataError("is no plain file; move it away")
+    return real

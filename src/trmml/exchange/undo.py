@@ -1,0 +1,141 @@
+"""Take words back out of sidecars: exactly, where nobody touched them since, else word by word."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trmml.errors import DataError
+from trmml.exchange.ledger import Entry, Ledger
+from trmml.exchange.sidecars import Report, alone, bytes_of, force, replaced, sha256
+from trmml.exchange.splice import DATE, Edit, label, spliced, unspliced
+from trmml.exchange.xmp import ABOUT, Element, Packet, list_of, parse
+
+
+@dataclass
+class Undone(Report):
+    """What became of the sidecars; `written` are those without our words now.
+
+    Attributes:
+        removed: sidecars that were ours alone, and are gone.
+        moved: sidecars that others edited since, with what of ours is no longer there.
+        doubtful: sidecars of which nobody knows whether they were written; they are left alone.
+    """
+
+    removed: list[Path] = field(default_factory=list)
+    moved: list[tuple[Path, str]] = field(default_factory=list)
+    doubtful: list[Path] = field(default_factory=list)
+
+
+def undo(ledger: Path, images: Sequence[Path] | None = None) -> Undone:
+    """Undo what a ledger holds, the last first; to repeat it does no harm.
+
+    Args:
+        ledger: that `write_sidecars` wrote.
+        images: those whose sidecars are meant; None for all.
+
+    Raises:
+        DataError: there is no such ledger.
+    """
+    book, report = Ledger(ledger), Undone()
+    entries, done = book.read()
+    wanted = None if images is None else {os.path.abspath(image) for image in images}
+    undone = list[str]()
+    for entry in reversed(entries):
+        if wanted is not None and entry.image not in wanted:
+            continue
+        try:
+            if _taken_back(entry, entry.id in done, report):
+                undone.append(entry.id)
+        except (DataError, OSError) as error:
+            report.take(Path(entry.sidecar), error)
+    for folder in {Path(entry.sidecar).parent for entry in entries}:
+        force(folder)
+    book.mark("undone", undone)
+    return report
+
+
+def _taken_back(entry: Entry, written: bool, report: Undone) -> bool:
+    """Whether an entry is settled: its words are gone, or never came."""
+    path = Path(entry.sidecar)
+    now = bytes_of(path)
+    hashed = None if now is None else sha256(now)
+    if hashed == entry.before:
+        return True
+    if now is None:
+        report.moved.append((path, "the sidecar is gone"))
+        return True
+    if hashed == entry.after:
+        return _put_back(path, now, entry, report)
+    if not written:
+        report.doubtful.append(path)
+        return False
+    new, missing = _without(parse(now), entry)
+    if missing:
+        report.moved.append((path, ", ".join(missing)))
+    if entry.before is None and _is_bare(parse(new)):
+        return _removed(path, now, report)
+    if new != now and not replaced(path, now, new):
+        raise DataError("changed while it was written; try again")
+    report.written.append(path)
+    return True
+
+
+def _put_back(path: Path, now: bytes, entry: Entry, report: Undone) -> bool:
+    """The bytes of before, to the last one; a sidecar that we made goes."""
+    if entry.before is None:
+        return _removed(path, now, report)
+    old = unspliced(now, entry.spliced)
+    if sha256(old) != entry.before:
+        raise DataError("does not fit its entry in the ledger, which is damaged")
+    if not replaced(path, now, old):
+        raise DataError("changed while it was written; try again")
+    report.written.append(path)
+    return True
+
+
+def _removed(path: Path, now: bytes, report: Undone) -> bool:
+    with alone(path.parent):
+        if bytes_of(path) != now:
+            raise DataError("changed while it was removed; try again")
+        path.unlink()
+    report.removed.append(path)
+    return True
+
+
+def _without(packet: Packet, entry: Entry) -> tuple[bytes, list[str]]:
+    """The bytes of an edited sidecar without our words; and which of them were not found.
+
+    Copied words go with the field that we made for them, where nobody changed it.
+    """
+    edits, missing = list[Edit](), list[str]()
+    for name, ours in entry.ours.items():
+        if packet.words(name) == [*entry.copied.get(name, []), *ours] and name in entry.copied:
+            edits += [_gone(packet.data, each) for each in packet.properties(name)]
+            continue
+        left = list(ours)
+        lists = [list_of(each) for each in packet.properties(name)]
+        for item in reversed([item for each in lists if each for item in each.children]):
+            if (text := item.text.strip()) in left:
+                left.remove(text)
+                edits.append(_gone(packet.data, item))
+        missing += [f"{label(name)} {text!r}" for text in left]
+    return spliced(packet.data, sorted(edits)), missing
+
+
+def _gone(data: bytes, element: Element) -> Edit:
+    """An element taken out, with the space before it."""
+    start = element.start
+    while data[start - 1 : start].isspace():
+        start -= 1
+    return Edit(start, data[start : element.end], b"")
+
+
+def _is_bare(packet: Packet) -> bool:
+    """Whether nothing but a date is left in a sidecar."""
+    return all(
+        set(each.attributes) <= {ABOUT, DATE}
+        and all(p.name == DATE or (not packet.words(p.name) and not p.attributes
+                and not (p.children and list_of(p) is None)) for p in each.children)
+        for each in packet.descriptions
+    )  # fmt: skip
