@@ -94,6 +94,19 @@ def read_image(
         raise DataError(_why_unreadable(str(source), error)) from error
 
 
+def shown_size(path: Path | str) -> tuple[int, int]:
+    """Width and height in pixels as an image is meant to be shown, from the file's head.
+
+    Raises:
+        DataError: it is not there, or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size if _orientation(image) < 5 else (image.height, image.width)
+    except (OSError, ValueError) as error:
+        raise DataError(_why_unreadable(str(path), error)) from error
+
+
 def is_special(path: Path | str) -> bool:
     """Whether a path is a pipe, socket or device: opening one may wait for ever."""
     try:

@@ -57,6 +57,12 @@ def test_data_check(tmp_path):
     assert imported(words) <= {*LIGHT, "torch", "polars"}
 
 
+def test_data_export(tmp_path):
+    write_scenes(tmp_path / "scenes", images=8, seed=0)
+    words = ["data", "export", "fiftyone", tmp_path / "scenes", tmp_path / "out"]
+    assert imported([*words, "--kind", "scenes"]) <= {*LIGHT, "torch", "polars"}
+
+
 def test_evaluate(finished_run, test_images):
     words = ["evaluate", finished_run, *test_images, "--encoder", TOY_SPEC, "--live"]
     assert imported(words) <= {*LIGHT, "torch", "polars"}

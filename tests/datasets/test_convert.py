@@ -8,10 +8,10 @@ import torch
 
 from tests import sets
 from tests.sets import boxes, read, states, write, write_images
-from trmml.datasets import convert as module
 from trmml.datasets.base import Dataset
 from trmml.datasets.convert import convert
 from trmml.datasets.formats.folder import read_categories, read_folder
+from trmml.datasets.tables import changed
 from trmml.errors import DataError
 
 
@@ -136,7 +136,7 @@ def test_a_category_may_be_called_as_a_column_of_lists(tmp_path):
 def test_a_table_that_says_something_else_is_never_left(tmp_path, monkeypatch):
     write(tmp_path, {"in/classes.txt": "cat", "in/labels/a.txt": ""})
     write_images(tmp_path, ["in/images/a.png"])
-    monkeypatch.setattr(module, "_CELLS", ("", "1", "1"))
+    monkeypatch.setattr(changed, "_CELLS", ("", "1", "1"))
     with pytest.raises(DataError, match="read back differs from the labels"):
         convert("yolo", tmp_path / "in", tmp_path / "out", {"blank": "absent"}, splits=["train"])
     assert os.listdir(tmp_path) == ["in"]

@@ -79,14 +79,27 @@ def test_a_name_of_two_controls_is_two_categories(tmp_path):
     def house(indoor: str, people: str) -> list[Result]:
         return [choices(indoor, control="indoor"), choices(people, "cat", control="people")]
 
-    tasks = [task("0.png", house("yes", "no")), task("1.png", house("no", "yes"))]
+    tasks = [task("0.png", house("some", "none")), task("1.png", house("none", "some"))]
     data = read_tasks(tmp_path, *tasks)
-    asked = ("indoor: no", "indoor: yes", "cat", "people: no", "people: yes")
+    asked = ("indoor: none", "indoor: some", "cat", "people: none", "people: some")
     assert data.category_names == asked
     assert states(data) == [[N, Y, Y, Y, N], [Y, N, Y, N, Y]]
-    write_export(tmp_path, [task("0.png", [choices("yes", control="indoor")])], "test.json")
+    write_export(tmp_path, [task("0.png", [choices("some", control="indoor")])], "test.json")
     assert read("label-studio", tmp_path, "test").category_names == asked
     assert states(read("label-studio", tmp_path, "test")) == [[N, Y, U, U, U]]
+
+
+def test_choices_of_yes_and_no_are_one_category(tmp_path):
+    tasks = [
+        task("0.png", [choices("yes", control="cat"), choices("no", control="sea buoy")]),
+        task("1.png", [choices("no", control="cat"), choices(control="sea buoy")]),
+        task("2.png", [choices("yes", "no", control="cat")]),
+    ]
+    data = read_tasks(tmp_path, *tasks)
+    assert data.category_names == ("cat", "sea buoy")
+    assert states(data) == [[Y, N], [N, U], [U, U]]
+    apart = task("0.png", [choices("yes", control="cat")], [choices("no", control="cat")])
+    assert states(read_tasks(tmp_path, apart, tasks[1])) == [[U], [N]]
 
 
 def test_a_name_of_an_interface_s_two_controls(tmp_path):
@@ -99,9 +112,9 @@ def test_a_name_of_an_interface_s_two_controls(tmp_path):
 
 
 def test_names_that_are_still_the_same_are_refused(tmp_path):
-    same = [choices("yes", control="a"), choices("yes", control="b"),
-            choices("a: yes", control="c")]  # fmt: skip
-    with pytest.raises(DataError, match="the controls' list names 'a: yes' twice"):
+    same = [choices("some", control="a"), choices("some", control="b"),
+            choices("a: some", control="c")]  # fmt: skip
+    with pytest.raises(DataError, match="the controls' list names 'a: some' twice"):
         read_tasks(tmp_path, task("0.png", same))
 
 

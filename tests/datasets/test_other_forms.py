@@ -1,5 +1,6 @@
 """What `--labels` takes beside a table, and what it refuses by name."""
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -257,6 +258,23 @@ def test_cvat_keeps_what_it_declares_and_tells_what_is_unfinished(
     assert "1 of 2 images have no annotation. Where nobody has looked" in caplog.text
     assert "CVAT says" not in caplog.text
     assert states(read(blank, "cvat.xml", blank="unknown"))[1] == [U, U, U]
+
+
+def test_what_a_model_marked_in_cvat_is_no_label(
+    read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = CVAT.replace('<tag label="gull"', '<tag source="auto" label="gull"')
+    tree = tree.replace("<polygon ", '<polygon source="file" ')
+    data = read(tree, "cvat.xml", blank="unknown")
+    assert data.category_names == ("buoy", "gull") and states(data) == [[Y, U], [U, Y]]
+    assert "1 annotations are a model's (source auto) and do not count" in caplog.text
+
+
+def test_a_parquet_file_is_no_list_without_header(read: Read) -> None:
+    file = io.BytesIO()
+    pl.DataFrame({"image": ["a.png", "a" * 9 + ".png"], "gull": [True, None]}).write_parquet(file)
+    with pytest.raises(DataError, match="there is no image 'aaaaaaaaa"):
+        read(file.getvalue(), "labels.parquet")
 
 
 def test_categories_that_fiftyone_declares_are_kept(read: Read) -> None:

@@ -101,6 +101,12 @@ COLE: dict[str, str | bytes] = {
     "formatted_train_images.npy": npy(np.array(["actor/a.png", "actor/b.png"])),
     "formatted_train_labels.npy": npy(np.eye(2, 81)),
 } | _FLICKR  # fmt: skip
+CVAT: dict[str, str | bytes] = {
+    "annotations.xml": '<annotations><image name="a.png" width="8" height="4"><tag label="cat"/>'
+    '<box label="dog" source="auto" xtl="1" ytl="1" xbr="2" ybr="3"/>'
+    '<box label="owl" xtl="1" ytl="1" xbr="2" ybr="3"/></image></annotations>',
+    "images/a.png": image_bytes(0),
+}
 as_array = one_of(bits, words, other_array)
 
 
@@ -114,6 +120,7 @@ TARGETS = (
     _of("voc-xml-list", "voc-xml", "train.txt", VOC, as_text, difficult="unknown"),
     _of("voc2007-xml", "voc2007", "000001.xml", KIT, as_text, difficult="positive"),
     _of("voc2007-list", "voc2007", "trainval.txt", KIT, as_text),
+    _of("cvat", "cvat", "annotations.xml", CVAT, as_text, blank="unknown"),
     _of("yolo-labels", "yolo", "a.txt", YOLO, as_text),
     _of("yolo-card", "yolo", "data.yaml", YOLO, as_text),
     _of("yolo-list", "yolo", "train.txt", LISTED, as_text),

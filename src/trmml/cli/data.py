@@ -7,6 +7,7 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
+from trmml.cli.export import export
 from trmml.cli.output import print_json, print_table, say, show, shown_progress
 from trmml.settings.choices import ImageTransfer
 
@@ -18,7 +19,7 @@ data = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Check published data sets, or write them as folders with tables.",
+    help="Check data sets, and write them in other forms.",
 )
 
 _SHOWN = 5  # files that a problem lists; --json lists all
@@ -103,6 +104,17 @@ def convert(
         return
     sizes = ", ".join(f"{count} {part}" for part, count in done.images.items())
     typer.echo(f"{done.folder}: {sizes} images, {done.categories} categories, {done.boxes} boxes")
+
+
+data.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml data export label-studio runs/photos tasks --images photos",
+        "trmml data export coco labels.csv coco --images photos --image-level",
+        "trmml data export yolo data/voc yolo --kind voc-xml --option blank=absent",
+        "trmml data export parquet answers.sqlite answers.parquet --images photos",
+    ),
+)(export)
 
 
 def _parts(split: str) -> "tuple[Split, ...]":

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -114,6 +114,11 @@ class Boxes:
             torch.tensor([category for _, category, _ in kept], dtype=torch.int64),
             torch.tensor([edges for _, _, edges in kept], dtype=torch.float64).reshape(-1, 4),
         )
+
+    def rows(self) -> Iterator[tuple[int, int, Edges]]:
+        """Yield image, category and edges of each box."""
+        yield from zip(self.image.tolist(), self.category.tolist(),
+                       map(tuple, self.edges.tolist()), strict=True)  # fmt: skip
 
     def subset(self, images: Sequence[int]) -> "Boxes":
         """Return the boxes of `images`, whose indices are renumbered in that order.

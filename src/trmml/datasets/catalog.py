@@ -16,6 +16,7 @@ from trmml.datasets.formats.coco import (
     read_coco_json,
 )
 from trmml.datasets.formats.cub import CubOptions, read_cub
+from trmml.datasets.formats.cvat import CvatOptions, read_cvat
 from trmml.datasets.formats.huggingface import HuggingFaceOptions, read_huggingface
 from trmml.datasets.formats.label_studio import LabelStudioOptions, read_label_studio
 from trmml.datasets.formats.nus_wide import NusWideOptions, read_nus_wide
@@ -146,6 +147,7 @@ READERS: Mapping[str, Reader] = {
     "label-studio": Reader(
         read_label_studio, LabelStudioOptions, "Label Studio's exports", {}
     ),
+    "cvat": Reader(read_cvat, CvatOptions, "CVAT for images 1.1", {}),
     "parquet": Reader(read_parquet_set, ParquetOptions, "Parquet with image bytes", {}),
     "webdataset": Reader(read_webdataset, ShardOptions, "WebDataset tar shards", {}),
     "huggingface": Reader(

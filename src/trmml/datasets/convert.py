@@ -1,10 +1,9 @@
 """Write a data set in the plain form: images, tables with 1, 0 and blank, boxes, names."""
 
-import csv
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +14,10 @@ from trmml.datasets.formats.folder import read_categories, read_folder
 from trmml.datasets.formats.plain import EDGES
 from trmml.datasets.formats.unpack import unpack_folder
 from trmml.datasets.options import Split
+from trmml.datasets.tables.changed import table_rows, write_csv
 from trmml.errors import DataError
 from trmml.settings.choices import ImageTransfer
 from trmml.storage.drafts import draft_folder, remove_abandoned_drafts
-
-_CELLS = ("", "0", "1")  # unknown, absent, present
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,9 @@ def convert(
         written = {}
         for split, data in parts.items():
             how = images or ("copy" if data.root == unpacked else "link")
-            written[split] = _place_images(draft / "images", split, data, how)
-            _write_labels(draft / f"{split}.csv", data, written[split])
+            written[split] = place_images(draft / "images", split, data, how)
+            labelled = replace(data, images=tuple(written[split]))
+            write_csv(draft / f"{split}.csv", table_rows(labelled, "wide"))
         boxes = _write_boxes(draft / "boxes.csv", parts, written)
         for split, data in parts.items():
             _compare(draft, split, data)
@@ -110,7 +109,7 @@ def _names(parts: Mapping[Split, Dataset]) -> tuple[str, ...]:
     return names
 
 
-def _place_images(folder: Path, split: Split, data: Dataset, images: ImageTransfer) -> list[str]:
+def place_images(folder: Path, split: Split, data: Dataset, images: ImageTransfer) -> list[str]:
     """Link or copy the images; their names below `folder`, none twice."""
     taken: set[str] = set()
     names = []
@@ -139,33 +138,19 @@ def _place_images(folder: Path, split: Split, data: Dataset, images: ImageTransf
     return names
 
 
-def _write_labels(path: Path, data: Dataset, names: Sequence[str]) -> None:
-    states = (data.matrix.known.byte() + data.matrix.labels.byte()).tolist()
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", *data.category_names])
-        for name, row in zip(names, states, strict=True):
-            writer.writerow([name, *(_CELLS[state] for state in row)])
-
-
 def _write_boxes(
     path: Path, parts: Mapping[Split, Dataset], written: Mapping[Split, Sequence[str]]
 ) -> int:
     """Write the boxes of all splits; how many. Without any there is no file."""
-    if not any(data.boxes for data in parts.values()):
-        return 0
-    count = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "category", *EDGES])
-        for split, data in parts.items():
-            if data.boxes is None:
-                continue
-            columns = (data.boxes.image, data.boxes.category, data.boxes.edges)
-            for image, category, edges in zip(*(c.tolist() for c in columns), strict=True):
-                writer.writerow([written[split][image], data.category_names[category], *edges])
-                count += 1
-    return count
+    boxes = [
+        [written[split][image], data.category_names[category], *edges]
+        for split, data in parts.items()
+        if data.boxes is not None
+        for image, category, edges in data.boxes.rows()
+    ]
+    if boxes:
+        write_csv(path, [["image", "category", *EDGES], *boxes])
+    return len(boxes)
 
 
 def _compare(draft: Path, split: Split, data: Dataset) -> None:

@@ -31,6 +31,11 @@ CompletedFormat = Literal["wide", "long", "jsonl"]
 Blank = Literal["unknown", "absent"]
 # How a converted data set takes its images along.
 ImageTransfer = Literal["link", "copy"]
+# What `trmml data export` writes, and how Label Studio then asks.
+ExchangeForm = Literal[
+    "label-studio", "fiftyone", "cvat", "coco", "yolo", "wide", "long", "parquet"
+]
+AskForm = Literal["yes-no", "choices"]
 # The hand that scenes are drawn in.
 StyleName = Literal["demo", "caption"]
 

@@ -175,7 +175,9 @@ def box_rows(
     for entry in annotations:
         box, image = entry.get("bbox"), listed[entry["image_id"]]
         where = f"{path}, annotation {entry.get('id')}"
-        if box is None or box == []:
+        noted = entry.get("attributes")
+        whole = isinstance(noted, dict) and noted.get("image_level") is True
+        if box is None or box == [] or whole:  # a box for tools that want one for each annotation
             continue
         numbers = isinstance(box, list) and all(isinstance(edge, int | float) for edge in box)
         if not numbers or len(box) != 4:

@@ -14,6 +14,8 @@ What a category is in a task, for each control (a Choices, Taxonomy or Rectangle
 - the annotator named it: present; they answered the control without naming it: absent;
 - they left the control empty: `blank=unknown` or `absent` for choices and taxonomies; rectangles
   and other regions are absent, since drawing none is the answer;
+- choices of `yes` and `no` alone are one category with the control's name: yes is present, no is
+  absent, an empty control unknown;
 - the task was skipped (`was_cancelled`), or nobody has annotated it: unknown;
 - several annotators disagree: unknown. An annotation marked `ground_truth` alone counts.
 
@@ -83,7 +85,7 @@ def read_label_studio(root: Path, split: Split, options: LabelStudioOptions) -> 
     }
     if not config.is_file():
         controls = _used_names(task for part in parts.values() for task in part)
-    controls, tasks = _distinct_names(controls, parts[split])
+    controls, tasks = _distinct_names(*_questions(controls, parts[split]))
     listed = [name for names in controls.values() for name in names]
     names = unique_names(listed, f"{path}: the controls' list")
     if not names:
@@ -147,6 +149,33 @@ def _used_names(tasks: Iterable[Task]) -> dict[str, list[str]]:
             for answer in answers:
                 used.setdefault(answer.control, set()).update(answer.names)
     return {control: sorted(used[control]) for control in sorted(used)}
+
+
+def _questions(
+    controls: Mapping[str, Sequence[str]], tasks: Sequence[Task]
+) -> tuple[dict[str, Sequence[str]], list[Task]]:
+    """Return controls and tasks, where choices of yes and no alone are one category, their name."""
+    asked = {control: clean_name(control.partition("/")[2])
+             for control, names in controls.items()
+             if control.startswith("choices/") and names and {*names} <= {"yes", "no"}}  # fmt: skip
+
+    def answers(each: Iterable[Answer]) -> tuple[Answer, ...]:
+        """The answers as of lists; one without yes or no, or with both, says nothing."""
+        said = (answer for answer in each
+                if answer.control not in asked or len(answer.names) == 1)  # fmt: skip
+        return tuple(
+            answer
+            if answer.control not in asked
+            else answer._replace(
+                names=frozenset({asked[answer.control]} if "yes" in answer.names else ())
+            )
+            for answer in said
+        )
+
+    named = {control: [asked[control]] if control in asked else names
+             for control, names in controls.items()}  # fmt: skip
+    return named, [task._replace(annotators=tuple(map(answers, task.annotators)))
+                   for task in tasks]  # fmt: skip
 
 
 def _distinct_names(

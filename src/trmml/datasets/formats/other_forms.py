@@ -11,9 +11,7 @@ Read into a table with a row per image:
 COCO's form is `is_coco`. Any other form that is known is refused by its name.
 """
 
-import logging
 import re
-import xml.etree.ElementTree as Xml
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from trmml.datasets.files import read_json, read_plain, read_xml
+from trmml.datasets.formats.cvat_xml import PRESENT, cvat_rows
 from trmml.datasets.tables.headerless import is_headerless, read_headerless
 from trmml.datasets.tables.name_lists import is_deep
 from trmml.datasets.tables.names import clean_name
@@ -32,20 +31,20 @@ from trmml.errors import DataError
 from trmml.image_search import SUFFIXES
 from trmml.storage.json_text import parse_json
 
-_log = logging.getLogger(__name__)
-
 _HEAD = 1 << 16  # bytes that show what a file is
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _JSON = re.compile(rb'\{|\[\s*[\[{"\]]')
 _LINES = (".jsonl", ".ndjson")
 _XML = re.compile(rb"<[?!A-Za-z]")
 _LABELS = "annotations"  # CreateML's key
-_PRESENT = "present"
 # How files begin that are no labels: what they are, and what to do.
 _PAGE = "a web page", "Fetch the file again, by the address of the file itself."
 _AS_CSV = "Save it as 'CSV UTF-8'."
 _UNPACK = "Unpack it, and name the file within."
+_SIDECAR = "an XMP sidecar", "Make a table of sidecars by `trmml sidecar read`."
 _NO_LABELS = (
+    (b"<?xpacket", *_SIDECAR),
+    (b"<x:xmpmeta", *_SIDECAR),
     (b"<!doctype html", *_PAGE),
     (b"<html", *_PAGE),
     (b"version https://git-lfs", "a pointer of Git LFS", "Fetch the file with git lfs pull."),
@@ -115,6 +114,8 @@ def read_other_form(path: Path, categories: Sequence[str] | None) -> Table | Non
         tool = next(kinds, None)
     if tool is not None:
         raise _of_tool(path, tool)
+    if head[:4] == b"PAR1":
+        return None
     for start, kind, what_to_do in _NO_LABELS:
         if head[: len(start)].lower() == start:
             raise DataError(f"{path} is {kind}, no file of labels. {what_to_do}")
@@ -181,32 +182,14 @@ def _from_xml(path: Path) -> Table:
             f"{path} is XML with <{tree.tag}> outside, neither CVAT's <annotations> with <image> "
             "nor VOC's <annotation>. In CVAT, export as 'CVAT for images 1.1'."
         )
-    rows = [{"image": image.get("name"),
-             _PRESENT: [label for shape in image if (label := shape.get("label"))]}
-            for image in images]  # fmt: skip
-    _warn_if_unfinished(path, tree, sum(not row[_PRESENT] for row in rows), len(rows))
-    labels = (
-        label for label in tree.iterfind("meta//labels/label") if not label.findtext("parent")
-    )
-    names = {name for label in labels if (name := label.findtext("name"))}
+    rows, names = cvat_rows(path, tree)
     return replace(_table(path, rows), declared=_declared(names, rows))
-
-
-def _warn_if_unfinished(path: Path, tree: Xml.Element, blank: int, images: int) -> None:
-    """Say what in a file of CVAT shows that nobody has looked at some of its images."""
-    meant = "Where nobody has looked yet, choose --blank unknown; in Python blank='unknown'"
-    places = ("meta//status", "meta//state")
-    states = {state.text for place in places for state in tree.iterfind(place)} - {"completed"}
-    if blank:
-        _log.warning("%s: %d of %d images have no annotation. %s", path, blank, images, meant)
-    if states:
-        _log.warning("%s: CVAT says %s, not 'completed'. %s", path, sorted(map(str, states)), meant)
 
 
 def _declared(names: Iterable[Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the names that a file declares and its images have; none if it declares none."""
     declared = {clean_name(name) for name in names if isinstance(name, str)} - {""}
-    used = {clean_name(name) for row in rows for name in row.get(_PRESENT, ())}
+    used = {clean_name(name) for row in rows for name in row.get(PRESENT, ())}
     return tuple(sorted(declared | used)) if declared else ()
 
 
@@ -273,14 +256,14 @@ def _rows(tree: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
     if tree.keys() >= {"classes", "labels"} and isinstance(tree["labels"], dict):
         tree, numbered = tree["labels"], tree["classes"]
     if all(isinstance(value, str) for value in tree.values()):
-        return [{"image": name, _PRESENT: text} for name, text in tree.items()]
+        return [{"image": name, PRESENT: text} for name, text in tree.items()]
     if all(_is_answers(value) for value in tree.values()):
         return [{"image": name, **dict(value)} for name, value in tree.items()]
     images = any(name.lower().endswith(SUFFIXES) for name in tree)
     lists = {name: _names(value, numbered, images) for name, value in tree.items()}
     if None in lists.values():
         return []
-    return [{"image": name, _PRESENT: names} for name, names in lists.items()]
+    return [{"image": name, PRESENT: names} for name, names in lists.items()]
 
 
 def _is_answers(value: Any) -> bool:
@@ -293,7 +276,7 @@ def _with_names(row: dict[str, Any]) -> dict[str, Any]:
     names = _names(row.get(_LABELS), ())
     if names is None:
         return row
-    return {key: value for key, value in row.items() if key != _LABELS} | {_PRESENT: names}
+    return {key: value for key, value in row.items() if key != _LABELS} | {PRESENT: names}
 
 
 def _names(value: Any, numbered: Any, numbers: bool = False) -> list[str] | None:

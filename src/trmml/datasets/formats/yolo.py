@@ -67,7 +67,7 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     boxes: list[tuple[int, int, Edges]] = []
     labelled = []
     for index, (_, image) in enumerate(images):
-        file = root / _label_name(image)
+        file = root / label_name(image)
         if file.is_file():
             labelled.append(index)
             for category, edges in _objects(file, len(names), key_points):
@@ -78,7 +78,7 @@ def read_yolo(root: Path, split: Split, options: YoloOptions) -> Dataset:
     if not labelled:
         raise DataError(
             f"none of the {len(images)} images below {root} has a label file; the first was "
-            f"expected at {_label_name(images[0][1])}. Put the labels there."
+            f"expected at {label_name(images[0][1])}. Put the labels there."
         )
     if options.blank is None and not boxes:
         raise DataError(
@@ -160,11 +160,11 @@ def _named(root: Path, card: dict[str, Any], part: str) -> list[str]:
     return there
 
 
-def _label_name(image: str) -> str:
+def label_name(image: str) -> str:
     """Return where an image's labels lie: `labels` for the last `images` in its path, or beside it.
 
     Example:
-        >>> _label_name("images/train/a.b.jpg"), _label_name("trip/a.jpg")
+        >>> label_name("images/train/a.b.jpg"), label_name("trip/a.jpg")
         ('labels/train/a.b.txt', 'trip/a.txt')
     """
     *folders, name = image.split("/")

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from trmml.errors import DataError
 from trmml.settings.choices import Blank
 
 _LIST = ";"
+_CELLS = ("", "0", "1")  # unknown, absent, present
 
 
 def is_wide_csv(path: Path, data: Dataset, categories: Sequence[str] | None) -> bool:
@@ -106,7 +107,20 @@ def changed_cells(
 
 
 def as_table(data: Dataset, form: str) -> bytes:
-    """A new table of a whole data set, as UTF-8.
+    """A new table of a whole data set, as UTF-8; see `table_rows`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table_rows(data, form))
+    return text.getvalue().encode()
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as CSV in UTF-8, one at a time."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def table_rows(data: Dataset, form: str) -> Iterator[list[str]]:
+    """The header of a table of a whole data set, then a row for each image.
 
     Args:
         data: images and labels.
@@ -115,23 +129,17 @@ def as_table(data: Dataset, form: str) -> bytes:
     Raises:
         DataError: a name holds the `;` that stands between names.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    labels, known = data.matrix.labels.tolist(), data.matrix.known.tolist()
     names = data.category_names
-    if form == "wide":
-        writer.writerow(["image", *names])
-        for image, own, said in zip(data.images, labels, known, strict=True):
-            cells = (("01"[yes] if sure else "") for yes, sure in zip(own, said, strict=True))
-            writer.writerow([image, *cells])
-        return text.getvalue().encode()
-    for name in names:
-        if _LIST in name:
-            raise DataError(f"category {name!r} holds '{_LIST}', so no list holds it. Take wide.")
-    writer.writerow(["image", "present", "absent"])
-    for image, own, said in zip(data.images, labels, known, strict=True):
-        row = [*zip(names, own, said, strict=True)]
-        present = _LIST.join(name for name, yes, _ in row if yes)
-        absent = _LIST.join(name for name, yes, sure in row if sure and not yes)
-        writer.writerow([image, present, absent])
-    return text.getvalue().encode()
+    split = [name for name in names if _LIST in name]
+    if form == "long" and split:
+        raise DataError(f"category {split[0]!r} holds '{_LIST}', so no list holds it. Take wide.")
+    yield ["image", *(names if form == "wide" else ("present", "absent"))]
+    matrix = data.matrix
+    for image, own, said in zip(data.images, matrix.labels, matrix.known, strict=True):
+        states = (own.byte() + said.byte()).tolist()  # 0 unknown, 1 absent, 2 present
+        if form == "wide":
+            yield [image, *(_CELLS[state] for state in states)]
+        else:
+            lists = ([name for name, state in zip(names, states, strict=True) if state == wanted]
+                     for wanted in (2, 1))  # fmt: skip
+            yield [image, *map(_LIST.join, lists)]

@@ -1,0 +1,150 @@
+"""Write labels in the form of another program, whole or not at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from trmml.datasets.base import Dataset
+from trmml.datasets.tables.changed import table_rows, write_csv
+from trmml.errors import DataError
+from trmml.exchange.coco import write_coco
+from trmml.exchange.cvat import write_cvat
+from trmml.exchange.fiftyone import write_fiftyone
+from trmml.exchange.label_studio import ask_form, write_label_studio
+from trmml.exchange.source import Source
+from trmml.exchange.writing import refuse_unfit
+from trmml.exchange.yolo import write_yolo
+from trmml.settings.choices import AskForm, ExchangeForm, ImageTransfer
+from trmml.storage.atomic import whole_file
+from trmml.storage.drafts import draft_folder
+
+# Beside a form that cannot say all: a table with the three states.
+LABELS = "trmml.csv"
+_TABLES = ("wide", "long", "parquet")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        out: file of a table, else folder.
+        images: how many.
+        categories: how many.
+        present: pairs written as present, also tags of a run.
+        tags: how many of these a run said.
+        absent: pairs known to be absent.
+        unknown: all others.
+        boxes: how many were written.
+        lost: what the form cannot say, a sentence each.
+    """
+
+    out: Path
+    images: int
+    categories: int
+    present: int
+    tags: int
+    absent: int
+    unknown: int
+    boxes: int
+    lost: tuple[str, ...]
+
+
+def export(
+    form: ExchangeForm,
+    source: Source,
+    out: Path,
+    *,
+    ask: AskForm | None = None,
+    base_url: str | None = None,
+    image_level: bool = False,
+    images: ImageTransfer = "link",
+) -> Exported:
+    """Write a source in another form: a table as a file, anything else as a folder.
+
+    Args:
+        form: which.
+        source: labels, and perhaps a run's tags, which count as present.
+        out: must not exist.
+        ask: for label-studio, see `write_label_studio`.
+        base_url: for label-studio, the same.
+        image_level: for coco, see `write_coco`.
+        images: for yolo, which alone needs the images beside the labels.
+
+    Raises:
+        DataError: `out` exists, or the form cannot hold the labels or a name.
+    """
+    if out.exists() or out.is_symlink():
+        raise DataError(f"{out} is there already, and nothing is written over. Name a new one.")
+    data, boxes = source.shown, 0
+    ask = ask_form(ask, len(data.category_names))
+    _refuse_names(data)
+    if form in _TABLES:
+        with whole_file(out) as part:
+            _write_table(form, data, part)
+    else:
+        with draft_folder(out) as draft:
+            match form:
+                case "label-studio":
+                    write_label_studio(draft, source, ask, base_url)
+                case "fiftyone":
+                    write_fiftyone(draft, source)
+                case "cvat":
+                    boxes = write_cvat(draft, source)
+                case "coco":
+                    boxes = write_coco(draft, source, image_level=image_level)
+                case "yolo":
+                    boxes = write_yolo(draft, source, images)
+            if form != "label-studio" or ask == "choices":
+                write_csv(draft / LABELS, table_rows(data, "wide"))
+            draft.rename(out)
+    return _exported(form, source, out, boxes, ask)
+
+
+def _refuse_names(data: Dataset) -> None:
+    taken = [name for name in data.category_names if name.casefold() == "image"]
+    if taken:
+        raise DataError(
+            f"category {taken[0]!r} has the name of the column of images, so no table holds both."
+            " Rename it."
+        )
+    refuse_unfit(data.images, "image", "a table in UTF-8")
+
+
+def _write_table(form: ExchangeForm, data: Dataset, path: Path) -> None:
+    if form != "parquet":
+        write_csv(path, table_rows(data, form))
+        return
+    columns = [pl.Series("image", data.images, pl.String)]
+    for c, name in enumerate(data.category_names):
+        known = pl.Series(data.matrix.known[:, c].numpy())
+        labels = pl.Series(name, data.matrix.labels[:, c].numpy())
+        columns.append(labels.set(~known, None))
+    pl.DataFrame(columns).write_parquet(path)
+
+
+def _exported(form: ExchangeForm, source: Source, out: Path, boxes: int, ask: AskForm) -> Exported:
+    data, tags = source.shown, int(source.tags.sum())
+    present, absent = int(data.matrix.positives.sum()), int(data.matrix.negatives.sum())
+    unknown = data.matrix.known.numel() - present - absent
+    held = 0 if data.boxes is None else len(data.boxes)
+    lost = _lost(form, ask, absent, unknown)
+    if held > boxes:
+        lost.append(f"{held - boxes} boxes are left out")
+    return Exported(out, len(data), len(data.category_names), present, tags, absent, unknown,
+                    boxes, tuple(lost))  # fmt: skip
+
+
+def _lost(form: ExchangeForm, ask: AskForm, absent: int, unknown: int) -> list[str]:
+    """What the form cannot say of these labels."""
+    if not absent + unknown or form in _TABLES or (form == "label-studio" and ask == "yes-no"):
+        return []
+    kept = f"{LABELS} keeps the three states"
+    if form == "label-studio":
+        return [f"what is not ticked counts as absent in an answered task, also {unknown} unknown"
+                f" pairs; {kept}"]  # fmt: skip
+    if form == "coco":
+        return [f"neg_category_ids, which few programs read, holds {absent} absent pairs; {kept}"]
+    return [f"{form} says what is present alone, not which of {absent + unknown} other pairs are"
+            f" absent and which unknown; {kept}"]  # fmt: skip
