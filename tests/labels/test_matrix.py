@@ -207,6 +207,24 @@ def test_the_matrix_owns_its_memory() -> None:
     assert matrix.labels.all() and matrix.known.all()
 
 
+def test_one_answer_for_all_pairs_takes_a_byte_of_its_own() -> None:
+    known = torch.tensor(True)
+    matrix = LabelMatrix(torch.ones(3, 2, dtype=torch.bool), known.expand(3, 2))
+    known.zero_()
+    assert matrix.known.tolist() == [[True, True]] * 3
+    assert matrix.known.untyped_storage().nbytes() == 1
+    assert matrix.checksum() == LabelMatrix(*[torch.ones(3, 2, dtype=torch.bool)] * 2).checksum()
+
+
+def test_counts_take_no_copy_of_eight_bytes_a_pair() -> None:
+    matrix = LabelMatrix(*torch.ones(2, 3000, 1000, dtype=torch.bool))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        counts = matrix.positives, matrix.negatives, matrix.known_share
+    assert counts[0].tolist() == [3000] * 1000 and not counts[1].any() and counts[2] == 1
+    most = max(abs(event.self_cpu_memory_usage) for event in profile.events())
+    assert most <= 8 * 2**20  # torch sums a part of 2**20 pairs as numbers of 8 bytes
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (1, 1)])
 def test_degenerate_shapes_are_finite(shape: tuple[int, int], tmp_path: Path) -> None:
     empty = torch.zeros(shape, dtype=torch.bool)

@@ -16,6 +16,7 @@ from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.storage.atomic import write_bytes
 
 _FORMAT = "trmml.labels.1"
+_PAIRS_PER_SUM = 1 << 20
 _ROWS_PER_DRAW = 8192  # the random numbers of so many images lie in memory at once
 
 
@@ -57,7 +58,10 @@ class LabelMatrix:
                 f"labels and known must have one shape, but are {tuple(self.labels.shape)} and "
                 f"{tuple(self.known.shape)}. Take both from the same images and categories."
             )
-        object.__setattr__(self, "known", self.known.detach().clone())
+        known = self.known.detach()
+        one = not any(known.stride())  # value for all pairs, which then takes a byte
+        known = known[:1, :1].clone().expand_as(known) if one else known.clone()
+        object.__setattr__(self, "known", known)
         object.__setattr__(self, "labels", self.labels.detach() & self.known)
 
     def __len__(self) -> int:
@@ -67,17 +71,17 @@ class LabelMatrix:
     @property
     def known_share(self) -> float:
         """Share of the pairs that are known, in [0, 1]; 0 when there is no pair at all."""
-        return int(self.known.sum()) / max(self.known.numel(), 1)
+        return int(_count(self.known).sum()) / max(self.known.numel(), 1)
 
     @property
     def positives(self) -> Int[Tensor, "C"]:
         """Number of images per category in which it is known to be present."""
-        return self.labels.sum(0)
+        return _count(self.labels)
 
     @property
     def negatives(self) -> Int[Tensor, "C"]:
         """Number of images per category in which it is known to be absent."""
-        return (self.known & ~self.labels).sum(0)
+        return _count(self.known) - self.positives
 
     def hide(self, known_share: float, seed: int = 0) -> "LabelMatrix":
         """Return a copy in which about `known_share` of the known pairs stays known.
@@ -240,6 +244,15 @@ class LabelMatrix:
                 "Restore the file or write it again."
             )
         return matrix
+
+
+def _count(bits: Bool[Tensor, "N C"]) -> Int[Tensor, "C"]:
+    """Return how many are True per category, by parts: torch sums bits as numbers of 8 bytes."""
+    counts = bits.new_zeros(bits.shape[1], dtype=torch.int64)
+    rows = max(1, _PAIRS_PER_SUM // max(1, bits.shape[1]))
+    for start in range(0, len(bits), rows):
+        counts += bits[start : start + rows].sum(0)
+    return counts
 
 
 def _describe(value: object) -> str:

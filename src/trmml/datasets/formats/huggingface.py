@@ -37,6 +37,7 @@ from trmml.datasets.formats.parquet import (
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import SPLIT_NAMES, Split
 from trmml.datasets.tables.name_lists import parse_lists
+from trmml.datasets.tables.not_categories import kind
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError, MissingSplitError
 
@@ -195,6 +196,6 @@ def _metadata(path: Path) -> pl.DataFrame:
     if frame[_FILE_NAME].dtype not in (pl.String, pl.Null):
         raise DataError(
             f"{path}: the column {_FILE_NAME!r} should hold names of files, but holds "
-            f"{frame[_FILE_NAME].dtype}. Write them as text."
+            f"{kind(frame[_FILE_NAME])}. Write them as text."
         )
     return frame

@@ -3,15 +3,16 @@
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import torch
 
 from trmml.datasets.tables.name_lists import by_number, check_separator, listed_words, parse_lists
 from trmml.datasets.tables.names import clean_name, refuse_look_alikes, refuse_too_many, suggest
-from trmml.datasets.tables.not_categories import edges, is_score, is_use, refuse_no_names
+from trmml.datasets.tables.not_categories import edges, is_score, is_use, kind, refuse_no_names
 from trmml.datasets.tables.table import Table, image_columns
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -202,32 +203,47 @@ def _wide_names(
 def _decode(table: Table, names: tuple[str, ...]) -> np.ndarray:
     """Return what each cell means, (N, C), as one of the codes above."""
     frame = pl.DataFrame([table.column(name).alias(str(n)) for n, name in enumerate(names)])
-    meant = frame.select(_meaning(column, table, names) for column in frame)  # at once: fast
-    rare = [name for name in frame.columns
-            if _is_text(frame[name]) and (meant[name] == _WRONG).any()]  # fmt: skip
-    words = pl.col(rare).cast(pl.String).fill_null("").str.strip_chars().str.to_lowercase()
-    words = words.str.replace(r"[.,]0+$", "")
-    spelled = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
-    return meant.with_columns(frame.select(spelled)).to_numpy()
+    codes = np.empty(frame.shape, np.int8, order="F")
+    meanings = [_meaning(column, table, names) for column in frame]
+    for meaning in {*meanings}:
+        places = [place for place, each in enumerate(meanings) if each is meaning]
+        codes[:, places] = meaning(frame[:, places])  # at once: fast
+    return codes
 
 
-def _meaning(column: pl.Series, table: Table, names: tuple[str, ...]) -> pl.Expr:
-    """Return the codes of a column, whose name is its place in `names`, in the usual spelling."""
-    cells = pl.col(column.name)
-    if column.dtype == pl.Boolean:
-        answers = {True: _YES, False: _NO, None: _BLANK}
-        return cells.replace_strict(answers, return_dtype=pl.Int8)
-    if column.dtype.is_numeric():
-        numbers = cells.cast(pl.Float64).fill_nan(None)
-        meanings = {1.0: _YES, 0.0: _ZERO, -1.0: _MINUS_ONE, None: _BLANK}
-        return numbers.replace_strict(meanings, default=_WRONG, return_dtype=pl.Int8)
+def _meaning(
+    column: pl.Series, table: Table, names: tuple[str, ...]
+) -> Callable[[pl.DataFrame], np.ndarray]:
+    """Return what decodes columns of its type; its name is its place in `names`."""
+    if column.dtype == pl.Boolean or column.dtype.is_numeric():
+        return _of_answers if column.dtype == pl.Boolean else _of_numbers
     if _is_text(column):
-        words = cells.cast(pl.String).fill_null("")
-        return words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
+        return _of_texts
     raise DataError(
-        f"{table.path}: column {names[int(column.name)]!r} holds {column.dtype}, which is no "
+        f"{table.path}: column {names[int(column.name)]!r} holds {kind(column)}, which is no "
         f"answer. A cell is 1, 0 or blank; leave other columns out: {CHOICE}."
     )
+
+
+def _of_answers(frame: pl.DataFrame) -> np.ndarray:
+    answers = {True: _YES, False: _NO, None: _BLANK}
+    return frame.select(pl.all().replace_strict(answers, return_dtype=pl.Int8)).to_numpy()
+
+
+def _of_numbers(frame: pl.DataFrame) -> np.ndarray:
+    numbers = frame.cast({~cs.by_dtype(pl.Int8): pl.Float64}).to_numpy()  # a blank is NaN
+    meant = (numbers == 1, numbers == 0, numbers == -1, np.isnan(numbers))
+    return np.select(meant, [np.int8(each) for each in (_YES, _ZERO, _MINUS_ONE, _BLANK)], _WRONG)
+
+
+def _of_texts(frame: pl.DataFrame) -> np.ndarray:
+    texts = pl.all().cast(pl.String).fill_null("")
+    meant = frame.select(texts.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8))
+    wrong = meant.select((pl.all() == _WRONG).any()).row(0)
+    rare = frame.select(texts)[:, [place for place, each in enumerate(wrong) if each]]
+    words = pl.all().str.strip_chars().str.to_lowercase().str.replace(r"[.,]0+$", "")
+    spelled = words.replace_strict(_MEANING, default=_WRONG, return_dtype=pl.Int8)
+    return meant.with_columns(rare.select(spelled)).to_numpy()
 
 
 def _is_text(column: pl.Series) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from trmml.datasets.tables.not_categories import kind
 from trmml.datasets.tables.table import Table
 from trmml.errors import DataError
 from trmml.storage.json_text import parse_json
@@ -82,7 +83,7 @@ def word_lists(table: Table, column: str, separator: str | None) -> pl.Series:
     if lists.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         return lists.cast(pl.String).fill_null("").str.split(separator or USUAL)
     raise DataError(
-        f"{table.path}: column {column!r} holds {lists.dtype}, not lists of names as in "
+        f"{table.path}: column {column!r} holds {kind(lists)}, not lists of names as in "
         "'cat;dog'. Write names; for 1 and 0, make one column per category."
     )
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+import polars as pl
+
 from trmml.errors import DataError
 
 # The edges of a box.
@@ -32,6 +34,19 @@ def edges(columns: Sequence[str]) -> list[str]:
     lower = {name.casefold() for name in columns}
     found = next((each for each in _EDGES if each <= lower), frozenset())
     return [name for name in columns if name.casefold() in found]
+
+
+def kind(column: pl.Series) -> str:
+    """Return in words what a column holds.
+
+    Example:
+        >>> kind(pl.Series([1, 2])), kind(pl.Series([[1]]))
+        ('numbers', 'lists or objects')
+    """
+    dtype = column.dtype
+    if dtype.is_nested():
+        return "lists or objects"
+    return "numbers" if dtype.is_numeric() else "times" if dtype.is_temporal() else "no text"
 
 
 def is_score(cell: object) -> bool:

@@ -31,6 +31,9 @@ SEPARATORS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The first line that tells Excel the separator.
 EXCEL_LINE = re.compile(rb"sep=.\r?\n", re.IGNORECASE)
+_MANY_COLUMNS = 100  # of answers; fewer may also be numbers or names
+# Numbers that Polars would read as 1, 0 or -1.
+_OTHER_SPELLING = re.compile(rb'(?<![^,;\t|\n" ])(?:[+]\d+|-?0\d+|-0)(?![^,;\t|\n" ])')
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,13 @@ def _read_csv(path: Path, data: bytes) -> Table:
     body = data[starts[1] : ends[-1]] if len(starts) > 1 else b""
     if (starts[2:] != ends[1:-1] + 1).any():  # Polars would make rows of the blank lines
         body = b"\n".join(data[start:end] for start, end in zip(starts[1:], ends[1:], strict=True))
-    schema = {str(index): pl.String for index in range(len(header))}
+    texts = {str(index): pl.String for index in range(len(header))}
     if not body:
-        return as_table(path, header, pl.DataFrame(schema=schema), lines[1:], "line")
+        return as_table(path, header, pl.DataFrame(schema=texts), lines[1:], "line")
     try:
-        frame = pl.read_csv(body, has_header=False, separator=separator, schema=schema)
+        frame = _read_answers(body, separator, header)
+        if frame is None:
+            frame = pl.read_csv(body, has_header=False, separator=separator, schema=texts)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{_place_of_bad_quote(path, data, separator)}: {_first_line(error)}. Put a field "
@@ -158,6 +163,24 @@ def _read_csv(path: Path, data: bytes) -> Table:
             "quote that opens inside a field, and double it."
         )
     return as_table(path, header, frame, lines[1:], "line")
+
+
+def _read_answers(body: bytes, separator: str, header: Sequence[str]) -> pl.DataFrame | None:
+    """Return 1, 0, -1 and blanks as numbers, which take a sixteenth of the memory of texts.
+
+    None where there are few columns, or any other cell stands outside those of images.
+    """
+    if len(header) < _MANY_COLUMNS:
+        return None
+    images = image_columns(header)
+    types = {str(index): pl.String if name in images else pl.Int8
+             for index, name in enumerate(header)}  # fmt: skip
+    try:
+        frame = pl.read_csv(body, has_header=False, separator=separator, schema=types)
+    except pl.exceptions.ComputeError:
+        return None
+    answers = frame.select(pl.col(pl.Int8).is_between(-1, 1).all())
+    return frame if all(answers.row(0)) and not _OTHER_SPELLING.search(body) else None
 
 
 def as_utf8(path: Path, data: bytes) -> bytes:
@@ -242,9 +265,11 @@ def _check_widths(
     ends: np.ndarray,
     lines: np.ndarray,
 ) -> None:
-    raw = np.frombuffer(data, dtype=np.uint8)
-    cuts = np.flatnonzero((raw == ord(separator)) & ~inside_quotes(data))
-    widths = np.searchsorted(cuts, ends) - np.searchsorted(cuts, starts) + 1
+    if b'"' in data:
+        raw = np.frombuffer(data, dtype=np.uint8)
+        data = np.where(inside_quotes(data), np.uint8(0), raw).tobytes()
+    places = zip(starts.tolist(), ends.tolist(), strict=True)
+    widths = np.array([data.count(separator.encode(), *place) + 1 for place in places])
     wrong = np.flatnonzero(widths != len(header))
     if len(wrong):
         name = {"\t": "a tab"}.get(separator, repr(separator))
@@ -285,7 +310,7 @@ def as_table(
     cleaned = unique_names([names[i] for i in kept], f"{path}: the header", blanks=True)
     frame = frame[:, kept]
     frame.columns = [str(index) for index in range(frame.width)]
-    if frame.width:
+    if frame.width and all(column.null_count() for column in frame):  # a row may be blank
         filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
         frame, lines = frame.filter(filled), lines[filled.to_numpy()]
     if not frame.height:
