@@ -95,7 +95,7 @@ def test_a_row_per_label_in_parquet(read: Read, tmp_path: Path) -> None:
 def test_a_label_column_of_another_kind_is_refused(read: Read, tmp_path: Path) -> None:
     rows = {"image": ["a.png", "b.png"], "label": pl.Series([1, 2], dtype=pl.Duration)}
     pl.DataFrame(rows).write_parquet(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"column 'label' holds Duration.*not lists of names"):
+    with pytest.raises(DataError, match=r"column 'label' holds times, not lists of names"):
         read_folder(tmp_path / "images", tmp_path / "x.parquet", blank="unknown")
 
 
@@ -275,6 +275,21 @@ def test_a_parquet_file_is_no_list_without_header(read: Read) -> None:
     pl.DataFrame({"image": ["a.png", "a" * 9 + ".png"], "gull": [True, None]}).write_parquet(file)
     with pytest.raises(DataError, match="there is no image 'aaaaaaaaa"):
         read(file.getvalue(), "labels.parquet")
+
+
+def test_0_and_1_under_label_are_answers_or_with_categories_their_numbers(
+    read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = "image,label\na.png,0\nb.png,1\n"
+    one = read(table, "x.csv")
+    assert one.category_names == ("label",) and states(one) == [[N], [Y]]
+    assert "one category, 'label'" in caplog.text and "--categories FILE" in caplog.text
+    caplog.clear()
+    two = read(table, "x.csv", categories=["gull", "buoy"], blank="unknown")
+    assert two.category_names == ("gull", "buoy") and states(two) == [[Y, U], [U, Y]]
+    rows = read(table + "b.png,0\n", "x.csv", categories=["gull", "buoy"], blank="absent")
+    assert states(rows) == [[Y, N], [Y, Y]]
+    assert states(read(table, "x.csv", categories=["label"])) == [[N], [Y]] and not caplog.text
 
 
 def test_categories_that_fiftyone_declares_are_kept(read: Read) -> None:

@@ -11,10 +11,12 @@ from trmml.datasets.files import below
 from trmml.datasets.formats.coco import read_coco_file
 from trmml.datasets.formats.other_forms import is_coco, read_other_form
 from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.tables.cells import holds_answers, is_long, read_long, read_wide
+from trmml.datasets.tables.cells import holds_answers, is_long
+from trmml.datasets.tables.long import read_long
 from trmml.datasets.tables.names import unique_names
 from trmml.datasets.tables.row_per_label import join_rows
 from trmml.datasets.tables.table import IMAGE_COLUMNS, Table, image_columns, read_table, read_text
+from trmml.datasets.tables.wide import read_wide
 from trmml.errors import ConfigError, DataError
 from trmml.settings.choices import Blank
 
@@ -99,8 +101,8 @@ def from_table(
     column = _image_column(table)
     named = categories is not None and set(categories) <= set(table.names)
     if not named:
-        table = join_rows(table, column, separator)
-    if is_long(table) and not named:
+        table = join_rows(table, column, separator, categories)
+    if is_long(table, categories) and not named:
         names, matrix = read_long(table, column, categories, blank=blank, separator=separator)
     else:
         names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)

@@ -15,9 +15,11 @@ from pydantic import Field
 
 from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.options import ReaderOptions, Split
-from trmml.datasets.tables.cells import is_long, read_long, read_wide
+from trmml.datasets.tables.cells import is_long
+from trmml.datasets.tables.long import read_long
 from trmml.datasets.tables.names import unique_names
 from trmml.datasets.tables.table import Table
+from trmml.datasets.tables.wide import read_wide
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank

@@ -1,10 +1,11 @@
 """Join the rows of a table that has a row per image and label, as in `image,label`."""
 
 import logging
+from collections.abc import Sequence
 
 import polars as pl
 
-from trmml.datasets.tables.cells import LABEL_COLUMNS, holds_answers
+from trmml.datasets.tables.cells import LABEL_COLUMNS, is_category
 from trmml.datasets.tables.name_lists import word_lists
 from trmml.datasets.tables.table import Table
 from trmml.errors import DataError
@@ -14,7 +15,12 @@ _CONFIDENCE = "confidence"  # Open Images: 1 for a label that people saw, 0 for 
 _log = logging.getLogger(__name__)
 
 
-def join_rows(table: Table, image_column: str, separator: str | None) -> Table:
+def join_rows(
+    table: Table,
+    image_column: str,
+    separator: str | None,
+    categories: Sequence[str] | None = None,
+) -> Table:
     """Return a row per image with lists of its names; a table of another form as it is.
 
     Args:
@@ -22,13 +28,14 @@ def join_rows(table: Table, image_column: str, separator: str | None) -> Table:
             `confidence` says by 1 and 0 whether a name is present or absent.
         image_column: the column of the images.
         separator: between several names in a cell; `;` when None.
+        categories: whose numbers the column may hold.
 
     Raises:
         DataError: a confidence is neither 1 nor 0.
     """
     images, names = table.column(image_column), {name.casefold(): name for name in table.names}
     label = next((names[each] for each in LABEL_COLUMNS if each in names), None)
-    if label is None or holds_answers(table.column(label)):
+    if label is None or is_category(table, label, categories):
         return table
     confidence = names.get(_CONFIDENCE)
     if confidence is None and not images.is_duplicated().any():
