@@ -238,7 +238,17 @@ def test_exports_of_another_kind(tmp_path):
             ([task("a.png") | {"annotations": entries}], "task 1: 'annotations' should be a list")
             for entries in ([None], [17], {"result": []}, "x")
         ),
-        ([task("a.png", [rectangle("cat", x="?")])], "task 1: a rectangle lacks x, y"),
+        *(
+            (
+                [task("a.png", [rectangle("cat", x=10) | {"original_height": size}])],
+                "no usable number",
+            )
+            for size in (1e400, -100, "0", 10**400)
+        ),
+        *(
+            ([task("a.png", [rectangle("cat", **edge)])], "task 1: a rectangle lacks x, y")
+            for edge in ({"x": "?"}, {"x": 10**400}, {"rotation": 1e400})
+        ),
     ):
         with pytest.raises(DataError, match=message):
             read("label-studio", write_export(tmp_path, tree))

@@ -1,6 +1,7 @@
 """Read the tasks of Label Studio's exports: each image with what its annotators answered."""
 
 import math
+import operator
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -152,13 +153,16 @@ def _edges(result: Mapping[str, Any], value: Mapping[str, Any], where: str) -> E
     try:
         x, y, width, height = (float(value[key]) / 100 for key in ("x", "y", "width", "height"))
         angle = math.radians(float(value.get("rotation") or 0))
-        across = float(result.get("original_width") or 1)
-        down = float(result.get("original_height") or 1)
-    except (KeyError, TypeError, ValueError):
+        cosine, sine = math.cos(angle), math.sin(angle)
+        sizes = (float(result.get(f"original_{key}") or 1) for key in ("width", "height"))
+        shape = operator.truediv(*sizes)
+        if not 0 < shape < math.inf:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         raise DataError(
-            f"{where}: a rectangle lacks x, y, width or height. Export it again."
+            f"{where}: a rectangle lacks x, y, width or height, or its rotation or the size of its "
+            "image is no usable number. Export it again."
         ) from None
-    cosine, sine, shape = math.cos(angle), math.sin(angle), across / down
     corners = [
         (x + u * cosine - v * sine / shape, y + u * sine * shape + v * cosine)
         for u in (0.0, width)
