@@ -13,6 +13,7 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 
 from tests.toy import COLOURS, write_images, write_table
+from trmml.curation.answers import Answer, Answers, new_id, now
 
 SPEC = f"{Path(__file__).parents[1] / 'toy.py'}:ToyEncoder"
 FIT = (
@@ -34,6 +35,13 @@ EVALUATE = (
     *("evaluate", "run", "--images", "test", "--labels", "test.csv", "--trust", "--device", "cpu"),
     *("--store", "features", "--csv", "categories.csv", "--report"),
 )
+COMPLETE = (
+    *("complete", "run", "--images", "train", "--labels", "partial.csv", "--out", "filled.csv"),
+    *("--provenance", "filled.parquet", "--trust", "--device", "cpu"),
+)
+ANSWERS = ("--answers", "answers.sqlite")
+APPLY = ("review", "apply", "--labels", "partial.csv", *ANSWERS, "--out", "applied.csv")
+REVIEWED = ("review", "export", *ANSWERS, "--out", "answers.jsonl")
 REMOVE = ("store", "rm", "--all", "--yes")
 # What differs from run to run: times, and what follows from them.
 _TIMES = (
@@ -132,6 +140,20 @@ def _finished_run(root: Path, server: Server) -> None:
     assert server.run(root, FIT) == 0, root.with_suffix(".txt").read_text()
 
 
+def _reviewed_run(root: Path, server: Server) -> None:
+    """A run, a table with blanks, and answers for some of them."""
+    _finished_run(root, server)
+    header, *lines = (root / "train.csv").read_text().splitlines()
+    blanked = [f"{line.rpartition(',')[0]}," if n % 3 else line for n, line in enumerate(lines)]
+    (root / "partial.csv").write_text("\n".join([header, *blanked]) + "\n")
+    category = header.rpartition(",")[2]
+    images = (line.partition(",")[0] for line in lines[1:6])
+    rows = [Answer(new_id(), now(), "", image, "", category, "present", "unknown", 0.5, "typed",
+                   "", 1, None) for image in images]  # fmt: skip
+    with Answers(root / "answers.sqlite") as answers:
+        answers.add(rows)
+
+
 def _plain_set(root: Path, server: Server) -> None:
     (root / "set").mkdir()
     (root / "settings").mkdir()
@@ -159,6 +181,9 @@ JOBS = (
     Job("store", EVALUATE, (EVALUATE,), _finished_run, ("categories.csv", "run/report.html")),
     Job("remove", REMOVE, (REMOVE,), _finished_run, ("cache/features",)),
     Job("export", EXPORT, (EXPORT,), _finished_run, ("model.onnx",)),
+    Job("complete", COMPLETE, (COMPLETE,), _reviewed_run, ("filled.csv", "filled.parquet")),
+    Job("apply", APPLY, (APPLY,), _reviewed_run, ("applied.csv",)),
+    Job("answers", REVIEWED, (REVIEWED,), _reviewed_run, ("answers.jsonl",)),
     Job("benchmark", BENCHMARK, (BENCHMARK,), _plain_set, ("out/cells.jsonl", "out/grid.json")),
 )
 
