@@ -72,6 +72,7 @@ def test_the_verbs() -> None:
         "review",
         "scenes",
         "settings",
+        "sidecar",
         "store",
         "tag",
     ]

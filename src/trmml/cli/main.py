@@ -1,8 +1,5 @@
 """The command line: a thin command per verb. Everything heavy is imported where it is used."""
 
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +20,9 @@ from trmml.cli.output import (
     settings_table,
     shown_progress,
 )
-from trmml.cli.reading import TableOptions, read_either, read_names
+from trmml.cli.reading import TableOptions, named_paths, read_either, read_names
 from trmml.cli.review import review
+from trmml.cli.sidecar import sidecar
 from trmml.cli.store import store
 from trmml.settings.choices import StyleName
 
@@ -46,6 +44,7 @@ app.callback()(trmml)
 app.add_typer(store, name="store")
 app.add_typer(data_verbs, name="data")
 app.add_typer(review, name="review")
+app.add_typer(sidecar, name="sidecar")
 
 
 @app.command(cls=Verb, epilog=examples("trmml demo", "trmml demo --known 0.1 --out runs/demo-10"))
@@ -241,7 +240,7 @@ def tag(
 
     tagged = tag_each(
         run,
-        _named(images, null),
+        named_paths(images, null),
         encoder=encoder,
         device=device,
         also=also or (),
@@ -324,23 +323,3 @@ def settings(
         typer.echo(settings_toml(resolved), nl=False)
     else:
         print_table(settings_table(resolved))
-
-
-def _named(images: Sequence[str], null: bool) -> list[str]:
-    """The arguments, with the names on stdin in the place of "-"."""
-    named: list[str] = []
-    for image in images:
-        named += _names_on_stdin(null) if image == "-" else [image]
-    return named
-
-
-def _names_on_stdin(null: bool) -> list[str]:
-    """Names that end with a zero byte or, else, a line end; no other character ends one."""
-    content = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")
-    if null:
-        names = content.split(b"\0")
-    elif b"\0" in content:
-        raise typer.BadParameter("names on stdin end with zero bytes; give -0 to read them so")
-    else:
-        names = [name.removesuffix(b"\r") for name in content.split(b"\n")]
-    return [os.fsdecode(name) for name in names if name]

@@ -1,5 +1,7 @@
 """The labelled images that options name, for every command that takes them."""
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,3 +86,23 @@ def read_names(categories: Path | None) -> list[str] | None:
     from trmml.datasets.formats.folder import read_categories
 
     return None if categories is None else read_categories(categories)
+
+
+def named_paths(images: Sequence[str], null: bool = False) -> list[str]:
+    """The arguments, with the names on stdin in the place of "-"."""
+    named: list[str] = []
+    for image in images:
+        named += _names_on_stdin(null) if image == "-" else [image]
+    return named
+
+
+def _names_on_stdin(null: bool) -> list[str]:
+    """Names that end with a zero byte or, else, a line end; no other character ends one."""
+    content = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")
+    if null:
+        names = content.split(b"\0")
+    elif b"\0" in content:
+        raise typer.BadParameter("names on stdin end with zero bytes; give -0 to read them so")
+    else:
+        names = [name.removesuffix(b"\r") for name in content.split(b"\n")]
+    return [os.fsdecode(name) for name in names if name]

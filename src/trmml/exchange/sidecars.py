@@ -252,6 +252,7 @@ def replaced(path: Path, old: bytes | None, new: bytes) -> bool:
     Raises:
         OSError: it cannot be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)  # of a parallel tree
     with alone(path.parent):
         if bytes_of(path) != old:
             return False

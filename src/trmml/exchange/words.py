@@ -63,6 +63,12 @@ class Additions(NamedTuple):
         return {name: [*self.copied.get(name, ()), *texts] for name, texts in self.ours.items()}
 
 
+def fields_of(programs: Iterable[Program]) -> tuple[str, ...]:
+    """The fields that programs need, those of dc:subject first."""
+    wanted = [field for program in programs for field in FIELDS[program]]
+    return tuple(dict.fromkeys(sorted(wanted, key=(SUBJECT, HIERARCHY, TAGS).index)))
+
+
 def why_unwritable(name: str) -> str:
     """Why a name cannot be a keyword, in words; "" where it can."""
     if not clean_name(name):
@@ -134,13 +140,13 @@ def _places(found: Keywords) -> dict[str, TreePath]:
     places: dict[str, TreePath] = {}
     for field in (HIERARCHY, TAGS, MICROSOFT, MEDIAPRO, SUBJECT, IPTC):
         for text in found.get(field, ()):
-            path = _parts(field, text)
+            path = path_of(field, text)
             if path:
                 places.setdefault(same(path[-1]), path)
     return places
 
 
-def _parts(field: str, text: str) -> TreePath:
+def path_of(field: str, text: str) -> TreePath:
     """The path of an entry; `|` within a level of TagsList stands for `/`, as immich writes it."""
     if field in (HIERARCHY, MEDIAPRO):
         parts = text.split("|")
@@ -152,11 +158,12 @@ def _parts(field: str, text: str) -> TreePath:
 
 
 def _leaves(field: str, texts: Iterable[str]) -> set[str]:
-    return {same(_leaf(field, text)) for text in texts}
+    return {same(leaf_of(field, text)) for text in texts}
 
 
-def _leaf(field: str, text: str) -> str:
-    return (_parts(field, text) or (text,))[-1]
+def leaf_of(field: str, text: str) -> str:
+    """The last level of an entry."""
+    return (path_of(field, text) or (text,))[-1]
 
 
 def _text(field: str, path: TreePath) -> str:
@@ -184,10 +191,10 @@ def _visible(field: str, inside: Keywords, beside: Keywords) -> list[str]:
         texts += [_text(field, path) for path in _places(found).values()]
     there, kept = set[str](), list[str]()
     for place, text in enumerate(texts):
-        known = text in kept or (place >= len(seen) and same(_leaf(field, text)) in there)
+        known = text in kept or (place >= len(seen) and same(leaf_of(field, text)) in there)
         if text and not known:
             kept.append(text)
-            there.add(same(_leaf(field, text)))
+            there.add(same(leaf_of(field, text)))
     return kept
 
 

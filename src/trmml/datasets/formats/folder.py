@@ -63,15 +63,35 @@ def read_folder(
         >>> data.category_names, data.matrix.labels.tolist(), data.matrix.known.tolist()
         (('cat', 'dog', 'owl'), [[True, False, False]], [[True, True, False]])
     """
+    images = Path(images)
+    files = ImageFiles(images)
+    data, where = read_labels(
+        images, Path(labels), blank, minus_one, categories=categories, separator=separator
+    )
+    return replace(data, images=_find_images(files, data, where))
+
+
+def read_labels(
+    images: Path,
+    labels: Path,
+    blank: Blank | None = None,
+    minus_one: Blank | None = None,
+    *,
+    categories: Sequence[str] | None = None,
+    separator: str | None = None,
+) -> tuple[Dataset, str]:
+    """Return what `read_folder` does, whether the images are there or not; and what a row is.
+
+    Raises:
+        DataError: as `read_folder`, but for images that do not exist.
+        ConfigError: as `read_folder`.
+    """
     _check_choice("blank", blank)
     _check_choice("minus_one", minus_one)
     wanted = _check_categories(categories)
-    images, labels = Path(images), Path(labels)
-    files = ImageFiles(images)
     if is_coco(labels):
         data = read_coco_file(images, labels, blank)
-        data = data if wanted is None else data.select(wanted)
-        return replace(data, images=_find_images(files, data, f"{labels} image"))
+        return (data if wanted is None else data.select(wanted)), f"{labels} image"
     table = read_other_form(labels, wanted) or read_table(labels)
     data = from_table(
         images,
@@ -81,7 +101,7 @@ def read_folder(
         categories=wanted or table.declared or None,
         separator=separator,
     )
-    return replace(data, images=_find_images(files, data, f"{table.path} {table.unit}"))
+    return data, f"{table.path} {table.unit}"
 
 
 def from_table(

@@ -1,0 +1,142 @@
+"""`trmml sidecar`: keywords beside images, for photo software, and back; parse, call, print."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trmml.cli import options
+from trmml.cli.app import Verb, examples
+from trmml.cli.output import print_json, say, show
+from trmml.cli.reading import named_paths
+from trmml.cli.sidecar_write import (
+    DEFAULT_LEDGER,
+    LedgerOption,
+    UnderOption,
+    tell_read_only,
+    tell_refused,
+    write,
+)
+
+sidecar = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Keywords beside images, where photo software reads them, and back.",
+)
+
+sidecar.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml sidecar write runs/photos photos --dry-run",
+        "trmml sidecar write runs/photos photos --under AI --provenance",
+        "trmml sidecar write photos --from completed.csv --for digikam,darktable",
+        "trmml sidecar write runs/photos photos --from labels.csv --from answers.sqlite \\",
+        "    --accept precision=0.9",
+    ),
+)(write)
+
+
+@sidecar.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml sidecar read photos --out tags.csv --embedded",
+        "trmml sidecar read photos --out tags.csv --under AI --format wide",
+    ),
+)
+def read(
+    images: options.ImagePaths,
+    out: Annotated[
+        Path,
+        typer.Option(help="New table.", show_default=False, callback=options.writable),
+    ],
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Read the images' own XMP and IPTC, too.")
+    ] = False,
+    ours: Annotated[
+        Literal["leave-out", "include"],
+        typer.Option(help="What trmml wrote, by ledger, provenance or --under."),
+    ] = "leave-out",
+    under: UnderOption = None,
+    ledger: LedgerOption = DEFAULT_LEDGER,
+    style: Annotated[
+        Literal["long", "wide"],
+        typer.Option("--format", help="image, present, absent; or a column a keyword."),
+    ] = "long",
+    null: options.Null = False,
+    json: options.Json = False,
+) -> None:
+    """Read keywords into a table. What people tagged is present, all else is unknown."""
+    from trmml.exchange.keyword_table import read_keywords, write_keywords
+    from trmml.exchange.naming import found_images
+
+    found = found_images(named_paths(images, null))
+    there = ledger.is_file()
+    if not there and ledger != DEFAULT_LEDGER:
+        raise typer.BadParameter(f"there is no ledger {ledger}; name the one that `write` wrote")
+    if not there and ours == "leave-out":
+        say(f"no ledger {ledger} here: words that trmml wrote are known by --provenance and --under"
+            " alone")  # fmt: skip
+    words = read_keywords(
+        list(found), embedded=embedded, ledger=ledger if there else None, under=under,
+        ours=ours == "include",
+    )  # fmt: skip
+    root = Path(os.path.commonpath([os.path.abspath(each) for each in found.values()]))
+    count = write_keywords(words, out, root, style)
+    tagged = sum(bool(each) for each in words.words.values())
+    if json:
+        print_json({
+            "out": str(out), "images": len(found), "tagged": tagged, "categories": count,
+            "left_out": words.ours, "refused": {str(path): why for path, why in words.refused},
+        })  # fmt: skip
+    else:
+        show(f"{out}: {tagged} of {len(found)} images have keywords, {count} different ones;"
+             f" {words.ours} words of trmml left out; names begin in {root}")  # fmt: skip
+    tell_refused(words.refused)
+    if words.refused:
+        raise typer.Exit(1)
+
+
+@sidecar.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml sidecar undo --ledger sidecars.jsonl",
+        "trmml sidecar undo --ledger sidecars.jsonl photos/2019",
+    ),
+)
+def undo(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGES]...", help="Only sidecars of these; all without any."),
+    ] = None,
+    ledger: LedgerOption = DEFAULT_LEDGER,
+    null: options.Null = False,
+    json: options.Json = False,
+) -> None:
+    """Take added words out of sidecars. Untouched ones get their old bytes back."""
+    from trmml.exchange.naming import found_images
+    from trmml.exchange.undo import undo as take_back
+
+    named = named_paths(images or (), null)
+    done = take_back(ledger, list(found_images(named)) if named else None)
+    restored = list(dict.fromkeys(path for path in done.written if path not in done.removed))
+    if json:
+        print_json({
+            "restored": list(map(str, restored)), "removed": list(map(str, done.removed)),
+            "moved": {str(path): what for path, what in done.moved},
+            "doubtful": list(map(str, done.doubtful)),
+            "refused": {str(path): why for path, why in done.refused},
+            "read_only": list(map(str, done.read_only)),
+        })  # fmt: skip
+    else:
+        show(f"{len(restored)} sidecars without what was added, {len(done.removed)} that held"
+             " nothing else removed")  # fmt: skip
+    for path, what in done.moved:
+        say(f"{path}: edited since; no longer there: {what}")
+    for path in done.doubtful:
+        say(f"{path}: nobody knows whether it was written, and it was edited since; left alone")
+    tell_refused(done.refused)
+    tell_read_only(done.read_only)
+    if done.refused or done.read_only or done.doubtful:
+        raise typer.Exit(1)

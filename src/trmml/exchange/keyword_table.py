@@ -1,0 +1,160 @@
+"""Years of keywords as a table of labels: what people tagged is present, the rest is unknown."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from trmml.datasets.tables.names import clean_name
+from trmml.errors import DataError
+from trmml.exchange.embedded import embedded_keywords
+from trmml.exchange.ledger import Ledger
+from trmml.exchange.naming import sidecars_of
+from trmml.exchange.readers import keywords_of
+from trmml.exchange.sidecars import bytes_of
+from trmml.exchange.splice import OWN
+from trmml.exchange.words import leaf_of, path_of, same
+from trmml.exchange.xmp import parse
+from trmml.storage.atomic import write_text
+
+
+class Found(NamedTuple):
+    """The keywords of images.
+
+    Attributes:
+        words: of each image, in one spelling.
+        ours: how many words were left out because trmml wrote them.
+        refused: sidecars that cannot be read, with the reason.
+    """
+
+    words: dict[Path, list[str]]
+    ours: int
+    refused: list[tuple[Path, str]]
+
+
+def read_keywords(
+    images: Sequence[Path],
+    *,
+    embedded: bool = False,
+    ledger: Path | None = None,
+    under: str | None = None,
+    ours: bool = False,
+) -> Found:
+    """The keywords of images, from their sidecars.
+
+    Spellings that differ in case or in the form of accents are one word, in the commonest one. Of
+    a tree of keywords the last level counts.
+
+    Args:
+        images: files.
+        embedded: read the images themselves, too.
+        ledger: of what trmml wrote; None where there is none.
+        under: the root that trmml's words were put under.
+        ours: keep what trmml wrote. A run that learns from it would learn from itself.
+
+    Raises:
+        DataError: the ledger is none.
+    """
+    written = _written(ledger)
+    spelled: dict[str, Counter[str]] = defaultdict(Counter)
+    found, refused, count = dict[Path, dict[str, str]](), list[tuple[Path, str]](), 0
+    for image in images:
+        words, own = _words_of(image, embedded, written, under, refused)
+        left_out = set() if ours else own & set(words)
+        count += len(left_out)
+        found[image] = {key: text for key, text in words.items() if key not in left_out}
+        for key, text in found[image].items():
+            spelled[key][text] += 1
+    best = {key: min(texts, key=lambda t: (-texts[t], t)) for key, texts in spelled.items()}
+    return Found({image: [best[key] for key in words] for image, words in found.items()},
+                 count, refused)  # fmt: skip
+
+
+def _written(ledger: Path | None) -> dict[str, set[str]]:
+    """What was written into each sidecar, by path."""
+    written: dict[str, set[str]] = defaultdict(set)
+    for entry in Ledger(ledger).read().entries if ledger is not None else ():
+        for name, texts in entry.ours.items():
+            written[entry.sidecar] |= {same(leaf_of(name, text)) for text in texts}
+    return written
+
+
+def _words_of(
+    image: Path,
+    embedded: bool,
+    written: Mapping[str, set[str]],
+    under: str | None,
+    refused: list[tuple[Path, str]],
+) -> tuple[dict[str, str], set[str]]:
+    """The words of an image by what their spellings share, and which of them trmml wrote."""
+    fields = [embedded_keywords(image)] if embedded else []
+    own = set[str]()
+    for sidecar in sidecars_of(image):
+        try:
+            packet = parse(bytes_of(sidecar) or b"")
+        except DataError as error:
+            refused.append((sidecar, str(error)))
+            continue
+        fields.append(keywords_of(packet))
+        own |= {same(entry.rsplit("|", 2)[0]) for entry in packet.words(OWN)}
+        own |= written.get(str(sidecar.resolve()), set())
+        own |= written.get(os.path.abspath(sidecar), set())
+    words = dict[str, str]()
+    for name, texts in ((name, texts) for each in fields for name, texts in each.items()):
+        for text in texts:
+            path = path_of(name, text)
+            if path and under is not None and same(path[0]) == same(under):
+                own.add(same(path[-1]))
+            if path and path != (under,) and clean_name(path[-1]):
+                words.setdefault(same(path[-1]), clean_name(path[-1]))
+    return words, own
+
+
+def write_keywords(
+    found: Found, out: Path, root: Path, style: Literal["long", "wide"] = "long"
+) -> int:
+    """Write a table of labels, and return the number of its categories.
+
+    Args:
+        found: from `read_keywords`.
+        out: new file. "long": image, present, absent, the last of which is blank. "wide": a column
+            a word, with 1 or blank.
+        root: folder that the images' names begin in.
+        style: one of the two.
+
+    Raises:
+        DataError: the file is there, nobody tagged anything, or a name cannot be written.
+    """
+    if out.exists():
+        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
+    names = sorted({word for words in found.words.values() for word in words})
+    if not names:
+        raise DataError(
+            f"none of the {len(found.words)} images has a keyword in a sidecar that a person wrote;"
+            " --embedded reads the images themselves, --ours include what trmml wrote"
+        )
+    rows = [
+        (Path(os.path.relpath(path, root)).as_posix(), words) for path, words in found.words.items()
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if style == "wide":
+        writer.writerow(("image", *names))
+        writer.writerows(
+            (name, *("1" if n in words else "" for n in names)) for name, words in rows
+        )
+    else:
+        # As JSON where a sign in a name could be taken for what parts names.
+        listed = any(not name.replace(" ", "").isalnum() for name in names)
+        join = (lambda w: json.dumps(w, ensure_ascii=False)) if listed else ";".join
+        writer.writerow(("image", "present", "absent"))
+        writer.writerows((name, join(words) if words else "", "") for name, words in rows)
+    try:
+        write_text(out, text.getvalue())
+    except UnicodeEncodeError as error:
+        raise DataError(f"the name of an image is not UTF-8 ({error.reason}); rename it") from error
+    return len(names)

@@ -1,0 +1,196 @@
+"""`trmml sidecar`: where words come from, what is told, and the way back into a table."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.cli.test_imports import LIGHT, imported
+from tests.conftest import TOY_SPEC
+from tests.exchange.test_sidecars import OLD, image, packet, tree
+from trmml.cli.main import app
+from trmml.curation.answers import Answer, Answers, new_id, now
+from trmml.datasets.formats.folder import read_folder
+from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS
+from trmml.exchange.splice import OWN
+from trmml.storage.hashes import hash_file
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(app, ["sidecar", *map(str, args)])
+
+
+def good(*args: object) -> dict[str, object]:
+    result = run(*args, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two images, one in a folder below, and a table of their labels."""
+    monkeypatch.chdir(tmp_path)
+    image(tmp_path / "photos", "a.jpg", "Sea")
+    image(tmp_path / "photos" / "below", "b.jpg")
+    Path("labels.csv").write_text("image,dog,cat\na.jpg,1,0\nbelow/b.jpg,,1\n")
+    return tmp_path / "photos"
+
+
+def test_a_table_goes_into_sidecars_and_back_with_blanks_unknown(photos) -> None:
+    before = tree(photos)
+    done = good("write", photos, "--from", "labels.csv")
+    assert len(done["written"]) == 2 and before.items() <= tree(photos).items()  # type: ignore[arg-type]
+    assert packet(photos / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
+    assert good("write", photos, "--from", "labels.csv")["unchanged"] == 2
+    good("read", photos, "--out", "all.csv", "--ours", "include", "--embedded")
+    data = read_folder(photos, "all.csv")
+    assert data.category_names == ("Sea", "cat", "dog")
+    assert data.matrix.known.tolist() == [[True, False, True], [False, True, False]]
+    assert bool(data.matrix.labels[data.matrix.known].all())
+    people = good("read", photos, "--out", "people.csv", "--embedded")
+    assert people["categories"] == 1 and people["left_out"] == 2
+    good("undo")
+    assert tree(photos) == before
+
+
+def test_our_words_are_told_apart_without_a_ledger(photos) -> None:
+    good("write", photos, "--from", "labels.csv", "--under", "AI")
+    assert packet(photos / "a.jpg.xmp").words(HIERARCHY) == ["Sea", "AI|dog"]
+    Path("sidecars.jsonl").unlink()
+    assert good("read", photos, "--out", "a.csv", "--under", "AI")["left_out"] == 2
+    good("write", photos, "--from", "labels.csv", "--provenance")
+    assert packet(photos / "a.jpg.xmp").words(OWN)[0].startswith("dog||")
+    Path("sidecars.jsonl").unlink()
+    found = good("read", photos, "--out", "b.csv", "--format", "wide")
+    assert (
+        found["categories"] == 1
+        and Path("b.csv").read_text() == "image,Sea\na.jpg,1\nbelow/b.jpg,\n"
+    )
+
+
+@pytest.mark.parametrize("words", [["salt, pepper", "a;b"], ["[x]"], ["Dog", "dog"]])
+def test_words_that_lists_could_part_come_back(photos, words: list[str]) -> None:
+    items = "".join(f"<rdf:li>{word}</rdf:li>" for word in words)
+    (photos / "a.jpg.xmp").write_text(OLD.replace("<rdf:li>Beach</rdf:li>", items))
+    good("read", photos, "--out", "t.csv")
+    assert set(read_folder(photos, "t.csv").category_names) == {*words} - {"dog"}
+
+
+def test_a_run_tags_and_what_a_person_denied_is_never_written(
+    photos, finished_run, toy_images
+) -> None:
+    for path in sorted(toy_images.test.iterdir())[:6]:
+        shutil.copy(path, photos)
+    how = ("--encoder", TOY_SPEC, "--accept", "sure=0.5001", "--device", "cpu")
+    good("write", finished_run, photos, *how)
+    first = min(photos.glob("*.png.xmp"))
+    denied = packet(first).words(SUBJECT)[0]
+    good("undo")
+    sha256 = hash_file(first.with_suffix(""))
+    with Answers("answers.sqlite") as journal:
+        journal.add([Answer(new_id(), now(), "", "renamed.png", sha256, denied.upper(), "absent",
+                            "unknown", None, "learn", "")])  # fmt: skip
+    good("write", finished_run, photos, *how, "--from", "answers.sqlite")
+    assert not first.exists() or denied not in packet(first).words(SUBJECT)
+    assert list(photos.glob("*.png.xmp"))
+
+
+def test_a_table_is_completed_by_a_run(photos, finished_run, toy_images) -> None:
+    how = ("--encoder", TOY_SPEC, "--accept", "sure=0.5001", "--device", "cpu")
+    lines = toy_images.test_table.read_text().splitlines()
+    Path("half.csv").write_text("\n".join([lines[0], *(f"{line[:-1]}" for line in lines[1:])]))
+    shutil.copytree(toy_images.test, "copies")
+    done = good("write", finished_run, "copies", "--from", "half.csv", *how)
+    assert done["written"] and not done["refused"]
+
+
+def test_answers_alone_need_no_run(photos) -> None:
+    with Answers("answers.sqlite") as journal:
+        for category, answer in (("dog", "absent"), ("owl", "present")):
+            journal.add([Answer(new_id(), now(), "", "a.jpg", hash_file(photos / "a.jpg"), category,
+                                answer, "unknown", None, "learn", "")])  # fmt: skip
+    good("write", photos, "--from", "labels.csv", "--from", "answers.sqlite")
+    assert packet(photos / "a.jpg.xmp").words(TAGS) == ["Sea", "owl"]
+
+
+def test_a_dry_run_prints_diffs_and_writes_nothing(photos, tmp_path) -> None:
+    (photos / "a.jpg.xmp").write_text(OLD)
+    before = tree(tmp_path)
+    done = run("write", photos, "--from", "labels.csv", "--dry-run")
+    assert done.exit_code == 0 and "+    <rdf:li>dog</rdf:li>" in done.stdout.replace(
+        "     <", "    <"
+    )
+    assert tree(tmp_path) == before
+
+
+def test_a_parallel_tree_leaves_the_archive_alone(photos) -> None:
+    (photos / "a.jpg.xmp").write_text(OLD)
+    before = tree(photos)
+    good("write", photos, "--from", "labels.csv", "--to", "out")
+    assert tree(photos) == before and Path("out/below/b.jpg.xmp").is_file()
+    assert packet(Path("out/a.jpg.xmp")).words(SUBJECT) == ["Beach", "dog"]
+
+
+def test_pairs_and_lightroom(photos) -> None:
+    (photos / "a.CR2").write_bytes(b"raw")
+    good("write", photos, "--from", "labels.csv", "--pairs", "--naming", "lightroom")
+    assert packet(photos / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
+    assert packet(photos / "a.xmp").words(SUBJECT) == ["dog"]
+    good("undo")
+    done = good("write", photos, "--from", "labels.csv", "--for", "lightroom", "--csv", "l.csv")
+    assert not list(photos.rglob("*.xmp")) and str(done["exiftool"]).startswith(
+        "exiftool -sep '##'"
+    )
+    assert Path("l.csv").read_text().splitlines()[1:] == ["a.jpg,dog,dog", "below/b.jpg,cat,cat"]
+
+
+@pytest.mark.skipif(not shutil.which("exiftool"), reason="exiftool is not installed")
+def test_exiftool_takes_the_table_for_lightroom(photos) -> None:
+    command = good("write", photos, "--from", "labels.csv", "--for", "lightroom", "--csv", "l.csv")
+    subprocess.run(
+        str(command["exiftool"]), shell=True, cwd=photos, check=True, capture_output=True
+    )
+    said = subprocess.run(["exiftool", "-j", "-Subject", photos / "a.jpg"], capture_output=True)
+    assert json.loads(said.stdout)[0]["Subject"] == ["Sea", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("write", "photos"), "give the folder of a run and images"),
+        (("write", "photos", "photos"), "holds no trained model"),
+        (("write", "photos", "--from", "none.csv"), "cannot read none.csv"),
+        (("write", "photos/below", "--from", "other.csv"), "says nothing of the 1 images"),
+        (
+            ("write", "photos", "--from", "labels.csv", "--for", "picasa"),
+            "expected names of digikam",
+        ),
+        (("write", "photos", "--from", "labels.csv", "--under", "a|b"), "holds |"),
+        (("read", "photos/below", "--out", "t.csv"), "none of the 1 images has a keyword"),
+        (("read", "photos", "--out", "labels.csv", "--embedded"), "no table is written over"),
+        (("read", "photos", "--out", "t.csv", "--ledger", "none.jsonl"), "there is no ledger"),
+        (("undo",), "cannot read sidecars.jsonl"),
+    ],
+)
+def test_errors_say_what_to_do(photos, args: tuple[str, ...], words: str) -> None:
+    Path("other.csv").write_text("image,dog\nx.jpg,1\n")
+    result = run(*args)
+    assert result.exit_code in (1, 2) and words in " ".join(result.output.split()), result.output
+    assert not list(photos.rglob("*.xmp"))
+
+
+def test_a_name_that_no_field_can_hold_is_told_and_the_others_are_written(photos) -> None:
+    Path("labels.csv").write_text("image,a|b,dog\na.jpg,1,1\n")
+    result = run("write", photos, "--from", "labels.csv")
+    assert result.exit_code == 1 and "the name 'a|b' holds |" in result.output
+    assert packet(photos / "a.jpg.xmp").words(TAGS) == ["Sea", "dog"]
+
+
+def test_reading_and_undoing_import_no_torch(photos) -> None:
+    good("write", photos, "--from", "labels.csv")
+    assert imported(["sidecar", "read", photos, "--out", "t.csv", "--embedded"]) <= LIGHT
+    assert imported(["sidecar", "undo"]) <= LIGHT
