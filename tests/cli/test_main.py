@@ -80,7 +80,12 @@ def test_the_verbs() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples_and_no_sentence_cut(command: str) -> None:
-    inner = {"store": "ls", "data": "check", "review": "ask"}  # these are groups of commands
+    inner = {
+        "store": "ls",
+        "data": "check",
+        "review": "ask",
+        "sidecar": "write",
+    }  # these are groups of commands
     text = good(command, inner.get(command, "--help"), "--help")
     assert "Examples:\n" in text and f"trmml {command}" in text.split("Examples:")[1]
     summary = next(line for line in good("--help").splitlines() if line.startswith(f"  {command} "))
