@@ -23,7 +23,7 @@ sidecar = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Keywords beside images, where photo software reads them, and back.",
+    help="Write keywords for photo software, and read them.",
 )
 
 sidecar.command(
