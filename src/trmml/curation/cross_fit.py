@@ -20,11 +20,11 @@ from trmml.method.layers import signed_root
 DIRECTIONS = 256
 # Of the squared weights, where the inputs' whole variance is 1. Of 0.02, 0.1, 0.3 and 1 the first
 # two are best on the scenes at 10, 50 and 90 % known, within 1 mAP of each other.
-PENALTY = 0.05
-# Of the descent. 300 steps at half the rate give the same mAP within 0.6.
-STEPS, RATE, MOMENTUM = 30, 0.3, 0.8
+PENALTY = 0.1
+# Of the descent, which is stopped early: 30 steps have up to 2 mAP less on Corel5k and the scenes.
+STEPS, RATE, MOMENTUM = 6, 0.3, 0.8
 # Images that a head learns from at most, and that are computed with at a time.
-MOST_IMAGES, BLOCK = 20_000, 4096
+MOST_IMAGES, BLOCK = 20_000, 1024
 
 
 class Head(NamedTuple):
@@ -85,20 +85,21 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
     bias = positive_share(matrix, blank).logit()
     weight = speed = torch.zeros(inputs.shape[1], len(bias))
     variance = inputs.square().mean(dim=0)[:, None]
-    parts = [torch.arange(len(inputs))[i : i + BLOCK] for i in range(0, len(inputs), BLOCK)]
+    counts = matrix_weights(matrix, blank)
+    parts = (torch.split(each, BLOCK) for each in (inputs, counts, counts * matrix.labels))
+    blocks = list(zip(*parts, strict=True))
     for _ in range(STEPS):
         ahead = weight + MOMENTUM * speed
         gradient, slope, curvature = PENALTY * ahead, torch.zeros_like(bias), torch.zeros(len(bias))
-        for part in parts:
-            rows = matrix.subset(part)
-            counts = matrix_weights(rows, blank)
-            probability = torch.sigmoid(inputs[part] @ ahead + bias)
-            excess = counts * (probability - rows.labels.float())
-            gradient += inputs[part].T @ excess
+        for rows, count, present in blocks:
+            probability = torch.addmm(bias, rows, ahead).sigmoid_()
+            weighed = count * probability
+            excess = weighed - present
+            gradient.addmm_(rows.T, excess)
             slope += excess.sum(dim=0)
             # Where a probability is far off, p (1 - p) says too little of the way to go.
-            own = counts * probability * (1 - probability)
-            curvature += torch.maximum(own.sum(dim=0), excess.abs().sum(dim=0) / 2)
+            own = weighed.addcmul_(weighed, probability, value=-1).sum(dim=0)
+            curvature += torch.maximum(own, excess.abs_().sum(dim=0) / 2)
         speed = MOMENTUM * speed - RATE * gradient / (curvature * variance + PENALTY)
         weight = weight + speed
         bias = bias - RATE * slope / (curvature + 0.1)

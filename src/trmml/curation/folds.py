@@ -10,7 +10,8 @@ FOLDS = 5
 NEAR = 0.98
 # Leading directions in which distances are compared first: none grows by leaving others out.
 DIRECTIONS = 32
-BLOCK = 2048
+# Images by images that are compared at a time: their products stay in a processor's cache.
+BLOCK, WIDE = 512, 2048
 
 
 def image_folds(features: Float[Tensor, "N D"], seed: int = 0) -> Int[Tensor, " N"]:
@@ -54,17 +55,33 @@ def near_groups(features: Float[Tensor, "N D"]) -> Int[Tensor, " N"]:
 
 
 def _near_pairs(unit: Float[Tensor, "N D"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """Both images of each near pair, the earlier first."""
+    """Both images of each near pair, the earlier first.
+
+    |a - b|^2 = 2 - 2 cos for unit vectors, and no projection makes a distance longer. So a product
+    of two short rows, each with half its excess in it, is negative wherever a pair is too far.
+    """
     _, directions = torch.linalg.eigh(unit.T @ unit)
     short = unit @ directions[:, -DIRECTIONS:]
-    # |a - b|^2 = 2 - 2 cos for unit vectors, and no projection makes a distance longer.
-    half = short.square().sum(dim=1) / 2 - (1 - NEAR) / 2
-    pairs = []
-    for start in range(0, len(unit), BLOCK):
-        rows = slice(start, start + BLOCK)
-        close = short[rows] @ short[start:].T >= half[rows, None] + half[None, start:]
-        found = close.triu(1).nonzero() + start
-        cosine = (unit[found[:, 0]] * unit[found[:, 1]]).sum(dim=1)
-        pairs.append(found[cosine >= NEAR])
-    left, right = torch.cat(pairs).unbind(1)
+    excess = short.square().sum(dim=1, keepdim=True) / 2 - (1 - NEAR) / 2
+    one = torch.ones_like(excess)
+    rows = torch.split(torch.cat([short, -excess, one], dim=1), BLOCK)
+    columns = torch.cat([short, one, -excess], dim=1).T.contiguous()
+    found = [_close(row, columns, start * BLOCK) for start, row in enumerate(rows)]
+    cosines = [(unit[pairs[:, 0]] * unit[pairs[:, 1]]).sum(dim=1) for pairs in found]
+    near = [pairs[cosine >= NEAR] for pairs, cosine in zip(found, cosines, strict=True)]
+    left, right = torch.cat(near).unbind(1)
     return left, right
+
+
+def _close(
+    rows: Float[Tensor, "B E"], columns: Float[Tensor, "E N"], start: int
+) -> Int[Tensor, "M 2"]:
+    """Pairs of which the product is not negative, of the rows with all that come later."""
+    found = []
+    for begin in range(start, columns.shape[1], WIDE):
+        product = rows @ columns[:, begin : begin + WIDE]
+        some = (product.amax(dim=1) >= 0).nonzero()[:, 0]  # one pass over what is mostly far
+        pairs = (product[some] >= 0).nonzero()
+        found.append(torch.stack([some[pairs[:, 0]] + start, pairs[:, 1] + begin], dim=1))
+    pairs = torch.cat(found)
+    return pairs[pairs[:, 1] > pairs[:, 0]]
