@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trmml.curation.acceptance import Rule, accepted, precision_cuts, wilson
+from trmml.curation.acceptance import Rule, accepted, precision_cuts, raised_cuts, wilson
 from trmml.errors import ConfigError
 
 PROBABILITY = torch.tensor([[0.02, 0.4, 0.6, 0.97]])
@@ -59,3 +59,21 @@ def test_equal_probabilities_are_not_parted() -> None:
     labels = torch.arange(60)[:, None] < 40
     cuts = precision_cuts(0.9, torch.full((60, 1), 0.7), labels, torch.ones_like(labels))
     assert cuts.isinf().all()
+
+
+def test_cuts_rise_until_other_pairs_reach_the_precision() -> None:
+    """By hand: 20 right ones lie high, of 20 lower ones a half is right."""
+    high, low = torch.linspace(0.9, 0.99, 20), torch.linspace(0.55, 0.75, 20)
+    probability = torch.cat([low, high])[:, None]
+    labels = (torch.arange(40)[:, None] % 2 == 0) | (probability > 0.8)
+    known, cuts = torch.ones_like(labels), torch.tensor([0.5])
+    raised = raised_cuts(cuts, 0.9, probability, labels, known)
+    assert 0.6 < raised < 0.76  # (20 + 9 + right) / (20 + 10 + all) sinks to 0.9 there
+    assert raised_cuts(cuts, 0.7, probability, labels, known) == cuts
+    assert raised_cuts(cuts, 0.9, probability, torch.zeros_like(labels), known) == 1
+    assert raised_cuts(cuts, 0.9, probability, labels, ~known) == cuts  # nothing shows otherwise
+    two = raised_cuts(
+        torch.tensor([0.5, torch.inf]), 0.9, probability.repeat(1, 2), labels.repeat(1, 2),
+        known.repeat(1, 2),
+    )  # fmt: skip
+    assert torch.allclose(two[0], raised) and two[1].isinf()

@@ -11,8 +11,12 @@ from trmml.errors import ConfigError
 from trmml.labels.matrix import LabelMatrix
 
 RULES = "none, threshold, sure=P, precision=P or all"
-# Of the 90 % interval: either side errs in 5 %. The lowest of many cuts is sought, which flatters.
+# Of the 90 % interval: either side errs in 5 %.
 BOUND = 1.6449
+# Pairs of just the wanted precision that are added when cuts are checked: few pairs prove nothing.
+PRIOR_PAIRS = 10.0
+# From 0 and 1 that log-odds stop at.
+EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,35 @@ def precision_cuts(
         if len(reached):
             cuts[c] = values[reached[-1]]
     return cuts
+
+
+def raised_cuts(
+    cuts: Float[Tensor, " C"],
+    precision: float,
+    probability: Float[Tensor, "H C"],
+    labels: Bool[Tensor, "H C"],
+    known: Bool[Tensor, "H C"],
+) -> Float[Tensor, " C"]:
+    """Cuts raised alike, in log-odds, until pairs that did not choose them reach the precision.
+
+    The lowest of many cuts was sought, and that flatters.
+
+    Args:
+        cuts: from `precision_cuts`.
+        precision: what was asked of them.
+        probability: of other pairs that nothing was fitted on.
+        labels: read only where `known` is True.
+        known: the pairs that count.
+    """
+    used = known & (probability >= cuts)
+    over = (probability.logit(EPS) - cuts.logit(EPS))[used]
+    over, order = over.sort(descending=True)
+    hits = labels[used][order].cumsum(0) + precision * PRIOR_PAIRS
+    reached = hits / (torch.arange(1, len(over) + 1) + PRIOR_PAIRS) >= precision
+    if not len(over) or bool(reached[-1]):
+        return cuts
+    rise = over[reached.nonzero()[-1]] if bool(reached.any()) else math.inf
+    return torch.where(cuts.isfinite(), (cuts.logit(EPS) + rise).sigmoid(), cuts)
 
 
 def wilson(hits: Float[Tensor, " M"], of: Float[Tensor, " M"]) -> Float[Tensor, " M"]:

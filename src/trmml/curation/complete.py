@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from trmml.curation.acceptance import Rule, accepted, precision_cuts
+from trmml.curation.acceptance import Rule, accepted, precision_cuts, raised_cuts
 from trmml.curation.collection import Collection, read_collection
-from trmml.curation.recalibration import Recalibration, plain_calibration
+from trmml.curation.recalibration import Recalibration
 from trmml.curation.weighing import Weighed, weigh_evidence
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
@@ -25,6 +25,8 @@ from trmml.settings.choices import EvidenceChoice, OnBadImage
 logger = logging.getLogger(__name__)
 
 UNKNOWN, GIVEN, MODEL, EVIDENCE = range(4)
+# One image in so many checks cuts where no run does.
+CHECKED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,17 +147,16 @@ def complete_collection(
             f" {len(matrix)} images; leave cells blank where nothing is known, and see whether"
             " --blank absent filled them"
         )
-    held = plain_calibration(collection.out_of_sample, matrix).logits(collection.out_of_sample)
-    held, expected = held.float(), held.float().sigmoid()
-    weighed = weigh_evidence(matrix, held, collection.folds, _allowed(matrix, evidence))
+    expected = collection.expected.sigmoid()
+    weighed = weigh_evidence(
+        matrix, expected, collection.folds, collection.unseen, _allowed(matrix, evidence)
+    )
     added = weighed.evidence.added(matrix, expected)
-    lines = _lines(collection, held + added, weighed)
+    lines = _lines(collection, weighed)
     probability = lines.probabilities(collection.logits + added, matrix)
     cuts = torch.zeros(len(names))
     if rule.name == "precision":
-        cuts = precision_cuts(
-            rule.number, lines.probabilities(held + added, matrix), matrix.labels, matrix.known
-        )
+        cuts = _cuts(rule.number, collection, weighed, lines)
     found = accepted(rule, probability, lines.each.thresholds, cuts)
     decided = is_open & found.known
     told = matrix.known.any(dim=1, keepdim=True) & weighed.evidence.speaks
@@ -175,12 +176,36 @@ def complete_collection(
     )
 
 
-def _lines(collection: Collection, held: Float[Tensor, "N C"], weighed: Weighed) -> Recalibration:
+def _lines(collection: Collection, weighed: Weighed) -> Recalibration:
     """From log-odds to probabilities: fitted anew where evidence was added, else the run's own."""
-    if weighed.evidence.speaks:
-        return Recalibration.fit(held, collection.matrix)
-    own = Calibration.identity(len(collection.category_names))
-    return Recalibration(replace(own, thresholds=collection.calibration.thresholds), ())
+    if not weighed.evidence.speaks:
+        own = Calibration.identity(len(collection.category_names))
+        return Recalibration(replace(own, thresholds=collection.calibration.thresholds), ())
+    rows, logits, _ = collection.unseen
+    given = collection.matrix.subset(rows)
+    apart = weighed.added_apart(given, collection.expected[rows].sigmoid(), collection.folds[rows])
+    return Recalibration.fit(logits + apart, given)
+
+
+def _cuts(
+    precision: float, collection: Collection, weighed: Weighed, lines: Recalibration
+) -> Float[Tensor, " C"]:
+    """Cuts by the linear heads, which score enough known pairs, raised by images that had no say.
+
+    Those are the run's held-out ones, else a quarter.
+    """
+    matrix = collection.matrix
+    apart = weighed.added_apart(matrix, collection.expected.sigmoid(), collection.folds)
+    linear = collection.expected + apart
+    rows, logits = torch.arange(0, len(matrix), CHECKED), linear[::CHECKED]
+    if collection.held_out is not None:
+        rows = collection.held_out.images
+        logits = collection.held_out.logits + apart[rows]
+    choosing, checked = matrix.known.clone(), matrix.subset(rows)
+    choosing[rows] = False
+    cuts = precision_cuts(precision, lines.probabilities(linear, matrix), matrix.labels, choosing)
+    probability = lines.probabilities(logits, checked)
+    return raised_cuts(cuts, precision, probability, checked.labels, checked.known)
 
 
 def _allowed(matrix: LabelMatrix, evidence: EvidenceChoice) -> EvidenceChoice:

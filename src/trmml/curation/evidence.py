@@ -7,14 +7,16 @@ known labels say of its errors elsewhere. p must come from a model that never sa
 errors look like none; co-occurrence is counted on other images than those that are scored.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import known_positive_share
+from trmml.labels.statistics import PRIOR_COUNT
 
 # Images that a conditional share is drawn towards independence by.
 PSEUDO_COUNTS = 10.0
@@ -83,52 +85,96 @@ class Evidence:
         return by_state + known * (labels - expected) * self.stack.T[columns]
 
 
-def pair_evidence(matrix: LabelMatrix) -> tuple[Float[Tensor, "C C"], Float[Tensor, "C C"]]:
+class Counts(NamedTuple):
+    """What evidence is made of; those of several groups of images add up.
+
+    Attributes:
+        images: their number.
+        present: known present labels of each category.
+        known: known labels of each.
+        both: images with both present, of those that know both.
+        first: with the row present and the column absent.
+        neither: with both absent.
+        moments: products of residuals, summed.
+        curvature: p (1 - p), summed over known labels.
+    """
+
+    images: Float[Tensor, ""]
+    present: Float[Tensor, " C"]
+    known: Float[Tensor, " C"]
+    both: Float[Tensor, "C C"]
+    first: Float[Tensor, "C C"]
+    neither: Float[Tensor, "C C"]
+    moments: Float[Tensor, "C C"]
+    curvature: Float[Tensor, " C"]
+
+    def plus(self, other: "Counts", sign: int = 1) -> "Counts":
+        """Those of both groups; with a sign of -1 those of this one without the other."""
+        return Counts(*(mine + sign * yours for mine, yours in zip(self, other, strict=True)))
+
+
+def count_labels(matrix: LabelMatrix, expected: Float[Tensor, "N C"]) -> Counts:
+    """Counts of some images.
+
+    Args:
+        matrix: what is known of them.
+        expected: probabilities p of a model that never saw them.
+    """
+    categories = matrix.labels.shape[1]
+    flat, square = torch.zeros(3, categories), torch.zeros(4, categories, categories)
+    for part in torch.split(torch.arange(len(matrix)), BLOCK):
+        rows, p = matrix.subset(part), expected[part]
+        present, known = rows.labels.float(), rows.known.float()
+        absent, residual = known - present, known * (present - p)
+        flat += torch.stack([each.sum(dim=0) for each in (present, known, known * p * (1 - p))])
+        for sums, left, right in zip(
+            square,
+            (present, present, absent, residual),
+            (present, absent, absent, residual),
+            strict=True,
+        ):
+            sums.addmm_(left.T, right)
+    images = torch.tensor(float(len(matrix)))
+    return Counts(images, flat[0], flat[1], square[0], square[1], square[2], square[3], flat[2])
+
+
+def pair_evidence(counts: Counts) -> tuple[Float[Tensor, "C C"], Float[Tensor, "C C"]]:
     """Log-odds that a present and an absent label k give category c, before any weight.
 
     log P(y_k | y_c = 1) - log P(y_k | y_c = 0), over images that know both, each share drawn
     towards that of k alone.
     """
-    together, apart = torch.zeros(2, 2, *[matrix.labels.shape[1]] * 2)
-    for part in torch.split(torch.arange(len(matrix)), BLOCK):
-        rows = matrix.subset(part)
-        present = rows.labels.float()
-        states = (present, rows.known.float() - present)
-        for number, state in enumerate(states):
-            together[number] += present.T @ state  # k present, c present or absent
-            apart[number] += states[1].T @ state  # k absent
-    share = known_positive_share(matrix)[:, None]
-    total = together + apart + PSEUDO_COUNTS
-    yes = ((together + PSEUDO_COUNTS * share) / total).log()
-    no = ((apart + PSEUDO_COUNTS * (1 - share)) / total).log()
-    return (yes[0] - yes[1]).fill_diagonal_(0), (no[0] - no[1]).fill_diagonal_(0)
+    share = ((counts.present + PRIOR_COUNT) / (counts.known + 2 * PRIOR_COUNT))[:, None]
+
+    def log_shares(yes: Tensor, no: Tensor) -> tuple[Tensor, Tensor]:
+        total = yes + no + PSEUDO_COUNTS
+        drawn = yes + PSEUDO_COUNTS * share, no + PSEUDO_COUNTS * (1 - share)
+        return (drawn[0] / total).log(), (drawn[1] / total).log()
+
+    where_present = log_shares(counts.both, counts.first.T)
+    where_absent = log_shares(counts.first, counts.neither)
+    present, absent = (a - b for a, b in zip(where_present, where_absent, strict=True))
+    return present.fill_diagonal_(0), absent.fill_diagonal_(0)
 
 
-def stack_evidence(
-    matrix: LabelMatrix, expected: Float[Tensor, "N C"], penalty: float
-) -> Float[Tensor, "C C"]:
+def stack_evidence(counts: Counts, penalties: Sequence[float]) -> list[Float[Tensor, "C C"]]:
     """Weights of residuals: one Newton step of penalised logistic regression on known pairs.
 
     All categories share the residuals' second moments, so that one decomposition serves them
     all; a weight of a category on itself is held to zero.
 
     Args:
-        matrix: what is known.
-        expected: probabilities of a model that never saw the images.
-        penalty: of squared weights; known labels count for 1 each.
+        counts: of the images.
+        penalties: of squared weights, one for each result; known labels count for 1 each.
     """
-    categories = matrix.labels.shape[1]
-    moments, curvature = torch.zeros(categories, categories), torch.zeros(categories)
-    for part in torch.split(torch.arange(len(matrix)), BLOCK):
-        rows, p = matrix.subset(part), expected[part]
-        known = rows.known.float()
-        residual = known * (rows.labels.float() - p)
-        moments += residual.T @ residual
-        curvature += (known * p * (1 - p)).sum(dim=0)
-    values, vectors = torch.linalg.eigh(moments / max(len(matrix), 1))
-    scale = 1 / (values.clamp(min=0)[:, None] * curvature + penalty)  # (C, C): direction, category
-    gradient = moments.clone().fill_diagonal_(0)
-    free = vectors @ (scale * (vectors.T @ gradient))
-    own = vectors @ (scale * vectors.T)  # of each category, the inverse's column of its own
-    weights: Tensor = free - own * (free.diagonal() / own.diagonal())
-    return weights.fill_diagonal_(0)
+    values, vectors = torch.linalg.eigh(counts.moments / counts.images.clamp(min=1))
+    gradient = vectors.T @ counts.moments.clone().fill_diagonal_(0)
+    curved = values.clamp(min=0)[:, None] * counts.curvature  # (C, C): direction, category
+    found = []
+    for penalty in penalties:
+        scale = 1 / (curved + penalty)
+        free = vectors @ (scale * gradient)
+        own = vectors @ (scale * vectors.T)  # of each category, the inverse's column of its own
+        weights: Tensor = free - own * (free.diagonal() / own.diagonal())
+        found.append(weights.fill_diagonal_(0))
+    return found

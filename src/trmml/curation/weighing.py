@@ -1,7 +1,12 @@
-"""How far to trust evidence: weights chosen on known pairs of images that no count has seen."""
+"""How far to trust evidence: weights chosen on known pairs that neither counts nor model have seen.
+
+A linear head knows less of an image than the run does, and finds news where the run has none. So
+the run's own held-out images choose wherever the run tells them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -9,7 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trmml.curation.evidence import Evidence, pair_evidence, stack_evidence
+from trmml.curation.evidence import (
+    Counts,
+    Evidence,
+    count_labels,
+    pair_evidence,
+    stack_evidence,
+)
 from trmml.curation.folds import FOLDS
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.calibration import some_pairs
@@ -20,8 +31,8 @@ from trmml.settings.choices import EvidenceChoice
 PAIR_WEIGHTS = (0.1, 0.2, 0.3, 0.5)
 PENALTIES = (1.0, 3.0, 10.0, 30.0)
 STACK_WEIGHTS = (0.3, 1.0)
-# Images and known pairs that choose, at most.
-MOST_IMAGES, MOST_PAIRS = 20_000, 1_000_000
+# Known pairs that choose, at most.
+MOST_PAIRS = 1_000_000
 # Added to a category's positives before its pairs weigh one over them: all categories count alike.
 PRIOR_POSITIVES = 5.0
 
@@ -41,6 +52,21 @@ class Weights(NamedTuple):
         return "pairs" if self.pairs else "stack" if self.stack else "off"
 
 
+class Unseen(NamedTuple):
+    """Images H, and calibrated logits of a model that was trained without them.
+
+    Attributes:
+        images: their places in the collection.
+        logits: of the run, or of a model that stands in for it.
+        errors: standard errors that a gain on them must exceed; a stand-in finds news where the
+            run has none.
+    """
+
+    images: Int[Tensor, " H"]
+    logits: Float[Tensor, "H C"]
+    errors: float = 1.0
+
+
 @dataclass(frozen=True)
 class Weighed:
     """Evidence with its weights in it, and what it is worth.
@@ -48,14 +74,26 @@ class Weighed:
     Attributes:
         weights: chosen on all held-out pairs.
         evidence: counted on all images.
+        apart: for each fold, counted on the other folds.
         gain: in log-loss per positive, categories alike, on images that did not choose.
         error: standard error of `gain`, over images.
     """
 
     weights: Weights
     evidence: Evidence
+    apart: tuple[Evidence, ...]
     gain: float
     error: float
+
+    def added_apart(
+        self, matrix: LabelMatrix, expected: Float[Tensor, "N C"], folds: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N C"]:
+        """What is added to images by evidence that was counted without their folds."""
+        added = torch.zeros_like(expected)
+        for fold, evidence in enumerate(self.apart if self.evidence.speaks else ()):
+            rows = (folds == fold).nonzero()[:, 0]
+            added[rows] = evidence.added(matrix.subset(rows), expected[rows])
+        return added
 
 
 class _Pairs(NamedTuple):
@@ -78,8 +116,9 @@ class _Pairs(NamedTuple):
 
 def weigh_evidence(
     matrix: LabelMatrix,
-    logits: Float[Tensor, "N C"],
+    expected: Float[Tensor, "N C"],
     folds: Int[Tensor, " N"],
+    unseen: Unseen,
     choice: EvidenceChoice = "auto",
 ) -> Weighed:
     """The evidence that helps on held-out known pairs by more than a standard error, or none.
@@ -88,59 +127,89 @@ def weigh_evidence(
 
     Args:
         matrix: what is known.
-        logits: calibrated, by heads that never saw the image.
+        expected: probabilities by heads that never saw the image; evidence compares with them.
         folds: of the images.
+        unseen: whose known pairs choose.
         choice: "auto", "off", or a level that is taken even where it does not help.
     """
-    none = Weighed(Weights(), Evidence.none(matrix.labels.shape[1]), 0.0, 0.0)
-    if choice == "off" or not bool(matrix.known.any()):
-        return none
-    some = torch.arange(len(matrix))[:: max(1, len(matrix) // MOST_IMAGES)]
-    pairs = _held_out(matrix.subset(some), logits[some], folds[some])
+    known = matrix.known[unseen.images]
+    if choice == "off" or not bool(known.any()):
+        return _weighed(Weights(), [], 0.0, 0.0, len(matrix.known[0]))
+    groups = [count_labels(matrix.subset(f), expected[f]) for f in _rows(folds)]
+    pairs = _held_out(matrix, expected, folds, unseen, _without(groups))
     first = pairs.image % 2 == 0
     gains = [
         (pairs.loss(Weights()) - pairs.loss(_choose(pairs, chosen, choice))) * ~chosen
         for chosen in (first, ~first)
     ]
     gain, error = _gain(gains[0] + gains[1], pairs)
-    if choice == "auto" and gain <= error:
-        return Weighed(none.weights, none.evidence, gain, error)
-    weights = _choose(pairs, first | ~first, choice)
-    return Weighed(weights, counted(matrix, logits.sigmoid(), weights), gain, error)
+    helps = choice != "auto" or gain > unseen.errors * error
+    weights = _choose(pairs, first | ~first, choice) if helps else Weights()
+    return _weighed(weights, groups, gain, error, len(matrix.known[0]))
 
 
-def counted(matrix: LabelMatrix, expected: Float[Tensor, "N C"], weights: Weights) -> Evidence:
-    """Evidence counted on some images, times its weights."""
-    zero = torch.zeros(matrix.labels.shape[1], matrix.labels.shape[1])
+def _weighed(
+    weights: Weights, groups: list[Counts], gain: float, error: float, categories: int
+) -> Weighed:
+    """Evidence with these weights of all groups, and of all but each."""
+    if weights.level == "off":
+        return Weighed(weights, Evidence.none(categories), (), gain, error)
+    apart = tuple(weigh(counts, weights) for counts in _without(groups))
+    return Weighed(weights, weigh(_sum(groups), weights), apart, gain, error)
+
+
+def weigh(counts: Counts, weights: Weights) -> Evidence:
+    """Evidence of counts, times its weights."""
+    zero = torch.zeros_like(counts.both)
     present, absent, stack = zero, zero, zero
     if weights.pairs:
-        present, absent = (weights.pairs * part for part in pair_evidence(matrix))
+        present, absent = (weights.pairs * part for part in pair_evidence(counts))
     if weights.stack:
-        stack = weights.stack * stack_evidence(matrix, expected, weights.penalty)
+        stack = weights.stack * stack_evidence(counts, [weights.penalty])[0]
     return Evidence(present, absent, stack)
 
 
+def _rows(folds: Int[Tensor, " N"]) -> list[Int[Tensor, " F"]]:
+    """The images of each fold."""
+    return [(folds == fold).nonzero()[:, 0] for fold in range(FOLDS)]
+
+
+def _sum(groups: list[Counts]) -> Counts:
+    return reduce(Counts.plus, groups)
+
+
+def _without(groups: list[Counts]) -> list[Counts]:
+    """Counts of all groups but each."""
+    whole = _sum(groups)
+    return [whole.plus(each, -1) for each in groups]
+
+
 def _held_out(
-    matrix: LabelMatrix, logits: Float[Tensor, "N C"], folds: Int[Tensor, " N"]
+    matrix: LabelMatrix,
+    expected: Float[Tensor, "N C"],
+    folds: Int[Tensor, " N"],
+    unseen: Unseen,
+    others: list[Counts],
 ) -> _Pairs:
-    """Known pairs with evidence that was counted on the other folds."""
-    used, expected = some_pairs(matrix.known, MOST_PAIRS), logits.sigmoid()
+    """Known pairs of unseen images, with evidence that was counted on the other folds."""
+    rows, given = unseen.images, matrix.subset(unseen.images)
+    used = some_pairs(given.known, MOST_PAIRS)
     image, category = used.nonzero().unbind(1)
-    levels = [Weights(pairs=1.0), *(Weights(0.0, penalty, 1.0) for penalty in PENALTIES)]
-    said = torch.zeros(len(levels), len(image))
-    for fold in range(FOLDS):
-        seen, left = (folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0]
-        ours = folds[image] == fold
-        for number, level in enumerate(levels):
-            evidence = counted(matrix.subset(seen), expected[seen], level)
-            added = evidence.added(matrix.subset(left), expected[left])
+    said = torch.zeros(1 + len(PENALTIES), len(image))
+    for fold, counts in enumerate(others):
+        left = (folds[rows] == fold).nonzero()[:, 0]
+        ours, zero = folds[rows][image] == fold, torch.zeros_like(counts.both)
+        forms = [Evidence(*pair_evidence(counts), zero)]
+        forms += [Evidence(zero, zero, stack) for stack in stack_evidence(counts, PENALTIES)]
+        for number, evidence in enumerate(forms):
+            added = evidence.added(given.subset(left), expected[rows[left]])
             said[number, ours] = added[used[left]]
     # Only differences within a category matter here; calibration takes care of the rest.
-    said -= _category_means(said, category, matrix.labels.shape[1])[:, category]
-    positives = (matrix.labels & used).sum(dim=0) + PRIOR_POSITIVES
+    said -= _category_means(said, category, used.shape[1])[:, category]
+    positives = (given.labels & used).sum(dim=0) + PRIOR_POSITIVES
     stacks = dict(zip(PENALTIES, said[1:], strict=True))
-    present = matrix.labels[used].float()
-    return _Pairs(logits[used], present, 1 / positives[category], image, said[0], stacks)
+    weight, present = 1 / positives[category], given.labels[used].float()
+    return _Pairs(unseen.logits[used], present, weight, image, said[0], stacks)
 
 
 def _category_means(

@@ -234,6 +234,7 @@ def _finish(
     save_tensors(
         out / "held_out.safetensors",
         {"logits": logits, "labels": held.labels, "known": held.known, "images": trainer.held},
+        {"names": json.dumps([data.images[row] for row in trainer.held.tolist()])},
     )
     labeller = trainer.pseudo_labeller
     pseudo = PseudoLabels.none(data.matrix) if labeller is None else labeller.labels
