@@ -14,6 +14,7 @@ from trmml.curation.complete import GIVEN, MODEL, UNKNOWN, complete_collection
 from trmml.curation.cross_fit import fit_head
 from trmml.curation.recalibration import Recalibration, plain_calibration
 from trmml.curation.weighing import Unseen
+from trmml.curation.writing import write_completed
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -180,3 +181,19 @@ def test_probabilities_are_right_for_few_and_for_many_known_labels() -> None:
 
     assert off(found) < 0.05
     assert off(found) < off(plain)
+
+
+def test_tables_without_cells_are_refused_and_lists_are_written(tmp_path: Path) -> None:
+    completed = complete_collection(collection()[0], Rule.parse("all"), asked=("a", "d"))
+    table, out = tmp_path / "labels.csv", tmp_path / "out.csv"
+    table.write_text("image,present,absent\na.jpg,cat,dog\n")
+    with pytest.raises(DataError, match="--format long or --format jsonl"):
+        write_completed(completed, out, table, "wide")
+    (tmp_path / "labels.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="is no CSV table"):
+        write_completed(completed, out, tmp_path / "labels.jsonl", "wide")
+    assert not out.exists()
+    write_completed(completed, out, None, "long")
+    first = out.read_text().splitlines()[:2]
+    assert first[0] == "image,present,absent" and first[1].startswith("0.png,")
+    assert set("".join(first[1].split(",")[1:]).replace(";", "")) == {"a", "d"}

@@ -1,9 +1,8 @@
 """A completed collection as a table, as JSON lines, and with the reasons of each probability."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,10 @@ import polars as pl
 import torch
 
 from trmml.curation.complete import MODEL, Completed
-from trmml.curation.table_copy import filled_copy
+from trmml.datasets.base import Dataset
+from trmml.datasets.tables.cells import is_long
+from trmml.datasets.tables.changed import as_table, with_cells
+from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank, CompletedFormat
 from trmml.storage.atomic import whole_file, write_bytes, write_text
@@ -45,11 +47,23 @@ def write_completed(
         write_text(out, "".join(json.dumps(each, ensure_ascii=False) + "\n"
                                 for each in _objects(completed)))  # fmt: skip
     elif style == "long":
-        write_text(out, _long(completed))
+        write_bytes(out, as_table(_asked(completed), "long"))
     elif table is None:
         raise DataError("only a table of --labels can be copied; say --format long or jsonl")
     else:
-        write_bytes(out, filled_copy(table, _cells(completed, minus_one)))
+        _refuse_other_forms(table)
+        write_bytes(out, with_cells(table, _cells(completed, minus_one)))
+
+
+def _refuse_other_forms(table: Path) -> None:
+    """Refuse a table that is no CSV file with a column for each category."""
+    other = "name another form of the result: --format long or --format jsonl"
+    with table.open("rb") as file:
+        packed = file.read(4) == b"PAR1"
+    if packed or table.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise DataError(f"{table} is no CSV table, so it cannot be copied; {other}")
+    if is_long(read_table(table)):  # also refuses whatever is no table
+        raise DataError(f"{table} lists names and has no column for each category; {other}")
 
 
 def refuse_same(out: Path, table: Path | None) -> None:
@@ -134,6 +148,13 @@ def _cells(completed: Completed, minus_one: Blank | None) -> dict[tuple[int, str
     }
 
 
+def _asked(completed: Completed) -> Dataset:
+    """The images with what is known of the categories that were asked for."""
+    names, data = completed.collection.category_names, completed.collection.data
+    matrix = completed.matrix.columns([names.index(name) for name in completed.asked])
+    return replace(data, category_names=completed.asked, matrix=matrix)
+
+
 def _objects(completed: Completed) -> Iterator[dict[str, Any]]:
     """An object for each image: what is present and absent, and probabilities of what was open."""
     names = completed.collection.category_names
@@ -151,19 +172,3 @@ def _objects(completed: Completed) -> Iterator[dict[str, Any]]:
                 if was_open[c]
             },
         }
-
-
-def _long(completed: Completed) -> str:
-    """A CSV table with the columns image, present and absent."""
-    split = [name for name in completed.asked if ";" in name]
-    if split:
-        raise DataError(
-            f"the category {split[0]!r} holds a semicolon, which parts names in a list; say"
-            " --format jsonl"
-        )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "present", "absent"))
-    for each in _objects(completed):
-        writer.writerow((each["image"], ";".join(each["present"]), ";".join(each["absent"])))
-    return text.getvalue()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def is_wide_csv(path: Path, data: Dataset, categories: Sequence[str] | None) -> 
 
 
 def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
-    """The bytes of a wide CSV file with other texts in some cells.
+    """The bytes of a wide CSV file with other texts in some cells; all others are as they were.
 
     Args:
         path: of the file.
@@ -54,24 +55,36 @@ def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
     raw = path.read_bytes()
     data = as_utf8(path, raw)
     begin = data.find(b"\n") if EXCEL_LINE.match(data) else 0
-    body = data[begin:]
+    starts, ends = (begin + each for each in _spans(path, data[begin:], cells))
+    # A mark before all and the first of two line ends are in the file, and not in the text.
+    mark = 3 if raw.startswith(b"\xef\xbb\xbf") else 0
+    double = [each.start() for each in re.finditer(b"\r\n", raw)]
+    double = np.array(double, dtype=np.int64) - mark - np.arange(len(double))
+    starts, ends = (each + mark + np.searchsorted(double, each) for each in (starts, ends))
+    pieces, done = [], 0
+    texts = np.array([text.encode() for text in cells.values()], dtype=object)
+    order = np.argsort(starts, kind="stable")
+    for start, end, text in zip(starts[order], ends[order], texts[order], strict=True):
+        pieces += [raw[done:start], text]
+        done = end
+    return b"".join([*pieces, raw[done:]])
+
+
+def _spans(
+    path: Path, body: bytes, cells: Iterable[tuple[int, str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the cells start and end in the bytes of a table."""
     starts, ends, lines = split_records(path, body)
     separator, header = read_header(path, body[starts[0] : ends[0]].decode())
     columns = {clean_name(name): place for place, name in enumerate(header)}
-    records = {int(line): n for n, line in enumerate(lines)}
+    places = [(line, columns[name]) for line, name in cells]
+    line, column = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    record = np.searchsorted(lines, line)
     cuts = np.flatnonzero((np.frombuffer(body, np.uint8) == ord(separator)) & ~inside_quotes(body))
-    pieces, done = [], 0
-    placed = sorted((records[line], columns[name], text) for (line, name), text in cells.items())
-    for record, column, text in placed:
-        first = np.searchsorted(cuts, starts[record])
-        own = [*cuts[first : first + len(header) - 1].tolist(), int(ends[record])]
-        start = int(starts[record]) if column == 0 else own[column - 1] + 1
-        pieces += [body[done:start], text.encode()]
-        done = own[column]
-    changed = data[:begin] + b"".join([*pieces, body[done:]])
-    if b"\r\n" in raw:
-        changed = changed.replace(b"\n", b"\r\n")
-    return (b"\xef\xbb\xbf" if raw.startswith(b"\xef\xbb\xbf") else b"") + changed
+    before = np.searchsorted(cuts, starts[record]) + column  # the cut that ends each cell
+    cuts = np.append(cuts, 0)  # so that the last cell has one too, which is not read
+    begin = np.where(column == 0, starts[record], cuts[before - 1] + 1)
+    return begin, np.where(column == len(header) - 1, ends[record], cuts[before])
 
 
 def changed_cells(

@@ -1,12 +1,11 @@
-"""A copy of a table: bytes that are not filled stay, whatever the dialect."""
+"""Changed cells of a table: bytes that are not filled stay, whatever the dialect."""
 
 from pathlib import Path
 
 import pytest
 
-from trmml.curation.table_copy import filled_copy
+from trmml.datasets.tables.changed import with_cells
 from trmml.datasets.tables.table import read_table
-from trmml.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -31,17 +30,6 @@ def test_only_named_cells_differ(before: str, after: str, tmp_path: Path) -> Non
     table = tmp_path / "labels.csv"
     table.write_bytes(before.encode())
     first, second = read_table(table).rows
-    filled = filled_copy(table, {(first, "dog"): "0", (second, "cat"): "1"})
+    filled = with_cells(table, {(first, "dog"): "0", (second, "cat"): "1"})
     assert filled.decode() == after
-    assert filled_copy(table, {}) == table.read_bytes() == before.encode()
-
-
-def test_tables_without_cells_are_refused(tmp_path: Path) -> None:
-    table = tmp_path / "labels.csv"
-    table.write_text("image,present,absent\na.jpg,cat,dog\n")
-    with pytest.raises(DataError, match="--format long or --format jsonl"):
-        filled_copy(table, {})
-    table = tmp_path / "labels.jsonl"
-    table.write_text("{}\n")
-    with pytest.raises(DataError, match="is no CSV table"):
-        filled_copy(table, {})
+    assert with_cells(table, {}) == table.read_bytes() == before.encode()
