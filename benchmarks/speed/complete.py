@@ -1,0 +1,105 @@
+"""Seconds that `trmml complete` takes on a made-up table, step by step, and their peak of memory.
+
+    python -m benchmarks.speed.complete --images 100000 --categories 500
+
+Features, run and labels are made up and in memory, as they are once a warm store is read; reading
+and scoring are measured by `--run RUN --data NAME DIR`, on a data set whose features are stored.
+Writes benchmarks/results/complete.json.
+"""
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from benchmarks.record import write_results
+
+from trmml.curation.acceptance import Rule
+from trmml.curation.collection import Collection, read_collection
+from trmml.curation.complete import complete_collection
+from trmml.curation.weighing import Unseen
+from trmml.curation.writing import write_completed
+from trmml.datasets.base import Dataset
+from trmml.datasets.catalog import read_named
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.calibration import Calibration
+
+KNOWN, DEPTH, WIDTH = 0.3, 64, 512
+
+
+def made_up(images: int, categories: int, seed: int = 0) -> Collection:
+    """A collection of random features with labels that follow them, three in ten known."""
+    torch.manual_seed(seed)
+    means = torch.randn(images, WIDTH)
+    logits = means[:, :DEPTH] @ torch.randn(DEPTH, categories) / 4 - 3
+    truth = torch.rand_like(logits) < logits.sigmoid()
+    data = Dataset(
+        root=Path("images"),
+        images=tuple(f"{n}.jpg" for n in range(images)),
+        category_names=tuple(f"category {c}" for c in range(categories)),
+        matrix=LabelMatrix(truth, torch.rand_like(logits) < KNOWN),
+        rows=tuple(range(2, images + 2)),
+    )
+    features = torch.nn.functional.normalize(means[:, :384], dim=1)
+    identity, held = Calibration.identity(categories), torch.arange(0, images, 10)
+    unseen = Unseen(held, logits[held])
+    return Collection(data, logits, features, means.half(), identity, "", held_out=unseen)
+
+
+def table_of(data: Dataset) -> str:
+    """A wide table of the data."""
+    cells = torch.where(data.matrix.known, data.matrix.labels.int(), 2).tolist()
+    rows = (
+        f"{n}.jpg,{','.join('01'[c] if c < 2 else '' for c in row)}" for n, row in enumerate(cells)
+    )
+    return "\n".join([f"image,{','.join(data.category_names)}", *rows]) + "\n"
+
+
+def main() -> None:
+    """Make, complete, write, and tell the seconds of each step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--categories", type=int, default=500)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--data", nargs=2, metavar=("NAME", "DIR"))
+    asked = parser.parse_args()
+    seconds, begun = dict[str, float](), [time.perf_counter()]
+
+    def done(step: str) -> None:
+        seconds[step] = time.perf_counter() - begun[0]
+        print(f"{step:24} {seconds[step]:6.1f} s", flush=True)
+        begun[0] = time.perf_counter()
+
+    if asked.run is not None:
+        collection = read_collection(
+            asked.run, read_named(asked.data[0], Path(asked.data[1]), "train", {})
+        )
+        done(f"read {len(collection)} images")
+        return
+    collection = made_up(asked.images, asked.categories)
+    begun[0] = time.perf_counter()
+    for step in ("inputs", "folds", "out_of_sample", "expected"):
+        getattr(collection, step)
+        done(step)
+    rule = Rule.parse("precision=0.9")
+    complete_collection(collection, rule, "off")
+    done("without evidence")
+    completed = complete_collection(collection, rule)
+    done("with evidence")
+    with TemporaryDirectory() as folder:
+        table = Path(folder) / "labels.csv"
+        table.write_text(table_of(collection.data))
+        begun[0] = time.perf_counter()
+        write_completed(completed, Path(folder) / "out.csv", table, "wide")
+        done("write the table")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    whole = sum(seconds.values()) - seconds["without evidence"]
+    print(f"{'in all, with evidence':24} {whole:6.1f} s, {peak:.1f} GiB")
+    sizes = {"images": asked.images, "categories": asked.categories, "seed": 0}
+    write_results("complete", {**sizes, "seconds": seconds, "in_all": whole, "peak_gib": peak})
+
+
+if __name__ == "__main__":
+    main()
