@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.cli.test_review import journal
 from tests.conftest import TOY_SPEC, ToyImages
 from trmml.cli.main import app
+from trmml.curation.answers import Answers
 from trmml.storage.hashes import hash_file
 
 
@@ -47,6 +49,22 @@ def test_a_copy_with_blanks_filled(
     assert reasons.height == 48 and set(reasons["category"]) == {"yellow"}
     assert set(reasons["decided"]) <= {"present", "absent"}
     assert reasons["probability"].is_between(0, 1).all()
+
+
+def test_answers_count_before_the_table_and_are_written(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    before, out, answers = hash_file(table), tmp_path / "new.csv", tmp_path / "answers.sqlite"
+    rows = journal(answers, ("000.png", "yellow", "present"), ("001.png", "yellow", "absent"))
+    answers.unlink()
+    with Answers(answers) as kept:
+        kept.add([r._replace(sha256=hash_file(toy_images.train / r.image)) for r in rows])
+    more = ("--accept", "sure=0.999999", "--answers", str(answers))
+    result = _complete(finished_run, toy_images.train, table, out, *more)
+    assert result.exit_code == 0, result.output
+    assert "46 open" in result.stdout and hash_file(table) == before
+    old, new = (path.read_text().splitlines() for path in (table, out))
+    assert new[1] == old[1].replace(",,", ",1,") and new[2] == old[2].replace(",,", ",0,")
 
 
 def test_probabilities_without_a_rule(

@@ -58,6 +58,7 @@ def complete(
     evidence: Evidence = "auto",
     style: Form = None,
     provenance: Provenance = None,
+    answers: options.AnswersOption = None,
     encoder: options.RunEncoder = None,
     trust: options.Trust = False,
     categories: options.Categories = None,
@@ -73,8 +74,10 @@ def complete(
     json: options.Json = False,
 ) -> None:
     """Fill a table's blanks by a run and what is known. Given cells stay as they are."""
+    from trmml.cli.answers import with_answers
     from trmml.curation.complete import complete as complete_run
     from trmml.curation.writing import refuse_same, write_completed, write_provenance
+    from trmml.datasets.tables.changed import changed_cells
     from trmml.training.run_folder import load_card
 
     refuse_same(out, labels)
@@ -82,7 +85,10 @@ def complete(
     if labels is not None and names is None:
         names, others = _columns(labels, load_card(run).category_names, separator)
     table = TableOptions(names, blank, minus_one, separator)
-    labelled = read_either(images, labels, data, data_option, table, split)
+    labelled, answered = read_either(images, labels, data, data_option, table, split), {}
+    if answers is not None:
+        before, labelled = labelled, with_answers(labelled, labels, answers)
+        answered = changed_cells(before, labelled, blank, minus_one)
     with shown_progress() as progress:
         completed = complete_run(
             run,
@@ -97,7 +103,7 @@ def complete(
             progress=progress,
         )
     style = style or ("jsonl" if accept == "none" or labels is None else "wide")
-    write_completed(completed, out, labels, style, minus_one=minus_one)
+    write_completed(completed, out, labels, style, minus_one=minus_one, answered=answered)
     if provenance is not None:
         write_provenance(completed, provenance)
     others += [name for name in labelled.category_names if name not in completed.asked]

@@ -1,9 +1,10 @@
 """A completed collection as a table, as JSON lines, and with the reasons of each probability."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -29,6 +30,7 @@ def write_completed(
     style: CompletedFormat,
     *,
     minus_one: Blank | None = None,
+    answered: Mapping[tuple[int, str], str] = MappingProxyType({}),
 ) -> None:
     """Write the given and the decided labels; what was open and is not decided stays open.
 
@@ -38,6 +40,7 @@ def write_completed(
         table: the labels that were completed; the form "wide" is a copy of it.
         style: "wide", "long" (image, present, absent) or "jsonl", which has probabilities too.
         minus_one: what -1 means in the table; where it means absent, -1 is written for absent.
+        answered: cells of the table that people answered otherwise, from `changed_cells`.
 
     Raises:
         DataError: `out` is the table, or the table cannot be copied.
@@ -52,7 +55,7 @@ def write_completed(
         raise DataError("only a table of --labels can be copied; say --format long or jsonl")
     else:
         _refuse_other_forms(table)
-        write_bytes(out, with_cells(table, _cells(completed, minus_one)))
+        write_bytes(out, with_cells(table, {**answered, **_cells(completed, minus_one)}))
 
 
 def _refuse_other_forms(table: Path) -> None:

@@ -58,8 +58,8 @@ def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
     starts, ends = (begin + each for each in _spans(path, data[begin:], cells))
     # A mark before all and the first of two line ends are in the file, and not in the text.
     mark = 3 if raw.startswith(b"\xef\xbb\xbf") else 0
-    double = [each.start() for each in re.finditer(b"\r\n", raw)]
-    double = np.array(double, dtype=np.int64) - mark - np.arange(len(double))
+    places = [each.start() - mark for each in re.finditer(b"\r\n", raw)]
+    double = np.array(places, dtype=np.int64) - np.arange(len(places))
     starts, ends = (each + mark + np.searchsorted(double, each) for each in (starts, ends))
     pieces, done = [], 0
     texts = np.array([text.encode() for text in cells.values()], dtype=object)
