@@ -93,20 +93,19 @@ def main() -> None:
             place = f"{name}-{asked.tagger}-{mask.split()[0]}-{seed}"
             if (asked.out / "cells" / f"{place}.json").exists():
                 continue
+            cell: dict[str, Any] = {
+                "data": name, "tagger": asked.tagger, "mask": mask, "seed": seed,
+            }  # fmt: skip
             masked = replace(data, matrix=MASKS[mask](data.matrix, seed))
             values = {"training.seed": seed, **dict(each.split("=") for each in asked.set)}
             settings = changed(Settings(), values)
             if asked.tagger == "run":
-                collection = of_run(masked, encoder, asked.out / "runs" / place, settings)
+                run = asked.out / "runs" / place
+                collection = of_run(masked, encoder, run, settings)
+                training = load_card(run).settings.training
+                cell |= training.model_dump(include={"refit", "precision"})
             else:
                 collection = of_linear_head(masked, encoder, settings)
-            cell = {
-                "data": name,
-                "tagger": asked.tagger,
-                "mask": mask,
-                "seed": seed,
-                "set": asked.set,
-            }
             (asked.out / "cells").mkdir(parents=True, exist_ok=True)
             write_json(asked.out / "cells" / f"{place}.json", {**cell, **scored(collection, data)})
             print(place, flush=True)
@@ -117,7 +116,6 @@ def of_run(data: Dataset, encoder: Encoder, run: Path, settings: Settings) -> Co
     if not (run / "report.html").exists():
         for _ in fit(data, encoder, run, settings=settings, resume=run.exists()):
             pass
-    print(load_card(run).chosen, flush=True)
     return read_collection(run, data, encoder=encoder)
 
 
