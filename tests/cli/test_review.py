@@ -50,7 +50,8 @@ def journal(path: Path, *pairs: tuple[str, str, str]) -> list[Answer]:
 
 def test_ask_keeps_each_answer_and_takes_back(finished_run: Path, given: dict[str, Path]) -> None:
     before = hashes(given["images"]) | hashes(given["labels"].parent)
-    text = good("review", "ask", finished_run, *words(given), "--trust", stdin="yxbnu")
+    text = good("review", "ask", finished_run, *words(given), "--trust", "--mode", "blocks",
+                stdin="yxbnu")  # fmt: skip
     assert "y present, n absent" in text
     with Answers(given["answers"]) as answers:
         rows = answers.rows()
@@ -60,10 +61,29 @@ def test_ask_keeps_each_answer_and_takes_back(finished_run: Path, given: dict[st
     assert rows[2][3:6] == rows[0][3:6]  # what was taken back comes again
     assert rows[0].sha256 == before[str(given["images"] / rows[0].image)]
     assert len(rows[0].run) == 12
-    text = good("review", "ask", finished_run, *words(given), "--trust", "--top", "1", stdin="n")
-    assert "1 answers given" in text
+    text = good("review", "ask", finished_run, *words(given), "--trust", "--mode", "blocks",
+                "--top", "1", "--json", stdin="n")  # fmt: skip
+    assert json.loads(text)["answers"] == 1
     after = hashes(given["labels"].parent)
     assert {name: after[name] for name in before} == before
+
+
+def test_ask_about_whole_images(finished_run: Path, given: dict[str, Path]) -> None:
+    # An image, taken back; again with all marks turned about; the next is passed over.
+    text = good("review", "ask", finished_run, *words(given), "--trust", stdin="\nbacd\nsq")
+    with Answers(given["answers"]) as answers:
+        rows = answers.rows()
+    first = [row for row in rows if row.undoes is None][:3]
+    assert [row.undoes for row in rows[3:6]] == [row.id for row in first]
+    assert len({row.image for row in rows}) == 1
+    opposite = {"present": "absent", "absent": "present"}
+    assert [row.answer for row in rows[6:]] == [opposite[str(row.answer)] for row in first]
+    assert [row.answer == "present" for row in first] == [(row.p or 0) > 0.5 for row in first]
+    assert "letter: present or not" in text
+    assert "known: " in text
+    assert "3 answers given" in text
+    bad = run("review", "ask", finished_run, *words(given), "--mode", "images", "--kind", "both")
+    assert (bad.exit_code, "leave --kind and --category out" in bad.stderr) == (2, True)
 
 
 def test_the_queue_lists_and_asks_nothing(finished_run: Path, given: dict[str, Path]) -> None:
@@ -145,7 +165,7 @@ def test_learn_and_fit_take_answers_into_the_run_s_card(
     half = [line.rpartition(",")[0] + "," if n < 6 else line for n, line in enumerate(lines)]
     given["labels"].write_text("\n".join([head, *half]))
     paths = {**given, "images": toy_images.train}
-    good("review", "ask", finished_run, *words(paths), "--trust", stdin="yynn")
+    good("review", "ask", finished_run, *words(paths), "--trust", "--mode", "blocks", stdin="yynn")
     out = tmp_path / "again"
     good("review", "learn", finished_run, *words(paths), "--trust", "--out", out, "--device", "cpu")
     card = json.loads((out / "model.json").read_bytes())
@@ -162,7 +182,7 @@ def test_learn_and_fit_take_answers_into_the_run_s_card(
 def test_ask_in_a_terminal(finished_run: Path, given: dict[str, Path], tmp_path: Path) -> None:
     tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
     command = [sys.executable, "-m", "trmml", "review", "ask", finished_run, *words(given)]
-    line = " ".join([*map(str, command), "--trust; echo ended $?; sleep 60"])
+    line = " ".join([*map(str, command), "--trust --mode blocks; echo ended $?; sleep 60"])
 
     def screen(text: str) -> str:
         for _ in range(600):

@@ -1,13 +1,8 @@
-"""`trmml review ask`: one question after the other in the terminal, a key each."""
+"""`trmml review ask`: questions in the terminal, of whole images or a pair at a time."""
 
-import base64
-import io
-import os
+import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,8 +16,10 @@ from trmml.cli.answers import (
     LabelsNeeded,
     open_queue,
 )
-from trmml.cli.output import say, show
+from trmml.cli.ask_images import image_session
+from trmml.cli.output import print_json, printable, say, show
 from trmml.cli.reading import TableOptions, read_images, read_names
+from trmml.cli.terminal import draw_image, key
 
 if TYPE_CHECKING:
     from trmml.curation.answers import Verdict
@@ -34,8 +31,14 @@ KEYS: "dict[str, Verdict]" = {
     **{"u": "unsure", "s": "skip"},
 }
 HELP = "y present, n absent, u unsure, s skip, b take back, q end"
-# Sides of a shown image in pixels, and bytes of one piece of it that a terminal takes.
-SIDE, PIECE = 480, 4096
+Mode = Annotated[
+    Literal["images", "blocks"] | None,
+    typer.Option(
+        help="Whole images, each with its probable categories marked; or one pair at a time, in"
+        " blocks of one category. [default: images, blocks with --category]",
+        show_default=False,
+    ),
+]
 
 
 def ask(
@@ -46,7 +49,10 @@ def ask(
     who: Annotated[str, typer.Option(help="Your name, where several people answer.")] = "",
     kind: Kind = "learn",
     category: CategoryOption = None,
-    top: Annotated[int | None, typer.Option(min=1, help="End after so many answers.")] = None,
+    mode: Mode = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="End after so many answers, or images.")
+    ] = None,
     categories: options.Categories = None,
     blank: options.BlankOption = None,
     minus_one: options.MinusOne = None,
@@ -55,29 +61,40 @@ def ask(
     trust: options.Trust = False,
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",
+    json: options.Json = False,
 ) -> None:
-    """Ask in the terminal, a key an answer. Each is kept before the next question comes."""
+    """Ask in the terminal. Each answer is kept before the next question comes."""
+    if mode == "images" and (kind != "learn" or category):
+        raise typer.BadParameter(
+            "--mode images asks about all open pairs of an image: leave --kind and --category out"
+        )
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     queue = open_queue(
         run, read_images(images, labels, table), answers, category, who,
         encoder=encoder, trust=trust, device=device, on_bad_image=on_bad_image,
     )  # fmt: skip
-    show(HELP)
+    by_image = mode == "images" or (mode is None and kind == "learn" and not category)
     try:
-        count = _session(queue, kind, top)
+        # With --json the object alone goes to stdout.
+        with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+            count = image_session(queue, top) if by_image else _session(queue, kind, top)
     except KeyboardInterrupt:
         say(f"Interrupted. What was answered is in {answers}.")
         raise typer.Exit(130) from None
     from trmml.curation.queue import agreement
 
-    same, asked = agreement(queue.answers.rows())
+    same, again = agreement(queue.answers.rows())
+    if json:
+        print_json({"answers": count, "file": str(answers), "again": again, "as_before": same})
+        return
     show(f"{count} answers given; all are in {answers}")
-    if asked:
-        show(f"{same} of {asked} questions that came again were answered as before")
+    if again:
+        show(f"{same} of {again} questions that came again were answered as before")
 
 
 def _session(queue: "Queue", kind: str, top: int | None) -> int:
     """Ask until the person, the questions or `top` end it; the number of answers that count."""
+    show(HELP)
     count = 0
     waiting: list[Question] = []
     shown: list[Question] = []  # those answered, newest last, for taking back
@@ -120,82 +137,21 @@ def _ask_one(
     question: "Question", count: int, top: int | None
 ) -> "Verdict | Literal['back', 'end']":
     """What one key says."""
-    _show_image(question.path)
+    draw_image(question.path)
     given = f", given: {question.was}" if question.why == "suspect" else ""
     number = f"{count + 1}" if top is None else f"{count + 1}/{top}"
-    typer.echo(
-        f"[{number}] {question.category}? {question.p:.0%}{given}  {question.path}  ", nl=False
-    )
+    asked = f"[{number}] {question.category}? {question.p:.0%}{given}  {question.path}  "
+    typer.echo(printable(asked), nl=False)
     while True:
-        key = _key()
-        if key in KEYS:
-            typer.echo(KEYS[key])
-            return KEYS[key]
-        if key in ("b", "\x7f"):
+        pressed = key().lower()
+        if pressed in KEYS:
+            typer.echo(KEYS[pressed])
+            return KEYS[pressed]
+        if pressed in ("b", "\x7f"):
             typer.echo("back")
             return "back"
-        if key in ("q", "\x04", ""):
+        if pressed in ("q", "\x04", ""):
             typer.echo("end")
             return "end"
-        if not key.isspace():
+        if not pressed.isspace():
             typer.echo(f"\n{HELP}: ", nl=False)
-
-
-def _key() -> str:
-    """One key of the terminal, or one character of what is piped in; "" at its end."""
-    if not sys.stdin.isatty() or os.name == "nt":
-        return sys.stdin.read(1).lower()
-    with _single_keys():
-        key = os.read(sys.stdin.fileno(), 1).decode(errors="replace").lower()
-    if key == "\x03":
-        raise KeyboardInterrupt
-    return key
-
-
-@contextmanager
-def _single_keys() -> Iterator[None]:
-    """Keys come as they are pressed, Ctrl-C as one of them: its signal may be ignored."""
-    import termios
-    import tty
-
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    tty.setcbreak(terminal, termios.TCSADRAIN)
-    single = termios.tcgetattr(terminal)
-    single[3] &= ~termios.ISIG
-    termios.tcsetattr(terminal, termios.TCSADRAIN, single)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-def _show_image(path: Path) -> None:
-    """Draw the image where the terminal can; elsewhere its path, which stands in the question."""
-    if not sys.stdout.isatty() or "TMUX" in os.environ:
-        return
-    program = os.environ.get("TERM_PROGRAM", "")
-    kitty = "KITTY_WINDOW_ID" in os.environ or program == "ghostty"
-    if not kitty and program not in ("iTerm.app", "WezTerm"):
-        return
-    text = base64.b64encode(_thumbnail(path)).decode()
-    if not kitty:
-        typer.echo(f"\x1b]1337;File=inline=1:{text}\a")
-        return
-    pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
-    for number, piece in enumerate(pieces):
-        head = "a=T,f=100," if number == 0 else ""
-        more = int(number + 1 < len(pieces))
-        typer.echo(f"\x1b_G{head}m={more};{piece}\x1b\\", nl=False)
-    typer.echo()
-
-
-def _thumbnail(path: Path) -> bytes:
-    """A PNG of the image, at most 480 pixels wide and high."""
-    from trmml.images import read_image
-
-    image = read_image(path)
-    image.thumbnail((SIDE, SIDE))
-    made = io.BytesIO()
-    image.save(made, "PNG")
-    return made.getvalue()

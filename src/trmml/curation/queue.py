@@ -145,6 +145,14 @@ class Queue:
             for image, order in zip(images, ranks.tolist(), strict=True)
         ]
 
+    def known_present(self, place: int) -> list[str]:
+        """Categories that an image is known to show.
+
+        Args:
+            place: of the image in the collection.
+        """
+        return [self.collection.category_names[c] for c in self.pairs.labels[place].nonzero()[:, 0]]
+
     def _take_new(self) -> None:
         """Count what came into the journal, from anyone; the head begins to learn from it."""
         rows, self._read = self.answers.since(self._read)
