@@ -7,6 +7,7 @@ after each the next block is asked for while the head learns, as a person would 
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -128,9 +129,9 @@ def spread(seconds: list[float]) -> dict[str, float]:
     """Median, 95th percentile and largest, in milliseconds."""
     ordered = sorted(1000 * each for each in seconds)
     return {
-        "median": statistics.median(ordered),
-        "p95": ordered[int(0.95 * (len(ordered) - 1))],
-        "max": ordered[-1],
+        "median": round(statistics.median(ordered), 1),
+        "p95": round(ordered[math.ceil(0.95 * len(ordered)) - 1], 1),
+        "max": round(ordered[-1], 1),
     }
 
 

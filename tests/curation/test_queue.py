@@ -156,10 +156,12 @@ def test_gold_questions_measure_agreement(
 def test_suspects_that_were_confirmed_do_not_come_again(
     collection: Collection, tmp_path: Path
 ) -> None:
-    known = collection.matrix.known
-    collection.__dict__["out_of_sample"] = torch.full(known.shape, -1.0)
+    logits = torch.where(collection.matrix.labels, 3.0, -3.0)
+    odd = collection.matrix.labels.nonzero()[:3]
+    logits[odd[:, 0], odd[:, 1]] = -4.0  # labels that nothing speaks for
     with Answers(tmp_path / "a.sqlite") as answers:
         queue = Queue(collection, answers)
+        queue.__dict__["_label_logits"] = logits
         present, absent = queue.suspects(3)
         assert [question.was for question in present] == ["present"] * 3
         assert not absent

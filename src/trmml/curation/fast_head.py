@@ -43,6 +43,10 @@ class FastHead:
         column: Tensor = self._columns[category]
         return column
 
+    def rows(self, images: Sequence[int]) -> Float[Tensor, "K C"]:
+        """The newest logits of some images."""
+        return torch.stack([column[images] for column in self._columns], dim=1)
+
     def taken(self) -> set[int]:
         """Categories with other logits than when this was asked before."""
         with self._changed:

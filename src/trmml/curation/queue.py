@@ -3,10 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, new_id, now
@@ -15,9 +16,8 @@ from trmml.curation.fast_head import FastHead
 from trmml.curation.live_pairs import LivePairs
 from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
 from trmml.curation.standing import sha256_of, standing
-from trmml.curation.suspects import Suspects, suspects
+from trmml.curation.suspects import Suspects, label_logits, suspects
 from trmml.errors import ConfigError
-from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Policy
 
 # Of the questions, one answered before comes again: their agreement is a person's own error rate.
@@ -123,7 +123,7 @@ class Queue:
         asked = [self._question(place, category, "learn") for place in chosen]
         return self._with_gold(asked, category)
 
-    def next_images(self, count: int = 4) -> list[list[Question]]:
+    def next_images(self, count: int = 2) -> list[list[Question]]:
         """The next images to ask about whole: the open pairs of each, the most probable first.
 
         None comes twice in a session; [] at the end.
@@ -135,14 +135,21 @@ class Queue:
         free = self.open
         free[list(self._shown)] = False
         long = self._policy == "trmml" and len(self._columns) > LONG_LIST
-        pool = Pool(self.head.logits, free, self.collection.features)
         policy: Policy = "random" if long else self._policy
+        # Any order needs no logits, and a copy of all takes a while.
+        logits = self.collection.logits if policy == "random" else self.head.logits
+        pool = Pool(logits, free, self.collection.features)
         images = choose_images(policy, pool, count, seed=self._seed).tolist()
         self._shown.update(images)
-        ranks = pool.logits[images].masked_fill(~free[images], -torch.inf).argsort(descending=True)
+        chance = self.head.rows(images).sigmoid().masked_fill(~free[images], -1)
+        ordered, columns = (each.tolist() for each in chance.sort(descending=True))
         return [
-            [self._question(image, column, "learn") for column in order[: free[image].sum()]]
-            for image, order in zip(images, ranks.tolist(), strict=True)
+            [
+                self._question(image, column, "learn", p)
+                for p, column in zip(*found, strict=True)
+                if p >= 0
+            ]
+            for image, *found in zip(images, ordered, columns, strict=True)
         ]
 
     def known_present(self, place: int) -> list[str]:
@@ -205,9 +212,12 @@ class Queue:
         Args:
             given: labels that are given present, or absent.
         """
-        found = self.collection.matrix
-        matrix = LabelMatrix(found.labels, found.known & self._wanted)
-        return suspects(self.collection.out_of_sample, matrix, given=given, asked=self.pairs.asked)
+        asked = self.pairs.asked | ~self._wanted
+        return suspects(self._label_logits, self.collection.matrix, given=given, asked=asked)
+
+    @cached_property
+    def _label_logits(self) -> Float[Tensor, "N C"]:
+        return label_logits(self.collection)
 
     def answer(self, question: Question, verdict: Verdict, ms: int | None = None) -> Answer:
         """The row that was added; it is on the disk. The head begins to learn from it.

@@ -22,7 +22,9 @@ RARE = -4.0
 PENALTY, BIAS_PENALTY = 4.0, 0.2
 # Steps from nothing, and from a head that is there; the first rate, which falls to 0; the bias's is
 # higher by a factor.
-FIRST_STEPS, MORE_STEPS, RATE, BIAS_FACTOR = 150, 30, 0.02, 5.0
+FIRST_STEPS, MORE_STEPS, RATES = 150, 30, (0.02, 0.1)
+# Adam's; torch's own would import its compiler, for seconds, at the first answer.
+BETAS = (0.9, 0.99)
 
 
 def learn_on(
@@ -42,23 +44,31 @@ def learn_on(
         base: logits that the head is added to, and then drawn to 0; without them to a rare
             category.
     """
-    scale, rest = math.sqrt(inputs.shape[1]), RARE if base is None else 0.0  # mean variance of 1
-    weight = inputs.new_zeros(inputs.shape[1], matrix.labels.shape[1])
-    bias = torch.full((weight.shape[1],), RARE + 1 if base is None else 0.0)
-    if start is not None:
-        weight, bias = start.weight / scale, start.bias.clone()
-    counts, labels = matrix_weights(matrix, lacking_negatives(matrix)), matrix.labels.float()
+    categories, scale = matrix.labels.shape[1], math.sqrt(inputs.shape[1])  # to a mean variance 1
+    counts = matrix_weights(matrix, lacking_negatives(matrix))
     known, steps = counts.sum(dim=0).clamp(min=1), FIRST_STEPS if start is None else MORE_STEPS
     used = counts.any(dim=1)
-    scaled, counts, labels = inputs[used] * scale, counts[used], labels[used]
+    read = torch.cat([inputs[used] * scale, torch.ones(int(used.sum()), 1)], dim=1)
     fixed = torch.zeros(1) if base is None else base[used]
-    groups = [{"params": [weight], "factor": 1.0}, {"params": [bias], "factor": BIAS_FACTOR}]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    counts, labels = counts[used], matrix.labels[used].float()
+    # The last row is the bias.
+    penalty, rate = (_column(*each, inputs.shape[1]) for each in ((PENALTY, BIAS_PENALTY), RATES))
+    rest = _column(0.0, RARE if base is None else 0.0, inputs.shape[1])
+    found = (rest + _column(0.0, 1.0 if base is None else 0.0, inputs.shape[1])).repeat(
+        1, categories
+    )
+    if start is not None:
+        found = torch.cat([start.weight / scale, start.bias[None]])
+    first, second = torch.zeros(2, *found.shape)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * RATE * (1 - step / steps)
-        excess = counts * (torch.addmm(fixed + bias, scaled, weight).sigmoid_() - labels) / known
-        weight.grad = scaled.T @ excess + PENALTY / known * weight
-        bias.grad = excess.sum(dim=0) + BIAS_PENALTY / known * (bias - rest)
-        optimizer.step()
-    return Head(weight * scale, bias)
+        excess = counts * (torch.addmm(fixed, read, found).sigmoid_() - labels) / known
+        gradient = torch.addmm(penalty / known * (found - rest), read.T, excess)
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.lerp_(gradient.square_(), 1 - BETAS[1])
+        size = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+        found -= rate * (1 - step / steps) / (1 - BETAS[0] ** (step + 1)) * first / size
+    return Head(found[:-1] * scale, found[-1])
+
+
+def _column(weights: float, bias: float, width: int) -> Float[Tensor, "J 1"]:
+    return torch.tensor([weights] * width + [bias])[:, None]
