@@ -14,6 +14,7 @@ import pytest
 from tests.cli.test_main import good, run
 from tests.conftest import ToyImages
 from trmml.curation.answers import Answer, Answers, new_id, now
+from trmml.encoders import load_encoder
 
 TABLE = 'image,red,note,blue\n000.png,1,a,\n001.png, yes ,"b, c",0\n002.png,,,1\n'
 
@@ -159,15 +160,30 @@ def test_lines_go_out_and_in(tmp_path: Path) -> None:
 
 
 def test_learn_and_fit_take_answers_into_the_run_s_card(
-    finished_run: Path, given: dict[str, Path], toy_images: ToyImages, tmp_path: Path
+    finished_run: Path,
+    given: dict[str, Path],
+    toy_images: ToyImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    loaded: list[dict[str, object]] = []
+
+    def load(spec: str, **how: object) -> object:
+        loaded.append(how)
+        return load_encoder(spec, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("trmml.encoders.load_encoder", load)
     head, *lines = toy_images.train_table.read_text().splitlines()
     half = [line.rpartition(",")[0] + "," if n < 6 else line for n, line in enumerate(lines)]
     given["labels"].write_text("\n".join([head, *half]))
     paths = {**given, "images": toy_images.train}
     good("review", "ask", finished_run, *words(paths), "--trust", "--mode", "blocks", stdin="yynn")
-    out = tmp_path / "again"
+    out, before = tmp_path / "again", hashes(toy_images.train) | {"": given["labels"].read_text()}
     good("review", "learn", finished_run, *words(paths), "--trust", "--out", out, "--device", "cpu")
+    scored = good("evaluate", finished_run, *words(paths), "--trust", "--json", "--device", "cpu")
+    assert json.loads(scored)["mean_ap"] is not None
+    assert loaded[-1].get("text", True)  # to train, prompts are encoded
+    assert hashes(toy_images.train) | {"": given["labels"].read_text()} == before
     card = json.loads((out / "model.json").read_bytes())
     table = hashlib.sha256(paths["labels"].read_bytes()).hexdigest()
     assert card["data"]["sources"]["labels"] == table
@@ -176,6 +192,17 @@ def test_learn_and_fit_take_answers_into_the_run_s_card(
     assert card["settings"] == first["settings"]
     pairs = len(lines) * len(first["category_names"])
     assert card["data"]["known_share"] == pytest.approx(1 - 2 / pairs)
+
+
+@pytest.mark.slow
+def test_the_example_goes_round_the_loop(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "review_loop.py"
+    command = [sys.executable, str(example), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    known = [line.split("%")[0] for line in done.stdout.splitlines() if " known: mAP " in line]
+    assert len(known) == 2
+    assert int(known[1]) > int(known[0])
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")

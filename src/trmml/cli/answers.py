@@ -1,8 +1,6 @@
 """`trmml review`, the verbs about a journal: queue, apply, learn, export, import."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +9,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.fit import follow
 from trmml.cli.output import print_json, print_line, say, show, shown_progress
-from trmml.cli.reading import TableOptions, read_images, read_names
+from trmml.cli.reading import TableOptions, read_images, read_names, with_answers
 
 if TYPE_CHECKING:
     from trmml.curation.queue import Question, Queue
@@ -59,23 +57,6 @@ def open_queue(
     for line in applied.lines()[0 if applied.pairs else 1 :]:
         say(line)
     return queue
-
-
-def with_answers(data: "Dataset", labels: Path | None, answers: Path) -> "Dataset":
-    """The data with what people answered; hashes of both files go into the run's card."""
-    from trmml.curation.answers import existing, lines_of
-    from trmml.curation.standing import apply_answers
-    from trmml.storage.hashes import hash_file
-
-    with existing(answers) as journal:
-        rows = journal.rows()
-    applied = apply_answers(data, rows)
-    for line in applied.lines():
-        say(line)
-    sources = {"answers": hashlib.sha256(lines_of(rows).encode()).hexdigest()}
-    if labels is not None:
-        sources["labels"] = hash_file(labels)
-    return replace(applied.data, sources=sources)
 
 
 def queue(
@@ -208,19 +189,22 @@ def learn(
     json: options.Json = False,
 ) -> None:
     """Train again with the answers, as the run was trained. Makes a new run."""
+    from trmml.encoders import load_encoder
     from trmml.reporting.fit import fit as run_fit
     from trmml.tagging.tagger import Tagger
 
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     data = with_answers(read_images(images, labels, table), labels, answers)
+    spec = encoder or tagger.card.encoder_spec or ""
     with shown_progress() as progress:
         records = run_fit(
             data,
-            tagger.frozen.encoder,
+            # With the text tower, which tagging does without.
+            load_encoder(spec, image_size=tagger.card.encoder.size),
             out,
             settings=tagger.card.settings,
-            encoder_spec=encoder or tagger.card.encoder_spec,
+            encoder_spec=spec,
             resume=resume,
             device=device,
             on_bad_image=on_bad_image,
@@ -234,24 +218,33 @@ def learn(
         typer.echo(f"run:     {summary['run']}\nreport:  {summary['report']}")
 
 
-def export(answers: AnswerFile, out: NewFile) -> None:
+def export(answers: AnswerFile, out: NewFile, json: options.Json = False) -> None:
     """Write all answers as JSON lines, for people, git and other tools."""
     from trmml.curation.answers import existing, write_lines
 
     with existing(answers) as journal:
         rows = journal.rows()
     write_lines(rows, out)
-    show(f"{len(rows)} rows in {out}")
+    if json:
+        print_json({"out": str(out), "rows": len(rows)})
+    else:
+        show(f"{len(rows)} rows in {out}")
 
 
 def import_(
     lines: Annotated[list[Path], typer.Argument(metavar="LINES...", help="Files of JSON lines.")],
     answers: AnswerFile,
+    json: options.Json = False,
 ) -> None:
     """Merge JSON lines into a journal. A row that is there already is left out."""
     from trmml.curation.answers import Answers, merge_lines
 
+    merged = []
     with Answers(answers) as journal:
         for path in lines:
             count, new = merge_lines(journal, path)
-            show(f"{path}: {count} rows, {new} of them new")
+            merged.append({"file": str(path), "rows": count, "new": new})
+            if not json:
+                show(f"{path}: {count} rows, {new} of them new")
+    if json:
+        print_json({"answers": str(answers), "files": merged})

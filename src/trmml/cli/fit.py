@@ -15,6 +15,7 @@ from trmml.cli.reading import (
     read_images,
     read_names,
     read_test_split,
+    with_answers,
 )
 from trmml.settings.choices import Protocol
 
@@ -76,7 +77,7 @@ def fit(
 
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     train = read_either(images, labels, data, data_option, table, "train")
-    train, test = _answered(train, labels, answers), None
+    train, test = with_answers(train, labels, answers), None
     if test_images is not None and test_labels is not None:
         names = replace(table, categories=train.category_names)
         test = read_images(test_images, test_labels, names)
@@ -128,15 +129,6 @@ def _check_options(
         raise typer.BadParameter(
             "give at most one of --known, --single-positive, --quota and --mask: each hides labels"
         )
-
-
-def _answered(train: "Dataset", labels: Path | None, answers: Path | None) -> "Dataset":
-    """The table with what people answered since."""
-    if answers is None:
-        return train
-    from trmml.cli.answers import with_answers
-
-    return with_answers(train, labels, answers)
 
 
 def _mask(

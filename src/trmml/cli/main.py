@@ -20,7 +20,7 @@ from trmml.cli.output import (
     settings_table,
     shown_progress,
 )
-from trmml.cli.reading import TableOptions, named_paths, read_either, read_names
+from trmml.cli.reading import TableOptions, named_paths, read_either, read_names, with_answers
 from trmml.cli.review import review
 from trmml.cli.sidecar import sidecar
 from trmml.cli.store import store
@@ -157,6 +157,7 @@ def evaluate(
     run: options.Run,
     images: options.Images = None,
     labels: options.Labels = None,
+    answers: options.AnswersOption = None,
     data: options.Data = None,
     data_option: options.DataOption = None,
     split: options.SplitOption = "test",
@@ -189,6 +190,7 @@ def evaluate(
         names = names or list(tagger.category_names)
     table = TableOptions(names, blank, minus_one, separator)
     labelled = read_either(images, labels, data, data_option, table, split)
+    labelled = with_answers(labelled, labels, answers)
     with shown_progress() as progress:
         evaluation = score_run(
             tagger,

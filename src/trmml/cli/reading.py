@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,27 @@ def read_either(
     from trmml.datasets.catalog import read_named
 
     return read_named(*data, split, options.named_values(data_option, "--data-option"))
+
+
+def with_answers(data: "Dataset", labels: Path | None, answers: Path | None) -> "Dataset":
+    """The data with what people answered since; hashes of both files go into a run's card."""
+    if answers is None:
+        return data
+    import hashlib
+
+    from trmml.curation.answers import existing, lines_of
+    from trmml.curation.standing import apply_answers
+    from trmml.storage.hashes import hash_file
+
+    with existing(answers) as journal:
+        rows = journal.rows()
+    applied = apply_answers(data, rows)
+    for line in applied.lines():
+        say(line)
+    sources = {"answers": hashlib.sha256(lines_of(rows).encode()).hexdigest()}
+    if labels is not None:
+        sources["labels"] = hash_file(labels)
+    return replace(applied.data, sources=sources)
 
 
 def read_test_split(data: tuple[str, Path], data_option: Sequence[str] | None) -> "Dataset | None":
