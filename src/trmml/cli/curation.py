@@ -74,7 +74,7 @@ def complete(
     json: options.Json = False,
 ) -> None:
     """Fill a table's blanks by a run and what is known. Given cells stay as they are."""
-    from trmml.cli.answers import with_answers
+    from trmml.cli.reading import with_answers
     from trmml.curation.complete import complete as complete_run
     from trmml.curation.writing import refuse_same, write_completed, write_provenance
     from trmml.datasets.tables.changed import changed_cells

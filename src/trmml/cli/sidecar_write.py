@@ -200,8 +200,7 @@ def _completed(
     tables: dict[str, Any], how: dict[str, Any],
 ) -> "Worded":  # fmt: skip
     """What a run decides of the blanks of the one table among the sources."""
-    from trmml.cli.answers import with_answers
-    from trmml.cli.reading import TableOptions, read_images
+    from trmml.cli.reading import TableOptions, read_images, with_answers
     from trmml.exchange.sources import completed_by, is_journal
 
     labels = [source for source in sources if not is_journal(source)]
