@@ -22,6 +22,7 @@ from trmml.cli.output import (
 )
 from trmml.cli.reading import TableOptions, named_paths, read_either, read_names, with_answers
 from trmml.cli.review import review
+from trmml.cli.search import add_commands
 from trmml.cli.sidecar import sidecar
 from trmml.cli.store import store
 from trmml.settings.choices import StyleName
@@ -143,6 +144,7 @@ app.command(
         "    --accept precision=0.9 --provenance why.parquet",
     ),
 )(complete)
+add_commands(app)
 
 
 @app.command(

@@ -124,7 +124,7 @@ class Tagger:
             )
         if isinstance(spec, str):
             if encoder is None and not trust and is_factory(spec):
-                raise CheckpointError(_untrusted(run, spec))
+                raise CheckpointError(untrusted(run, spec))
             spec = load_encoder(spec, image_size=card.encoder.size, text=bool(also))
         frozen = frozen_encoder(spec, device=device, spec=card.encoder_spec)
         model = load_model(run, frozen, card).to(device)
@@ -260,9 +260,10 @@ def _extended(trained: Calibration, new: Calibration, extra: int) -> Calibration
     )
 
 
-def _untrusted(run: Path, spec: str) -> str:
+def untrusted(where: Path | str, spec: str) -> str:
+    """What is said where a run or an index names an encoder that is code."""
     return (
-        f"{run} needs an encoder that is code: it would run {describe_factory(spec)}. Nothing was"
+        f"{where} needs an encoder that is code: it would run {describe_factory(spec)}. Nothing was"
         f" run. If you know that code, name it with --encoder {shlex.quote(spec)}, or say --trust"
         " (in Python: encoder=, trust=True)"
     )

@@ -1,0 +1,396 @@
+"""Make an index of a folder of images, or bring one up to date: only what changed is done again."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trmml.datasets.base import Dataset
+from trmml.encoders.base import Encoder
+from trmml.errors import CheckpointError, DataError
+from trmml.features.base import Progress
+from trmml.features.extract import Encoding, encode_images
+from trmml.features.views import joined
+from trmml.image_search import find_images
+from trmml.images import read_image
+from trmml.search.approximate import index_vectors
+from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
+from trmml.search.table import (
+    FORMAT,
+    IMAGES,
+    REFERENCE,
+    IndexCard,
+    among,
+    connect,
+    has_table,
+    image_schema,
+    numbers_of,
+    open_images,
+    vectors,
+)
+from trmml.storage.hashes import hash_file
+from trmml.storage.held import held_folder
+from trmml.storage.provenance import versions
+from trmml.tagging.tagger import Tagger
+
+# Images whose rows are written at once: Lance makes a file of each write.
+ROWS = 10_000
+BATCH = 64
+_TAKEN = 0x9003  # DateTimeOriginal, in the Exif part of the EXIF data
+_EXIF = 0x8769
+_ORIENTATION, _TURNED = 0x0112, range(5, 9)  # of the image, and those that swap its sides
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build_index` did.
+
+    Attributes:
+        images: rows of the index now.
+        new: images that it had not, or not under this name.
+        changed: images whose file or labels changed.
+        removed: rows of images that are gone.
+        unreadable: images that are in the index with their error.
+        recall: of the approximate search, see `approximate.measured_recall`; None without one.
+    """
+
+    images: int
+    new: int
+    changed: int
+    removed: int
+    unreadable: int
+    recall: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image as it lies in the folder, with what is known of it."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    given: Sequence[str] = ()
+    absent: Sequence[str] = ()
+
+
+def build_index(
+    run: Path | str,
+    images: Path | str,
+    out: Path | str,
+    *,
+    labels: Dataset | None = None,
+    also: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    replace_other: bool = False,
+    approximate: bool = False,
+    encoder: Encoder | str | None = None,
+    trust: bool = False,
+    device: str = "cpu",
+    encoding: Encoding | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Make the index of a folder, or update the one in `out`; features come from the store.
+
+    A file whose size and time are unchanged is not read again. Rows are written some thousand at a
+    time, so that a killed build goes on where it was. The images are only read.
+
+    Args:
+        run: folder of a finished run, whose encoder and tagger describe the images.
+        images: the folder, searched to the bottom.
+        out: folder of the index.
+        labels: what is known of the images, with names below `images`; None keeps what the index
+            has.
+        also: names of further categories, see `Tagger.load`.
+        exclude: patterns of names below the folder to leave out, as `raw/*`.
+        replace_other: make the index anew where it is that of another run or other categories.
+        approximate: also index the vectors and lists of names; see `approximate`.
+        encoder: see `Tagger.load`.
+        trust: see `Tagger.load`.
+        device: see `Tagger.load`.
+        encoding: how features are made and kept; by default in the user's store.
+        progress: called with (what, done, total).
+
+    Raises:
+        CheckpointError: no finished run there, another encoder, or an index of another run.
+        DataError: no image there, or LanceDB is not installed.
+    """
+    root, out = Path(images), Path(out)
+    connect(out)  # LanceDB is missed before anything long
+    names = _names(root, exclude)
+    tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
+    card = _card(tagger, Path(run), root)
+    with held_folder(out):
+        table = _table(out, card, replace_other)
+        old = _old_rows(table)
+        todo = _todo(root, names, old, labels, progress)
+        gone = sorted(set(old) - set(names))
+        for start in range(0, len(gone), ROWS):
+            table.delete(among("image", gone[start : start + ROWS]))
+        _write(table, tagger, root, todo, card, encoding, progress)
+        if todo or gone or not has_table(out, REFERENCE):
+            _settle(table, out, card)
+        unreadable = int(table.count_rows("error IS NOT NULL"))
+        new = sum(file.name not in old for file in todo)
+        recall = (
+            index_vectors(table, read_reference(out, card.feature_size).images)
+            if approximate
+            else None
+        )
+        counts = int(table.count_rows()), new, len(todo) - new, len(gone)
+        return Built(*counts, unreadable, recall)
+
+
+def _names(root: Path, exclude: Sequence[str]) -> list[str]:
+    """Names of the images below a folder."""
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; name the folder of the images")
+    names = [path.relative_to(root).as_posix() for path in find_images([root])]
+    left = [name for name in names if not any(fnmatch(name, pattern) for pattern in exclude)]
+    if not left:
+        raise DataError(f"--exclude {' '.join(exclude)} leaves none of the {len(names)} images")
+    return left
+
+
+def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
+    identity = tagger.card.encoder
+    kept = ("name", "checksum", "image_checksum", "size", "feature_size")
+    return IndexCard(
+        format=FORMAT,
+        root=str(root.absolute()),
+        encoder={name: getattr(identity, name) for name in kept},
+        encoder_spec=tagger.card.encoder_spec,
+        template=tagger.card.settings.prompts.template,
+        run=hash_file(run / "model.json"),
+        category_names=list(tagger.category_names),
+        thresholds=[float(value) for value in tagger.thresholds()],
+        trmml=versions()["trmml"],
+    )
+
+
+def _table(out: Path, card: IndexCard, replace_other: bool) -> Any:
+    """The table to write to: the one that is there if it is of the same run, else a new one."""
+    database = connect(out)
+    if not has_table(out, IMAGES):
+        return database.create_table(IMAGES, schema=image_schema(card))
+    table, there = open_images(out)
+    if there.encoder["image_checksum"] != card.encoder["image_checksum"]:
+        raise CheckpointError(
+            f"{out} was made with encoder {there.encoder['name']}"
+            f" ({there.encoder['image_checksum'][:12]}), the run has {card.encoder['name']}"
+            f" ({card.encoder['image_checksum'][:12]}); name another folder"
+        )
+    if (there.run, there.category_names) != (card.run, card.category_names):
+        if not replace_other:
+            raise CheckpointError(
+                f"{out} was made by run {there.run[:12]} with {len(there.category_names)}"
+                f" categories, not by {card.run[:12]} with {len(card.category_names)}; make it anew"
+                " with --replace (features come from the store), or name another folder"
+            )
+        return database.create_table(IMAGES, schema=image_schema(card), mode="overwrite")
+    if there != card:  # the folder was moved, or trmml is newer
+        table.replace_schema_metadata(image_schema(card).metadata)
+    return table
+
+
+def _old_rows(table: Any) -> dict[str, dict[str, Any]]:
+    """What the index has, by the image's name."""
+    columns = ["image", "sha256", "size", "mtime_ns", "given", "absent", "error"]
+    rows = table.search().select(columns).limit(None).to_arrow().to_pylist()
+    return {row["image"]: row for row in rows}
+
+
+def _todo(
+    root: Path,
+    names: Sequence[str],
+    old: Mapping[str, Mapping[str, Any]],
+    labels: Dataset | None,
+    progress: Progress | None,
+) -> list[_File]:
+    """The images whose row is missing or is no longer right."""
+    known = None if labels is None else _labels_by_image(labels)
+    there = set(names)
+    moved = {row["sha256"]: row for name, row in old.items() if name not in there}
+    todo = []
+    for place, name in enumerate(names):
+        row, stat = old.get(name), (root / name).stat()
+        same = row is not None and (row["size"], row["mtime_ns"]) == (
+            stat.st_size,
+            stat.st_mtime_ns,
+        )
+        digest = row["sha256"] if row is not None and same else _digest(root / name)
+        before = row or moved.get(digest) or {"given": (), "absent": ()}
+        given, absent = tuple(before["given"]), tuple(before["absent"])
+        if known is not None:
+            given, absent = known.get(name, ((), ()))
+        labelled = (given, absent) == (tuple(before["given"]), tuple(before["absent"]))
+        if not (same and labelled and row is not None and row["error"] is None):
+            todo.append(_File(name, stat.st_size, stat.st_mtime_ns, digest, given, absent))
+        if progress is not None and len(names) >= ROWS:
+            progress("look", place + 1, len(names))
+    return todo
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; "" where it cannot be read, which its row will say."""
+    try:
+        return hash_file(path)
+    except OSError:
+        return ""
+
+
+def _labels_by_image(labels: Dataset) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Names of the categories that are known to be present, and absent, by image."""
+    names = np.asarray(labels.category_names, dtype=object)
+    present = (labels.matrix.labels & labels.matrix.known).numpy()
+    absent = (~labels.matrix.labels & labels.matrix.known).numpy()
+    return {
+        image: (tuple(names[present[row]]), tuple(names[absent[row]]))
+        for row, image in enumerate(labels.images)
+    }
+
+
+def _write(
+    table: Any,
+    tagger: Tagger,
+    root: Path,
+    todo: Sequence[_File],
+    card: IndexCard,
+    encoding: Encoding | None,
+    progress: Progress | None,
+) -> None:
+    """Write the rows of images, some thousand at a time."""
+    for start in range(0, len(todo), ROWS):
+        part = todo[start : start + ROWS]
+        rows = _rows(tagger, root, part, card, encoding, progress)
+        merge = table.merge_insert("image").when_matched_update_all()
+        merge.when_not_matched_insert_all().execute(rows)
+
+
+def _rows(
+    tagger: Tagger,
+    root: Path,
+    files: Sequence[_File],
+    card: IndexCard,
+    encoding: Encoding | None,
+    progress: Progress | None,
+) -> Any:
+    import pyarrow as pa
+
+    feature = np.zeros((len(files), card.feature_size), np.float16)
+    probability = np.zeros((len(files), len(card.category_names)), np.float16)
+    errors: list[str | None] = [None] * len(files)
+    for row, reason in _describe(tagger, root, files, feature, probability, encoding, progress):
+        errors[row] = reason
+    reached = probability >= np.asarray(card.thresholds, np.float16)
+    names = np.asarray(card.category_names, dtype=object)
+    sides = [_sides_and_time(root / file.name) for file in files]
+    schema = image_schema(card)
+    columns = {
+        **{n: [getattr(f, n) for f in files] for n in ("sha256", "size", "mtime_ns")},
+        "image": [file.name for file in files],
+        **{n: [side[k] for side in sides] for k, n in enumerate(("width", "height", "taken"))},
+        "image_feature": vectors(feature, schema, "image_feature"),
+        "probability": vectors(probability, schema, "probability"),
+        "given": [list(file.given) for file in files],
+        "absent": [list(file.absent) for file in files],
+        "present": [
+            [] if error else list(names[row]) for row, error in zip(reached, errors, strict=True)
+        ],
+        "error": errors,
+    }
+    return pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
+
+
+def _describe(
+    tagger: Tagger,
+    root: Path,
+    files: Sequence[_File],
+    feature: np.ndarray,
+    probability: np.ndarray,
+    encoding: Encoding | None,
+    progress: Progress | None,
+) -> Iterator[tuple[int, str]]:
+    """Fill in features and probabilities; yields the rows that cannot be read, and why."""
+    paths = [root / file.name for file in files]
+    try:
+        encoded = encode_images(
+            paths,
+            tagger.frozen,
+            encoding=encoding,
+            views=tagger.views,
+            seed=tagger.seed,
+            on_bad_image="skip",
+            progress=progress,
+        )
+    except DataError:  # also where none can be read
+        reasons = [_why_unreadable(path) for path in paths]
+        if not all(reasons):
+            raise
+        yield from enumerate(reasons)
+        return
+    source = joined(encoded.source, tagger.views)
+    for part in torch.split(torch.arange(len(encoded.kept)), BATCH):
+        batch = source.batch(part)
+        places = [encoded.kept[i] for i in part.tolist()]
+        feature[places] = batch.image_feature.numpy()
+        probability[places] = tagger.score(batch).probabilities.numpy()
+        if progress is not None:
+            progress("tag", int(part[-1]) + 1, len(encoded.kept))
+    place_of = {str(path): place for place, path in enumerate(paths)}
+    yield from ((place_of[bad.name], bad.reason) for bad in encoded.bad)
+
+
+def _why_unreadable(path: Path) -> str:
+    """Why an image cannot be read; "" for one that can."""
+    try:
+        read_image(path)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _sides_and_time(path: Path) -> tuple[int | None, int | None, str | None]:
+    """Width and height as the image is seen, and when it was taken by its EXIF; None if unsaid."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; the pixels are read elsewhere
+            with Image.open(path) as image:
+                exif = image.getexif()
+                sides = image.size[::-1] if exif.get(_ORIENTATION, 1) in _TURNED else image.size
+                taken = exif.get_ifd(_EXIF).get(_TAKEN) or None
+    except Exception:  # on damaged files, decoders raise almost anything
+        return None, None, None
+    return *sides, None if taken is None else str(taken).strip("\x00 ")
+
+
+def _settle(table: Any, out: Path, card: IndexCard) -> None:
+    """After rows changed: few large files, and what queries are set against."""
+    table.optimize()
+    total, count = np.zeros(card.feature_size), 0
+    sample, draw = list[np.ndarray](), np.random.default_rng(0)
+    share = 2 * SAMPLE / max(table.count_rows(), 1)
+    rows = table.search().where("error IS NULL").select(["image_feature"]).limit(None)
+    for batch in rows.to_batches():
+        features = numbers_of(batch["image_feature"], card.feature_size)
+        total, count = total + features.sum(axis=0, dtype=np.float64), count + len(features)
+        sample.append(features[draw.random(len(features)) < share])
+    texts = np.zeros((0, card.feature_size), np.float32)
+    words: Sequence[str] = ()
+    if has_table(out, REFERENCE):
+        before = read_reference(out, card.feature_size)
+        texts, words = before.texts, before.words
+    images = np.concatenate([*sample, texts[:0]])
+    images = images[draw.permutation(len(images))[:SAMPLE]]
+    mean = (total / max(count, 1)).astype(np.float32)
+    write_reference(out, Reference(mean, images, texts, words))

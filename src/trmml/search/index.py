@@ -1,0 +1,261 @@
+"""Searching an index: terms become one vector, tags become SQL, Lance does the rest."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from trmml.errors import DataError
+from trmml.search.approximate import has_vector_index, nearest
+from trmml.search.query import Edges, Query, Term, where
+from trmml.search.reference import Reference, read_reference, with_texts, write_reference
+from trmml.search.table import IndexCard, among, numbers_of, open_images, quoted
+
+# Images that `--part` looks into: the best by their whole image.
+LOOKED_INTO = 1000
+SHOWN = ("image", "given", "absent", "present", "width", "height")
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns what is not in the index into vectors; needs the encoder, and so torch."""
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
+        """Unit-length features of texts, each set into the index's template."""
+        ...
+
+    def images(self, paths: Sequence[Path], box: Edges | None) -> Float[np.ndarray, "K D"]:
+        """Unit-length features of whole images, or of the part in a box."""
+        ...
+
+    def best_parts(
+        self, paths: Sequence[Path], vector: Float[np.ndarray, " D"]
+    ) -> Float[np.ndarray, " K"]:
+        """The largest inner product of a vector with a patch of each image; nan if unreadable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found.
+
+    Attributes:
+        image: name below the root.
+        path: where it lies.
+        score: weighted cosines less their mean over the collection; without terms, the least
+            probability of the wanted tags.
+        given: categories known to be present.
+        found: categories that the tagger found and nobody denied.
+        missing: whether the file is gone.
+    """
+
+    image: str
+    path: Path
+    score: float
+    given: tuple[str, ...]
+    found: tuple[str, ...]
+    missing: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        tree = {"image": self.image, "path": str(self.path), "score": round(self.score, 6)}
+        return (
+            tree
+            | {"given": list(self.given), "found": list(self.found)}
+            | ({"missing": True} if self.missing else {})
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a query found.
+
+    Attributes:
+        hits: best first.
+        cut: score below which nothing is shown; None where all is.
+    """
+
+    hits: list[Hit]
+    cut: float | None = None
+
+
+class Index:
+    """An index that is there.
+
+    Args:
+        folder: that `build_index` wrote.
+        embedder: makes vectors of texts, of images that are not in the index, and of parts; it is
+            called once, when one is needed.
+        root: of the images, where they lie elsewhere now.
+
+    Raises:
+        CheckpointError: no index there, or of another format.
+        DataError: LanceDB is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        embedder: Callable[[IndexCard], Embedder] | None = None,
+        *,
+        root: Path | str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self._table, self.card = open_images(folder)
+        self.root = Path(self.card.root if root is None else root)
+        self._make = embedder
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return int(self._table.count_rows())
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """See `Index`."""
+        if self._make is None:
+            raise DataError(
+                "this query needs the encoder: open the index with one, or ask for images and tags"
+                " that are in it"
+            )
+        return self._make(self.card)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What scores are set against."""
+        return read_reference(self.folder, self.card.feature_size)
+
+    @cached_property
+    def labelled(self) -> list[str]:
+        """Names that labels of the images have and the run has not."""
+        column = self._table.search().select(["given", "absent"]).limit(None).to_arrow()
+        names = {
+            name for kind in ("given", "absent") for row in column[kind].to_pylist() for name in row
+        }
+        return sorted(names - set(self.card.category_names))
+
+    def search(
+        self,
+        query: Query,
+        *,
+        top: int = 20,
+        least: float | Literal["auto"] | None = None,
+        parts: bool = False,
+    ) -> Found:
+        """The best images of a query, best first.
+
+        Args:
+            query: from `parse_query`.
+            top: at most so many.
+            least: score that they must reach; "auto" is what unrelated queries hardly reach, see
+                `reference.Reference.cut`.
+            parts: score the best patch of each image instead of the whole image, among the
+                `LOOKED_INTO` best by the whole image.
+
+        Raises:
+            DataError: a category that is not there, an image that cannot be read, an encoder that
+                reads no text, or `least` without terms.
+        """
+        names = [tag.name for tag in query.tags]
+        unknown = [name for name in names if name not in self.card.category_names]
+        filters = where(query, self.card, self.labelled if unknown else ())
+        if not query.terms:
+            if least is not None:
+                raise DataError("a least score needs a text or an image to resemble")
+            return Found(self._tagged(query, filters, top))
+        vector = self._vector(query.terms)
+        cut = self._cut(query) if least == "auto" else least
+        own = [term.value for term in query.terms if term.kind == "image" and term.weight > 0]
+        filters += f" AND NOT {among('image', own)}" if own else ""
+        rows = self._nearest(vector, filters, max(top, LOOKED_INTO) if parts else top)
+        offset = float(self.reference.mean @ vector)
+        scores = 1 - np.asarray(rows["_distance"], np.float64) - offset
+        if parts:
+            paths = [self.root / name for name in rows["image"].to_pylist()]
+            scores = self.embedder.best_parts(paths, vector).astype(np.float64) - offset
+        order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:top]
+        hits = self._hits(rows.take(order), scores[order])
+        return Found([hit for hit in hits if cut is None or hit.score >= cut], cut)
+
+    def _nearest(self, vector: Float[np.ndarray, " D"], filters: str, count: int) -> Any:
+        """Rows with the largest inner products among those that hold the filters."""
+        search = nearest(self._table, vector, count, approximate=self.approximate)
+        return search.where(filters, prefilter=True).select([*SHOWN, "_distance"]).to_arrow()
+
+    @cached_property
+    def approximate(self) -> bool:
+        """Whether an index of the vectors was built."""
+        return has_vector_index(self._table)
+
+    def _vector(self, terms: Sequence[Term]) -> Float[np.ndarray, " D"]:
+        """The weighted sum of the terms' vectors: its inner product is the sum of cosines."""
+        total = np.zeros(self.card.feature_size, np.float32)
+        texts = [term for term in terms if term.kind == "text"]
+        if texts:
+            found = self.embedder.texts([term.value for term in texts])
+            for term, feature in zip(texts, found, strict=True):
+                total += term.weight * feature
+        for term in terms:
+            if term.kind == "image":
+                total += term.weight * self._image(term)
+        return total
+
+    def _image(self, term: Term) -> Float[np.ndarray, " D"]:
+        """The feature of an image, from the index where it is in it and whole."""
+        if term.box is None:
+            rows = self._table.search().where(f"image = {quoted(term.value)} AND error IS NULL")
+            feature = rows.select(["image_feature"]).limit(1).to_arrow()["image_feature"]
+            if len(feature):
+                known: Float[np.ndarray, " D"] = numbers_of(feature, self.card.feature_size)[0]
+                return known
+        path = Path(term.value)
+        if not path.exists() and (self.root / term.value).is_file():
+            path = self.root / term.value
+        if not path.is_file():
+            raise DataError(
+                f"{term.value} is neither a file nor an image of the index; --like and --unlike"
+                " take one of both"
+            )
+        made: Float[np.ndarray, " D"] = self.embedder.images([path], term.box)[0]
+        return made
+
+    def _cut(self, query: Query) -> float:
+        reference = self.reference
+        if not len(reference.texts) and any(term.kind == "text" for term in query.terms):
+            reference = with_texts(reference, self.embedder.texts)
+            if os.access(self.folder, os.W_OK):  # an index that may only be read is as good
+                write_reference(self.folder, reference)
+            self.__dict__["reference"] = reference
+        return reference.cut(query)
+
+    def _tagged(self, query: Query, filters: str, top: int) -> list[Hit]:
+        """Images that hold the filters, those first whose least wanted tag is most probable."""
+        wanted = [tag.name for tag in query.tags if tag.wanted]
+        names = self.card.category_names
+        places = [names.index(name) for name in wanted if name in names]
+        rows = self._table.search().where(filters).select([*SHOWN, "probability"])
+        rows = rows.limit(None).to_arrow()
+        scores = np.ones(len(rows))
+        if places and len(rows):
+            probability = numbers_of(rows["probability"], len(names))[:, places]
+            given = [[names[p] in row for p in places] for row in rows["given"].to_pylist()]
+            scores = np.where(given, 1.0, probability).min(axis=1).astype(np.float64)
+        order = np.argsort(-scores, kind="stable")[:top]
+        return self._hits(rows.take(order), scores[order])
+
+    def _hits(self, rows: Any, scores: Float[np.ndarray, " K"]) -> list[Hit]:
+        return [
+            Hit(
+                image=row["image"],
+                path=self.root / row["image"],
+                score=float(score),
+                given=tuple(row["given"]),
+                found=tuple(n for n in row["present"] if n not in {*row["given"], *row["absent"]}),
+                missing=not (self.root / row["image"]).is_file(),
+            )
+            for row, score in zip(rows.to_pylist(), scores, strict=True)
+        ]

@@ -1,0 +1,118 @@
+"""What a query's scores are set against: the collection's mean, and queries that are unrelated.
+
+Cosines of texts and of images lie at different heights, so a score is a cosine less its mean over
+the collection. A cut-off comes from a null distribution: the scores of 200 unrelated queries over a
+sample of the same images. It says what chance reaches, not what is right.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from trmml.search.query import Query
+from trmml.search.table import REFERENCE, connect, has_table, numbers_of
+
+# Images that stand for the collection, and unrelated queries over them.
+SAMPLE, UNRELATED = 2000, 200
+# The share of the unrelated queries' scores that lies below the cut-off.
+BELOW = 0.999
+# Everyday things, so that few of them are in any one collection.
+NOUNS = tuple(
+    "accordion acorn airport alligator ambulance anchor ant antenna apple apron aquarium armchair"
+    " arrow ashtray asparagus avalanche avocado axe bagpipes bakery balcony balloon bamboo banana"
+    " banjo barcode barn basket bat bathtub bee beehive bell bicycle billiards binoculars blender"
+    " blueberry bonfire bookshelf boomerang bowling bracelet bread brick bridge broccoli broom"
+    " bucket bulldozer butterfly cactus cake calculator camel candle cannon canoe caravan carousel"
+    " carpet carrot castle cathedral cello chainsaw chalkboard chandelier cheese chess chimney"
+    " circus clarinet clock clover coffee comb compass concrete corkscrew cornfield cradle crane"
+    " crayon cricket crocodile crown crutch cupboard curtain dandelion dartboard dentist desert"
+    " diamond diary dice dolphin doormat dragonfly drill drum duck dumpling eagle earring easel"
+    " eggplant elevator engine envelope escalator espresso factory fan faucet fence fern ferry"
+    " fireworks flag flamingo flashlight flute fork fountain fox frog funnel garlic giraffe glacier"
+    " globe glove goat goose graffiti grapes grasshopper greenhouse guitar hammer hammock"
+    " harmonica harp hedgehog helicopter helmet honey horse hourglass igloo iron jellyfish kangaroo"
+    " kettle keyboard kite ladder lantern lemon leopard lighthouse lizard lobster magnet map"
+    " microscope mirror moss mushroom noodles octopus onion orchid owl padlock paintbrush parachute"
+    " peacock penguin piano pineapple pretzel pumpkin quilt raccoon radish rhinoceros rickshaw"
+    " ruler saddle sandal saxophone scarecrow scissors seahorse shovel skateboard skeleton snail"
+    " spatula sphinx squid stapler".split()
+)[:UNRELATED]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Of one index.
+
+    Attributes:
+        mean: of all image features.
+        images: features of a sample.
+        texts: features of unrelated texts; none before one was asked for.
+        words: those texts, in the order of `texts`.
+    """
+
+    mean: Float[np.ndarray, " D"]
+    images: Float[np.ndarray, "S D"]
+    texts: Float[np.ndarray, "T D"]
+    words: Sequence[str] = field(default=())
+
+    def cut(self, query: Query) -> float:
+        """The score that all but a thousandth of the unrelated queries' scores lie below.
+
+        Each of them has a text in place of each of the query's texts, and an image in place of
+        each image, with the same weights.
+        """
+        if not len(self.images):
+            return 0.0
+        null = np.zeros((UNRELATED, len(self.images)), np.float32)
+        centred = self.images - self.mean
+        for place, term in enumerate(query.terms):
+            pool = self._unlike(term.value) if term.kind == "text" else self.images
+            rows = np.random.default_rng(place).permutation(len(pool))
+            chosen = pool[np.resize(rows, UNRELATED)]
+            scores = chosen @ centred.T
+            if term.kind == "image":  # an image resembles itself
+                scores[np.arange(UNRELATED), np.resize(rows, UNRELATED)] = np.nan
+            null += term.weight * scores
+        return float(np.nanquantile(null, BELOW))
+
+    def _unlike(self, text: str) -> Float[np.ndarray, "K D"]:
+        """Features of the texts that are no word of a query."""
+        named = text.casefold().split()
+        return self.texts[[word not in named for word in self.words]]
+
+
+def read_reference(folder: Path, feature_size: int) -> Reference:
+    """What an index has to set queries against."""
+    rows = connect(folder).open_table(REFERENCE).search().limit(None).to_arrow()
+    kinds = np.asarray(rows["kind"].to_pylist())
+    features = numbers_of(rows["feature"], feature_size)
+    words = [word for word in rows["word"].to_pylist() if word is not None]
+    return Reference(
+        features[kinds == "mean"][0], features[kinds == "image"], features[kinds == "text"], words
+    )
+
+
+def write_reference(folder: Path, found: Reference) -> None:
+    """Replace what an index has."""
+    import pyarrow as pa
+
+    parts = {"mean": found.mean[None], "image": found.images, "text": found.texts}
+    features = np.concatenate(list(parts.values())).astype(np.float32)
+    kinds = [kind for kind, rows in parts.items() for _ in range(len(rows))]
+    words = [None] * (len(kinds) - len(found.texts)) + list(found.words)
+    size = features.shape[1]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), size)
+    rows = {"kind": pa.array(kinds), "word": pa.array(words, pa.string()), "feature": column}
+    mode = "overwrite" if has_table(folder, REFERENCE) else "create"
+    connect(folder).create_table(REFERENCE, pa.table(rows), mode=mode)
+
+
+def with_texts(
+    found: Reference, encode: Callable[[list[str]], Float[np.ndarray, "T D"]]
+) -> Reference:
+    """The reference with features of the unrelated texts, which need the text tower once."""
+    words = list(NOUNS)
+    return Reference(found.mean, found.images, encode(words), words)

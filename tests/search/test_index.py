@@ -1,0 +1,403 @@
+"""Making, updating and searching an index on disk."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import ToyImages
+from tests.toy import ToyEncoder
+from trmml.datasets.formats.folder import read_folder
+from trmml.errors import CheckpointError, DataError
+from trmml.features.extract import encode_images
+from trmml.method.prompts import encode_templates
+from trmml.search import reference as reference_module
+from trmml.search.approximate import index_vectors, nearest, recall
+from trmml.search.build import Built, build_index
+from trmml.search.encoder import EncoderEmbedder, patches_under
+from trmml.search.index import Found, Index
+from trmml.search.query import parse_query
+from trmml.search.reference import Reference
+from trmml.search.sheet import write_sheet
+from trmml.search.table import IndexCard, connect, open_images
+from trmml.storage.hashes import hash_file
+from trmml.tagging.tagger import Tagger
+
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+
+
+@pytest.fixture
+def photos(toy_images: ToyImages, tmp_path: Path) -> Path:
+    """A folder of its own, with a folder below it."""
+    folder = tmp_path / "photos"
+    shutil.copytree(toy_images.test, folder)
+    (folder / "more").mkdir()
+    shutil.copy2(toy_images.train / "000.png", folder / "more" / "it's.png")
+    return folder
+
+
+@pytest.fixture
+def build(finished_run: Path, photos: Path, tmp_path: Path) -> Callable[..., Built]:
+    def run(**changes: object) -> Built:
+        given = {"encoder": ToyEncoder(), **changes}
+        return build_index(finished_run, photos, tmp_path / "index", **given)  # type: ignore[arg-type]
+
+    return run
+
+
+def opened(tmp_path: Path, **changes: object) -> Index:
+    def embedder(card: IndexCard) -> EncoderEmbedder:
+        return EncoderEmbedder(card, encoder=ToyEncoder())
+
+    return Index(tmp_path / "index", embedder, **changes)  # type: ignore[arg-type]
+
+
+def names(found: Found) -> list[str]:
+    return [hit.image for hit in found.hits]
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p): (hash_file(p), p.stat().st_mtime_ns) for p in files}
+
+
+# Making -------------------------------------------------------------------------------------
+
+
+def test_rows_hold_what_encoder_and_tagger_say(
+    build: Callable[..., Built], photos: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    before = contents(photos)
+    assert build() == Built(images=17, new=17, changed=0, removed=0, unreadable=0)
+    assert contents(photos) == before
+    table, card = open_images(tmp_path / "index")
+    rows = {row["image"]: row for row in table.search().limit(None).to_arrow().to_pylist()}
+    paths = [photos / name for name in rows]
+    features = encode_images(paths, ToyEncoder()).source.batch(torch.arange(len(paths)))
+    tagger = Tagger.load(finished_run, encoder=ToyEncoder())
+    probabilities = tagger.score(features).probabilities
+    assert card.category_names == list(tagger.category_names)
+    for place, (name, row) in enumerate(rows.items()):
+        assert np.allclose(row["image_feature"], features.image_feature[place], atol=1e-3)
+        assert np.allclose(row["probability"], probabilities[place], atol=1e-3)
+        assert row["sha256"] == hash_file(photos / name)
+        assert (row["width"], row["height"], row["error"]) == (48, 48, None)
+        assert (row["given"], row["absent"]) == ([], [])
+        found = [c for c, p, t in zip(card.category_names, row["probability"], card.thresholds,
+                                      strict=True) if p >= np.float16(t)]  # fmt: skip
+        assert row["present"] == found
+
+
+def test_an_update_does_only_what_changed(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+    assert build() == Built(images=17, new=0, changed=0, removed=0, unreadable=0)
+    (photos / "000.png").unlink()
+    (photos / "001.png").rename(photos / "more" / "moved.png")
+    shutil.copy2(photos / "003.png", photos / "002.png")
+    Image.new("RGB", (30, 20)).save(photos / "new.png")
+    assert build() == Built(images=17, new=2, changed=1, removed=2, unreadable=0)
+    index = opened(tmp_path)
+    assert "more/moved.png" in names(index.search(parse_query(["red"]), top=50))
+    twins = index.search(parse_query(like=["003.png"]), top=1).hits
+    assert twins[0].image == "002.png"
+
+
+def test_labels_are_kept_replaced_and_move_with_their_image(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,red,violet\n000.png,1,0\n001.png,0,1\n")
+    build(labels=read_folder(photos, table))
+    (photos / "000.png").rename(photos / "z.png")
+    build()
+    table_of = open_images(tmp_path / "index")[0].search().limit(None).to_arrow().to_pylist()
+    rows = {row["image"]: (row["given"], row["absent"]) for row in table_of}
+    assert rows["z.png"] == (["red"], ["violet"]) and rows["001.png"] == (["violet"], ["red"])
+    table.write_text("image,red,violet\nz.png,0,\n")
+    assert build(labels=read_folder(photos, table)).changed == 2
+    table_of = open_images(tmp_path / "index")[0].search().limit(None).to_arrow().to_pylist()
+    rows = {row["image"]: (row["given"], row["absent"]) for row in table_of}
+    assert rows["z.png"] == ([], ["red"]) and rows["001.png"] == ([], [])
+
+
+def test_unreadable_images_are_rows_with_their_error_and_found_by_nothing(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "broken.png").write_bytes(b"no image")
+    assert build().unreadable == 1
+    assert "broken.png" not in names(opened(tmp_path).search(parse_query(["red"]), top=50))
+    shutil.copy2(photos / "000.png", photos / "broken.png")
+    assert build() == Built(images=18, new=0, changed=1, removed=0, unreadable=0)
+
+
+def test_a_folder_of_broken_images_is_indexed_too(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no image")
+    built = build_index(finished_run, folder, tmp_path / "index", encoder=ToyEncoder())
+    assert (built.images, built.unreadable) == (1, 1)
+    assert opened(tmp_path).search(parse_query(["red"]), least="auto").hits == []
+
+
+def test_a_killed_build_goes_on(
+    build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trmml.search import build as module
+
+    monkeypatch.setattr(module, "ROWS", 5)
+    real, calls = module._rows, list[int]()
+
+    def dies(*given: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_rows", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert len(opened(tmp_path)) == 10
+    monkeypatch.setattr(module, "_rows", real)
+    assert build() == Built(images=17, new=7, changed=0, removed=0, unreadable=0)
+
+
+def test_excluded_names_are_left_out(build: Callable[..., Built]) -> None:
+    assert build(exclude=["more/*", "00?.png"]).images == 6
+    with pytest.raises(DataError, match="leaves none of the 17"):
+        build(exclude=["*"])
+
+
+def test_another_run_is_refused_or_replaces(build: Callable[..., Built], tmp_path: Path) -> None:
+    build()
+    with pytest.raises(CheckpointError, match="--replace"):
+        build(also=["violet"])
+    assert build(also=["violet"], replace_other=True).new == 17
+    assert opened(tmp_path).card.category_names[-1] == "violet"
+    with pytest.raises(CheckpointError, match="encodes images differently"):
+        build(encoder=ToyEncoder(seed=1))
+
+
+def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no index"):
+        Index(tmp_path)
+    connect(tmp_path).create_table("images", [{"a": 1}])
+    with pytest.raises(CheckpointError, match="no index of trmml"):
+        Index(tmp_path)
+
+
+# Searching ----------------------------------------------------------------------------------
+
+
+def test_scores_are_weighted_cosines_less_their_mean(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    found = opened(tmp_path).search(parse_query(["2:red"], unlike=["005.png"]), top=50)
+    paths = [photos / hit.image for hit in found.hits]
+    every = sorted(photos.rglob("*.png"))
+    encoder = ToyEncoder()
+    (text,) = encode_templates(encoder, ["a photo of a {}"], ["red"])
+    features = encode_images(every, encoder).source.batch(torch.arange(len(every))).image_feature
+    vector = 2 * text[0] - features[every.index(photos / "005.png")]
+    scores = features @ vector - features.mean(dim=0) @ vector
+    expected = [float(scores[every.index(path)]) for path in paths]
+    assert np.allclose([hit.score for hit in found.hits], expected, atol=5e-3)
+    assert len(paths) == 17 and expected == pytest.approx(sorted(expected, reverse=True), abs=5e-3)
+
+
+def test_known_labels_count_before_the_tagger(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    index = opened(tmp_path)
+    before = set(names(index.search(parse_query(tags=["red"]), top=50)))
+    assert 0 < len(before) < 17
+    wrong = [sorted(before)[0], next(p.name for p in photos.glob("*.png") if p.name not in before)]
+    table = tmp_path / "labels.csv"
+    table.write_text(f"image,red,violet\n{wrong[0]},0,\n{wrong[1]},1,1\n")
+    build(labels=read_folder(photos, table))
+    index = opened(tmp_path)
+    after = set(names(index.search(parse_query(tags=["red"]), top=50)))
+    assert after == before - {wrong[0]} | {wrong[1]}
+    without = set(names(index.search(parse_query(without=["red"]), top=50)))
+    assert (
+        without == {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")} - after
+    )
+    assert names(index.search(parse_query(tags=["violet"]))) == [wrong[1]]  # of the labels alone
+    high = set(names(index.search(parse_query(tags=["red:0.999999"]), top=50)))
+    assert high <= after and wrong[1] in high and wrong[0] not in high
+    everything = set(names(index.search(parse_query(tags=["red:0"]), top=50)))
+    assert len(everything) == 16 and wrong[0] not in everything
+
+
+def test_tags_alone_are_sorted_by_their_least_probability(
+    build: Callable[..., Built], tmp_path: Path
+) -> None:
+    build()
+    hits = opened(tmp_path).search(parse_query(tags=["red:0", "blue:0"]), top=50).hits
+    scores = [hit.score for hit in hits]
+    assert len(hits) == 17 and scores == sorted(scores, reverse=True)
+
+
+def test_images_of_the_index_need_no_encoder(build: Callable[..., Built], tmp_path: Path) -> None:
+    build()
+    index = Index(tmp_path / "index")
+    found = index.search(parse_query(like=["more/it's.png"], tags=["red:0"]), top=3)
+    assert len(found.hits) == 3 and "more/it's.png" not in names(found)
+    assert index.search(parse_query(like=["000.png"]), least="auto").cut is not None
+    with pytest.raises(DataError, match="needs the encoder"):
+        index.search(parse_query(["red"]))
+
+
+def test_a_file_outside_and_a_missing_one(
+    build: Callable[..., Built], photos: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    build()
+    index = opened(tmp_path)
+    twin = toy_images.train / "000.png"
+    assert names(index.search(parse_query(like=[str(twin)]), top=1)) == ["more/it's.png"]
+    with pytest.raises(DataError, match="neither a file nor an image of the index"):
+        index.search(parse_query(like=["nowhere.png"]))
+    (photos / "more" / "it's.png").unlink()
+    (hit,) = index.search(parse_query(like=[str(twin)]), top=1).hits
+    assert hit.missing and hit.to_dict()["missing"]
+
+
+def test_moved_images_are_found_under_another_root(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    photos.rename(tmp_path / "elsewhere")
+    assert all(hit.missing for hit in opened(tmp_path).search(parse_query(["red"])).hits)
+    index = opened(tmp_path, root=tmp_path / "elsewhere")
+    assert not any(hit.missing for hit in index.search(parse_query(["red"])).hits)
+
+
+def test_a_box_is_read_from_the_patches_under_it(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    assert patches_under((0.0, 0.0, 1.0, 1 / 3), (3, 3)).tolist() == pytest.approx(
+        [1 / 3] * 3 + [0] * 6
+    )
+    assert patches_under((0.5, 0.5, 0.6, 0.6), (3, 3)).argmax() == 4
+    image = Image.new("RGB", (48, 48), (220, 40, 40))
+    image.save(photos / "red.png")
+    half = Image.new("RGB", (48, 48), (40, 70, 220))
+    half.paste((220, 40, 40), (0, 0, 16, 48))
+    half.save(tmp_path / "half.png")
+    build()
+    index = opened(tmp_path)
+    left = index.search(parse_query(like=[str(tmp_path / "half.png")], box="0,0,0.3,1"), top=1)
+    assert names(left) == ["red.png"] and left.hits[0].score > 0
+
+
+def test_parts_rank_by_the_best_patch(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    small = Image.new("RGB", (48, 48), (128, 128, 128))
+    small.paste((1, 250, 250), (0, 0, 16, 16))
+    small.save(photos / "small.png")
+    Image.new("RGB", (48, 48), (1, 250, 250)).save(tmp_path / "cyan.png")
+    build()
+    query = parse_query(like=[str(tmp_path / "cyan.png")])
+    assert names(opened(tmp_path).search(query, top=1, parts=True)) == ["small.png"]
+
+
+# Cut-off ------------------------------------------------------------------------------------
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_the_cut_is_what_unrelated_queries_hardly_reach() -> None:
+    draw = np.random.default_rng(0)
+    images = unit(draw.normal(size=(300, 16)) + 1)
+    texts = unit(draw.normal(size=(200, 16)))
+    words = [f"word{n}" for n in range(200)]
+    found = Reference(images.mean(axis=0), images, texts, words)
+    cut = found.cut(parse_query(["something"]))
+    scores = texts @ (images - images.mean(axis=0)).T
+    assert (scores > cut).mean() == pytest.approx(0.001, abs=2e-4)
+    assert found.cut(parse_query(["2:something"])) == pytest.approx(2 * cut, rel=1e-5)
+    # An image is not set against itself, a text not against its own words.
+    assert found.cut(parse_query(like=["a.jpg"])) < 1 - float(images.mean(axis=0) @ images[0])
+    texts[7] = images[0]
+    assert found.cut(parse_query(["the word7"])) <= cut + 1e-6
+
+
+def test_the_texts_are_encoded_once_and_kept(
+    build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(set(reference_module.NOUNS)) == reference_module.UNRELATED
+    build()
+    cut = opened(tmp_path).search(parse_query(["red"]), least="auto").cut
+    monkeypatch.setattr("trmml.search.index.with_texts", None)
+    assert opened(tmp_path).search(parse_query(["red"]), least="auto").cut == cut
+    (tmp_path / "photos" / "000.png").unlink()
+    build()  # keeps the texts
+    opened(tmp_path).search(parse_query(["red"]), least="auto")
+
+
+def test_a_least_score_cuts(build: Callable[..., Built], tmp_path: Path) -> None:
+    build()
+    index = opened(tmp_path)
+    hits = index.search(parse_query(["red"]), top=50).hits
+    least = hits[4].score
+    assert len(index.search(parse_query(["red"]), top=50, least=least).hits) == 5
+    with pytest.raises(DataError, match="needs a text or an image"):
+        index.search(parse_query(tags=["red"]), least=0.5)
+
+
+# The approximate search ---------------------------------------------------------------------
+
+
+def test_the_approximate_search_finds_what_the_exact_one_does(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    draw = np.random.default_rng(0)
+    centres = unit(draw.normal(size=(20, 16)))
+    rows = unit(centres[draw.integers(0, 20, 2000)] + 0.3 * draw.normal(size=(2000, 16)))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), 16)
+    none = pa.array([[]] * len(rows), pa.list_(pa.string()))
+    table = connect(tmp_path).create_table(
+        "images",
+        pa.table(
+            {
+                "image": [str(n) for n in range(len(rows))],
+                "image_feature": column,
+                **dict.fromkeys(("given", "absent", "present"), none),
+                "error": pa.nulls(len(rows), pa.string()),
+            }
+        ),
+    )
+    assert index_vectors(table, rows[:20]) > 0.9
+    assert recall(table, rows[:5], "image = '3'") == 1.0
+    exact = nearest(table, rows[3], 1).select(["image"]).to_arrow()["image"].to_pylist()
+    assert exact == ["3"]
+
+
+# The sheet ----------------------------------------------------------------------------------
+
+
+def test_the_sheet_holds_its_images_and_escapes_names(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    shutil.copy2(photos / "000.png", photos / "<b>&.png")
+    build()
+    hits = opened(tmp_path).search(parse_query(["red"]), top=50).hits
+    (photos / "001.png").unlink()
+    (photos / "002.png").write_bytes(b"no image")
+    hits = opened(tmp_path).search(parse_query(["red"]), top=50).hits
+    write_sheet(tmp_path / "sheet.html", "<red>", hits)
+    page = (tmp_path / "sheet.html").read_text("utf-8")
+    assert "<b>" not in page and "&lt;b&gt;&amp;.png" in page and "&lt;red&gt;" in page
+    assert page.count("data:image/jpeg;base64,") == len(hits) - 2
+    assert "the file is gone" in page and "the file cannot be read" in page
+    assert "http" not in page.replace("http-equiv", "")
