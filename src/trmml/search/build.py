@@ -92,6 +92,7 @@ def build_index(
     labels: Dataset | None = None,
     also: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     replace_other: bool = False,
     approximate: bool = False,
     encoder: Encoder | str | None = None,
@@ -113,6 +114,7 @@ def build_index(
             has.
         also: names of further categories, see `Tagger.load`.
         exclude: patterns of names below the folder to leave out, as `raw/*`.
+        only: names below the folder to index; None for all that are found.
         replace_other: make the index anew where it is that of another run or other categories.
         approximate: also index the vectors and lists of names; see `approximate`.
         encoder: see `Tagger.load`.
@@ -127,7 +129,7 @@ def build_index(
     """
     root, out = Path(images), Path(out)
     connect(out)  # LanceDB is missed before anything long
-    names = _names(root, exclude)
+    names = _names(root, exclude) if only is None else sorted(set(only))
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):

@@ -1,0 +1,119 @@
+"""Milliseconds of a search, exact and approximate, with and without filters, and the recall.
+
+    python -m benchmarks.speed.search [--images 100000] [--queries 200] [--quick]
+
+The index is made: unit vectors of 512 numbers around 2,000 centres, and 24 categories, one of which
+1 % of the images have. So no encoder's time is in it; the queries are vectors near the centres.
+Exact search scans every row that holds the filter. The recall is the share of the exact first 50
+that `--ann` finds. Prints a table and writes benchmarks/results/search.json.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.record import write_results
+
+from trmml.search.approximate import index_vectors, nearest, recall
+from trmml.search.table import IndexCard, connect, image_schema, vectors
+
+SIZE, CENTRES, FIRST, ROWS = 512, 2000, 50, 20_000
+NAMES = [f"category {number}" for number in range(24)]
+FILTERS = {
+    "no filter": "error IS NULL",
+    "1 %": "error IS NULL AND array_has(present, 'category 0')",
+}
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """The rows with length 1."""
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_index(folder: Path, images: int, centres: np.ndarray, draw: np.random.Generator) -> Any:
+    """The table of an index of so many made images."""
+    import pyarrow as pa
+
+    thresholds = [0.5] * len(NAMES)
+    encoder = {"name": "made", "feature_size": SIZE, "image_checksum": "", "size": 0}
+    card = IndexCard(1, "/", encoder, None, "{}", "", NAMES, thresholds, "0")
+    schema = image_schema(card)
+    table = connect(folder).create_table("images", schema=schema)
+    shares = np.linspace(0.01, 0.3, len(NAMES))
+    for start in range(0, images, ROWS):
+        count = min(ROWS, images - start)
+        near = centres[draw.integers(0, len(centres), count)]
+        features = unit(near + 0.04 * draw.normal(size=(count, SIZE)))
+        shown = draw.random((count, len(NAMES))) < shares
+        present = [[NAMES[c] for c in row.nonzero()[0]] for row in shown]
+        columns: dict[str, Any] = {
+            name: pa.nulls(count, schema.field(name).type) for name in schema.names
+        }
+        columns |= {
+            "image": [f"{n:09}.jpg" for n in range(start, start + count)],
+            "image_feature": vectors(features, schema, "image_feature"),
+            "probability": vectors(shown.astype(np.float32), schema, "probability"),
+            "given": [[] for _ in range(count)],
+            "absent": [[] for _ in range(count)],
+            "present": present,
+        }
+        table.add(pa.table(columns, schema=schema))
+    table.optimize()
+    return table
+
+
+def timed(table: Any, queries: np.ndarray, where: str, approximate: bool) -> dict[str, float]:
+    """Median and 95th percentile of the milliseconds of a search."""
+    taken = []
+    for vector in queries:
+        began = time.perf_counter()
+        search = nearest(table, vector, FIRST, approximate=approximate)
+        search.where(where, prefilter=True).select(["image", "_distance"]).to_arrow()
+        taken.append(1000 * (time.perf_counter() - began))
+    return {"median_ms": statistics.median(taken), "p95_ms": float(np.quantile(taken, 0.95))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="10,000 images, 20 queries")
+    options = parser.parse_args(arguments)
+    counts = [10_000] if options.quick else options.images
+    number = 20 if options.quick else options.queries
+    rows = []
+    print(f"{'images':>9}  {'search':12} {'filter':9} {'median ms':>9} {'p95 ms':>8} {'recall':>7}")
+    for images in counts:
+        draw = np.random.default_rng(options.seed)
+        centres = unit(draw.normal(size=(CENTRES, SIZE)))
+        queries = unit(centres[:number] + 0.04 * draw.normal(size=(number, SIZE)))
+        with tempfile.TemporaryDirectory() as folder:
+            table = make_index(Path(folder), images, centres, draw)
+            for approximate in (False, True):
+                if approximate:
+                    began = time.perf_counter()
+                    index_vectors(table, queries[:1])
+                    print(f"{images:9}  the index of the vectors took"
+                          f" {time.perf_counter() - began:.0f} s")  # fmt: skip
+                for name, where in FILTERS.items():
+                    found = timed(table, queries, where, approximate)
+                    share = recall(table, queries, where) if approximate else 1.0
+                    kind = "approximate" if approximate else "exact"
+                    rows.append({"images": images, "search": kind, "filter": name, **found,
+                                 "recall_50": share})  # fmt: skip
+                    print(f"{images:9}  {kind:12} {name:9} {found['median_ms']:9.1f}"
+                          f" {found['p95_ms']:8.1f} {share:7.3f}")  # fmt: skip
+    tree = {"seed": options.seed, "size": SIZE, "queries": number, "rows": rows}
+    print(f"written: {write_results('search', tree, quick=options.quick)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

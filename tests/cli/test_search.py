@@ -1,0 +1,56 @@
+"""`trmml index` and `trmml search` as a user types them."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import good, run
+from tests.conftest import ToyImages
+
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+
+
+def bad(*words: object) -> str:
+    result = run(*words)
+    assert result.exit_code == 1 and "Error: " in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def indexed(finished_run: Path, toy_images: ToyImages, tmp_path: Path) -> Path:
+    words = ["index", toy_images.test, "--run", finished_run, "--out", tmp_path / "index"]
+    said = good(*words, "--labels", toy_images.test_table, "--trust")
+    assert said.startswith("16 images in")
+    return tmp_path / "index"
+
+
+def test_every_form_names_the_same_images(indexed: Path, toy_images: ToyImages) -> None:
+    words = ["search", indexed, "red", "--trust", "--top", "3"]
+    tree = json.loads(good(*words, "--json"))
+    names = [hit["image"] for hit in tree["hits"]]
+    assert len(names) == 3
+    rows = list(csv.DictReader(io.StringIO(good(*words, "--format", "csv"))))
+    assert [row["image"] for row in rows] == names
+    paths = [str(toy_images.test / name) for name in names]
+    assert good(*words, "--paths").splitlines() == paths
+    assert good(*words, "-0") == "".join(f"{path}\0" for path in paths)
+    table = good(*words)
+    assert all(name in table for name in names)
+
+
+def test_a_filter_alone_needs_no_trust(indexed: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "found.html"
+    found = json.loads(good("search", indexed, "--tag", "red", "--json", "--sheet", sheet))
+    assert all("red" in hit["given"] for hit in found["hits"]) and found["hits"]
+    assert "+red" in sheet.read_text("utf-8")
+
+
+def test_what_is_wrong_is_said_in_a_sentence(indexed: Path, tmp_path: Path) -> None:
+    assert "--trust" in bad("search", indexed, "red")
+    assert "did you mean red" in bad("search", indexed, "--tag", "rad")
+    assert "takes a number or auto" in bad("search", indexed, "red", "--min", "x", "--trust")
+    assert "holds no index" in bad("search", tmp_path, "red")
+    assert "nothing is searched for" in bad("search", indexed)
