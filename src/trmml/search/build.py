@@ -1,9 +1,8 @@
 """Make an index of a folder of images, or bring one up to date: only what changed is done again."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from trmml.errors import CheckpointError, DataError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
-from trmml.image_search import find_images
 from trmml.images import read_image
 from trmml.search.approximate import index_vectors
+from trmml.search.changes import File, image_names, old_rows, to_describe
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
 from trmml.search.table import (
     FORMAT,
@@ -72,18 +71,6 @@ class Built:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _File:
-    """An image as it lies in the folder, with what is known of it."""
-
-    name: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    given: Sequence[str] = ()
-    absent: Sequence[str] = ()
-
-
 def build_index(
     run: Path | str,
     images: Path | str,
@@ -129,13 +116,13 @@ def build_index(
     """
     root, out = Path(images), Path(out)
     connect(out)  # LanceDB is missed before anything long
-    names = _names(root, exclude) if only is None else sorted(set(only))
+    names = image_names(root, exclude) if only is None else sorted(set(only))
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):
         table = _table(out, card, replace_other)
-        old = _old_rows(table)
-        todo = _todo(root, names, old, labels, progress)
+        old = old_rows(table)
+        todo = to_describe(root, names, old, labels, progress)
         gone = sorted(set(old) - set(names))
         for start in range(0, len(gone), ROWS):
             table.delete(among("image", gone[start : start + ROWS]))
@@ -151,17 +138,6 @@ def build_index(
         )
         counts = int(table.count_rows()), new, len(todo) - new, len(gone)
         return Built(*counts, unreadable, recall)
-
-
-def _names(root: Path, exclude: Sequence[str]) -> list[str]:
-    """Names of the images below a folder."""
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder; name the folder of the images")
-    names = [path.relative_to(root).as_posix() for path in find_images([root])]
-    left = [name for name in names if not any(fnmatch(name, pattern) for pattern in exclude)]
-    if not left:
-        raise DataError(f"--exclude {' '.join(exclude)} leaves none of the {len(names)} images")
-    return left
 
 
 def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
@@ -205,68 +181,11 @@ def _table(out: Path, card: IndexCard, replace_other: bool) -> Any:
     return table
 
 
-def _old_rows(table: Any) -> dict[str, dict[str, Any]]:
-    """What the index has, by the image's name."""
-    columns = ["image", "sha256", "size", "mtime_ns", "given", "absent", "error"]
-    rows = table.search().select(columns).limit(None).to_arrow().to_pylist()
-    return {row["image"]: row for row in rows}
-
-
-def _todo(
-    root: Path,
-    names: Sequence[str],
-    old: Mapping[str, Mapping[str, Any]],
-    labels: Dataset | None,
-    progress: Progress | None,
-) -> list[_File]:
-    """The images whose row is missing or is no longer right."""
-    known = None if labels is None else _labels_by_image(labels)
-    there = set(names)
-    moved = {row["sha256"]: row for name, row in old.items() if name not in there}
-    todo = []
-    for place, name in enumerate(names):
-        row, stat = old.get(name), (root / name).stat()
-        same = row is not None and (row["size"], row["mtime_ns"]) == (
-            stat.st_size,
-            stat.st_mtime_ns,
-        )
-        digest = row["sha256"] if row is not None and same else _digest(root / name)
-        before = row or moved.get(digest) or {"given": (), "absent": ()}
-        given, absent = tuple(before["given"]), tuple(before["absent"])
-        if known is not None:
-            given, absent = known.get(name, ((), ()))
-        labelled = (given, absent) == (tuple(before["given"]), tuple(before["absent"]))
-        if not (same and labelled and row is not None and row["error"] is None):
-            todo.append(_File(name, stat.st_size, stat.st_mtime_ns, digest, given, absent))
-        if progress is not None and len(names) >= ROWS:
-            progress("look", place + 1, len(names))
-    return todo
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file; "" where it cannot be read, which its row will say."""
-    try:
-        return hash_file(path)
-    except OSError:
-        return ""
-
-
-def _labels_by_image(labels: Dataset) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Names of the categories that are known to be present, and absent, by image."""
-    names = np.asarray(labels.category_names, dtype=object)
-    present = (labels.matrix.labels & labels.matrix.known).numpy()
-    absent = (~labels.matrix.labels & labels.matrix.known).numpy()
-    return {
-        image: (tuple(names[present[row]]), tuple(names[absent[row]]))
-        for row, image in enumerate(labels.images)
-    }
-
-
 def _write(
     table: Any,
     tagger: Tagger,
     root: Path,
-    todo: Sequence[_File],
+    todo: Sequence[File],
     card: IndexCard,
     encoding: Encoding | None,
     progress: Progress | None,
@@ -282,7 +201,7 @@ def _write(
 def _rows(
     tagger: Tagger,
     root: Path,
-    files: Sequence[_File],
+    files: Sequence[File],
     card: IndexCard,
     encoding: Encoding | None,
     progress: Progress | None,
@@ -317,7 +236,7 @@ def _rows(
 def _describe(
     tagger: Tagger,
     root: Path,
-    files: Sequence[_File],
+    files: Sequence[File],
     feature: np.ndarray,
     probability: np.ndarray,
     encoding: Encoding | None,

@@ -1,0 +1,98 @@
+"""Which images of a folder an index lacks, or describes no longer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trmml.datasets.base import Dataset
+from trmml.errors import DataError
+from trmml.features.base import Progress
+from trmml.image_search import find_images
+from trmml.storage.hashes import hash_file
+
+# Images from which looking at each deserves a progress bar.
+MANY = 10_000
+
+
+@dataclass(frozen=True)
+class File:
+    """An image as it lies in the folder, with what is known of it."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    given: Sequence[str] = ()
+    absent: Sequence[str] = ()
+
+
+def image_names(root: Path, exclude: Sequence[str]) -> list[str]:
+    """Names of the images below a folder."""
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; name the folder of the images")
+    names = [path.relative_to(root).as_posix() for path in find_images([root])]
+    left = [name for name in names if not any(fnmatch(name, pattern) for pattern in exclude)]
+    if not left:
+        raise DataError(f"--exclude {' '.join(exclude)} leaves none of the {len(names)} images")
+    return left
+
+
+def old_rows(table: Any) -> dict[str, dict[str, Any]]:
+    """What the index has, by the image's name."""
+    columns = ["image", "sha256", "size", "mtime_ns", "given", "absent", "error"]
+    rows = table.search().select(columns).limit(None).to_arrow().to_pylist()
+    return {row["image"]: row for row in rows}
+
+
+def to_describe(
+    root: Path,
+    names: Sequence[str],
+    old: Mapping[str, Mapping[str, Any]],
+    labels: Dataset | None,
+    progress: Progress | None,
+) -> list[File]:
+    """The images whose row is missing or is no longer right."""
+    known = None if labels is None else _labels_by_image(labels)
+    there = set(names)
+    moved = {row["sha256"]: row for name, row in old.items() if name not in there}
+    todo = []
+    for place, name in enumerate(names):
+        row, stat = old.get(name), (root / name).stat()
+        same = row is not None and (row["size"], row["mtime_ns"]) == (
+            stat.st_size,
+            stat.st_mtime_ns,
+        )
+        digest = row["sha256"] if row is not None and same else _digest(root / name)
+        before = row or moved.get(digest) or {"given": (), "absent": ()}
+        given, absent = tuple(before["given"]), tuple(before["absent"])
+        if known is not None:
+            given, absent = known.get(name, ((), ()))
+        labelled = (given, absent) == (tuple(before["given"]), tuple(before["absent"]))
+        if not (same and labelled and row is not None and row["error"] is None):
+            todo.append(File(name, stat.st_size, stat.st_mtime_ns, digest, given, absent))
+        if progress is not None and len(names) >= MANY:
+            progress("look", place + 1, len(names))
+    return todo
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; "" where it cannot be read, which its row will say."""
+    try:
+        return hash_file(path)
+    except OSError:
+        return ""
+
+
+def _labels_by_image(labels: Dataset) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Names of the categories that are known to be present, and absent, by image."""
+    names = np.asarray(labels.category_names, dtype=object)
+    present = (labels.matrix.labels & labels.matrix.known).numpy()
+    absent = (~labels.matrix.labels & labels.matrix.known).numpy()
+    return {
+        image: (tuple(names[present[row]]), tuple(names[absent[row]]))
+        for row, image in enumerate(labels.images)
+    }
