@@ -25,6 +25,10 @@ FIT = (
 CONVERT = (
     *("data", "convert", "folder", "set", "out", "--option", "blank=absent", "--images", "copy"),
 )
+EXCHANGE = (
+    *("data", "export", "label-studio", "set", "out", "--kind", "folder"),
+    *("--option", "blank=absent", "--ask", "choices"),
+)
 EXPORT = ("export", "run", "model.onnx", "--trust")
 BENCHMARK = (
     *("benchmark", "--data", "folder", "set", "--data-option", "blank=absent", "--encoder", SPEC),
@@ -178,6 +182,7 @@ JOBS = (
     Job("fit", FIT, (FIT, RESUME), _images, _RUN),
     Job("resume", RESUME, (RESUME,), _stopped_run, _RUN),
     Job("convert", CONVERT, (CONVERT,), _plain_set, ("out",)),
+    Job("exchange", EXCHANGE, (EXCHANGE,), _plain_set, ("out",)),
     Job("store", EVALUATE, (EVALUATE,), _finished_run, ("categories.csv", "run/report.html")),
     Job("remove", REMOVE, (REMOVE,), _finished_run, ("cache/features",)),
     Job("export", EXPORT, (EXPORT,), _finished_run, ("model.onnx",)),

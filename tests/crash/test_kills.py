@@ -10,7 +10,11 @@ import pytest
 
 from tests.crash.commands import JOBS, Job, Server, faults_of_a_kill, prepared, whole_run
 
-POINTS = {"convert": 5, "resume": 4}  # so many of each, spread over the whole command
+POINTS = {
+    "convert": 5,
+    "exchange": 3,
+    "resume": 4,
+}  # so many of each, spread over the whole command
 
 
 @pytest.fixture(scope="module")

@@ -292,6 +292,14 @@ def test_0_and_1_under_label_are_answers_or_with_categories_their_numbers(
     assert states(read(table, "x.csv", categories=["label"])) == [[N], [Y]] and not caplog.text
 
 
+def test_an_image_of_fiftyone_may_be_called_as_a_list_of_coco(tmp_path: Path) -> None:
+    write_images(tmp_path, ["images.png", "b.png"])
+    tree = {"classes": ["gull"], "labels": {"images": [{"label": "gull"}], "b": []}}
+    write(tmp_path, {"labels.json": json.dumps(tree)})
+    data = read_folder(tmp_path, tmp_path / "labels.json", blank="unknown")
+    assert data.images == ("images.png", "b.png") and states(data) == [[Y], [U]]
+
+
 def test_categories_that_fiftyone_declares_are_kept(read: Read) -> None:
     tree = {"classes": ["tern", "gull"], "labels": {"a": [{"label": "gull"}], "b": [1]}}
     data = read(json.dumps(tree), blank="absent")

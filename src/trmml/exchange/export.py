@@ -17,7 +17,7 @@ from trmml.exchange.writing import refuse_unfit
 from trmml.exchange.yolo import write_yolo
 from trmml.settings.choices import AskForm, ExchangeForm, ImageTransfer
 from trmml.storage.atomic import whole_file
-from trmml.storage.drafts import draft_folder
+from trmml.storage.drafts import draft_folder, remove_abandoned_drafts
 
 # Beside a form that cannot say all: a table with the three states.
 LABELS = "trmml.csv"
@@ -75,6 +75,7 @@ def export(
     Raises:
         DataError: `out` exists, or the form cannot hold the labels or a name.
     """
+    remove_abandoned_drafts(out)
     if out.exists() or out.is_symlink():
         raise DataError(f"{out} is there already, and nothing is written over. Name a new one.")
     data, boxes = source.shown, 0

@@ -9,8 +9,8 @@ from typing import TextIO
 from trmml.datasets.base import Dataset, Edges
 from trmml.errors import DataError
 
-# What XML 1.0, section 2.2, allows in no document; line ends and tabs it would change.
-_NOT_XML = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+# What XML 1.0, section 2.2, allows in no document, and line ends, which it and YAML would change.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
 def stream(file: TextIO, opening: str, pieces: Iterable[str], closing: str) -> None:
@@ -31,7 +31,7 @@ def refuse_unfit(names: Sequence[str], what: str, form: str) -> None:
     Raises:
         DataError: one has them.
     """
-    bad = next((name for name in names if _NOT_XML.search(name)), None)
+    bad = next((name for name in names if _UNFIT.search(name)), None)
     if bad is not None:
         raise DataError(
             f"{what} {bad!r} holds a line break, a control character or bytes that are no UTF-8,"

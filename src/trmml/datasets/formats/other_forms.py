@@ -33,6 +33,7 @@ from trmml.storage.json_text import parse_json
 
 _HEAD = 1 << 16  # bytes that show what a file is
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_FIFTY_ONE = re.compile(rb'\{\s*"classes"\s*:\s*\[[^\]]*\]\s*,\s*"labels"\s*:')
 _JSON = re.compile(rb'\{|\[\s*[\[{"\]]')
 _LINES = (".jsonl", ".ndjson")
 _XML = re.compile(rb"<[?!A-Za-z]")
@@ -88,7 +89,7 @@ _IN_FOLDER = {"*.xml": "voc-xml", "*.txt": "yolo", "*.parquet": "parquet", "*.ar
 def is_coco(path: Path) -> bool:
     """Return whether a file is JSON in COCO's form: an object with lists of images and others."""
     head = _start(path)
-    if head[:1] != b"{" or path.suffix.lower() != ".json":
+    if head[:1] != b"{" or path.suffix.lower() != ".json" or _FIFTY_ONE.match(head):
         return False
     if _COCO.search(head) or path.stat().st_size <= _HEAD:
         return bool(_COCO.search(head))

@@ -147,12 +147,10 @@ def table_rows(data: Dataset, form: str) -> Iterator[list[str]]:
     if form == "long" and split:
         raise DataError(f"category {split[0]!r} holds '{_LIST}', so no list holds it. Take wide.")
     yield ["image", *(names if form == "wide" else ("present", "absent"))]
-    matrix = data.matrix
-    for image, own, said in zip(data.images, matrix.labels, matrix.known, strict=True):
-        states = (own.byte() + said.byte()).tolist()  # 0 unknown, 1 absent, 2 present
+    states = (data.matrix.labels.byte() + data.matrix.known.byte()).numpy()
+    for image, row in zip(data.images, states, strict=True):  # 0 unknown, 1 absent, 2 present
         if form == "wide":
-            yield [image, *(_CELLS[state] for state in states)]
+            yield [image, *(_CELLS[state] for state in row.tolist())]
         else:
-            lists = ([name for name, state in zip(names, states, strict=True) if state == wanted]
-                     for wanted in (2, 1))  # fmt: skip
+            lists = ([names[c] for c in np.flatnonzero(row == state)] for state in (2, 1))
             yield [image, *map(_LIST.join, lists)]
