@@ -21,6 +21,8 @@ REFUSED = (
     ("voc-xml-list", "x" * 300, "name too long"),
     ("yolo-list", "x" * 300 + ".jpg", "name too long"),
     ("nus-cole-labels", "\x93NUMPY\x01\x00v\x00{'shape': (2, 3(}", "no plain numpy array"),
+    ("mask-own", "\x1c ", "is empty"),
+    ("categories", "\u2028", "is empty"),
     ("run-card", "null", "no valid JSON"),
     ("run-card", DEEP, "no valid JSON"),
     ("old-run-log", '{"weighted": [1]}', "which has no checksums, is damaged"),
@@ -44,7 +46,7 @@ REFUSED = (
 def test_what_was_found_is_refused_in_words(name: str, text: str, message: str) -> None:
     (target,) = (each for each in all_targets() if each.name == name)
     with pytest.raises(TrmmlError, match=f"(?i){message}"):
-        target.read(text.encode("latin-1"))
+        target.read(text.encode("utf-8" if "\u2028" in text else "latin-1"))
 
 
 def test_features_may_be_deep() -> None:
