@@ -21,6 +21,10 @@ REFUSED = (
     ("voc-xml-list", "x" * 300, "name too long"),
     ("yolo-list", "x" * 300 + ".jpg", "name too long"),
     ("nus-cole-labels", "\x93NUMPY\x01\x00v\x00{'shape': (2, 3(}", "no plain numpy array"),
+    ("cub-split", f"{LONG} 1\n", "expected a number and a text"),
+    ("cub-labels", "1 1 1 3 1\n99999999999999999999 1 1 3 1\n", "filled line 2: .* does not begin"),
+    ("mask-own", "\x1c ", "is empty"),
+    ("categories", "\u2028", "is empty"),
     ("run-card", "null", "no valid JSON"),
     ("run-card", DEEP, "no valid JSON"),
     ("old-run-log", '{"weighted": [1]}', "which has no checksums, is damaged"),
@@ -44,7 +48,14 @@ REFUSED = (
 def test_what_was_found_is_refused_in_words(name: str, text: str, message: str) -> None:
     (target,) = (each for each in all_targets() if each.name == name)
     with pytest.raises(TrmmlError, match=f"(?i){message}"):
-        target.read(text.encode("latin-1"))
+        target.read(text.encode("utf-8" if "\u2028" in text else "latin-1"))
+
+
+def test_letters_that_unicode_does_not_have_are_refused() -> None:
+    (target,) = (each for each in all_targets() if each.name == "nus-cole-images")
+    place = target.valid.rindex(b"a\0\0\0")
+    with pytest.raises(TrmmlError, match="no plain numpy array, or damaged"):
+        target.read(target.valid[:place] + b"a\0\0\1" + target.valid[place + 4 :])
 
 
 def test_features_may_be_deep() -> None:

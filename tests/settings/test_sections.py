@@ -3,7 +3,7 @@ import pytest
 from trmml.baselines.coop import CoOpSettings
 from trmml.errors import ConfigError
 from trmml.settings.files import load_settings, preset_names
-from trmml.settings.sections import Settings, changed, setting_names
+from trmml.settings.sections import Settings, changed, setting_names, validate
 
 
 def test_overrides_are_read_as_toml_then_as_text():
@@ -101,3 +101,5 @@ def test_changed_keeps_the_defaults_of_the_method():
         changed(CoOpSettings(), {"matching.scale": -1})
     with pytest.raises(ConfigError, match=r"there is no setting 'regions"):
         changed(CoOpSettings(), {"regions.learn": True})
+    with pytest.raises(ConfigError, match=r"x.toml: training = 3, but is a section: \[training\]"):
+        validate(CoOpSettings, {"training": 3}, "x.toml")

@@ -148,6 +148,8 @@ def test_values_out_of_range(tagger, options):
 def test_errors_of_loading(finished_run, tmp_path):
     with pytest.raises(ConfigError, match="'red' is a category already"):
         Tagger.load(finished_run, also=["red"], trust=True)
+    with pytest.raises(ConfigError, match="a name in --also is blank"):
+        Tagger.load(finished_run, also=["owl", " "], trust=True)
     with pytest.raises(CheckpointError, match="trmml fit"):
         Tagger.load(tmp_path)
 

@@ -205,6 +205,8 @@ def read_array(path: Path) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray) and array.dtype.kind == "U":
+            "".join(map(str, array.flat))  # raises where a letter is no letter of Unicode
     except Exception as error:  # a damaged head raises whatever it runs into
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(

@@ -267,6 +267,10 @@ def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
             hint = _renamed(name, first["input"]) or suggest(name, kind)
             raise ConfigError(f"{where}: there is no setting {name!r}{hint}{more}") from None
         message = f"{where}: setting {name} = {first['input']!r}: {first['msg']}{more}"
+        if first["type"] == "model_type":
+            message = (
+                f"{where}: {name} = {first['input']!r:.80}, but is a section: [{name}] in TOML"
+            )
         raise ConfigError(message) from None
 
 

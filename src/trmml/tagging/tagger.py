@@ -77,6 +77,8 @@ class Tagger:
         self.views, self.seed = training.scored_views, training.seed
         self._by_precision = {frozen.precision: frozen}
         self.category_names = (*card.category_names, *new_categories)
+        if not all(name.strip() for name in new_categories):
+            raise ConfigError("a name in --also is blank; name a category, as 'zebra crossing'")
         if len(set(self.category_names)) < len(self.category_names):
             twice = [name for name in new_categories if self.category_names.count(name) > 1]
             raise ConfigError(f"{twice[0]!r} is a category already; name it once, or not in --also")

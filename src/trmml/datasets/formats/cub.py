@@ -37,6 +37,7 @@ from trmml.datasets.tables.table import as_utf8
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 
+_DIGITS = 18  # of the largest number
 _GUESSING = 2  # of certainties.txt: 1 not visible, 2 guessing, 3 probably, 4 definitely
 _FIELDS = r"^\s*(\d+)\s+(\d+)\s+([01])\s+([1-4])(?:\s|$)"
 
@@ -100,7 +101,7 @@ def _numbered(path: Path) -> dict[int, str]:
     entries: dict[int, str] = {}
     for row, line in read_lines(path):
         number, _, text = line.partition(" ")
-        if not number.isdecimal() or not text.strip():
+        if not number.isdecimal() or len(number) > _DIGITS or not text.strip():
             raise DataError(f"{path} line {row}: expected a number and a text, got {line!r:.80}.")
         if int(number) in entries:
             raise DataError(f"{path} line {row}: the number {number} is there twice.")
@@ -154,10 +155,10 @@ def _label_lines(path: Path) -> np.ndarray:
     lines = pl.Series("line", as_utf8(path, path.read_bytes()).decode().split("\n"))
     filled = lines.filter(lines.str.strip_chars() != "").to_frame()
     fields = filled.select(
-        pl.col("line").str.extract(_FIELDS, place).cast(pl.Int64).alias(str(place))
+        pl.col("line").str.extract(_FIELDS, place).cast(pl.Int64, strict=False).alias(str(place))
         for place in range(1, 5)
     )
-    bad = fields["1"].is_null()
+    bad = fields.select(pl.any_horizontal(pl.all().is_null())).to_series()
     if bad.any():
         row = int(bad.arg_true()[0])
         raise DataError(

@@ -72,11 +72,11 @@ def refuse_no_names(counts: Mapping[str, int], where: str, choice: str) -> None:
     """
     if all(re.fullmatch(r"\d+(\.0+)?", name) for name in counts):
         raise DataError(
-            f"{where} holds numbers alone, as {next(iter(counts)):.20}. Name the categories in the "
+            f"{where} holds numbers alone, as {min(counts):.20}. Name the categories in the "
             f"order of their numbers, from 0, one per line: {choice}. Where the numbers are the "
             "names, list the numbers there."
         )
-    strange = [name for name in counts if name.casefold() in _NO_NAMES]
+    strange = [name for name in sorted(counts) if name.casefold() in _NO_NAMES]
     if strange and len(strange) < len(counts):
         raise DataError(
             f"{where} lists {strange[0]!r} ({counts[strange[0]]} times), which may mean that "

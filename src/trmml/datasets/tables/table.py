@@ -105,7 +105,10 @@ def read_text(path: Path, line: str) -> str:
         DataError: the file is missing, empty or in another encoding.
     """
     lines = f"{line} per line"
-    return as_utf8(path, _read_bytes(path, f"a text file with {lines}", lines)).decode()
+    text = as_utf8(path, _read_bytes(path, f"a text file with {lines}", lines)).decode()
+    if not text.strip():  # other spaces than bytes know, as U+2028
+        raise DataError(f"{path} is empty. It needs {lines}.")
+    return text
 
 
 def _read_bytes(path: Path, wanted: str, content: str) -> bytes:

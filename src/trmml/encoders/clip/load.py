@@ -157,7 +157,7 @@ def check_architecture(architecture: str) -> None:
     if architecture in known:
         return
     close = difflib.get_close_matches(architecture, known, n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
+    hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()."
     raise EncoderError(f"open_clip has no architecture {architecture!r}; {hint}")
 
 
