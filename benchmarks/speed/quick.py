@@ -20,6 +20,8 @@ BENCHMARKS = {
     "time_to_map": (),
     "startup": (),
     "export": (),
+    "search": (),
+    "sidecars": (),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from trmml.cli.main import _named
+from trmml.cli.reading import named_paths
 from trmml.cli.output import fail, print_json, print_tags, say, show
 from trmml.tagging.tags import Tag, TaggedImage
 
@@ -72,10 +72,10 @@ def test_names_on_stdin(
     monkeypatch: pytest.MonkeyPatch, content: bytes, null: bool, names: list[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert _named(["x", "-"], null) == ["x", *names]
+    assert named_paths(["x", "-"], null) == ["x", *names]
 
 
 def test_zero_bytes_on_stdin_name_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\0b\0")))
     with pytest.raises(typer.BadParameter, match="give -0"):
-        _named(["-"], False)
+        named_paths(["-"], False)

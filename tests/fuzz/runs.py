@@ -122,7 +122,7 @@ def _cell() -> dict[str, Any]:
         kind = (
             getattr(field.type, "__name__", "") if isinstance(field.type, type) else str(field.type)
         )
-        by_kind = {"Sequence": [0.5, None], "str, str]": {"a": "x"}}
+        by_kind = {"Sequence[tuple": [[16, 0.5]], "Sequence": [0.5, None], "str, str]": {"a": "x"}}
         other = next((value for part, value in by_kind.items() if part in kind), {"map": 0.5})
         tree[field.name] = examples.get(kind, other)
     return tree

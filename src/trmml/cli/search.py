@@ -131,7 +131,7 @@ def index(
     encoder_precision: options.EncoderPrecision = "fp32",
     json: options.Json = False,
 ) -> None:
-    """Describe a folder of images for `trmml search`; again, and only what changed is done."""
+    """Describe a folder of images for `trmml search`."""
     from trmml.cli.reading import read_names
     from trmml.search.build import build_index
 
