@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from trmml.cli.reading import named_paths
 from trmml.cli.output import fail, print_json, print_tags, say, show
+from trmml.cli.reading import named_paths
 from trmml.tagging.tags import Tag, TaggedImage
 
 ODD = "a\x1b[31m\x9b\u202e\u2028\nb ä 猫.jpg"
