@@ -155,6 +155,9 @@ def test_lines_go_out_and_in(tmp_path: Path) -> None:
     for new in (2, 0):
         text = good("review", "import", lines, "--answers", tmp_path / "b.sqlite")
         assert f"2 rows, {new} of them new" in text
+    (tmp_path / "bad.jsonl").write_text("{")
+    bad = run("review", "import", tmp_path / "bad.jsonl", "--answers", tmp_path / "new.sqlite")
+    assert "line 1 is no JSON" in bad.stderr and not (tmp_path / "new.sqlite").exists()
     bad = run("review", "export", "--answers", lines, "--out", tmp_path / "c.jsonl")
     assert "is no journal of answers" in bad.stderr
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from trmml.curation import answers as journal
-from trmml.curation.answers import Answer, Answers, existing, merge_lines, new_id, now, write_lines
+from trmml.curation.answers import Answer, Answers, existing, new_id, now, read_lines, write_lines
 from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
@@ -127,8 +127,7 @@ def test_lines_go_out_and_in(tmp_path: Path) -> None:
     write_lines(rows, tmp_path / "a.jsonl")
     with Answers(tmp_path / "b.sqlite") as answers:
         answers.add(rows[:1])
-        assert merge_lines(answers, tmp_path / "a.jsonl") == (3, 2)
-        assert merge_lines(answers, tmp_path / "a.jsonl") == (3, 0)
+        assert [answers.add(read_lines(tmp_path / "a.jsonl")) for _ in range(2)] == [2, 0]
         assert answers.rows() == rows
 
 
@@ -143,14 +142,12 @@ def test_lines_go_out_and_in(tmp_path: Path) -> None:
         (json.dumps({"id": "1"}), "'at' is None"),
     ],
 )
-def test_a_bad_line_is_named_and_none_is_taken(tmp_path: Path, change: str, message: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, change: str, message: str) -> None:
     write_lines([row()], tmp_path / "a.jsonl")
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write(change + "\n")
-    with Answers(tmp_path / "b.sqlite") as answers:
-        with pytest.raises(DataError, match=message):
-            merge_lines(answers, tmp_path / "a.jsonl")
-        assert answers.rows() == []
+    with pytest.raises(DataError, match=message):
+        read_lines(tmp_path / "a.jsonl")
 
 
 def _other_format(path: Path) -> None:
@@ -159,9 +156,16 @@ def _other_format(path: Path) -> None:
     base.close()
 
 
+def _other_program(path: Path) -> None:
+    with sqlite3.connect(path) as base:
+        base.execute("CREATE TABLE photos (name TEXT)")
+    base.close()
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
+        (_other_program, "is a database of format 0"),
         (lambda path: path.write_text("image,cat\n"), "is no journal of answers"),
         (
             lambda path: path.write_bytes(b"SQLite format 3\0" + b"x" * 200),
@@ -174,9 +178,13 @@ def _other_format(path: Path) -> None:
 def test_other_files_are_refused(
     tmp_path: Path, prepare: Callable[[Path], object], message: str
 ) -> None:
-    prepare(tmp_path / "a.sqlite")
+    path = tmp_path / "a.sqlite"
+    prepare(path)
+    before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(DataError, match=message):
-        Answers(tmp_path / "a.sqlite")
+        Answers(path)
+    assert [*tmp_path.iterdir()] == [path]  # no -wal, no -shm
+    assert path.is_dir() or path.read_bytes() == before
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

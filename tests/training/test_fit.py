@@ -315,6 +315,13 @@ def test_state_within_an_epoch_continues_bit_exactly(toy_images, tmp_path, monke
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+def test_the_folder_of_the_images_is_no_run(toy_images):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    with pytest.raises(CheckpointError, match="is the folder of the images"):
+        list(train_run(data, ToyEncoder(), toy_images.train / "../train"))
+    assert not (toy_images.train / ".lock").exists()
+
+
 def test_a_run_is_never_overwritten(toy_images, tmp_path, finished_run):
     with pytest.raises(CheckpointError, match="holds a run already"):
         run_fit(toy_images, finished_run)

@@ -237,14 +237,15 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Merge JSON lines into a journal. A row that is there already is left out."""
-    from trmml.curation.answers import Answers, merge_lines
+    from trmml.curation.answers import Answers, read_lines
 
+    read = {path: read_lines(path) for path in lines}  # all, before a journal is made
     merged = []
     with Answers(answers) as journal:
-        for path in lines:
-            count, new = merge_lines(journal, path)
-            merged.append({"file": str(path), "rows": count, "new": new})
+        for path, rows in read.items():
+            new = journal.add(rows)
+            merged.append({"file": str(path), "rows": len(rows), "new": new})
             if not json:
-                show(f"{path}: {count} rows, {new} of them new")
+                show(f"{path}: {len(rows)} rows, {new} of them new")
     if json:
         print_json({"answers": str(answers), "files": merged})

@@ -110,6 +110,7 @@ class Answers:
                         f"{self.path} is no journal of answers. Name a file that `trmml review ask`"
                         " wrote, or a new one; lines of JSON are read by `trmml review import`."
                     )
+            self._refuse_others()
         with self._told():
             self._base = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -117,22 +118,38 @@ class Answers:
         with self._told():
             self._prepare()
 
+    def _refuse_others(self) -> None:
+        """Refuse another program's database, which opening it in our mode would change."""
+        place = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+        with self._told():
+            base = sqlite3.connect(place, uri=True)
+            try:
+                version, tables = _version_and_tables(base)
+            finally:
+                base.close()
+        if (version, "answers" in tables) not in ((FORMAT, True), (0, False)) or (
+            version == 0 and tables
+        ):
+            raise DataError(self._other(version))
+
+    def _other(self, version: int) -> str:
+        return (
+            f"{self.path} is a database of format {version}, and journals of answers have format"
+            f" {FORMAT}. Name another file, or take the trmml that wrote it."
+        )
+
     def _prepare(self) -> None:
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=FULL")
         self._base.execute("BEGIN IMMEDIATE")  # of two that open a new file, one makes the table
-        (version,) = self._base.execute("PRAGMA user_version").fetchone()
-        tables = self._base.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+        version, tables = _version_and_tables(self._base)
         if version == 0 and not tables:
             for statement in _SCHEMA.replace("; END", "\0").split(";\n"):
                 self._base.execute(statement.replace("\0", "; END"))
             self._base.execute(f"PRAGMA user_version={FORMAT}")
-        elif version != FORMAT or ("answers",) not in tables:
+        elif version != FORMAT or "answers" not in tables:
             self._base.execute("ROLLBACK")
-            raise DataError(
-                f"{self.path} is a database of format {version}, and journals of answers have"
-                f" format {FORMAT}. Name another file, or take the trmml that wrote it."
-            )
+            raise DataError(self._other(version))
         self._base.execute("COMMIT")
 
     def add(self, answers: Iterable[Answer]) -> int:
@@ -198,6 +215,13 @@ class Answers:
             raise DataError(f"cannot use the answers in {self.path}: {reason}. {advice}") from error
 
 
+def _version_and_tables(base: sqlite3.Connection) -> tuple[int, list[str]]:
+    """The format of a database, and the names of its tables."""
+    (version,) = base.execute("PRAGMA user_version").fetchone()
+    rows = base.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+    return version, [name for (name,) in rows]
+
+
 def existing(path: Path | str) -> Answers:
     """A journal that must be there already.
 
@@ -219,18 +243,18 @@ def write_lines(rows: Sequence[Answer], path: Path) -> None:
     write_text(path, lines_of(rows))
 
 
-def merge_lines(answers: Answers, path: Path) -> tuple[int, int]:
-    """Number of rows in a file of JSON lines, and of those that were new; nothing is half read.
+def read_lines(path: Path) -> list[Answer]:
+    """The rows in a file of JSON lines.
 
     Raises:
-        DataError: a line is no row; then none is taken.
+        DataError: it cannot be read, or a line is no row.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}. Name lines of JSON in UTF-8.") from error
-    rows = [_row(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    return len(rows), answers.add(rows)
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise DataError(f"cannot read {path}: {reason}. Name lines of JSON in UTF-8.") from error
+    return [_row(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def _row(line: str, where: str) -> Answer:

@@ -205,8 +205,9 @@ def read_array(path: Path) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(array, np.ndarray) and array.dtype.kind == "U":
-            "".join(map(str, array.flat))  # raises where a letter is no letter of Unicode
+        if isinstance(array, np.ndarray) and array.dtype.kind == "U" and array.size:
+            letters = np.ascontiguousarray(array).view(f"{array.dtype.byteorder}u4")
+            chr(int(letters.max()))  # raises where one is no letter of Unicode
     except Exception as error:  # a damaged head raises whatever it runs into
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(

@@ -79,7 +79,7 @@ def train_run(
     """
     settings, out = settings or Settings(), Path(out)
     with held_folder(out):
-        _check_folder(out, resume)
+        _check_folder(out, resume, data.root)
         settings = _planned(data, settings)
         training = settings.training
         fabric = make_fabric(device, training.precision)
@@ -150,8 +150,10 @@ def _planned(data: Dataset, settings: Settings) -> Settings:
     return settings.model_copy(update={"training": training})
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    """Refuse to overwrite a run, and to resume what is not there."""
+def _check_folder(out: Path, resume: bool, images: Path) -> None:
+    """Refuse to overwrite a run, to write among images, and to resume what is not there."""
+    if out.resolve() == images.resolve():
+        raise CheckpointError(f"{out} is the folder of the images; name a new one for the run")
     if resume and not (out / "settings.json").is_file():
         raise CheckpointError(f"{out} holds no run to resume; leave --resume out to start one")
     if (out / "model.json").is_file() and resume:
