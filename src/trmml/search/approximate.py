@@ -63,7 +63,7 @@ def recall(table: Any, queries: Float[np.ndarray, "Q D"], where: str = "error IS
             set(
                 nearest(table, vector, FIRST, approximate=approximate)
                 .where(where, prefilter=True)
-                .select(["image"])
+                .select(["image", "_distance"])
                 .to_arrow()["image"]
                 .to_pylist()
             )
