@@ -127,9 +127,8 @@ class Answers:
                 version, tables = _version_and_tables(base)
             finally:
                 base.close()
-        if (version, "answers" in tables) not in ((FORMAT, True), (0, False)) or (
-            version == 0 and tables
-        ):
+        ours, new = version == FORMAT and "answers" in tables, version == 0 and not tables
+        if not (ours or new):
             raise DataError(self._other(version))
 
     def _other(self, version: int) -> str:

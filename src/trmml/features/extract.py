@@ -171,7 +171,7 @@ class _Run:
         """
         hashes, items = ContentHashes(None), []
         with ThreadPoolExecutor(workers()) as pool:
-            for index, reason in enumerate(pool.map(_why_unreadable, self.paths)):
+            for index, reason in enumerate(pool.map(why_unreadable, self.paths)):
                 if reason is None:
                     path = self.paths[index]
                     items.append((path, hashes.look_up(path) if self.views > 1 else ""))
@@ -234,10 +234,11 @@ def _content(hashes: ContentHashes, path: Path) -> str | DataError:
     try:
         return hashes.look_up(path)
     except OSError:
-        return DataError(_why_unreadable(path) or f"{path} cannot be read; check the disk")
+        return DataError(why_unreadable(path) or f"{path} cannot be read; check the disk")
 
 
-def _why_unreadable(path: Path) -> str | None:
+def why_unreadable(path: Path) -> str | None:
+    """Why an image cannot be read; None for one that can."""
     try:
         read_image(path)
     except DataError as error:

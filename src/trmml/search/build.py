@@ -14,9 +14,8 @@ from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
 from trmml.errors import CheckpointError, DataError
 from trmml.features.base import Progress
-from trmml.features.extract import Encoding, encode_images
+from trmml.features.extract import Encoding, encode_images, why_unreadable
 from trmml.features.views import joined
-from trmml.images import read_image
 from trmml.search.approximate import index_vectors
 from trmml.search.changes import File, image_names, old_rows, to_describe
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
@@ -56,7 +55,7 @@ class Built:
         changed: images whose file or labels changed.
         removed: rows of images that are gone.
         unreadable: images that are in the index with their error.
-        recall: of the approximate search, see `approximate.measured_recall`; None without one.
+        recall: of the approximate search, see `approximate.recall`; None without one.
     """
 
     images: int
@@ -255,8 +254,8 @@ def _describe(
             progress=progress,
         )
     except DataError:  # also where none can be read
-        reasons = [_why_unreadable(path) for path in paths]
-        if not all(reasons):
+        reasons = [reason for path in paths if (reason := why_unreadable(path))]
+        if len(reasons) < len(paths):
             raise
         yield from enumerate(reasons)
         return
@@ -270,15 +269,6 @@ def _describe(
             progress("tag", int(part[-1]) + 1, len(encoded.kept))
     place_of = {str(path): place for place, path in enumerate(paths)}
     yield from ((place_of[bad.name], bad.reason) for bad in encoded.bad)
-
-
-def _why_unreadable(path: Path) -> str:
-    """Why an image cannot be read; "" for one that can."""
-    try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def _sides_and_time(path: Path) -> tuple[int | None, int | None, str | None]:
