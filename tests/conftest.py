@@ -69,8 +69,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counts, Counts], Non
 
 
 @pytest.fixture(scope="session")
-def finished_run(toy_images: ToyImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the tiny images; read it, never write into it."""
+def finished_run(toy_images: ToyImages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run on the tiny images; read it, never write into it: the end of the tests looks."""
     from trmml.datasets.formats.folder import read_folder
     from trmml.settings.sections import Settings
     from trmml.training.fit import train_run
@@ -82,4 +82,6 @@ def finished_run(toy_images: ToyImages, tmp_path_factory: pytest.TempPathFactory
         data, ToyEncoder(), run, settings=settings, encoder_spec=TOY_SPEC, device="cpu"
     ):
         pass
-    return run
+    written = {path.name: path.read_bytes() for path in run.iterdir()}
+    yield run
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == written
