@@ -77,11 +77,7 @@ class Method:
             source: features of N images.
             matrix: what is known of them; everything, of a method with `full_labels`.
         """
-        training = (
-            enough_epochs(settings.training, len(matrix))
-            if settings.training.least_steps
-            else settings.training
-        )
+        training = enough_epochs(settings.training, len(matrix))
         settings = settings.model_copy(update={"training": training})
         return Trainer(
             model=self.build(frozen, category_names, settings),
@@ -128,7 +124,7 @@ def _ensemble(
 # ranges, and two layers that are trained too long or too hard cost a point (docs/decisions.md).
 _TRMML: Space = {
     "training.learning_rate": Range(7e-4, 4e-3, log=True),
-    "training.epochs": OneOf((4, 8, 12)),
+    "training.least_steps": OneOf((500, 1000, 1500)),
     "image_head.learning_rate": Range(2e-4, 1.2e-3, log=True),
     "image_head.spectrum_power": OneOf((-0.25, 0.0, 0.25)),
     "csra_head.use": OneOf((False, True)),

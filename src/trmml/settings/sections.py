@@ -8,7 +8,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from trmml.errors import ConfigError
 from trmml.settings.choices import EpochRule, Precision, Reduction
@@ -46,7 +53,7 @@ class RegionSettings(Section):
 
     learn: bool = Field(True, description="train the module; false gathers as frozen CLIP does")
     hidden_rank: Literal["full"] | NonNegativeInt = Field(
-        128,
+        "full",
         description="how keys and values read the hidden patches: by one map of full width, or"
         " each through a bottleneck of so many channels; 0 = not",
     )
@@ -159,8 +166,7 @@ class TrainingSettings(Section):
     epochs: int = Field(
         12,
         ge=1,
-        description="passes over the training images; if not named, more where few images make"
-        " fewer than 200 steps",
+        description="passes over the training images; just as many, if named without `least_steps`",
     )
     batch_size: int = Field(64, ge=1, description="images a batch")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
@@ -176,7 +182,7 @@ class TrainingSettings(Section):
         0.1, gt=0, lt=1, description="share of the images whose known labels choose the epoch"
     )
     least_steps: int = Field(
-        0, ge=0, description="optimiser steps that are made at least: epochs are added for them"
+        1000, ge=0, description="optimiser steps that are made at least: epochs are added for them"
     )
     patience: int = Field(
         0,
@@ -199,6 +205,14 @@ class TrainingSettings(Section):
     seed: int = Field(
         0, ge=0, description="of start, order, views, what is held out and what --known hides"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_named(cls, given: Any) -> Any:
+        """Who names epochs and no least steps wants these epochs."""
+        if isinstance(given, Mapping) and "epochs" in given:
+            return {"least_steps": 0, **given}
+        return given
 
     @property
     def encoded_views(self) -> int:
@@ -248,6 +262,8 @@ def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
     for name, value in values.items():
         section, _, key = name.partition(".")
         tree.setdefault(section, {})[key] = value
+    if "training.epochs" in values and "training.least_steps" not in values:
+        del tree["training"]["least_steps"]
     return validate(type(settings), tree, "changed settings")
 
 

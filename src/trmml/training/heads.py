@@ -26,8 +26,10 @@ from trmml.method.classification import matrix_weights, weighted_bce
 from trmml.method.heads.image_head import ImageHead
 from trmml.method.layers import signed_root
 from trmml.settings.sections import TrainingSettings
-from trmml.training.schedule import LEAST_STEPS, learning_rate
+from trmml.training.schedule import learning_rate
 
+# Steps that are made at least: few images make few in the passes that thousands need.
+LEAST_STEPS = 200
 # Principal directions of less variance than this are taken to have it (the mean is 1).
 LEAST_VARIANCE = 1e-2
 # Mean patches that are computed with at a time: those of many images are kept in half precision.

@@ -14,30 +14,26 @@ from trmml.settings.sections import TrainingSettings
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001
-# Steps that are made at least: few images make few in the passes that thousands need.
-LEAST_STEPS = 200
 
 
 def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
-    """The settings with more epochs where few images make few steps.
+    """The settings with more epochs where few images make fewer than `least_steps`.
 
     Args:
-        settings: without `least_steps`, `epochs` stays if it was given, even as its default.
+        settings: of the loop.
         images: to train on and to hold out.
 
     Example:
         >>> enough_epochs(TrainingSettings(), 150).epochs
-        67
+        334
         >>> enough_epochs(TrainingSettings(epochs=5), 150).epochs
         5
         >>> enough_epochs(TrainingSettings(epochs=5, least_steps=100), 150).epochs
         34
     """
-    named = "epochs" in settings.model_fields_set
-    least = settings.least_steps or (0 if named else LEAST_STEPS)
     kept = max(1, round((1 - settings.held_out_share) * images))
     steps = math.ceil(math.ceil(kept / settings.batch_size) / settings.accumulate)
-    epochs = max(settings.epochs, math.ceil(least / steps))
+    epochs = max(settings.epochs, math.ceil(settings.least_steps / steps))
     return settings.model_copy(update={"epochs": epochs})
 
 
