@@ -3,6 +3,7 @@ r"""What each part of TRM-ML is worth: the method without it, on one data set of
     python -m benchmarks.accuracy.ablation --data scenes DIR --out OUT
     python -m benchmarks.accuracy.ablation --data corel5k DIR --encoder SPEC --settings DIR \
         --out OUT
+    python -m benchmarks.accuracy.ablation --method trmml-paper --data scenes DIR --out OUT
 
 Which parts are on by default is decided here, so no test image is read: a quarter of the training
 images is held out, and mAP is over all their labels. Each row changes one setting and trains anew
@@ -11,7 +12,7 @@ One more run per kind of mask, with pseudo-labels on, is told the hidden labels,
 many of them are right, epoch by epoch. Where boxes are known, the most attended patch of each
 present category is looked for in its boxes, before training and after (the pointing game, Zhang et
 al. 2016). Finished cells are kept in OUT; the same command goes on. Writes
-benchmarks/results/<dataset>/ablation.json.
+benchmarks/results/<dataset>/ablation.json, or ablation-paper.json with `--method trmml-paper`.
 """
 
 import argparse
@@ -53,7 +54,7 @@ PSEUDO = {"losses.pseudo": 0.1}
 PLAIN = {"image_head.use": False, "csra_head.use": False, "stacking.zero_shot": False}
 # What is changed in each row, by section and name; a part of the paper first, then what is ours.
 # "with" marks what is off by default.
-ROWS: dict[str, dict[str, Any]] = {
+DEFAULT: dict[str, dict[str, Any]] = {
     "trmml (default)": {},
     "no learned regions": {"regions.learn": False},
     "no learned text": {"prompts.text_residual": False},
@@ -69,6 +70,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "no distillation": {"losses.distillation": 0.0},
     "distillation, ten times the weight": {"losses.distillation": 0.1},
     "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
+    "regions: reading through a bottleneck": {"regions.hidden_rank": 128},
     "regions: with an MLP": {"regions.mlp_size": 128},
     "no CSRA head": {"csra_head.use": False},
     "with the CSRA head": {"csra_head.use": True},
@@ -80,19 +82,43 @@ ROWS: dict[str, dict[str, Any]] = {
     "no zero-shot head": {"stacking.zero_shot": False},
     "head weights not fitted": {"stacking.fit_weights": False},
     "no weight average": {"training.average_share": 0.0},
+    "12 epochs, however few steps they are": {"training.epochs": 12},
     "the match alone": PLAIN,
 }
+PAPER: dict[str, dict[str, Any]] = {
+    "TRM-ML (paper's parts)": {},
+    "no learned regions": {"regions.learn": False},
+    "no learned text": {"prompts.text_residual": False},
+    "context tokens learned, no residual": {
+        "prompts.text_residual": False,
+        "prompts.train_context": True,
+    },
+    "no pseudo-labels": {"losses.pseudo": 0.0},
+    "no contrastive term": {"losses.contrastive": 0.0},
+    "no distillation": {"losses.distillation": 0.0},
+    "the match alone, with no other term": {
+        "losses.pseudo": 0.0,
+        "losses.contrastive": 0.0,
+        "losses.distillation": 0.0,
+    },
+    "regions: no MLP": {"regions.mlp_size": 0},
+    "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
+    "regions: reading through a bottleneck": {"regions.hidden_rank": 128},
+    "regions: less dropout": {"regions.dropout": 0.2},
+    "no weight average": {"training.average_share": 0.0},
+}
+ROWS = {"trmml": DEFAULT, "trmml-paper": PAPER}
 
 
 def variants(
-    folder: Path | None, alike: Mapping[str, Any]
+    base: Method, folder: Path | None, alike: Mapping[str, Any]
 ) -> tuple[list[Method], dict[str, MethodSettings]]:
-    """A method for each row that changes anything, with the preset's settings but for that."""
-    base = METHODS["trmml"]
+    """A method for each row that changes anything, with the settings of `base` but for that."""
     start = default_settings(base) if folder is None else read_settings(base, folder)
     methods, settings = [], {}
-    for name, changes in ROWS.items():
-        key = "trmml" if not changes else f"trmml-{name.replace(':', '').replace(' ', '-')}"
+    for name, changes in ROWS[base.key].items():
+        words = "".join(letter for letter in name if letter not in ":,").replace(" ", "-")
+        key = f"{base.key}-{words}" if changes else base.key
         values = {p: changed(each, changes) for p, each in start.values.items()}
         if changes and values == start.values:
             continue  # the data set's settings are this row
@@ -131,17 +157,20 @@ def pointing(data: BenchmarkData, model: MultiLabelModel) -> float:
     return sum(hit.values()) / len(hit)
 
 
-def looked_into(data: BenchmarkData, known: MaskRule, settings: Any) -> dict[str, Any]:
+def looked_into(
+    base: Method, data: BenchmarkData, known: MaskRule, settings: Any
+) -> dict[str, Any]:
     """One run with seed 0: pseudo-labels by epoch, and where boxes are known, pointing.
 
     Of the pseudo-labels of each epoch: how many, which share is right, and of all which found.
     """
-    settings = changed(settings, PSEUDO)
+    if settings.losses.pseudo == 0:
+        settings = changed(settings, PSEUDO)
     chosen = for_cell(settings, seed=0, choose_epoch="held-out")
     truth, mask = data.train.matrix, known.apply(data.train.matrix, 0)
     source = data.encoded_train.features(pooled=False, views=chosen.training.encoded_views)
     names = data.train.category_names
-    trainer = METHODS["trmml"].trainer(data.frozen, names, chosen, source, mask)
+    trainer = base.trainer(data.frozen, names, chosen, source, mask)
     trainer.truth = truth  # never trained on: it only says what is right
     # Held-out images never get a pseudo-label.
     open_pairs = (truth.known & ~mask.known)[trainer.kept]
@@ -191,9 +220,10 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--method", default="trmml", choices=list(ROWS))
     parser.add_argument("--data", nargs=2, required=True, metavar=("NAME", "ROOT"))
     parser.add_argument("--encoder", default="bundled")
-    parser.add_argument("--settings", type=Path, help="a folder with trmml.toml")
+    parser.add_argument("--settings", type=Path, help="a folder with METHOD.toml")
     parser.add_argument("--views", type=int, help="default: as the settings say")
     parser.add_argument("--precision", choices=get_args(Precision))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -205,10 +235,10 @@ def parsed() -> argparse.Namespace:
 
 
 def trains_otherwise(
-    settings: Mapping[str, MethodSettings], method: Method, known: MaskRule
+    settings: Mapping[str, MethodSettings], base: Method, method: Method, known: MaskRule
 ) -> bool:
     """Whether a row trains otherwise than the first; a data set's two settings may differ."""
-    own, full = (settings[key].values[known.protocol] for key in (method.key, "trmml"))
+    own, full = (settings[each.key].values[known.protocol] for each in (method, base))
     return bool(own != full)
 
 
@@ -235,7 +265,9 @@ def held_out_data(
 def main() -> None:
     """Run, print a table, write JSON."""
     options = parsed()
-    methods, settings = variants(options.settings, shared_changes(options.views, options.precision))
+    base = METHODS[options.method]
+    alike = shared_changes(options.views, options.precision)
+    methods, settings = variants(base, options.settings, alike)
     data = held_out_data(options, settings)
     known = [share_known(percent / 100) for percent in options.known]
     known += [single_positive()] * options.single_positive
@@ -247,21 +279,23 @@ def main() -> None:
     cells = CellFolder(options.out).cells()
     columns = [each.name for each in known]
     figures = {(c.method, c.known, c.seed): 100 * c.figures["map"] for c in cells.values()}
-    rows = [{"name": m.name, "change": ROWS[m.name]} for m in methods]
+    rows = [{"name": m.name, "change": ROWS[base.key][m.name]} for m in methods]
     for method, row in zip(methods, rows, strict=True):
         row["map"] = {
             each.name: [round(figures[method.key, each.name, s], 3) for s in seeds]
             for each in known
-            if method.key == "trmml" or trains_otherwise(settings, method, each)
+            if method is methods[0] or trains_otherwise(settings, base, method, each)
         }
     print(table(rows, columns))
     tree: dict[str, Any] = {"dataset": data.name, "seeds": list(seeds), "rows": rows}
+    tree["method"] = base.key
     tree |= {"images": len(data.train), "held_out": len(data.test)}
-    full = settings["trmml"].values
-    tree["runs"] = {each.name: looked_into(data, each, full[each.protocol]) for each in known}
+    full = settings[base.key].values
+    tree["runs"] = {each.name: looked_into(base, data, each, full[each.protocol]) for each in known}
     last = {c: [run["pseudo"][-1], run.get("pointing")] for c, run in tree["runs"].items()}
     print(json.dumps(last))
-    print(write_results(f"{data.name}/ablation", tree))
+    name = "ablation" if base.key == "trmml" else "ablation-paper"
+    print(write_results(f"{data.name}/{name}", tree))
 
 
 if __name__ == "__main__":

@@ -13,20 +13,25 @@ from trmml.benchmark.results import Results
 LEAST_PAIRS, ERRORS = 3, 2
 
 
-def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per variant and a column per data set; "" without any.
+def parts_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
+    """For each method a table with a row per variant and a column per data set; "" without any.
 
     Args:
-        trees: what `ablation.py` wrote, by data set.
+        trees: what `ablation.py` wrote, of all data sets and methods.
     """
-    if not trees:
-        return ""
+    by: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for tree in trees:
+        by.setdefault(tree["rows"][0]["name"], {})[tree["dataset"]] = tree
+    return "\n".join(_everywhere(method, own) for method, own in by.items())
+
+
+def _everywhere(method: str, trees: Mapping[str, Mapping[str, Any]]) -> str:
     names = dict.fromkeys(row["name"] for tree in trees.values() for row in tree["rows"][1:])
     heads = [f"{data}: {', '.join(tree['runs'])}" for data, tree in trees.items()]
     lines = [
-        "## What each part is worth",
+        f"## What each part of {method} is worth",
         "",
-        "Differences in points of mAP to trmml (default) with the settings of the data set, on",
+        f"Differences in points of mAP to {method} with the settings of the data set, on",
         "the same masks. The images are held-out training images. Below zero, the change costs.",
         "A dash means that the settings of the data set are the variant already.",
         "",
@@ -47,7 +52,7 @@ def parts_everywhere(trees: Mapping[str, Mapping[str, Any]]) -> str:
             if sign:
                 (worse if sign < 0 else better).append(data)
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(worse)} | {', '.join(better)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def _differences(tree: Mapping[str, Any], name: str) -> list[list[float]]:
@@ -79,7 +84,7 @@ def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
     columns, rows = list(tree["runs"]), tree["rows"]
     count = len(tree["seeds"])
     lines = [
-        "### What each part is worth here",
+        f"### What each part of {rows[0]['name']} is worth here",
         "",
         f"mAP in percent, mean ± deviation over {count} seed{'s' * (count > 1)}. In brackets: the",
         "mean difference to the first row on the same masks.",
@@ -115,10 +120,11 @@ def _ablation_command(tree: Mapping[str, Any], results: Results) -> str:
     encoder, single = results.grid["encoder"]["name"], "single positive" in tree["runs"]
     parts = [
         f"python -m benchmarks.accuracy.ablation --data {name} data/{name}",
+        *([f"--method {method}"] if (method := tree.get("method", "trmml")) != "trmml" else []),
         *([] if encoder == "bundled" else [f"--encoder {encoder}"]),
         f"--settings benchmarks/results/{name}/settings",
         f"--known {' '.join(shares)}" + " --single-positive" * single,
-        f"--seeds {len(tree['seeds'])} --out runs/ablation-{name}",
+        f"--seeds {len(tree['seeds'])} --out runs/ablation-{name}" + "-paper" * (method != "trmml"),
     ]
     return " ".join(parts)
 

@@ -6,7 +6,8 @@ draws.safetensors  mAP of each cell on each draw of the test images, for interva
 summary.json    the differences with their intervals
 about.json      the commands, in the order in which their cells were published
 tried.md        by hand: what was tried on this data set and did not help; may be missing
-ablation.json   of ablation.py: the method without each of its parts; may be missing
+ablation.json   of ablation.py: trmml without each of its parts; may be missing
+ablation-paper.json   the same of trmml-paper
 settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
 """
 
@@ -42,14 +43,14 @@ class Published:
         results: without scores; the comparisons are those of the full grid.
         commands: that ran it.
         tried: by hand, in Markdown; "" without any.
-        ablation: what `ablation.py` wrote; None without any.
+        ablations: what `ablation.py` wrote; empty without any.
         folder: where it lies.
     """
 
     results: Results
     commands: Sequence[str]
     tried: str
-    ablation: Mapping[str, Any] | None
+    ablations: Sequence[Mapping[str, Any]]
     folder: Path
 
 
@@ -113,12 +114,13 @@ def read_published(folder: Path) -> Published:
     cells = [_whole(json.loads(line), grid) for line in lines]
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     comparisons = [Comparison.from_dict(each) for each in summary["comparisons"]]
-    tried, ablation = folder / "tried.md", folder / "ablation.json"
+    tried = folder / "tried.md"
+    ablations = [folder / f"{name}.json" for name in ("ablation", "ablation-paper")]
     return Published(
         results=Results(grid, cells, comparisons, summary["draws"]),
         commands=json.loads((folder / "about.json").read_text("utf-8"))["commands"],
         tried=tried.read_text("utf-8").strip() if tried.is_file() else "",
-        ablation=json.loads(ablation.read_text("utf-8")) if ablation.is_file() else None,
+        ablations=[json.loads(path.read_text("utf-8")) for path in ablations if path.is_file()],
         folder=folder,
     )
 

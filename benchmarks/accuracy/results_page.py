@@ -83,8 +83,12 @@ def page(grids: Sequence[Published], notes: str = "") -> str:
     """The page's text; the notes are what a reader of any data set must know, by hand."""
     if not grids:
         return HEAD + NOTHING
-    ablations = {g.results.dataset: g.ablation for g in grids if g.ablation is not None}
-    parts = [HEAD, headline(grids), notes, parts_everywhere(ablations)]
+    parts = [
+        HEAD,
+        headline(grids),
+        notes,
+        parts_everywhere([t for g in grids for t in g.ablations]),
+    ]
     parts += [section(published) for published in grids]
     return wrapped("\n".join(part.rstrip() + "\n" for part in parts if part))
 
@@ -146,7 +150,7 @@ def section(published: Published) -> str:
         *(to_markdown(table) for table in main),
         *(f"![{name}](images/results/{results.dataset}-{name}.png)" for name in plots(results)),
         what_lost(results, published.tried),
-        "" if published.ablation is None else parts_worth(published.ablation, results),
+        *(parts_worth(tree, results) for tree in published.ablations),
         *(folded(table.title, to_markdown(table)) for table in tables.values()),
         folded("The table of mAP for LaTeX", _code(main[0])),
     ]

@@ -224,19 +224,20 @@ def test_pointing_by_hand() -> None:
 
 
 def test_every_row_of_the_ablation_changes_a_setting() -> None:
-    methods, settings = ablation.variants(None, shared_changes(2, None))
+    methods, settings = ablation.variants(METHODS["trmml"], None, shared_changes(2, None))
     full = settings["trmml"].values["partial"]
     assert full.training.views == full.training.scored_views == 2
     values = [settings[method.key].values["partial"].model_dump() for method in methods]
     assert len({json.dumps(each, sort_keys=True) for each in values}) == len(values)
-    left_out = set(ablation.ROWS) - {method.name for method in methods}
+    left_out = set(ablation.DEFAULT) - {method.name for method in methods}
     assert left_out == {"no CSRA head", "image head: no spectrum power"}  # the defaults
     assert METHODS["trmml"].settings().training.views == 1
 
 
 def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
     (tmp_path / "trmml.toml").write_text("[partial.csra_head]\nuse = true\n")
-    methods, settings = ablation.variants(tmp_path, {})
+    base = METHODS["trmml"]
+    methods, settings = ablation.variants(base, tmp_path, {})
     by = {method.name: method for method in methods}
     for name, expected in (
         ("no CSRA head", [True, False]),
@@ -244,7 +245,8 @@ def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
         ("no learned text", [True, True]),
     ):
         rules = share_known(0.5), single_positive()
-        assert [ablation.trains_otherwise(settings, by[name], known) for known in rules] == expected
+        found = [ablation.trains_otherwise(settings, base, by[name], each) for each in rules]
+        assert found == expected
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning_fabric")
@@ -258,11 +260,14 @@ def test_an_ablation_on_a_toy(
         lines.append(f"{number:03}.png,{';'.join(names)}")
     (root / "train.csv").write_text("\n".join(lines) + "\n")  # no test images are looked for
     (root / "categories.txt").write_text("\n".join(COLOURS))
-    rows = {name: ablation.ROWS[name] for name in ("trmml (default)", "no image head")}
-    monkeypatch.setattr(ablation, "ROWS", rows)
+    rows = {name: ablation.DEFAULT[name] for name in ("trmml (default)", "no image head")}
+    monkeypatch.setattr(ablation, "ROWS", {"trmml": rows})
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     given = ["--data", "corel5k", root, "--encoder", TOY_SPEC, "--known", 50, "--seeds", 1]
-    given += ["--single-positive", "--out", out]
+    (tmp_path / "trmml.toml").write_text(
+        "[partial.training]\nepochs = 12\n[single_positive.training]\nepochs = 1\n"
+    )
+    given += ["--single-positive", "--settings", tmp_path, "--out", out]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, given)])
     ablation.main()
     tree = json.loads((tmp_path / "results" / "corel5k" / "ablation.json").read_text())

@@ -1,6 +1,8 @@
 import pytest
 
 from trmml.baselines.coop import CoOpSettings
+from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.method_settings import read_settings
 from trmml.errors import ConfigError
 from trmml.settings.files import load_settings, preset_names
 from trmml.settings.sections import Settings, changed, setting_names, validate
@@ -88,6 +90,26 @@ def test_unknown_source_and_broken_toml(tmp_path):
     path.write_text("[training\n")
     with pytest.raises(ConfigError, match=r"broken.toml is no valid TOML"):
         load_settings(path)
+
+
+def test_epochs_that_are_named_are_made_as_they_are(tmp_path):
+    (tmp_path / "more.toml").write_text("[training]\nepochs = 2\nleast_steps = 50\n")
+    (tmp_path / "trmml.toml").write_text("[partial.training]\nepochs = 2\n")
+    trmml = METHODS["trmml"]
+    for settings, expected in (
+        (Settings(), 1000),
+        (Settings(training={"epochs": 2}), 0),
+        (load_settings(None, ["training.epochs=2"]), 0),
+        (load_settings("paper", ["training.epochs=2"]), 0),
+        (load_settings(None, ["training.least_steps=50", "training.epochs=2"]), 50),
+        (load_settings(tmp_path / "more.toml"), 50),
+        (changed(Settings(), {"training.epochs": 2}), 0),
+        (changed(Settings(), {"training.least_steps": 50, "training.epochs": 2}), 50),
+        (changed(Settings(training={"epochs": 2}), {"training.seed": 1}), 0),
+        (read_settings(trmml, tmp_path).values["partial"], 0),
+        (read_settings(trmml, tmp_path).values["single_positive"], 1000),
+    ):
+        assert settings.training.least_steps == expected
 
 
 def test_changed_keeps_the_defaults_of_the_method():

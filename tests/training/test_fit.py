@@ -195,8 +195,8 @@ def test_few_images_get_more_epochs_unless_they_are_named(toy_images, tmp_path):
     data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"batch_size": 8, "held_out_share": 0.3, "refit": False})
     records = list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
-    assert len(records) == 40 and records[-1].step == 200  # 34 images are five batches
-    assert load_card(tmp_path / "run").settings.training.epochs == 40
+    assert len(records) == 200 and records[-1].step == 1000  # 34 images are five batches
+    assert load_card(tmp_path / "run").settings.training.epochs == 200
 
 
 def test_training_ends_when_held_out_map_rises_no_more(toy_images, tmp_path):

@@ -141,6 +141,8 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
 def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries, the second over the first."""
     both = dict(start)
+    if "epochs" in changes:
+        both.pop("least_steps", None)
     for name, value in changes.items():
         old = both.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping):

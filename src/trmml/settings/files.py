@@ -10,7 +10,7 @@ import tomlkit
 
 from trmml.errors import ConfigError
 from trmml.settings.choices import PROTOCOLS, Protocol
-from trmml.settings.sections import Settings, parse_settings, suggest
+from trmml.settings.sections import Settings, parse_settings, put, suggest
 
 PRESETS = resources.files("trmml.settings") / "presets"
 
@@ -46,7 +46,7 @@ def load_settings(
         if protocol not in tree:
             raise ConfigError(f"{source} has settings for {', '.join(tree)}, none for {protocol}")
         tree = dict(tree[protocol])
-    for override in overrides:
+    for override in sorted(overrides, key=lambda each: each.partition("=")[0].strip()):
         _apply(tree, override)
     return parse_settings(tree, str(source or "--set"))
 
@@ -120,4 +120,4 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    tree.setdefault(section, {})[key] = value
+    put(tree, f"{section}.{key}", value)

@@ -259,12 +259,18 @@ def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
         3
     """
     tree = settings.model_dump()
-    for name, value in values.items():
-        section, _, key = name.partition(".")
-        tree.setdefault(section, {})[key] = value
-    if "training.epochs" in values and "training.least_steps" not in values:
-        del tree["training"]["least_steps"]
+    for name, value in sorted(values.items()):
+        put(tree, name, value)
     return validate(type(settings), tree, "changed settings")
+
+
+def put(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Set `section.name` in nested settings. Epochs are made as named: see `least_steps`."""
+    section, _, key = name.partition(".")
+    own = tree.setdefault(section, {})
+    own[key] = value
+    if name == "training.epochs":
+        own.pop("least_steps", None)  # to be put after them
 
 
 def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
