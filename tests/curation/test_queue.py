@@ -1,6 +1,7 @@
 """The queue and its head: quotas, blocks, answers that count at once, undo, gold, suspects."""
 
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -36,6 +37,11 @@ def collection(tmp_path: Path) -> Collection:
     ones = torch.ones(categories, dtype=torch.float64)
     calibration = Calibration(ones, ones * 0, ones * 0.5)
     return Collection(data, torch.zeros(count, categories), features, means, calibration, "f" * 64)
+
+
+def _columns(collection: Collection, categories: list[int]) -> LabelMatrix:
+    matrix = collection.matrix
+    return LabelMatrix(matrix.labels[:, categories], matrix.known[:, categories])
 
 
 def test_categories_are_asked_about_equally_often(collection: Collection, tmp_path: Path) -> None:
@@ -211,3 +217,21 @@ def test_an_answer_is_learned_in_a_thread_while_questions_come(
         assert queue.head.wait(30.0)
         place = question.place, NAMES.index(question.category)
         assert queue.head.logits[place] > old[place]
+
+
+def test_python_ends_after_the_thread_that_learns(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A thread that Python kills within torch aborts the program ("terminate called without ...").
+    head, learned, may_end = FastHead(collection), threading.Event(), threading.Event()
+    monkeypatch.setattr(head, "learn", lambda *_: learned.set() or may_end.wait(30.0))
+    before = set(threading.enumerate())
+    head.tell([0], _columns(collection, [0]))
+    assert learned.wait(30.0)
+    (thread,) = set(threading.enumerate()) - before
+    assert not thread.daemon
+    head.tell([1], _columns(collection, [1]))
+    may_end.set()
+    assert head.wait(30.0)
+    thread.join(30.0)
+    assert not thread.is_alive()

@@ -31,7 +31,7 @@ class FastHead:
         self._bias = torch.zeros(len(self._columns))
         self._waiting: dict[int, tuple[Tensor, Tensor]] = {}
         self._learned, self._changed = set[int](), threading.Condition()
-        self._learning, self._thread = False, threading.Thread(target=self._run, daemon=True)
+        self._learning = False
 
     @property
     def logits(self) -> Float[Tensor, "N C"]:
@@ -63,9 +63,9 @@ class FastHead:
         with self._changed:
             columns = zip(matrix.labels.unbind(1), matrix.known.unbind(1), strict=True)
             self._waiting.update(zip(categories, columns, strict=True))
-            if self._thread.ident is None:
-                self._thread.start()
-            self._changed.notify_all()
+            if self._waiting and not self._learning:
+                self._learning = True
+                threading.Thread(target=self._run, name="fast head").start()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether all that was told is learned, at the latest after so many seconds."""
@@ -97,16 +97,15 @@ class FastHead:
             self._learned.update(categories)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting))
-                waiting, self._waiting, self._learning = self._waiting, {}, True
-            try:
-                labels, known = (
-                    torch.stack(each, dim=1) for each in zip(*waiting.values(), strict=True)
-                )
-                self.learn([*waiting], LabelMatrix(labels, known))
-            finally:
-                with self._changed:
-                    self._learning = False
-                    self._changed.notify_all()
+        """Learn until nothing waits; no daemon, for torch aborts in a thread that Python kills."""
+        while waiting := self._take_waiting():
+            columns = (torch.stack(each, dim=1) for each in zip(*waiting.values(), strict=True))
+            self.learn([*waiting], LabelMatrix(*columns))
+
+    def _take_waiting(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """What waits to be learned; where nothing does, learning has ended."""
+        with self._changed:
+            waiting, self._waiting = self._waiting, {}
+            self._learning = bool(waiting)
+            self._changed.notify_all()
+        return waiting

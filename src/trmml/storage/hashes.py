@@ -48,10 +48,8 @@ class ContentHashes:
         if root is not None:
             sweep(root)
         if self._path is not None and self._path.is_file():
-            try:
-                self._known = parse_object(self._path.read_bytes())
-            except ValueError:
-                logger.warning("%s is damaged; files are read again", self._path)
+            stat = self._path.stat()
+            self._known = dict(_remembered(self._path, stat.st_ino, stat.st_mtime_ns))
 
     def look_up(self, path: Path) -> str:
         """BLAKE2b of a file's bytes, 16 bytes in hex; from memory where the file is unchanged.
@@ -82,3 +80,13 @@ class ContentHashes:
             write_json(self._path, self._known, indent=None)
         except OSError as error:  # the store raises where it matters
             logger.info("%s is not written: %s", self._path, error)
+
+
+@functools.lru_cache(maxsize=1)
+def _remembered(path: Path, inode: int, mtime_ns: int) -> dict[str, list[Any]]:
+    """What a file of hashes holds; it is replaced and never changed, so it is parsed once."""
+    try:
+        return parse_object(path.read_bytes())
+    except ValueError:
+        logger.warning("%s is damaged; files are read again", path)
+        return {}
