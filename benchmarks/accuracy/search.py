@@ -5,13 +5,16 @@
 
 Each category's name is a text query over the test images. Of what lies above `--min auto` the
 precision is the share that shows the category, the recall the share of such images that is shown.
-Where boxes are known, up to 400 boxes that cover less than a tenth of their image are queries as
+Where boxes are known, up to 200 boxes that cover less than a tenth of their image are queries as
 well: the box, its whole image, and the box with `--part`. AP is over all other test images, right
-where they show the box's category. Nothing is tuned here. Prints tables and writes
+where they show the box's category. Where captions are known, 200 of them are queries, too, right
+for their own image alone. Nothing is tuned here. Prints tables and writes
 benchmarks/results/<dataset>/search.json.
 """
 
 import argparse
+import csv
+import random
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 from benchmarks.record import write_results
 
+from trmml import load_encoder
 from trmml.datasets.base import Dataset
 from trmml.datasets.catalog import read_named
 from trmml.metrics.average_precision import average_precisions
@@ -29,7 +33,7 @@ from trmml.search.encoder import EncoderEmbedder
 from trmml.search.index import Index
 from trmml.search.query import Query, Term, parse_query
 
-BOXES, LARGEST = 400, 0.1
+BOXES, LARGEST, CAPTIONS, FIRST = 200, 0.1, 200, 10
 
 
 def at_the_cut(index: Index, data: Dataset) -> list[dict[str, Any]]:
@@ -87,6 +91,40 @@ def box_queries(index: Index, data: Dataset, seed: int) -> dict[str, float]:
     }
 
 
+def captions_found(index: Index, data: Dataset, seed: int) -> dict[str, float]:
+    """Share of captions whose own image is among the first found."""
+    with (data.root / "captions.csv").open(encoding="utf-8", newline="") as file:
+        captions = {row["image"]: row["caption"] for row in csv.DictReader(file)}
+    chosen = random.Random(seed).sample(sorted(captions.items()), min(CAPTIONS, len(captions)))
+    places = []
+    for image, caption in chosen:
+        hits = index.search(parse_query([caption]), top=FIRST).hits
+        places.append([hit.image for hit in hits].index(image) if image in
+                      {hit.image for hit in hits} else FIRST)  # fmt: skip
+    return {
+        "captions": float(len(chosen)),
+        "recall among the first": statistics.fmean(place < 1 for place in places),
+        f"recall among the first {FIRST}": statistics.fmean(place < FIRST for place in places),
+    }
+
+
+def summary_of(rows: list[dict[str, Any]], images: int) -> dict[str, float | None]:
+    """Means over the categories of `at_the_cut`."""
+    hit = [row for row in rows if row["shown"]]
+    shown = sum(row["shown"] for row in hit)
+    return {
+        "categories": float(len(rows)),
+        "with a hit": float(len(hit)),
+        "precision, all hits": sum(row["right"] for row in hit) / max(shown, 1),
+        "precision, mean of categories with a hit":
+            statistics.fmean(row["right"] / row["shown"] for row in hit) if hit else None,
+        "recall, mean of categories":
+            statistics.fmean(row["right"] / row["present"] for row in rows),
+        "share of images, mean of categories":
+            statistics.fmean(row["present"] / images for row in rows),
+    }  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -94,43 +132,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--encoder")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    name, root = options.data
+    given = parser.parse_args(arguments)
+    name, root = given.data
     data = read_named(name, Path(root), "test", {})
+    encoder = None if given.encoder is None else load_encoder(given.encoder)
     with tempfile.TemporaryDirectory() as folder:
-        build_index(
-            options.run,
-            data.root,
-            folder,
-            encoder=options.encoder,
-            trust=options.encoder is not None,
-            only=data.images,
-        )
-        index = Index(folder, lambda card: EncoderEmbedder(card, encoder=options.encoder))
+        build_index(given.run, data.root, folder, encoder=encoder, only=data.images)
+        index = Index(folder, lambda card: EncoderEmbedder(card, encoder=encoder))
         rows = at_the_cut(index, data)
-        shown = [row for row in rows if row["shown"]]
-        precisions = [row["right"] / row["shown"] for row in shown]
-        pooled = sum(row["right"] for row in shown) / max(sum(row["shown"] for row in shown), 1)
-        recall = statistics.fmean(row["right"] / row["present"] for row in rows)
-        chance = statistics.fmean(row["present"] / len(data) for row in rows)
-        summary = {
-            "categories": len(rows),
-            "with a hit": len(shown),
-            "precision, mean of categories": statistics.fmean(precisions) if shown else None,
-            "precision, all hits": pooled,
-            "recall, mean of categories": recall,
-            "share of images, mean of categories": chance,
-        }
-        for what, value in summary.items():
-            print(
-                f"{what:36} {value if isinstance(value, int) or value is None else f'{value:.3f}'}"
-            )
-        boxes = None
+        found = {"cut": summary_of(rows, len(data))}
+        if (data.root / "captions.csv").exists():
+            found["captions"] = dict(captions_found(index, data, given.seed))
         if data.boxes is not None:
-            boxes = box_queries(index, data, options.seed)
-            for what, value in boxes.items():
-                print(f"{what:36} {value:.4f}")
-    tree = {"seed": options.seed, "summary": summary, "categories": rows, "boxes": boxes}
+            found["boxes"] = dict(box_queries(index, data, given.seed))
+    for part, figures in found.items():
+        for what, value in figures.items():
+            print(f"{part:9} {what:42} {value}")
+    tree = {"seed": given.seed, **found, "categories": rows}
     print(f"written: {write_results(f'{name}/search', tree)}")
     return 0
 
