@@ -92,3 +92,5 @@ def test_the_bundled_encoder_adds_open_clip_alone(toy_images, test_images, tmp_p
     assert imported(words) <= {*LIGHT, *OPEN_CLIP, "polars"}
     image = sorted(toy_images.test.iterdir())[0]
     assert imported(["tag", tmp_path / "run", image]) <= {*LIGHT, "onnxruntime"}
+    words = ["sidecar", "write", tmp_path / "run", image, "--dry-run"]
+    assert imported(words) <= {*LIGHT, "onnxruntime"}

@@ -104,9 +104,11 @@ def read_test_split(data: tuple[str, Path], data_option: Sequence[str] | None) -
 
 def read_names(categories: Path | None) -> list[str] | None:
     """The names in a file, or None without one."""
-    from trmml.datasets.formats.folder import read_categories
+    if categories is None:
+        return None
+    from trmml.datasets.formats.folder import read_categories  # torch takes seconds to import
 
-    return None if categories is None else read_categories(categories)
+    return read_categories(categories)
 
 
 def named_paths(images: Sequence[str], null: bool = False) -> list[str]:
