@@ -266,7 +266,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     toy = trmml.load_encoder(TOY_SPEC)
     monkeypatch.setattr(trmml, "load_encoder", lambda spec: toy)  # a small one, for speed
     # It stands for open_clip's models, which need nobody's trust.
-    monkeypatch.setattr("trmml.tagging.tagger.is_factory", lambda spec: False)
+    monkeypatch.setattr("trmml.encoders.needed.is_factory", lambda spec: False)
     monkeypatch.chdir(tmp_path)
     write_table(Path("photos/labels_partial.csv"), write_images(Path("photos"), 48))
     prepare("images", "new/images/000001.jpg")

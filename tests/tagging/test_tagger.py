@@ -220,7 +220,7 @@ def test_the_text_tower_is_loaded_for_new_names_only(finished_run, monkeypatch, 
         asked.append(text)
         return ToyEncoder(image_size)
 
-    monkeypatch.setattr(sys.modules[Tagger.__module__], "load_encoder", load)
+    monkeypatch.setattr("trmml.encoders.needed.load_encoder", load)
     Tagger.load(finished_run, also=also, trust=True)
     assert asked == [wanted]
 

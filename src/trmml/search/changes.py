@@ -1,7 +1,7 @@
 """Which images of a folder an index lacks, or describes no longer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -61,22 +61,34 @@ def to_describe(
     moved = {row["sha256"]: row for name, row in old.items() if name not in there}
     todo = []
     for place, name in enumerate(names):
-        row, stat = old.get(name), (root / name).stat()
-        same = row is not None and (row["size"], row["mtime_ns"]) == (
-            stat.st_size,
-            stat.st_mtime_ns,
+        row, now = old.get(name), _look(root, name, old.get(name))
+        before = _labels_of(row or moved.get(now.sha256))
+        given, absent = before if known is None else known.get(name, ((), ()))
+        same = (
+            row is not None and row["error"] is None and _stat_of(row) == (now.size, now.mtime_ns)
         )
-        digest = row["sha256"] if row is not None and same else _digest(root / name)
-        before = row or moved.get(digest) or {"given": (), "absent": ()}
-        given, absent = tuple(before["given"]), tuple(before["absent"])
-        if known is not None:
-            given, absent = known.get(name, ((), ()))
-        labelled = (given, absent) == (tuple(before["given"]), tuple(before["absent"]))
-        if not (same and labelled and row is not None and row["error"] is None):
-            todo.append(File(name, stat.st_size, stat.st_mtime_ns, digest, given, absent))
+        if not same or (given, absent) != before:
+            todo.append(replace(now, given=given, absent=absent))
         if progress is not None and len(names) >= MANY:
             progress("look", place + 1, len(names))
     return todo
+
+
+def _look(root: Path, name: str, row: Mapping[str, Any] | None) -> File:
+    """A file as it lies there; it is read where its size or time differ from its row's."""
+    stat = (root / name).stat()
+    now = stat.st_size, stat.st_mtime_ns
+    known = row is not None and _stat_of(row) == now
+    return File(name, *now, row["sha256"] if row is not None and known else _digest(root / name))
+
+
+def _stat_of(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["size"], row["mtime_ns"]
+
+
+def _labels_of(row: Mapping[str, Any] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a row says is present, and absent."""
+    return ((), ()) if row is None else (tuple(row["given"]), tuple(row["absent"]))
 
 
 def _digest(path: Path) -> str:

@@ -9,15 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from trmml.encoders import is_factory, load_encoder
 from trmml.encoders.base import Encoder
-from trmml.encoders.frozen import frozen_encoder
-from trmml.errors import CheckpointError, ConfigError, DataError
+from trmml.encoders.needed import needed_encoder
+from trmml.errors import CheckpointError, DataError
 from trmml.features.extract import Encoding, encode_images
 from trmml.method.prompts import encode_templates
 from trmml.search.query import Edges
 from trmml.search.table import IndexCard
-from trmml.tagging.tagger import untrusted
 
 BATCH = 64
 
@@ -46,24 +44,17 @@ class EncoderEmbedder:
         encoding: Encoding | None = None,
         where: Path | str = "the index",
     ) -> None:
-        spec = card.encoder_spec if encoder is None else encoder
-        if spec is None:
-            raise ConfigError(
-                f"{where} was made with an encoder object ({card.encoder['name']}), which cannot be"
-                " loaded by name; pass it as encoder=, or name a factory with --encoder"
-            )
-        if isinstance(spec, str):
-            if encoder is None and not trust and is_factory(spec):
-                raise CheckpointError(untrusted(where, spec))
-            spec = load_encoder(spec, image_size=card.encoder["size"])
-        self._frozen = frozen_encoder(spec, spec=card.encoder_spec)
+        name, size = card.encoder["name"], card.encoder["size"]
+        self._frozen = needed_encoder(
+            where, card.encoder_spec, encoder, name=name, size=size, trust=trust
+        )
         self._template, self._encoding = card.template, encoding
-        given, wanted = self._frozen.identity, card.encoder
-        if given.image_checksum != wanted["image_checksum"] or given.size != wanted["size"]:
+        given, checksum = self._frozen.identity, card.encoder["image_checksum"]
+        if (given.image_checksum, given.size) != (checksum, size):
             raise CheckpointError(
-                f"{where} was made with encoder {wanted['name']} at {wanted['size']} px"
-                f" ({wanted['image_checksum'][:12]}), got {given.name} at {given.size} px"
-                f" ({given.image_checksum[:12]}); pass the same encoder"
+                f"{where} was made with encoder {name} at {size} px ({checksum[:12]}), got"
+                f" {given.name} at {given.size} px ({given.image_checksum[:12]}); pass the same"
+                " encoder"
             )
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:

@@ -1,6 +1,5 @@
 """Tag images with a trained run: probabilities, thresholds, region maps, new categories."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,12 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trmml.encoders import is_factory, load_encoder
 from trmml.encoders.base import Encoder
-from trmml.encoders.factory import describe_factory
-from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
+from trmml.encoders.frozen import FrozenEncoder
+from trmml.encoders.needed import needed_encoder
 from trmml.encoders.speed.precision import in_precision
-from trmml.errors import CheckpointError, ConfigError
+from trmml.errors import ConfigError
 from trmml.features.base import Features
 from trmml.features.decoding import (
     Decoding,
@@ -118,17 +116,10 @@ class Tagger:
         """
         run, device = Path(run), pick_device(device)
         card = load_card(run)
-        spec = card.encoder_spec if encoder is None else encoder
-        if spec is None:
-            raise ConfigError(
-                f"{run} was trained on an encoder object ({card.encoder.name}), which cannot be"
-                " loaded by name; pass it as encoder=, or name a factory with --encoder"
-            )
-        if isinstance(spec, str):
-            if encoder is None and not trust and is_factory(spec):
-                raise CheckpointError(untrusted(run, spec))
-            spec = load_encoder(spec, image_size=card.encoder.size, text=bool(also))
-        frozen = frozen_encoder(spec, device=device, spec=card.encoder_spec)
+        frozen = needed_encoder(
+            run, card.encoder_spec, encoder, name=card.encoder.name, size=card.encoder.size,
+            trust=trust, text=bool(also), device=device,
+        )  # fmt: skip
         model = load_model(run, frozen, card).to(device)
         frozen = replace(frozen, identity=card.encoder)  # also of texts, which may not be loaded
         return cls(model=model, frozen=frozen, card=card, new_categories=also)
@@ -259,13 +250,4 @@ def _extended(trained: Calibration, new: Calibration, extra: int) -> Calibration
         slope=torch.cat([trained.slope, new.slope.expand(extra)]),
         offset=torch.cat([trained.offset, new.offset.expand(extra)]),
         thresholds=torch.cat([trained.thresholds, new.thresholds.expand(extra)]),
-    )
-
-
-def untrusted(where: Path | str, spec: str) -> str:
-    """What is said where a run or an index names an encoder that is code."""
-    return (
-        f"{where} needs an encoder that is code: it would run {describe_factory(spec)}. Nothing was"
-        f" run. If you know that code, name it with --encoder {shlex.quote(spec)}, or say --trust"
-        " (in Python: encoder=, trust=True)"
     )
