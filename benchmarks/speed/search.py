@@ -1,6 +1,6 @@
 """Milliseconds of a search, exact and approximate, with and without filters, and the recall.
 
-    python -m benchmarks.speed.search [--images 100000] [--queries 200] [--quick]
+    python -m benchmarks.speed.search [--images 100000 1000000] [--queries 200 20] [--quick]
 
 The index is made: unit vectors of 512 numbers around 2,000 centres, and 24 categories, one of which
 1 % of the images have. So no encoder's time is in it; the queries are vectors near the centres.
@@ -82,15 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--queries", type=int, nargs="+", default=[200, 20])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="10,000 images, 20 queries")
     options = parser.parse_args(arguments)
     counts = [10_000] if options.quick else options.images
-    number = 20 if options.quick else options.queries
+    numbers = [20] if options.quick else options.queries
     rows = []
     print(f"{'images':>9}  {'search':12} {'filter':9} {'median ms':>9} {'p95 ms':>8} {'recall':>7}")
-    for images in counts:
+    for images, number in zip(counts, numbers, strict=True):
         draw = np.random.default_rng(options.seed)
         centres = unit(draw.normal(size=(CENTRES, SIZE)))
         queries = unit(centres[:number] + 0.04 * draw.normal(size=(number, SIZE)))
@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     found = timed(table, queries, where, approximate)
                     share = recall(table, queries, where) if approximate else 1.0
                     kind = "approximate" if approximate else "exact"
-                    rows.append({"images": images, "search": kind, "filter": name, **found,
+                    rows.append({"images": images, "queries": number, "search": kind, "filter": name, **found,
                                  "recall_50": share})  # fmt: skip
                     print(f"{images:9}  {kind:12} {name:9} {found['median_ms']:9.1f}"
                           f" {found['p95_ms']:8.1f} {share:7.3f}")  # fmt: skip
-    tree = {"seed": options.seed, "size": SIZE, "queries": number, "rows": rows}
+    tree = {"seed": options.seed, "size": SIZE, "rows": rows}
     print(f"written: {write_results('search', tree, quick=options.quick)}")
     return 0
 
