@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     found = timed(table, queries, where, approximate)
                     share = recall(table, queries, where) if approximate else 1.0
                     kind = "approximate" if approximate else "exact"
-                    rows.append({"images": images, "queries": number, "search": kind, "filter": name, **found,
-                                 "recall_50": share})  # fmt: skip
+                    rows.append({"images": images, "queries": number, "search": kind,
+                                 "filter": name, **found, "recall_50": share})  # fmt: skip
                     print(f"{images:9}  {kind:12} {name:9} {found['median_ms']:9.1f}"
                           f" {found['p95_ms']:8.1f} {share:7.3f}")  # fmt: skip
     tree = {"seed": options.seed, "size": SIZE, "rows": rows}
