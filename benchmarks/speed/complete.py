@@ -59,6 +59,46 @@ def table_of(data: Dataset) -> str:
     return "\n".join([f"image,{','.join(data.category_names)}", *rows]) + "\n"
 
 
+class Clock:
+    """Seconds of steps by the clock, and of the processor's cores together."""
+
+    def __init__(self) -> None:
+        self.steps = dict[str, tuple[float, float]]()
+        self.start()
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._begun = time.perf_counter(), time.process_time()
+
+    def done(self, step: str) -> None:
+        """Keep and print what a step took; the next one begins."""
+        passed, worked = self._begun
+        self.steps[step] = time.perf_counter() - passed, time.process_time() - worked
+        print(f"{step:24} {self.steps[step][0]:6.1f} s {self.steps[step][1]:6.1f} s", flush=True)
+        self.start()
+
+
+def steps_of(collection: Collection, clock: Clock) -> None:
+    """Complete a collection and write it, step by step."""
+    clock.start()
+    for step in ("inputs", "folds", "out_of_sample", "expected"):
+        getattr(collection, step)
+        clock.done(step)
+    rule = Rule.parse("precision=0.9")
+    complete_collection(collection, rule, "off")
+    clock.done("without evidence")
+    completed = complete_collection(collection, rule)
+    clock.done("with evidence")
+    with TemporaryDirectory() as folder:
+        table = Path(folder) / "labels.csv"
+        table.write_text(table_of(collection.data))
+        clock.start()
+        write_completed(completed, Path(folder) / "out.csv", table, "wide")
+        clock.done("write the table")
+        write_completed(completed, Path(folder) / "out.jsonl", table, "jsonl")
+        clock.done("write JSON lines")
+
+
 def main() -> None:
     """Make, complete, write, and tell the seconds of each step."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,48 +106,21 @@ def main() -> None:
     parser.add_argument("--categories", type=int, default=500)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--data", nargs=2, metavar=("NAME", "DIR"))
-    asked = parser.parse_args()
-    seconds, begun = dict[str, tuple[float, float]](), [(0.0, 0.0)]
-
-    def start() -> None:
-        begun[0] = time.perf_counter(), time.process_time()
-
-    def done(step: str) -> None:
-        passed, worked = begun[0]
-        seconds[step] = time.perf_counter() - passed, time.process_time() - worked
-        print(f"{step:24} {seconds[step][0]:6.1f} s {seconds[step][1]:6.1f} s", flush=True)
-        start()
-
-    start()
-
+    asked, clock = parser.parse_args(), Clock()
     if asked.run is not None:
-        collection = read_collection(
-            asked.run, read_named(asked.data[0], Path(asked.data[1]), "train", {})
-        )
-        done(f"read {len(collection)} images")
+        data = read_named(asked.data[0], Path(asked.data[1]), "train", {})
+        clock.done(f"read {len(read_collection(asked.run, data))} images")
         return
-    collection = made_up(asked.images, asked.categories)
-    start()
-    for step in ("inputs", "folds", "out_of_sample", "expected"):
-        getattr(collection, step)
-        done(step)
-    rule = Rule.parse("precision=0.9")
-    complete_collection(collection, rule, "off")
-    done("without evidence")
-    completed = complete_collection(collection, rule)
-    done("with evidence")
-    with TemporaryDirectory() as folder:
-        table = Path(folder) / "labels.csv"
-        table.write_text(table_of(collection.data))
-        start()
-        write_completed(completed, Path(folder) / "out.csv", table, "wide")
-        done("write the table")
+    steps_of(made_up(asked.images, asked.categories), clock)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    taken = [each for step, each in seconds.items() if step != "without evidence"]
-    whole = [sum(each) for each in zip(*taken, strict=True)]
+    other = ("without evidence", "write JSON lines")
+    whole = [
+        sum(each)
+        for each in zip(*(t for step, t in clock.steps.items() if step not in other), strict=True)
+    ]
     print(f"{'in all, with evidence':24} {whole[0]:6.1f} s {whole[1]:6.1f} s, {peak:.1f} GiB")
     sizes = {"images": asked.images, "categories": asked.categories, "seed": 0}
-    write_results("complete", {**sizes, "seconds": seconds, "in_all": whole, "peak_gib": peak})
+    write_results("complete", {**sizes, "seconds": clock.steps, "in_all": whole, "peak_gib": peak})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Completion: what is decided, what stays, calibration, and tables that are refused."""
 
+import json
 import logging
 import math
 from dataclasses import replace
@@ -146,7 +147,7 @@ def test_precision_holds_on_pairs_that_nobody_has_seen() -> None:
     assert complete_collection(few, Rule.parse("precision=0.99")).unshown == tuple("abcdef")
 
 
-def test_labels_behind_unknown_pairs_change_nothing() -> None:
+def test_labels_behind_unknown_pairs_change_nothing(tmp_path: Path) -> None:
     whole, _ = collection()
     behind = LabelMatrix(whole.matrix.labels | ~whole.matrix.known, whole.matrix.known)
     other = Collection(
@@ -155,6 +156,19 @@ def test_labels_behind_unknown_pairs_change_nothing() -> None:
     )  # fmt: skip
     first, second = (complete_collection(c, Rule.parse("all")) for c in (whole, other))
     assert torch.equal(first.probability, second.probability)
+    for number, each in enumerate((whole, other)):
+        found = complete_collection(each, Rule.parse("none"))
+        write_completed(found, tmp_path / str(number), None, "jsonl")
+    lines = (tmp_path / "0").read_text()
+    assert lines == (tmp_path / "1").read_text()
+    line = json.loads(lines.splitlines()[7])
+    known, labels = whole.matrix.known[7], whole.matrix.labels[7]
+    assert line["present"] == [n for n, yes in zip("abcdef", known & labels, strict=True) if yes]
+    assert line["absent"] == [n for n, yes in zip("abcdef", known & ~labels, strict=True) if yes]
+    chance = found.probability[7].tolist()
+    assert line["probabilities"] == {
+        name: round(chance[c], 6) for c, name in enumerate("abcdef") if not known[c]
+    }
 
 
 def test_absence_that_was_only_assumed_is_no_evidence(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ from trmml.datasets.tables.changed import as_table, with_cells
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank, CompletedFormat
-from trmml.storage.atomic import whole_file, write_bytes, write_text
+from trmml.storage.atomic import whole_file, write_bytes
 
 # Known labels that a probability is explained by.
 REASONS = 3
@@ -47,8 +48,10 @@ def write_completed(
     """
     refuse_same(out, table)
     if style == "jsonl":
-        write_text(out, "".join(json.dumps(each, ensure_ascii=False) + "\n"
-                                for each in _objects(completed)))  # fmt: skip
+        with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(
+                json.dumps(one, ensure_ascii=False) + "\n" for one in _objects(completed)
+            )
     elif style == "long":
         write_bytes(out, as_table(_asked(completed), "long"))
     elif table is None:
@@ -160,18 +163,17 @@ def _asked(completed: Completed) -> Dataset:
 
 def _objects(completed: Completed) -> Iterator[dict[str, Any]]:
     """An object for each image: what is present and absent, and probabilities of what was open."""
-    names = completed.collection.category_names
-    asked = [c for c, name in enumerate(names) if name in completed.asked]
-    for row, image in enumerate(completed.collection.data.images):
-        labels, known = completed.matrix.labels[row], completed.matrix.known[row]
-        was_open = ~completed.collection.matrix.known[row]
+    names, matrix = completed.asked, completed.matrix
+    columns = [completed.collection.category_names.index(name) for name in names]
+    chance = completed.probability.double().round(decimals=6)
+    parts = (matrix.known & matrix.labels, matrix.known & ~matrix.labels,
+             ~completed.collection.matrix.known, chance)  # fmt: skip
+    rows = zip(*(part[:, columns] for part in parts), strict=True)
+    for image, row in zip(completed.collection.data.images, rows, strict=True):
+        present, absent, was_open, chances = (each.tolist() for each in row)
         yield {
             "image": image,
-            "present": [names[c] for c in asked if labels[c]],
-            "absent": [names[c] for c in asked if known[c] and not labels[c]],
-            "probabilities": {
-                names[c]: round(completed.probability[row, c].item(), 6)
-                for c in asked
-                if was_open[c]
-            },
+            "present": [*compress(names, present)],
+            "absent": [*compress(names, absent)],
+            "probabilities": dict(compress(zip(names, chances, strict=True), was_open)),
         }
