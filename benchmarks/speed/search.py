@@ -68,7 +68,7 @@ def make_index(folder: Path, images: int, centres: np.ndarray, draw: np.random.G
 
 
 def timed(table: Any, queries: np.ndarray, where: str, approximate: bool) -> dict[str, float]:
-    """Median and 95th percentile of the milliseconds of a search, and the processor's, all cores."""
+    """Milliseconds of a search: median, 95th percentile, and the processor's on all cores."""
     taken, worked = [], time.process_time()
     for vector in queries:
         began = time.perf_counter()
@@ -113,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     rows.append({"images": images, "queries": number, "search": kind,
                                  "filter": name, **found, "recall_50": share})  # fmt: skip
                     print(f"{images:9}  {kind:12} {name:9} {found['median_ms']:9.1f}"
-                          f" {found['p95_ms']:8.1f} {found['processor_ms']:9.1f} {share:7.3f}")  # fmt: skip
+                          f" {found['p95_ms']:8.1f} {found['processor_ms']:9.1f}"
+                          f" {share:7.3f}")  # fmt: skip
     tree = {"seed": options.seed, "size": SIZE, "rows": rows}
     print(f"written: {write_results('search', tree, quick=options.quick)}")
     return 0
