@@ -53,7 +53,11 @@ class BadImage:
 
 
 def read_image(
-    source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
+    source: Path | str | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+    name: str = "the image in memory",
 ) -> Image.Image:
     """Return an image file as 8-bit RGB, as it is meant to be seen.
 
@@ -70,6 +74,7 @@ def read_image(
             fill the memory. Pillow has a limit of its own, `PIL.Image.MAX_IMAGE_PIXELS`.
         at_least: a JPEG is decoded at a half, a quarter or an eighth of its size where both sides
             then still have this many pixels: the format allows that, in a fraction of the time.
+        name: of a content, in messages.
 
     Raises:
         DataError: the file is missing, may not be read, is empty, no image, damaged or too large.
@@ -84,7 +89,7 @@ def read_image(
         ('RGB', (4, 2), (255, 255, 255))
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), "the image in memory", max_pixels, at_least)
+        return _decode(io.BytesIO(source), name, max_pixels, at_least)
     try:
         if is_special(source):
             raise DataError(f"{source} is a pipe, socket or device, not an image. Name a file.")
@@ -94,7 +99,7 @@ def read_image(
         raise DataError(_why_unreadable(str(source), error)) from error
 
 
-def shown_size(path: Path | str) -> tuple[int, int]:
+def shown_size(path: Path | str | io.BytesIO) -> tuple[int, int]:
     """Width and height in pixels as an image is meant to be shown, from the file's head.
 
     Raises:

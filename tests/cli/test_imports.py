@@ -59,6 +59,12 @@ def test_data_check(tmp_path):
     assert imported(words) <= {*LIGHT, "torch", "polars"}
 
 
+def test_batch(tmp_path):
+    write_scenes(tmp_path / "scenes", images=8, seed=0)
+    words = ["batch", "manifest", tmp_path / "scenes", "--out", tmp_path / "m.parquet"]
+    assert imported(words) <= {*LIGHT, "polars"}
+
+
 def test_data_export(tmp_path):
     write_scenes(tmp_path / "scenes", images=8, seed=0)
     words = ["data", "export", "fiftyone", tmp_path / "scenes", tmp_path / "out"]
@@ -94,3 +100,6 @@ def test_the_bundled_encoder_adds_open_clip_alone(toy_images, test_images, tmp_p
     assert imported(["tag", tmp_path / "run", image]) <= {*LIGHT, "onnxruntime"}
     words = ["sidecar", "write", tmp_path / "run", image, "--dry-run"]
     assert imported(words) <= {*LIGHT, "onnxruntime"}
+    assert not imported(["batch", "manifest", image, "--out", tmp_path / "m.parquet"]) & {"torch"}
+    words = ["batch", "tag", tmp_path / "run", tmp_path / "m.parquet", tmp_path / "out"]
+    assert imported([*words, "--device", "cpu"]) <= {*LIGHT, "onnxruntime", "polars"}

@@ -7,6 +7,7 @@ import typer
 
 from trmml.cli import options
 from trmml.cli.app import Verb, Verbs, examples, trmml
+from trmml.cli.batch import batch
 from trmml.cli.benchmark import benchmark
 from trmml.cli.curation import complete
 from trmml.cli.data import data as data_verbs
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.callback()(trmml)
 app.add_typer(store, name="store")
 app.add_typer(data_verbs, name="data")
+app.add_typer(batch, name="batch")
 app.add_typer(review, name="review")
 app.add_typer(sidecar, name="sidecar")
 

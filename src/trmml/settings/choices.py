@@ -42,6 +42,11 @@ StyleName = Literal["demo", "caption"]
 # What an ONNX file holds: the whole tagger, or what follows the encoder.
 ExportPart = Literal["all", "head"]
 
+# What a job over a manifest writes of each image, and what drives it.
+BatchOutput = Literal["tags", "probabilities", "features", "maps"]
+BATCH_OUTPUTS: tuple[BatchOutput, ...] = ("tags", "probabilities", "features", "maps")
+Engine = Literal["local", "ray"]
+
 # Which open pairs a review asks about first; `curation/policies.py` has what each means.
 Policy = Literal["random", "uncertain", "likely", "balanced", "balanced-likely", "trmml"]
 # How a review asks: a category at a time, or an image at a time.

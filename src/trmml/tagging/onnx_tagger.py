@@ -32,7 +32,9 @@ class OnnxTagger:
         threads = os.environ.get("OMP_NUM_THREADS", "")  # which torch follows as well
         self._session = open_session(path, int(threads) if threads.isdecimal() else cores())
         self._about = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-        self._thresholds = np.array(self._about["thresholds"])
+        self.thresholds = np.array(self._about["thresholds"])
+        self.category_names: list[str] = self._about["category_names"]
+        self.grid: tuple[int, int] = tuple(self._about["grid"])
 
     def tag(
         self, paths: Sequence[Path], choice: Choice, *, on_bad_image: OnBadImage
@@ -57,16 +59,28 @@ class OnnxTagger:
 
     def probabilities(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B K"]:
         """Calibrated, of images as `squashed` gives them."""
-        found: Float[np.ndarray, "B K"] = self._session.run(None, {"image": images})[0]
-        return found
+        return self.run(images)[0]
+
+    def run(self, images: UInt8[np.ndarray, "B S S 3"]) -> list[Float[np.ndarray, "B K ..."]]:
+        """Those probabilities, and the region maps over the grid of patches (B, K, rows, cols)."""
+        outputs: list[Float[np.ndarray, "B K ..."]] = self._session.run(None, {"image": images})
+        return outputs
+
+    def prepare(self, source: Path | bytes, name: str = "") -> UInt8[np.ndarray, "S S 3"]:
+        """An image as the file takes it; `name` stands for a content in messages.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        image = read_image(source, at_least=self._about["at_least"], name=name)
+        return squashed(image, self._about["size"], self._about["interpolation"])
 
     def _read(self, path: Path) -> UInt8[np.ndarray, "S S 3"] | DataError:
         """The image as the file takes it, or why it cannot be read."""
         try:
-            image = read_image(path, at_least=self._about["at_least"])
+            return self.prepare(path)
         except DataError as error:
             return error
-        return squashed(image, self._about["size"], self._about["interpolation"])
 
     def _tagged(
         self,
@@ -79,7 +93,7 @@ class OnnxTagger:
         chosen: list[tuple[Tag, ...]] = []
         if good:
             probabilities = self.probabilities(np.stack(good))
-            chosen = choice.tags(probabilities, self._thresholds, self._about["category_names"])
+            chosen = choice.tags(probabilities, self.thresholds, self.category_names)
         tags = iter(chosen)
         return [
             TaggedImage(path, error=str(image))

@@ -1,0 +1,105 @@
+"""A manifest: the images of a job, one Parquet file with id, uri, size and etag."""
+
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from trmml.errors import DataError
+from trmml.scale.objects import Object, Storage, file_object
+from trmml.storage.atomic import whole_file
+
+SCHEMA = {"id": pl.String, "uri": pl.String, "size": pl.Int64, "etag": pl.String}
+
+
+def write_manifest(
+    sources: Sequence[str],
+    out: Path | str,
+    *,
+    storage: Storage | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> int:
+    """Write the images that sources stand for into a Parquet file; the number of its rows.
+
+    Args:
+        sources: folders, files, URLs as s3://bucket/prefix, lists (a .txt file with a path or URL a
+            line; - is stdin).
+        out: of the manifest.
+        storage: how URLs are read.
+        progress: called with ("list", done, done) now and then.
+
+    Raises:
+        DataError: a source stands for no image, or two images have one id.
+    """
+    rows: list[Object] = []
+    for source in sources:
+        before = len(rows)
+        for found in _objects(source, storage or Storage()):
+            rows.append(found)
+            if progress is not None and len(rows) % 10_000 == 0:
+                progress("list", len(rows), len(rows))
+        if len(rows) == before:
+            raise DataError(f"{source} holds no image; name a folder, a URL or a list of images")
+    frame = pl.DataFrame({n: [getattr(row, n) for row in rows] for n in SCHEMA}, schema=SCHEMA)
+    _check_ids(frame, "the sources")
+    with whole_file(Path(out)) as part:
+        frame.write_parquet(part)
+    return len(frame)
+
+
+def read_manifest(path: Path | str) -> pl.DataFrame:
+    """The rows of a manifest, with the columns of `SCHEMA`; another program may have written it.
+
+    Raises:
+        DataError: it cannot be read, has no id or uri in each row, or an id twice.
+    """
+    try:
+        frame = pl.read_parquet(path)
+        frame = frame.with_columns(pl.lit(None).alias(n) for n in SCHEMA if n not in frame.columns)
+        if missing := {"id", "uri"} - {n for n in frame.columns if frame[n].null_count() == 0}:
+            raise DataError(
+                f"{path} has no {' and no '.join(sorted(missing))} in each row; a manifest has the"
+                " columns id, uri, size and etag: trmml batch manifest"
+            )
+        frame = frame.select(pl.col(n).cast(kind) for n, kind in SCHEMA.items())
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{path} is no manifest that can be read ({error}); make one: trmml batch manifest"
+        ) from error
+    _check_ids(frame, str(path))
+    return frame
+
+
+def _check_ids(frame: pl.DataFrame, where: str) -> None:
+    """Refuse an id that two rows have: one of them would be lost in any table by id."""
+    if frame["id"].n_unique() == len(frame):
+        return
+    twice = frame.filter(pl.col("id").is_duplicated())
+    raise DataError(
+        f"{where}: the id {twice['id'][0]!r} is given to {twice['uri'][0]} and to"
+        f" {twice['uri'][1]}; name one folder above both, or make a manifest of each"
+    )
+
+
+def _objects(source: str, storage: Storage) -> Iterator[Object]:
+    """The images of one source."""
+    if source == "-":
+        yield from _of_list(sys.stdin)
+    elif source.lower().endswith(".txt") and "://" not in source:
+        try:
+            text = Path(source).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the list {source} cannot be read: {error}") from error
+        yield from _of_list(io.StringIO(text))
+    else:
+        yield from storage.find(source)
+
+
+def _of_list(lines: Iterable[str]) -> Iterator[Object]:
+    """A path or URL a line, which is its id, too; URLs are not looked at before they are read."""
+    for line in lines:
+        name = line.rstrip("\r\n")
+        if name:
+            yield Object(name, name, None, None) if "://" in name else file_object(name, name)

@@ -1,0 +1,90 @@
+"""Ray's actors do the parts: each loads the run once, and writes whole files to the same folder."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trmml.errors import MissingExtraError
+from trmml.scale.job import Job
+from trmml.scale.run import Loading, why_failed
+from trmml.storage.sessions import cores
+
+# Processors that Ray Data keeps for itself: with none to spare, a job would wait for ever.
+SPARE = 2
+
+
+def drive(
+    job: Job,
+    out: Path,
+    loading: Loading,
+    counted: Callable[[int], None],
+    address: str | None,
+    workers: int,
+    parts: Iterable[pl.DataFrame],
+) -> Iterator[tuple[pl.DataFrame, str | None]]:
+    """Parts as Ray finishes them, each with why it failed, or None.
+
+    Args:
+        job: what is computed.
+        out: absolute folder of the job, which all machines reach under this name, as the run.
+        loading: of the run; on "cuda" each worker has a card.
+        counted: called with the images of each part.
+        address: of a cluster; None starts Ray on this machine.
+        workers: actors.
+        parts: rows of the manifest.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    if not (todo := list(parts)):
+        return
+    try:
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("the engine ray", "ray") from None
+    if not ray.is_initialized():
+        own = {} if address else {"num_cpus": max(cores(), workers) + SPARE}
+        ray.init(address, include_dashboard=False, log_to_driver=False, **own)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    items = [{"number": n, "rows": _packed(rows)} for n, rows in enumerate(todo)]
+    done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _Worker,
+        fn_constructor_kwargs={"job": job, "out": out, "loading": loading},
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=1 if loading.device.startswith("cuda") else 0,
+    )
+    for row in done.iter_rows():
+        rows = todo[int(row["number"])]
+        why = row["error"] or None
+        counted(0 if why else len(rows))
+        yield rows, why
+
+
+class _Worker:
+    """An actor with a run."""
+
+    def __init__(self, job: Job, out: Path, loading: Loading) -> None:
+        self._job, self._out, self._loading = job, out, loading
+        self._scorer = loading.scorer(job)
+
+    def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
+        """Do parts; an error comes back as words, for an exception would end the whole job."""
+        errors = []
+        for packed in items["rows"]:
+            rows = pl.read_ipc(io.BytesIO(packed))
+            why = why_failed(self._job, self._out, rows, self._scorer, self._loading.storage)
+            errors.append(why or "")
+        return {"number": items["number"], "error": errors}
+
+
+def _packed(rows: pl.DataFrame) -> bytes:
+    """Rows of a manifest as bytes."""
+    file = io.BytesIO()
+    rows.write_ipc(file)
+    return file.getvalue()

@@ -1,0 +1,319 @@
+"""`tag_manifest`: plan the parts, leave out those that are done, have an engine do the others."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trmml.errors import ConfigError
+from trmml.scale.job import (
+    FAILED,
+    FORMAT,
+    Job,
+    begin,
+    ordered,
+    part_card,
+    part_path,
+    read_job,
+    rows_checksum,
+)
+from trmml.scale.manifest import read_manifest
+from trmml.scale.objects import Storage, UnreachableError
+from trmml.scale.part import tag_part
+from trmml.scale.scorer import Scorer, load_scorer
+from trmml.settings.choices import Engine
+from trmml.storage.atomic import write_text
+from trmml.storage.hashes import hash_file
+from trmml.storage.held import held_folder
+from trmml.storage.json_text import parse_object
+
+logger = logging.getLogger(__name__)
+
+# Of a part, before it is left for the next time.
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a job is.
+
+    Attributes:
+        rows: of the manifest.
+        done: rows in the parts that are written.
+        errors: rows of images that could not be read.
+        parts, parts_done: of the job.
+        failed: parts that failed twice in the last call.
+        images_per_second: of the parts that are written, each by itself; 0 before the first.
+    """
+
+    rows: int
+    done: int
+    errors: int
+    parts: int
+    parts_done: int
+    failed: int
+    images_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How workers load the run and read images; the same everywhere.
+
+    Args:
+        run: folder of the run.
+        device: "cpu", "cuda", ...
+        trust: see `Tagger.load`.
+        storage: how objects are read.
+    """
+
+    run: Path
+    device: str
+    trust: bool
+    storage: Storage
+
+    def scorer(self, job: Job) -> Scorer:
+        """The run, as the job began with it."""
+        return load_scorer(
+            self.run,
+            job.what,
+            device=self.device,
+            precision=job.precision,
+            trust=self.trust,
+            by=job.by,
+        )
+
+
+# An engine: parts in, and out comes each with why it failed, or None; `progress` counts images.
+Drive = Callable[[Iterable[pl.DataFrame]], Iterator[tuple[pl.DataFrame, str | None]]]
+
+
+def tag_manifest(
+    run: Path | str,
+    manifest: Path | str,
+    out: Path | str,
+    *,
+    what: Sequence[str] = ("tags", "probabilities"),
+    engine: Engine = "local",
+    address: str | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    precision: str = "fp32",
+    batch: int = 64,
+    part: int = 10_000,
+    trust: bool = False,
+    storage: Storage | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Status:
+    """Tag the images of a manifest into a folder of Parquet files; how far that came.
+
+    A part's file is written whole; one that is there is not done again. So the same call goes on
+    after whatever stopped the one before. A part that fails twice is listed in failed.jsonl, and
+    the others go on. The images are only read.
+
+    Args:
+        run: folder of a finished run.
+        manifest: by `write_manifest`.
+        out: folder of the job.
+        what: of "tags", "probabilities", "features" and "maps".
+        engine: "local" is this process; "ray" is a cluster, or Ray's processes on this machine.
+        address: of a Ray cluster; None starts Ray here.
+        workers: of Ray.
+        device: "auto", "cpu", "cuda", ...; of Ray each worker has a card where it is "cuda".
+        precision: of the encoder.
+        batch: images that are scored together.
+        part: rows of a part.
+        trust: see `Tagger.load`.
+        storage: how URLs are read.
+        progress: called with ("tag", done, total).
+
+    Raises:
+        CheckpointError: no finished run, or the folder holds another job.
+        ConfigError: an option has a wrong value.
+        DataError: the manifest cannot be read, or the first image's storage does not answer.
+    """
+    run, out = Path(run), Path(out)
+    asked, rows = ordered(what), read_manifest(manifest)
+    if min(batch, part) < 1 or precision == "auto":
+        raise ConfigError("expected --batch and --part from 1 and a --precision other than auto")
+    loading = Loading(run, _device(device), trust, storage or Storage())
+    with held_folder(out):
+        there = read_job(out)
+        by = None if there is None else there.by
+        scorer = load_scorer(
+            run, asked, device=loading.device, precision=precision, trust=trust, by=by
+        )
+        job = _job(run, rows, scorer, asked, precision=precision, batch=batch, part=part)
+        begin(out, job)
+        todo = [p for p in rows.iter_slices(part) if part_card(part_path(out, p, job)) is None]
+        _probe(todo, loading.storage)
+        counted = _Counted(progress, rows.height - sum(map(len, todo)), rows.height)
+        drive = _drive(engine, job, out, loading, scorer, counted, address, workers)
+        _do(todo, out, drive)
+        return status(out)
+
+
+def _device(device: str) -> str:
+    """The device that "auto" stands for; the processor needs no torch."""
+    if device == "cpu":
+        return device
+    from trmml.training.fabric import pick_device  # torch takes seconds to import
+
+    return pick_device(device)
+
+
+def _job(
+    run: Path,
+    rows: pl.DataFrame,
+    scorer: Scorer,
+    what: list[str],
+    *,
+    precision: str,
+    batch: int,
+    part: int,
+) -> Job:
+    from importlib.metadata import version
+
+    card = parse_object((run / "model.json").read_bytes())
+    return Job(
+        format=FORMAT,
+        run=hash_file(run / "model.json"),
+        encoder=card["encoder"],
+        category_names=list(scorer.category_names),
+        thresholds=[float(value) for value in scorer.thresholds],
+        what=what,
+        batch=batch,
+        part=part,
+        precision=precision,
+        by=scorer.by,
+        grid=list(scorer.grid),
+        feature_size=scorer.feature_size if "features" in what else 0,
+        rows=rows.height,
+        manifest=rows_checksum(rows),
+        trmml=version("trmml"),
+    )
+
+
+def _probe(todo: Sequence[pl.DataFrame], storage: Storage) -> None:
+    """Raise before any work where the storage of the first image does not answer."""
+    if todo and "://" in todo[0]["uri"][0]:
+        try:
+            storage.read(todo[0]["uri"][0], todo[0]["size"][0])
+        except UnreachableError:
+            raise
+        except Exception as error:  # the image's own; its row will say so
+            logger.info("%s", error)
+
+
+class _Counted:
+    """Adds images up for a progress that counts to a total."""
+
+    def __init__(
+        self, progress: Callable[[str, int, int], None] | None, done: int, total: int
+    ) -> None:
+        self._progress, self._done, self._total = progress, done, total
+
+    def __call__(self, images: int) -> None:
+        """Take note of further images."""
+        self._done += images
+        if self._progress is not None:
+            self._progress("tag", self._done, self._total)
+
+
+def _drive(
+    engine: Engine,
+    job: Job,
+    out: Path,
+    loading: Loading,
+    scorer: Scorer,
+    counted: Callable[[int], None],
+    address: str | None,
+    workers: int,
+) -> Drive:
+    """What does parts: this process, or Ray."""
+    if engine == "local":
+        return partial(_local, job, out, scorer, loading.storage, counted)
+    from trmml.scale.ray_engine import drive
+
+    return partial(drive, job, out.absolute(), loading, counted, address, workers)
+
+
+def _local(
+    job: Job,
+    out: Path,
+    scorer: Scorer,
+    storage: Storage,
+    counted: Callable[[int], None],
+    parts: Iterable[pl.DataFrame],
+) -> Iterator[tuple[pl.DataFrame, str | None]]:
+    """Do parts here, one after the other."""
+    for rows in parts:
+        yield rows, why_failed(job, out, rows, scorer, storage, counted)
+
+
+def why_failed(
+    job: Job,
+    out: Path,
+    rows: pl.DataFrame,
+    scorer: Scorer,
+    storage: Storage,
+    counted: Callable[[int], None] | None = None,
+) -> str | None:
+    """Do a part; None where it is written, else why not. A full disk ends the job."""
+    try:
+        tag_part(job, out, rows, scorer, storage, counted)
+    except OSError:
+        raise
+    except Exception as error:  # of one part; the others go on
+        logger.info("a part failed", exc_info=True)
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _do(todo: Sequence[pl.DataFrame], out: Path, drive: Drive) -> None:
+    """Do parts, those that fail once more at the end, and list what failed twice."""
+    (out / FAILED).unlink(missing_ok=True)
+    failed: list[tuple[pl.DataFrame, str]] = []
+    for _ in range(ATTEMPTS):
+        failed = [(rows, why) for rows, why in drive(todo) if why is not None]
+        todo = [rows for rows, _ in failed]
+        if not todo:
+            return
+    lines = (
+        json.dumps({"first": rows["id"][0], "rows": len(rows), "error": why}) + "\n"
+        for rows, why in failed
+    )
+    write_text(out / FAILED, "".join(lines))
+
+
+def status(out: Path | str) -> Status:
+    """How far the job of a folder is; only the ends of its files are read.
+
+    Raises:
+        ConfigError: no job was begun there.
+        CheckpointError: the job or a part is damaged.
+    """
+    out = Path(out)
+    job = read_job(out)
+    if job is None:
+        raise ConfigError(f"{out} holds no job; begin one: trmml batch tag RUN MANIFEST {out}")
+    cards = [card for path in sorted(out.glob("part-*.parquet")) if (card := part_card(path))]
+    done, seconds = sum(c["images"] for c in cards), sum(c["milliseconds"] for c in cards) / 1000
+    failed = out / FAILED
+    return Status(
+        rows=job.rows,
+        done=done,
+        errors=sum(card["errors"] for card in cards),
+        parts=-(-job.rows // job.part),
+        parts_done=len(cards),
+        failed=len(failed.read_text("utf-8").splitlines()) if failed.is_file() else 0,
+        images_per_second=round(done / seconds, 2) if seconds else 0.0,
+    )

@@ -1,0 +1,116 @@
+"""Objects in S3 by moto's server on loopback: listed, read, tried again, never written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scale.faulty_s3 import SLOW_SECONDS, FaultyS3, served
+from trmml.errors import ConfigError, DataError, MissingExtraError
+from trmml.scale import objects
+from trmml.scale.manifest import read_manifest, write_manifest
+from trmml.scale.objects import Storage, UnreachableError
+
+boto3 = pytest.importorskip("boto3", reason="the extra `cloud` is not installed")
+pytest.importorskip("s3fs", reason="the extra `cloud` is not installed")
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Storage, FaultyS3]]:
+    """A bucket `museum`, and a storage that waits little."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with served() as (address, server):
+        client = boto3.client("s3", endpoint_url=address)
+        client.create_bucket(Bucket="museum")
+        for name in ("plain", "error500", "slow", "cut", "gone"):
+            client.put_object(Bucket="museum", Key=f"scans/{name}.jpg", Body=CONTENT)
+        client.put_object(Bucket="museum", Key="scans/notes.txt", Body=b"no image")
+        server.requests.clear()
+        options = {"endpoint_url": address}
+        yield Storage(options, attempts=3, first_wait=0.01, timeout=20.0), server
+
+
+def test_a_bucket_is_listed_with_sizes_and_etags(
+    s3: tuple[Storage, FaultyS3], tmp_path: Path
+) -> None:
+    storage, server = s3
+    write_manifest(["s3://museum/scans"], tmp_path / "m.parquet", storage=storage)
+    frame = read_manifest(tmp_path / "m.parquet")
+    names = ["cut.jpg", "error500.jpg", "gone.jpg", "plain.jpg", "slow.jpg"]
+    assert frame["id"].to_list() == names
+    assert frame["uri"][0] == "s3://museum/scans/cut.jpg"
+    assert frame["size"].to_list() == [len(CONTENT)] * 5
+    assert all(len(etag) == 32 for etag in frame["etag"])
+    with pytest.raises(DataError, match="s3://other/scans cannot be listed"):
+        list(storage.find("s3://other/scans"))
+    assert {method for method, _ in server.requests} <= {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize(
+    ("name", "attempts"), [("plain", 1), ("error500", 3), ("slow", 1), ("cut", 2)]
+)
+def test_what_fails_now_and_then_is_read(
+    s3: tuple[Storage, FaultyS3], name: str, attempts: int
+) -> None:
+    storage, server = s3
+    assert storage.read(f"s3://museum/scans/{name}.jpg", len(CONTENT)) == CONTENT
+    assert server.requests["GET", f"/museum/scans/{name}.jpg"] == attempts
+    assert {method for method, _ in server.requests} == {"GET"}
+
+
+def test_a_body_that_takes_too_long_is_asked_for_again(s3: tuple[Storage, FaultyS3]) -> None:
+    storage, server = s3
+    hasty = Storage(storage.options, attempts=2, first_wait=0.0, timeout=SLOW_SECONDS / 2)
+    assert hasty.read("s3://museum/scans/slow.jpg", None) == CONTENT
+    assert server.requests["GET", "/museum/scans/slow.jpg"] == 2
+
+
+def test_what_does_not_come_and_what_is_not_there_differ(s3: tuple[Storage, FaultyS3]) -> None:
+    storage, server = s3
+    with pytest.raises(UnreachableError, match="was asked for 3 times"):
+        storage.read("s3://museum/scans/gone.jpg", None)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        storage.read("s3://museum/scans/missing.jpg", None)
+    assert not isinstance(caught.value, UnreachableError)
+    assert server.requests["GET", "/museum/scans/missing.jpg"] == 1
+
+
+def test_another_size_than_the_manifest_says(s3: tuple[Storage, FaultyS3], tmp_path: Path) -> None:
+    storage, _ = s3
+    (tmp_path / "a.jpg").write_bytes(CONTENT)
+    for uri in ("s3://museum/scans/plain.jpg", str(tmp_path / "a.jpg")):
+        with pytest.raises(DataError, match="has 10240 bytes, the manifest says 9"):
+            storage.read(uri, 9)
+
+
+def test_a_huge_object_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(objects, "MOST_BYTES", 100)
+    (tmp_path / "a.jpg").write_bytes(CONTENT)
+    with pytest.raises(DataError, match="has 101 bytes, at most 100"):
+        Storage().read("s3://museum/never/asked.jpg", 101)
+    with pytest.raises(DataError, match="more than 100 bytes"):
+        Storage().read(str(tmp_path / "a.jpg"), None)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.jpg", "bad\0name.jpg"):
+        with pytest.raises(DataError, match="cannot be read"):
+            Storage().read(str(path), None)
+
+
+def test_credentials_are_refused_as_options() -> None:
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY"):
+        Storage({"secret": "x"})
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsspec.core.url_to_fs", _raise_import_error)
+    with pytest.raises(MissingExtraError, match=r"trmml\[cloud\]"):
+        Storage().read("s3://museum/a.jpg", None)
+
+
+def _raise_import_error(*_: object, **__: object) -> None:
+    raise ImportError("s3fs")

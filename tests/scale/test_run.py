@@ -1,0 +1,246 @@
+"""Jobs over a manifest: rows as `tag` has them, bad images, resuming, kills, failing storage."""
+
+import json
+import multiprocessing
+import os
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.conftest import ToyImages
+from tests.toy import COLOURS, write_images
+from trmml.errors import CheckpointError, ConfigError, DataError
+from trmml.scale import part as part_module
+from trmml.scale import run as run_module
+from trmml.scale.job import part_card
+from trmml.scale.manifest import write_manifest
+from trmml.scale.objects import Storage, UnreachableError
+from trmml.scale.run import Status, status, tag_manifest
+from trmml.tagging.tagger import Tagger
+
+
+@pytest.fixture
+def manifest(toy_images: ToyImages, tmp_path: Path) -> Path:
+    """The test images, and three that are none."""
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "empty.jpg").write_bytes(b"")
+    (bad / "text.jpg").write_bytes(b"no image")
+    (bad / "missing.jpg").write_bytes(b"going")
+    write_manifest([str(toy_images.test), str(bad)], tmp_path / "manifest.parquet")
+    (bad / "missing.jpg").unlink()
+    return tmp_path / "manifest.parquet"
+
+
+def job(run: Path, manifest: Path, out: Path, **options: object) -> Status:
+    options = {"part": 5, "batch": 4, "device": "cpu", "trust": True, **options}
+    return tag_manifest(run, manifest, out, **options)  # type: ignore[arg-type]
+
+
+def rows_of(out: Path) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path) for path in out.glob("part-*.parquet")]).sort("id")
+
+
+def test_rows_are_what_tag_says(
+    finished_run: Path, manifest: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    done = job(finished_run, manifest, tmp_path / "out", what=["probabilities", "tags"])
+    assert (done.rows, done.done, done.errors, done.parts, done.parts_done) == (19, 19, 3, 4, 4)
+    frame = rows_of(tmp_path / "out")
+    good = frame.filter(pl.col("error").is_null())
+    tagged = Tagger.load(finished_run, trust=True).tag(sorted(toy_images.test.iterdir()))
+    assert len(good) == 16
+    for row, image in zip(good.iter_rows(named=True), tagged, strict=True):
+        assert row["uri"] == str(image.path)
+        assert row["present"] == [tag.category for tag in image.tags]
+        at = dict(zip(COLOURS, row["probability"], strict=True))
+        for tag in image.tags:
+            assert at[tag.category] == pytest.approx(tag.probability, abs=1e-3)
+        assert (row["width"], row["height"]) == (48, 48) and len(row["sha256"]) == 64
+
+
+def test_a_bad_image_is_a_row_with_its_error(
+    finished_run: Path, manifest: Path, tmp_path: Path
+) -> None:
+    job(finished_run, manifest, tmp_path / "out")
+    bad = rows_of(tmp_path / "out").filter(pl.col("error").is_not_null())
+    assert bad["id"].to_list() == ["empty.jpg", "missing.jpg", "text.jpg"]
+    assert "is empty" in bad["error"][0] and "empty.jpg" in bad["error"][0]
+    assert "cannot be read" in bad["error"][1] and "no image" in bad["error"][2]
+    assert bad["probability"].null_count() == bad["present"].null_count() == 3
+    assert bad["sha256"].null_count() == 1  # what was read is named
+
+
+def test_every_output(finished_run: Path, manifest: Path, tmp_path: Path) -> None:
+    job(finished_run, manifest, tmp_path / "out", what=["features", "maps", "tags"])
+    frame = rows_of(tmp_path / "out")
+    assert "probability" not in frame.columns
+    good = frame.filter(pl.col("error").is_null())
+    features = good["image_feature"].to_numpy().astype(np.float32)
+    assert features.shape == (16, 8)
+    assert np.abs(np.linalg.norm(features, axis=1) - 1).max() < 1e-2
+    for row in good.iter_rows(named=True):
+        assert len(row["maps"]) == len(row["present"])
+        assert all(len(cells) == 9 and max(cells) == 255 for cells in row["maps"])
+    cards = [part_card(path) for path in (tmp_path / "out").glob("part-*.parquet")]
+    assert all(card and card["category_names"] == list(COLOURS) for card in cards)
+
+
+def test_what_is_done_is_not_done_again(
+    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, read = tmp_path / "out", []
+    job(finished_run, manifest, out)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    whole, lost = rows_of(out), min(times)
+    lost.unlink()
+    damaged = max(times)
+    damaged.write_bytes(damaged.read_bytes()[:100])  # as a disk may leave it
+    original = Storage.read
+    monkeypatch.setattr(
+        Storage, "read", lambda self, uri, size: (read.append(uri), original(self, uri, size))[1]
+    )
+    assert status(out).parts_done == 2
+    job(finished_run, manifest, out)
+    assert rows_of(out).equals(whole)
+    assert len(read) == len(pl.read_parquet(lost)) + len(pl.read_parquet(damaged))
+    kept = {path: path.stat().st_mtime_ns for path in times if path not in (lost, damaged)}
+    assert all(times[path] == now for path, now in kept.items())
+    read.clear()
+    job(finished_run, manifest, out)
+    assert read == []
+
+
+def test_another_job_in_the_folder_is_refused(
+    finished_run: Path, manifest: Path, tmp_path: Path, toy_images: ToyImages
+) -> None:
+    out = tmp_path / "out"
+    job(finished_run, manifest, out)
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(CheckpointError, match="holds another job: what differ"):
+        job(finished_run, manifest, out, what=["tags"])
+    write_manifest([str(toy_images.test)], tmp_path / "other.parquet")
+    with pytest.raises(CheckpointError, match="rows, manifest differ"):
+        job(finished_run, tmp_path / "other.parquet", out)
+    assert sorted(path.name for path in out.iterdir()) == before
+    (out / "job.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        job(finished_run, manifest, out)
+
+
+def test_options_out_of_range(finished_run: Path, manifest: Path, tmp_path: Path) -> None:
+    for options, words in (
+        ({"what": ["tags", "boxes"]}, "got boxes"),
+        ({"what": []}, "got nothing"),
+        ({"batch": 0}, "from 1"),
+        ({"precision": "auto"}, "other than auto"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            job(finished_run, manifest, tmp_path / "out", **options)
+    with pytest.raises(ConfigError, match="holds no job"):
+        status(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_storage_that_does_not_answer_fails_a_part_and_not_the_job(
+    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, down, asked = Storage.read, [True], []
+
+    def read(self: Storage, uri: str, size: int | None) -> bytes:
+        if uri.endswith("007.png"):
+            asked.append(uri)
+            if down[0]:
+                raise UnreachableError(f"{uri} did not come")
+        return original(self, uri, size)
+
+    monkeypatch.setattr(Storage, "read", read)
+    done = job(finished_run, manifest, tmp_path / "out")
+    assert (done.done, done.failed, len(asked)) == (14, 1, 2)
+    (line,) = (tmp_path / "out" / "failed.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["rows"] == 5 and "did not come" in json.loads(line)["error"]
+    down[0] = False
+    done = job(finished_run, manifest, tmp_path / "out")
+    assert (done.done, done.failed) == (19, 0)
+
+
+def test_the_first_object_is_asked_for_before_any_work(finished_run: Path, tmp_path: Path) -> None:
+    rows = {"id": ["a"], "uri": ["s3://museum/a.jpg"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "m.parquet")
+    storage = Storage({"endpoint_url": "http://127.0.0.1:9"}, attempts=1)
+    with pytest.raises(UnreachableError, match="check the storage"):
+        job(finished_run, tmp_path / "m.parquet", tmp_path / "out", storage=storage)
+
+
+def test_a_full_disk_ends_the_job(
+    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(OSError, match="bytes are needed"):
+        job(finished_run, manifest, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*part*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no process there is made ready beforehand")
+def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "set", 66)
+    write_manifest([str(tmp_path / "set")], tmp_path / "m.parquet")
+    job(finished_run, tmp_path / "m.parquet", tmp_path / "whole", part=3)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trmml.scale.run", "trmml.tagging.tagger"])
+    rng, kills = np.random.default_rng(0), 0
+    words = (finished_run, tmp_path / "m.parquet", tmp_path / "out")
+    while kills < 10:
+        process = context.Process(target=job, args=words, kwargs={"part": 3})
+        process.start()
+        _wait_for_one_more(tmp_path / "out", process)
+        time.sleep(rng.uniform(0, 0.03))
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    job(finished_run, tmp_path / "m.parquet", tmp_path / "out", part=3)
+    assert kills == 10
+    assert rows_of(tmp_path / "out").equals(rows_of(tmp_path / "whole"))
+    assert not list((tmp_path / "out").glob(".*.part"))
+
+
+def _wait_for_one_more(out: Path, process: BaseProcess) -> None:
+    """Until a part is written that was not there."""
+    before = len(list(out.glob("part-*")))
+    while len(list(out.glob("part-*"))) == before and process.exitcode is None:
+        time.sleep(0.002)
+
+
+def test_rows_out_are_rows_in(
+    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = part_module._frame
+    monkeypatch.setattr(part_module, "_frame", lambda *given: original(*given)[:-1])
+    done = job(finished_run, manifest, tmp_path / "out")
+    assert done.done == 0 and done.failed == 4
+
+
+def test_nothing_but_the_folder_is_written(
+    finished_run: Path, manifest: Path, tmp_path: Path, toy_images: ToyImages
+) -> None:
+    folders = (toy_images.test, finished_run)
+    before = [(p, p.stat().st_mtime_ns) for folder in folders for p in sorted(folder.rglob("*"))]
+    job(finished_run, manifest, tmp_path / "out", what=["maps"])
+    after = [(p, p.stat().st_mtime_ns) for folder in folders for p in sorted(folder.rglob("*"))]
+    assert after == before
+
+
+def test_a_missing_manifest(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no manifest"):
+        job(finished_run, tmp_path / "none.parquet", tmp_path / "out")
+    assert run_module.ATTEMPTS == 2
