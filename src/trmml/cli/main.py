@@ -12,6 +12,7 @@ from trmml.cli.benchmark import benchmark
 from trmml.cli.curation import complete
 from trmml.cli.data import data as data_verbs
 from trmml.cli.fit import fit, resolve_settings
+from trmml.cli.hub import hub
 from trmml.cli.output import (
     comparison,
     export_lines,
@@ -46,6 +47,7 @@ app.callback()(trmml)
 app.add_typer(store, name="store")
 app.add_typer(data_verbs, name="data")
 app.add_typer(batch, name="batch")
+app.add_typer(hub, name="hub")
 app.add_typer(review, name="review")
 app.add_typer(sidecar, name="sidecar")
 

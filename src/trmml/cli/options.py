@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from trmml.cli.runs import Run as Run
 from trmml.settings import choices
 
 TagFormat = Literal["table", "csv", "jsonl"]
@@ -44,7 +45,6 @@ def store_folder(path: Path | None) -> Path | None:
     return path if path is None or path.is_dir() else writable_folder(path)
 
 
-Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images.")]
 Labels = Annotated[
     Path | None,

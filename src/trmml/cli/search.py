@@ -11,6 +11,7 @@ from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, print_table, printable, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images
+from trmml.cli.runs import local_run
 
 if TYPE_CHECKING:
     from trmml.search.index import Found, Hit
@@ -19,7 +20,13 @@ Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder of the images.", show_default=False)
 ]
 RunOption = Annotated[
-    Path, typer.Option("--run", help="Folder of a finished run.", show_default=False)
+    Path,
+    typer.Option(
+        "--run",
+        help="Folder of a finished run, or hf:NAME on the Hub.",
+        show_default=False,
+        callback=local_run,
+    ),
 ]
 IndexOut = Annotated[
     Path,

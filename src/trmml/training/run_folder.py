@@ -131,6 +131,11 @@ def save_model(run: Path, model: TRMML, card: RunCard) -> None:
     write_json(run / "model.json", tree | {"card_sha256": card_sum(tree)})
 
 
+def summed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A model.json that was changed, with its own checksum anew where it has one."""
+    return tree | {"card_sha256": card_sum(tree)} if "card_sha256" in tree else tree
+
+
 def card_sum(tree: Mapping[str, Any]) -> str:
     """SHA-256, in hex, of what a model.json says, but for this sum and where the encoder is found.
 

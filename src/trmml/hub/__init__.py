@@ -1,0 +1,1 @@
+"""Runs on the Hugging Face Hub: pushed with a card, pulled as data, and looked over both ways."""
