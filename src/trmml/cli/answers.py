@@ -10,6 +10,7 @@ from trmml.cli import options
 from trmml.cli.fit import follow
 from trmml.cli.output import print_json, print_line, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images, read_names, with_answers
+from trmml.settings.choices import ReviewKind
 
 if TYPE_CHECKING:
     from trmml.curation.queue import Question, Queue
@@ -27,7 +28,7 @@ NewFile = Annotated[
     Path, typer.Option(help="New file.", show_default=False, callback=options.writable)
 ]
 Kind = Annotated[
-    Literal["learn", "suspects", "both"],
+    ReviewKind,
     typer.Option(help="Open pairs worth asking about, known labels that look wrong, or both."),
 ]
 CategoryOption = Annotated[

@@ -20,6 +20,7 @@ from trmml.cli.ask_images import image_session
 from trmml.cli.output import print_json, printable, say, show
 from trmml.cli.reading import TableOptions, read_images, read_names
 from trmml.cli.terminal import draw_image, key
+from trmml.settings.choices import ReviewKind
 
 if TYPE_CHECKING:
     from trmml.curation.answers import Verdict
@@ -92,14 +93,17 @@ def ask(
         show(f"{same} of {again} questions that came again were answered as before")
 
 
-def _session(queue: "Queue", kind: str, top: int | None) -> int:
+def _session(queue: "Queue", kind: ReviewKind, top: int | None) -> int:
     """Ask until the person, the questions or `top` end it; the number of answers that count."""
     show(HELP)
     count = 0
     waiting: list[Question] = []
     shown: list[Question] = []  # those answered, newest last, for taking back
     while top is None or count < top:
-        waiting = waiting or _block(queue, kind)
+        if not waiting:
+            waiting = queue.block(kind)
+            if waiting and waiting[0].why != "suspect":
+                show(f"\n{waiting[0].category}: {len(waiting)} images")
         if not waiting:
             show("Nothing is left to ask.")
             break
@@ -119,18 +123,6 @@ def _session(queue: "Queue", kind: str, top: int | None) -> int:
         shown.append(question)
         count += 1
     return count
-
-
-def _block(queue: "Queue", kind: str) -> "list[Question]":
-    """The next questions: suspects first where both are wanted."""
-    if kind != "learn":
-        first, second = queue.suspects()
-        if first or second or kind == "suspects":
-            return first or second
-    block = queue.next()
-    if block:
-        show(f"\n{block[0].category}: {len(block)} images")
-    return block
 
 
 def _ask_one(

@@ -42,7 +42,7 @@ class Sheet:
 
     def __post_init__(self) -> None:
         """Mark the probable ones."""
-        self.marks = {n: "present" for n, asked in enumerate(self.questions) if asked.p >= 0.5}
+        self.marks = {n: "present" for n, asked in enumerate(self.questions) if asked.likely}
 
     def press(self, pressed: str) -> bool:
         """Whether a key changed something here: a letter's mark, the page or the rest."""

@@ -25,6 +25,7 @@ from trmml.cli.output import (
 from trmml.cli.reading import TableOptions, named_paths, read_either, read_names, with_answers
 from trmml.cli.review import review
 from trmml.cli.search import add_commands
+from trmml.cli.serve import serve
 from trmml.cli.sidecar import sidecar
 from trmml.cli.store import store
 from trmml.settings.choices import StyleName
@@ -149,6 +150,13 @@ app.command(
     ),
 )(complete)
 add_commands(app)
+app.command(
+    cls=Verb,
+    epilog=examples(
+        "trmml serve runs/demo",
+        "trmml serve runs/photos --images photos --labels labels.csv --index photos.index",
+    ),
+)(serve)
 
 
 @app.command(

@@ -23,7 +23,6 @@ class LivePairs:
         asked: pairs not to be asked about: answered, resting or passed over.
         answered: for each category, what answers say of each image.
         places: of images by SHA-256.
-        passed: pairs passed over in this session.
     """
 
     def __init__(self, data: Dataset, rows: Sequence[Answer]) -> None:
@@ -36,7 +35,8 @@ class LivePairs:
         for (place, column), state in self.applied.pairs.items():
             self.answered[column][place] = state
             self.asked[place, column] = True
-        self.passed = set[tuple[int, int]]()
+        # Who passes a pair over does not see it again in this session; in another one he does.
+        self._old = {row.id for row in rows if row.answer == "skip"}
         self._images = {name: place for place, name in enumerate(data.images)}
         self._columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
         self._rows: dict[Pair, list[Answer]] = {}
@@ -75,7 +75,10 @@ class LivePairs:
     def _settle(self, pair: Pair) -> int:
         """Put what all rows about a pair say together in its place."""
         here = place, column = self.places[pair[0]], self._columns[pair[1]]
-        said, given = standing(sorted(self._rows[pair])), self.data.matrix
+        rows = sorted(self._rows[pair])
+        said, given = standing(rows), self.data.matrix
+        gone = said.taken | self._old
+        passed = any(row.answer == "skip" and row.id not in gone for row in rows)
         if pair in said.last:
             state = self.answered[column][place] = said.last[pair][1]
             present, known = state == "present", state != "unknown"
@@ -83,5 +86,5 @@ class LivePairs:
             self.answered[column].pop(place, None)
             present, known = bool(given.labels[here]), bool(given.known[here])
         self.labels[here], self.known[here] = present, known
-        self.asked[here] = pair in said.last or pair in said.resting or here in self.passed
+        self.asked[here] = pair in said.last or pair in said.resting or passed
         return column

@@ -18,7 +18,7 @@ from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, in
 from trmml.curation.standing import sha256_of, standing
 from trmml.curation.suspects import Suspects, label_logits, suspects
 from trmml.errors import ConfigError
-from trmml.settings.choices import Policy
+from trmml.settings.choices import Policy, ReviewKind
 
 # Of the questions, one answered before comes again: their agreement is a person's own error rate.
 GOLD_SHARE = 0.02
@@ -48,6 +48,11 @@ class Question:
     was: State
     p: float
     why: Reason
+
+    @property
+    def likely(self) -> bool:
+        """Whether it begins as present, where a whole image is asked about."""
+        return self.p >= 0.5
 
 
 class Queue:
@@ -101,37 +106,60 @@ class Queue:
         """Pairs that may be asked about: unknown, and not asked before."""
         return ~(self.pairs.known | self.pairs.asked) & self._wanted
 
-    def next(self, count: int = BLOCK) -> list[Question]:
+    @property
+    def left(self) -> int:
+        """Number of pairs that may be asked about."""
+        return int(self._left[self._wanted].sum())
+
+    def block(self, kind: ReviewKind) -> list[Question]:
+        """The next questions: suspects first where both are wanted; [] at the end."""
+        self.take_new()
+        suspected: list[Question] = []
+        if kind != "learn":
+            first, second = self.suspects()
+            suspected = first or second
+        return suspected if suspected or kind == "suspects" else self.next()
+
+    def next(
+        self, count: int = BLOCK, *, category: str | None = None, after: str | None = None
+    ) -> list[Question]:
         """The next block: questions about one category, most worth asking first; [] at the end.
 
         Its category is the one asked about least so far, of those the one most in doubt.
 
         Args:
             count: at most 30 are asked at a time.
+            category: the one to ask about, by its name.
+            after: one that is being asked about; the block is of another.
         """
-        self._take_new()
+        self.take_new()
         self._refresh()
         left = (self._left > 0) & self._wanted
+        for place, name in enumerate(self._columns):
+            left[place] &= name != after and category in (None, name)
         if not bool(left.any()):
             return []
         counts = torch.tensor([len(found) for found in self.pairs.answered])
         tied = left & (counts == counts[left].min())
-        category = int(self._doubt.masked_fill(~tied, -1).argmax())
-        free, logits = self.pairs.open(category)[:, None], self.head.column(category)[:, None]
+        column = int(self._doubt.masked_fill(~tied, -1).argmax())
+        free, logits = self.pairs.open(column)[:, None], self.head.column(column)[:, None]
         pool = Pool(logits, free, self.collection.features)
         chosen = choose_pairs(self._policy, pool, min(count, BLOCK), seed=self._seed)[:, 0].tolist()
-        asked = [self._question(place, category, "learn") for place in chosen]
-        return self._with_gold(asked, category)
+        asked = [self._question(place, column, "learn") for place in chosen]
+        return self._with_gold(asked, column)
 
-    def next_images(self, count: int = 2) -> list[list[Question]]:
+    def next_images(self, count: int = 2, *, anew: bool = False) -> list[list[Question]]:
         """The next images to ask about whole: the open pairs of each, the most probable first.
 
         None comes twice in a session; [] at the end.
 
         Args:
             count: images at most; those of one call are unlike each other.
+            anew: images that were shown and not answered about may come again.
         """
-        self._take_new()
+        self.take_new()
+        if anew:
+            self._shown.clear()
         free = self.open
         free[list(self._shown)] = False
         long = self._policy == "trmml" and len(self._columns) > LONG_LIST
@@ -160,7 +188,7 @@ class Queue:
         """
         return [self.collection.category_names[c] for c in self.pairs.labels[place].nonzero()[:, 0]]
 
-    def _take_new(self) -> None:
+    def take_new(self) -> None:
         """Count what came into the journal, from anyone; the head begins to learn from it."""
         rows, self._read = self.answers.since(self._read)
         touched = sorted(self.pairs.take(rows))
@@ -249,11 +277,9 @@ class Queue:
         ]  # fmt: skip
         self.answers.add(rows)
         self._session.append(rows)
-        for (asked, verdict), row in zip(said, rows, strict=True):
+        for (asked, _), row in zip(said, rows, strict=True):
             self.pairs.places[row.sha256] = asked.place
-            if verdict == "skip":
-                self.pairs.passed.add((asked.place, self._columns[asked.category]))
-        self._take_new()
+        self.take_new()
         return rows
 
     def undo(self) -> list[Answer] | None:
@@ -264,9 +290,7 @@ class Queue:
         self.answers.add(
             row._replace(id=new_id(), at=now(), answer=None, ms=None, undoes=row.id) for row in rows
         )
-        for row in rows:
-            self.pairs.passed.discard((self.pairs.places[row.sha256], self._columns[row.category]))
-        self._take_new()
+        self.take_new()
         return rows
 
     def _question(self, place: int, category: int, why: Reason, p: float | None = None) -> Question:

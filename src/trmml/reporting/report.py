@@ -102,7 +102,7 @@ def _page(
     known = LabelMatrix.load(run / "known.safetensors")
     log = _read_log(run / "log.jsonl")
     _check(card, known, evaluation, truth)
-    scored = _score(run, card, evaluation)
+    scored = score_run(run, card, evaluation)
     others = dict(baselines) if evaluation is not None else {}
     page = {
         "title": title,
@@ -180,7 +180,8 @@ def _check(
         )
 
 
-def _score(run: Path, card: RunCard, evaluation: "Evaluation | None") -> Scored:
+def score_run(run: Path, card: RunCard, evaluation: "Evaluation | None" = None) -> Scored:
+    """Figures of an evaluation; without one, of the images that the run held out."""
     if evaluation is not None:
         probabilities, matrix = evaluation.probabilities.double(), evaluation.data.matrix
         plain = _uncalibrated(probabilities, card.calibration)

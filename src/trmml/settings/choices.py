@@ -47,6 +47,8 @@ BatchOutput = Literal["tags", "probabilities", "features", "maps"]
 BATCH_OUTPUTS: tuple[BatchOutput, ...] = ("tags", "probabilities", "features", "maps")
 Engine = Literal["local", "ray"]
 
+# What a review asks about: open pairs, known labels that look wrong, or both.
+ReviewKind = Literal["learn", "suspects", "both"]
 # Which open pairs a review asks about first; `curation/policies.py` has what each means.
 Policy = Literal["random", "uncertain", "likely", "balanced", "balanced-likely", "trmml"]
 # How a review asks: a category at a time, or an image at a time.

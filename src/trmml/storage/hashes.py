@@ -39,9 +39,11 @@ class ContentHashes:
 
     Args:
         root: folder where they are remembered; None remembers nothing.
+        make: gives a new, empty hash: by default BLAKE2b of 16 bytes.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, make: Callable[[], Any] = _CONTENT_HASH) -> None:
+        self._make = make
         self._path = None if root is None else root / "files.json"
         self._known: dict[str, list[Any]] = {}
         self._new: dict[str, list[Any]] = {}
@@ -52,7 +54,7 @@ class ContentHashes:
             self._known = dict(_remembered(self._path, stat.st_ino, stat.st_mtime_ns))
 
     def look_up(self, path: Path) -> str:
-        """BLAKE2b of a file's bytes, 16 bytes in hex; from memory where the file is unchanged.
+        """Hash of a file's bytes, in hex; from memory where the file is unchanged.
 
         Raises:
             OSError: it cannot be read.
@@ -64,7 +66,7 @@ class ContentHashes:
         known = self._known.get(name)
         if isinstance(known, list) and len(known) == 3 and known[:2] == now:
             return str(known[2])
-        digest = hash_file(path, _CONTENT_HASH)
+        digest = hash_file(path, self._make)
         if time.time_ns() - stat.st_mtime_ns > FRESH_SECONDS * 1e9:
             self._new[name] = [*now, digest]
         return digest

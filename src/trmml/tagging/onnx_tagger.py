@@ -49,7 +49,7 @@ class OnnxTagger:
         with ThreadPoolExecutor(max(2, cores()), thread_name_prefix="decode") as pool:
             for start in range(0, len(paths), BATCH):
                 part = paths[start : start + BATCH]
-                tagged = self._tagged(part, list(pool.map(self._read, part)), choice)
+                tagged = self._tagged(part, list(pool.map(self.read, part)), choice)
                 bad = [image.error for image in tagged if image.error is not None]
                 if bad and on_bad_image == "error":
                     raise DataError(bad[0])
@@ -75,10 +75,10 @@ class OnnxTagger:
         image = read_image(source, at_least=self._about["at_least"], name=name)
         return squashed(image, self._about["size"], self._about["interpolation"])
 
-    def _read(self, path: Path) -> UInt8[np.ndarray, "S S 3"] | DataError:
+    def read(self, source: Path | bytes) -> UInt8[np.ndarray, "S S 3"] | DataError:
         """The image as the file takes it, or why it cannot be read."""
         try:
-            return self.prepare(path)
+            return self.prepare(source)
         except DataError as error:
             return error
 

@@ -1,0 +1,112 @@
+"""`trmml serve`: a run in the browser."""
+
+import contextlib
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trmml.cli import options
+from trmml.cli.output import say, show, shown_progress
+from trmml.cli.reading import TableOptions, read_images, read_names
+
+if TYPE_CHECKING:
+    from trmml.datasets.base import Dataset
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def serve(
+    run: options.Run,
+    images: options.Images = None,
+    labels: options.Labels = None,
+    index: Annotated[Path | None, typer.Option(help="Folder that `trmml index` wrote.")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Journal of answers. [default: RUN/answers.sqlite]"),
+    ] = None,
+    who: Annotated[str, typer.Option(help="Your name, where several people answer.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8765,
+    token: Annotated[
+        str,
+        typer.Option(metavar="auto|FILE|none", help="What opens the pages; a file that holds it."),
+    ] = "auto",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further name of this machine; may be repeated."),
+    ] = None,
+    max_upload: Annotated[str, typer.Option(help="Bytes of a request, as 50M or 1G.")] = "50M",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Keep no answers.")] = False,
+    label_studio: Annotated[
+        bool, typer.Option("--label-studio", help="Also be an ML backend of Label Studio.")
+    ] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    categories: options.Categories = None,
+    blank: options.BlankOption = None,
+    minus_one: options.MinusOne = None,
+    separator: options.Separator = None,
+    encoder: options.RunEncoder = None,
+    trust: options.Trust = False,
+    device: options.Device = "cpu",
+) -> None:
+    """Tag, review and search in the browser. Listens on this machine alone."""
+    try:
+        from trmml.server.serve import listen, run_server, token_for
+    except ImportError as error:
+        from trmml.errors import MissingExtraError
+
+        raise MissingExtraError("`trmml serve`", "serve") from error
+    from trmml.server.guard import LOOPBACK, Gate
+    from trmml.server.site import Wish, open_site
+
+    away = host not in ("127.0.0.1", "localhost", "::1")
+    if away and token == "none":
+        raise typer.BadParameter(f"--host {host} is open to other machines, so it needs a token")
+    key = token_for(token, run)
+    table = TableOptions(read_names(categories), blank, minus_one, separator)
+    with listen(host, port) as listening:
+        port = listening.getsockname()[1]
+        hosts = frozenset(name.lower() for name in (*LOOPBACK, host, *(allow_host or ())))
+        gate = Gate(hosts, key, port, most_bytes=_bytes(max_upload))
+        wish = Wish(
+            run, _data(run, images, labels, table), index, answers, who, read_only, label_studio,
+            encoder, trust, device,
+        )  # fmt: skip
+        with shown_progress() as progress:
+            app = open_site(wish, gate, progress)
+        name = "127.0.0.1" if away else f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{port}/" + (f"#t={key}" if key else "")
+        show(address)
+        if open_:
+            webbrowser.open(address)
+        with contextlib.suppress(KeyboardInterrupt):  # how it is ended
+            run_server(app, listening)
+    say("Ended. All that was answered is on the disk.")
+
+
+def _data(
+    run: Path, images: Path | None, labels: Path | None, table: TableOptions
+) -> "Dataset | None":
+    """What is reviewed: as the options say, or the demo's own data."""
+    drawn = run / "data" / "train"
+    if images is None and labels is None and (run / "demo.json").is_file():
+        images, labels = drawn, drawn / "labels_partial.csv"
+    if images is None:
+        if labels is not None:
+            raise typer.BadParameter("--labels needs --images, the folder of the images")
+        return None
+    if labels is not None:
+        return read_images(images, labels, table)
+    from trmml.server.site import unlabelled
+
+    return unlabelled(images, run)
+
+
+def _bytes(text: str) -> int:
+    """The number of bytes that 50M stands for."""
+    digits = text.rstrip("kKmMgG")
+    if not digits.isdecimal() or text[len(digits) :].lower() not in UNITS:
+        raise typer.BadParameter(f"--max-upload takes bytes as 50M or 1G, got {text!r}")
+    return int(digits) * UNITS[text[len(digits) :].lower()]

@@ -1,0 +1,1 @@
+"""A run in the browser: tag, review, search. `serve.serve` is where to begin."""

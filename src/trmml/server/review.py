@@ -1,0 +1,238 @@
+"""Questions for people in the browser, and their answers: in the journal before a reply is sent."""
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field, StringConstraints
+
+from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, now
+from trmml.curation.cross_fit import cross_fitted
+from trmml.curation.queue import Question, Queue, agreement
+from trmml.errors import DataError
+from trmml.labels.matrix import LabelMatrix
+from trmml.metrics.average_precision import average_precisions, mean_defined
+from trmml.server.library import Library
+from trmml.server.problems import Problem
+
+Id = Annotated[str, StringConstraints(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Kind = Literal["learn", "wrong", "missed"]
+
+
+class Row(BaseModel):
+    """An answer, or an answer taken back; columns as in docs/review.md.
+
+    Attributes:
+        image: id, the SHA-256 of the file.
+    """
+
+    id: Id
+    image: Sha256
+    category: Name
+    answer: Verdict | None
+    was: State = "unknown"
+    p: float | None = Field(default=None, ge=0, le=1)
+    why: Reason = "learn"
+    ms: int | None = Field(default=None, ge=0, le=10**9)
+    undoes: Id | None = None
+
+
+class Rows(BaseModel):
+    """Answers that are sent together: all are kept, or none."""
+
+    answers: Annotated[list[Row], Field(max_length=2000)]
+
+
+class Desk:
+    """A collection under review.
+
+    Args:
+        queue: of its questions.
+        library: of its images.
+        read_only: whether answers are refused.
+    """
+
+    def __init__(self, queue: Queue, library: Library, *, read_only: bool = False) -> None:
+        self.queue, self._library, self._read_only = queue, library, read_only
+        self._asking, self._writing = threading.Lock(), threading.Lock()
+        # Its own connection, so that an answer waits for no question.
+        self._journal = Answers(queue.answers.path)
+        data = queue.collection.data
+        self._names = {library.id_of(path): data.images[n] for n, path in enumerate(data.paths)}
+        self._categories = frozenset(data.category_names)
+        self._start, self._worth = queue.pairs.known.clone(), dict[str, Any]()
+
+    def block(
+        self, kind: Kind, count: int, category: str | None, after: str | None
+    ) -> list[dict[str, Any]]:
+        """The next questions of one kind; see `Queue.next` and `Queue.doubted`."""
+        if category is not None and category not in self._categories:
+            raise DataError(f"the run has no category {category!r:.80}; /api/v1/status lists them")
+        if kind != "learn":
+            # Slow at first, and only then.
+            self.queue.suspect_list(given=kind == "wrong")
+        with self._asking:
+            if kind == "learn":
+                asked = self.queue.next(count, category=category, after=after)
+            else:
+                self.queue.take_new()
+                asked = self.queue.doubted(count, given=kind == "wrong")
+        return [self._told(each) for each in asked]
+
+    def whole(self, count: int, anew: bool) -> list[dict[str, Any]]:
+        """The next images to ask about whole; see `Queue.next_images`."""
+        with self._asking:
+            found = self.queue.next_images(count, anew=anew)
+            known = [self.queue.known_present(asked[0].place) for asked in found]
+        return [
+            {
+                "image": self._library.id_of(asked[0].path),
+                "name": asked[0].image,
+                "known": names,
+                "questions": [self._told(each) for each in asked],
+            }
+            for asked, names in zip(found, known, strict=True)
+        ]
+
+    def keep(self, rows: Sequence[Row]) -> int:
+        """Number of rows that were new; all are on the disk.
+
+        Raises:
+            Problem: nothing may be written here, or an image is not of this collection.
+            DataError: a category that the run lacks, or a row that neither answers nor takes back.
+        """
+        if self._read_only:
+            raise Problem(403, "this server was started with --read-only: nothing is kept")
+        made = [self._row(row) for row in rows]
+        with self._writing:
+            return self._journal.add(made)
+
+    def _row(self, row: Row) -> Answer:
+        if row.image not in self._names:
+            raise Problem(404, f"no image of this collection has the id {row.image}")
+        if row.category not in self._categories:
+            raise DataError(f"the run has no category {row.category!r:.80}")
+        if (row.answer is None) == (row.undoes is None):
+            raise DataError("a row has an answer, or the id of the row that it takes back")
+        return Answer(
+            row.id, now(), self.queue.who, self._names[row.image], row.image, row.category,
+            row.answer, row.was, row.p, row.why, self.queue.collection.run[:12], row.ms, row.undoes,
+        )  # fmt: skip
+
+    def progress(self) -> dict[str, Any]:
+        """What was answered so far, how long it took, and what is left."""
+        with self._writing:
+            rows = self._journal.rows()
+        taken = {row.undoes for row in rows}
+        given = [row for row in rows if row.answer is not None and row.id not in taken]
+        same, again = agreement(rows)
+        with self._asking:
+            self.queue.take_new()
+            known, left = self.queue.pairs.known.float().mean(), self.queue.left
+        return {
+            "answers": len(given),
+            "present": sum(row.answer == "present" for row in given),
+            "seconds": round(sum(row.ms or 0 for row in given) / 1000),
+            "left": left,
+            "known_share": float(known),
+            "again": again,
+            "as_before": same,
+        }
+
+    def worth(self) -> dict[str, Any]:
+        """What this session's answers bought: mAP of linear heads, before and with them.
+
+        Both are scored on the pairs that were known at the start, each image by heads that never
+        saw it or a near-duplicate of it. None where no category has enough to score.
+        """
+        with self._asking:
+            self.queue.take_new()
+            pairs = self.queue.pairs
+            now_known = LabelMatrix(pairs.labels.clone(), pairs.known.clone())
+        new = int((now_known.known & ~self._start).sum())
+        if self._worth.get("new") == new:
+            return self._worth
+        started = time.monotonic()
+        before = self._mean_ap(LabelMatrix(now_known.labels, self._start), now_known)
+        after = self._mean_ap(now_known, now_known) if new else before
+        self._worth = {"new": new, "before": before, "now": after}
+        self._worth["took"] = round(time.monotonic() - started, 2)
+        return self._worth
+
+    def _mean_ap(self, learned: LabelMatrix, truth: LabelMatrix) -> float | None:
+        collection = self.queue.collection
+        logits = cross_fitted(collection.inputs, learned, collection.folds)
+        found = mean_defined(average_precisions(logits, truth.labels, self._start & truth.known))
+        return None if math.isnan(found) else round(found, 4)
+
+    def alike(self, feature: Any, category: str, count: int = 3) -> list[str]:
+        """Ids of images known to show a category, those most like a feature first."""
+        if category not in self._categories:
+            return []
+        column = self.queue.collection.category_names.index(category)
+        shown = self.queue.pairs.labels[:, column].nonzero()[:, 0]
+        near = self.queue.collection.features[shown] @ feature
+        paths = self.queue.collection.data.paths
+        best = shown[near.argsort(descending=True)[:count]].tolist()
+        return [name for n in best if (name := self._library.id_of(Path(paths[n]))) is not None]
+
+    def _told(self, asked: Question) -> dict[str, Any]:
+        return {
+            "image": self._library.id_of(asked.path),
+            "name": asked.image,
+            "category": asked.category,
+            "was": asked.was,
+            "p": round(asked.p, 6),
+            "why": asked.why,
+            "likely": asked.likely,
+        }
+
+
+def review_routes(desk: Desk | None) -> APIRouter:
+    """The part of the API that asks people."""
+    router = APIRouter(prefix="/api/v1", tags=["review"])
+
+    def here() -> Desk:
+        if desk is None:
+            raise Problem(
+                409, "nothing is under review: start `trmml serve` with --images (and --labels)"
+            )
+        return desk
+
+    @router.get("/queue")
+    def queue(
+        kind: Kind = "learn",
+        n: Annotated[int, Query(ge=1, le=30)] = 30,
+        category: str | None = None,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        """Questions worth asking about one category, or known labels that look wrong."""
+        return {"questions": here().block(kind, n, category, after)}
+
+    @router.get("/queue/images")
+    def images(n: Annotated[int, Query(ge=1, le=10)] = 2, anew: bool = False) -> dict[str, Any]:
+        """Images to ask about whole, each with its open categories, the most probable first."""
+        return {"images": here().whole(n, anew)}
+
+    @router.post("/answers")
+    def answers(rows: Rows) -> dict[str, int]:
+        """Keep answers. They are on the disk when the reply is sent; a known id changes nothing."""
+        return {"kept": len(rows.answers), "new": here().keep(rows.answers)}
+
+    @router.get("/progress")
+    def progress() -> dict[str, Any]:
+        """What was answered so far, and what is left."""
+        return here().progress()
+
+    @router.get("/worth")
+    def worth() -> dict[str, Any]:
+        """What this session's answers bought: mAP of linear heads before and with them."""
+        return here().worth()
+
+    return router

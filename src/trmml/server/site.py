@@ -1,0 +1,184 @@
+"""All parts of a server, put together for one run and one collection."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from trmml.curation.answers import Answers
+from trmml.curation.collection import read_collection
+from trmml.curation.queue import Queue
+from trmml.datasets.base import Dataset
+from trmml.deploy.kept import keep, open_kept
+from trmml.errors import CheckpointError
+from trmml.features.base import Progress
+from trmml.image_search import find_images
+from trmml.labels.matrix import LabelMatrix
+from trmml.search.encoder import EncoderEmbedder
+from trmml.search.index import Index
+from trmml.server.batching import Batcher, Engine
+from trmml.server.finding import Searcher, search_routes
+from trmml.server.guard import Gate, Guard
+from trmml.server.library import Library
+from trmml.server.pages import (
+    STATIC,
+    Meter,
+    image_routes,
+    page_routes,
+    run_routes,
+    session_routes,
+)
+from trmml.server.problems import add_handlers
+from trmml.server.review import Desk, review_routes
+from trmml.server.tagging import Explainer, tag_routes
+from trmml.server.torch_engine import TorchEngine
+from trmml.storage.provenance import versions
+from trmml.tagging.tagger import Tagger
+from trmml.training.run_folder import RunCard, load_card
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a server is to have.
+
+    Attributes:
+        run: folder of a finished run.
+        data: the collection under review, with what is known of it.
+        index: folder of an index to search.
+        answers: journal of the review.
+        who: name of the person who answers.
+        read_only: whether answers are refused.
+        label_studio: whether Label Studio may ask for predictions.
+        encoder: see `Tagger.load`.
+        trust: see `Tagger.load`.
+        device: see `Tagger.load`.
+    """
+
+    run: Path
+    data: Dataset | None = None
+    index: Path | None = None
+    answers: Path | None = None
+    who: str = ""
+    read_only: bool = False
+    label_studio: bool = False
+    encoder: str | None = None
+    trust: bool = False
+    device: str = "cpu"
+
+
+def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIApp:
+    """The app behind its gate; everything is loaded, so what is wrong is said before it listens.
+
+    Args:
+        wish: what it is to have.
+        gate: who may ask.
+        progress: called with (what, done, total) while images are encoded.
+
+    Raises:
+        TrmmlError: a part cannot be opened.
+    """
+    card = load_card(wish.run)
+    load = partial(_by_torch, wish.run, encoder=wish.encoder, trust=wish.trust, device=wish.device)
+    index = None if wish.index is None else _index(wish, card)
+    roots = [
+        *([] if wish.data is None else [wish.data.root]),
+        *([] if index is None else [index.root]),
+    ]
+    library = Library(roots)
+    desk = None if wish.data is None else _desk(wish, wish.data, library, progress)
+    batcher = Batcher(_engine(wish, load))
+    meter = Meter(lambda: batcher.waiting)
+    app = FastAPI(
+        title="trmml", version=versions()["trmml"], docs_url=None, redoc_url=None,
+        openapi_url="/api/v1/openapi.json", lifespan=partial(_closing, batcher.close),
+    )  # fmt: skip
+    add_handlers(app)
+    status = {
+        "trmml": versions()["trmml"], "run": wish.run.resolve().name, "who": wish.who,
+        "categories": list(card.category_names), "review": desk is not None,
+        "images": 0 if wish.data is None else len(wish.data), "read_only": wish.read_only,
+        "search": [] if index is None else index.card.category_names, "texts": _reads_text(index),
+    }  # fmt: skip
+    for router in (
+        page_routes(), session_routes(gate), image_routes(library),
+        run_routes(wish.run, status, meter),
+        tag_routes(batcher, library, Explainer(load, desk)), review_routes(desk),
+        search_routes(None if index is None else Searcher(index, library)),
+    ):  # fmt: skip
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return Guard(app, gate, meter.count)
+
+
+def unlabelled(folder: Path, run: Path) -> Dataset:
+    """The images of a folder, nothing of them known.
+
+    Args:
+        folder: searched to the bottom.
+        run: whose categories they may have.
+    """
+    names = [path.relative_to(folder).as_posix() for path in find_images([folder])]
+    categories = load_card(run).category_names
+    labels, known = torch.zeros(2, len(names), len(categories), dtype=torch.bool)
+    return Dataset(folder, tuple(names), categories, LabelMatrix(labels, known), (0,) * len(names))
+
+
+def _by_torch(run: Path, **how: Any) -> TorchEngine:
+    return TorchEngine(Tagger.load(run, **how))
+
+
+def _engine(wish: Wish, load: Callable[[], TorchEngine]) -> Engine:
+    """The run's kept ONNX file, made where it is not there yet; torch where it cannot be had."""
+    if wish.encoder is not None or wish.device != "cpu":
+        return load()
+    kept = open_kept(wish.run)
+    if kept is None:
+        keep(wish.run)
+        kept = open_kept(wish.run)
+    return kept or load()
+
+
+def _index(wish: Wish, card: RunCard) -> Index:
+    """The index to search.
+
+    Raises:
+        CheckpointError: it was made with another encoder.
+    """
+    assert wish.index is not None
+    index = Index(
+        wish.index,
+        partial(EncoderEmbedder, encoder=wish.encoder, trust=wish.trust, where=wish.index),
+    )
+    if index.card.encoder["image_checksum"] != card.encoder.image_checksum:
+        raise CheckpointError(
+            f"{wish.index} was made with the encoder {index.card.encoder['name']}, and {wish.run}"
+            f" has {card.encoder.name}; make an index with `trmml index DIR --run {wish.run} --out`"
+        )
+    return index
+
+
+def _reads_text(index: Index | None) -> bool:
+    return index is not None and bool(index.card.encoder.get("token_size"))
+
+
+def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None) -> Desk:
+    collection = read_collection(
+        wish.run, data, encoder=wish.encoder, trust=wish.trust, device=wish.device,
+        on_bad_image="skip", progress=progress,
+    )  # fmt: skip
+    library.add(collection.data.paths)
+    queue = Queue(collection, Answers(wish.answers or wish.run / "answers.sqlite"), who=wish.who)
+    return Desk(queue, library, read_only=wish.read_only)
+
+
+@asynccontextmanager
+async def _closing(close: Callable[[], None], app: FastAPI) -> AsyncIterator[None]:
+    yield
+    close()

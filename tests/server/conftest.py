@@ -1,0 +1,82 @@
+"""A server on the tiny images, asked without a network or over loopback."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+
+from tests.conftest import TOY_SPEC, ToyImages
+from trmml.datasets.formats.folder import read_folder
+from trmml.labels.matrix import LabelMatrix
+from trmml.server.guard import LOOPBACK, Gate
+from trmml.server.serve import listen
+from trmml.server.site import Wish, open_site
+
+TOKEN = "t" * 43
+PORT = 8765
+
+
+@dataclass(frozen=True)
+class Served:
+    """An app, with what it was made of."""
+
+    app: ASGIApp
+    images: Path
+    answers: Path
+
+    def client(self, **headers: str) -> TestClient:
+        """A client that knows the token, as a script does."""
+        told = {"Authorization": f"Bearer {TOKEN}", "X-Trmml": "1", **headers}
+        return TestClient(
+            self.app, f"http://127.0.0.1:{PORT}", headers=told, raise_server_exceptions=False
+        )
+
+
+def make(run: Path, toy: ToyImages, folder: Path, *, seconds: float = 30.0) -> Served:
+    """A server with a collection of its own, half of its labels hidden."""
+    images = folder / "images"
+    shutil.copytree(toy.train, images)
+    data = read_folder(images, toy.train_table)
+    known = data.matrix.known.clone()
+    known[24:] = False
+    data = type(data)(
+        data.root,
+        data.images,
+        data.category_names,
+        LabelMatrix(data.matrix.labels, known),
+        data.rows,
+    )
+    wish = Wish(run, data, None, folder / "answers.sqlite", encoder=TOY_SPEC)
+    gate = Gate(frozenset(LOOPBACK), TOKEN, PORT, most_bytes=2 << 20, seconds=seconds)
+    return Served(open_site(wish, gate), images, folder / "answers.sqlite")
+
+
+@pytest.fixture(scope="module")
+def served(
+    finished_run: Path, toy_images: ToyImages, tmp_path_factory: pytest.TempPathFactory
+) -> Served:
+    return make(finished_run, toy_images, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture
+def client(served: Served) -> TestClient:
+    return served.client()
+
+
+@pytest.fixture(scope="module")
+def port(served: Served) -> Iterator[int]:
+    """The same over loopback."""
+    with listen("127.0.0.1", 0) as listening:
+        config = uvicorn.Config(served.app, log_config=None, access_log=False, lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join()
