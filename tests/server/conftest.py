@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,21 +39,35 @@ class Served:
         )
 
 
-def make(run: Path, toy: ToyImages, folder: Path, *, seconds: float = 30.0) -> Served:
+# What a stranger might call a file.
+STRANGE = "<img src=x onerror=alert(1)>.png"
+
+
+def make(
+    run: Path,
+    toy: ToyImages,
+    folder: Path,
+    *,
+    index: Path | None = None,
+    seconds: float = 30.0,
+    read_only: bool = False,
+) -> Served:
     """A server with a collection of its own, half of its labels hidden."""
     images = folder / "images"
     shutil.copytree(toy.train, images)
     data = read_folder(images, toy.train_table)
+    first, *others = data.images
+    (images / first).rename(images / STRANGE)
     known = data.matrix.known.clone()
     known[24:] = False
     data = type(data)(
         data.root,
-        data.images,
+        (STRANGE, *others),
         data.category_names,
         LabelMatrix(data.matrix.labels, known),
         data.rows,
     )
-    wish = Wish(run, data, None, folder / "answers.sqlite", encoder=TOY_SPEC)
+    wish = Wish(run, data, index, folder / "answers.sqlite", encoder=TOY_SPEC, read_only=read_only)
     gate = Gate(frozenset(LOOPBACK), TOKEN, PORT, most_bytes=2 << 20, seconds=seconds)
     return Served(open_site(wish, gate), images, folder / "answers.sqlite")
 
@@ -69,14 +84,20 @@ def client(served: Served) -> TestClient:
     return served.client()
 
 
-@pytest.fixture(scope="module")
-def port(served: Served) -> Iterator[int]:
-    """The same over loopback."""
-    with listen("127.0.0.1", 0) as listening:
-        config = uvicorn.Config(served.app, log_config=None, access_log=False, lifespan="off")
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[int]:
+    """The port of a server over loopback."""
+    with listen("127.0.0.1", 0) as opened:
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],))
+        thread = threading.Thread(target=server.run, args=([opened],))
         thread.start()
-        yield listening.getsockname()[1]
+        yield opened.getsockname()[1]
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def port(served: Served) -> Iterator[int]:
+    with listening(served.app) as number:
+        yield number

@@ -40,11 +40,17 @@ class Library:
         self._lock, self._decoding = threading.Lock(), threading.BoundedSemaphore(cores())
         self._small = lru_cache(KEPT)(self._encoded)
 
-    def add(self, paths: Sequence[Path]) -> None:
-        """Take files in; those outside of the folders, or that cannot be read, stay out."""
-        for path in paths:
-            self.id_of(path)
+    def add(self, paths: Sequence[Path]) -> list[int]:
+        """Take files in; the places of those that have an id of their own.
+
+        Left out are copies of one before, files outside of the folders, and what cannot be read.
+        """
+        found: dict[str, int] = {}
+        for place, path in enumerate(paths):
+            if (name := self.id_of(path)) is not None:
+                found.setdefault(name, place)
         self._hashes.save()
+        return list(found.values())
 
     def id_of(self, path: Path) -> str | None:
         """The id of a file; None where it is outside of the folders, or cannot be read."""

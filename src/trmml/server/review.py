@@ -1,9 +1,11 @@
 """Questions for people in the browser, and their answers: in the journal before a reply is sent."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,6 +65,8 @@ class Desk:
         self._asking, self._writing = threading.Lock(), threading.Lock()
         # Its own connection, so that an answer waits for no question.
         self._journal = Answers(queue.answers.path)
+        # By which a page knows whether answers that it still holds are for this journal.
+        self.journal = sha256(os.fsencode(queue.answers.path.resolve())).hexdigest()[:16]
         data = queue.collection.data
         self._names = {library.id_of(path): data.images[n] for n, path in enumerate(data.paths)}
         self._categories = frozenset(data.category_names)

@@ -1,5 +1,6 @@
 """All parts of a server, put together for one run and one collection."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from trmml.server.torch_engine import TorchEngine
 from trmml.storage.provenance import versions
 from trmml.tagging.tagger import Tagger
 from trmml.training.run_folder import RunCard, load_card
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         "trmml": versions()["trmml"], "run": wish.run.resolve().name, "who": wish.who,
         "categories": list(card.category_names), "review": desk is not None,
         "images": 0 if wish.data is None else len(wish.data), "read_only": wish.read_only,
-        "search": [] if index is None else index.card.category_names, "texts": _reads_text(index),
+        "journal": "" if desk is None else desk.journal,
+        "search": [] if index is None else index.card.category_names,
+        "texts": bool(card.encoder.token_size),
     }  # fmt: skip
     for router in (
         page_routes(), session_routes(gate), image_routes(library),
@@ -164,16 +169,17 @@ def _index(wish: Wish, card: RunCard) -> Index:
     return index
 
 
-def _reads_text(index: Index | None) -> bool:
-    return index is not None and bool(index.card.encoder.get("token_size"))
-
-
 def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None) -> Desk:
+    kept = library.add(data.paths)
+    if len(kept) < len(data):
+        logger.warning(
+            "%d of %d images are copies, unreadable or elsewhere, and are not asked about",
+            len(data) - len(kept), len(data),
+        )  # fmt: skip
     collection = read_collection(
-        wish.run, data, encoder=wish.encoder, trust=wish.trust, device=wish.device,
+        wish.run, data.subset(kept), encoder=wish.encoder, trust=wish.trust, device=wish.device,
         on_bad_image="skip", progress=progress,
     )  # fmt: skip
-    library.add(collection.data.paths)
     queue = Queue(collection, Answers(wish.answers or wish.run / "answers.sqlite"), who=wish.who)
     return Desk(queue, library, read_only=wish.read_only)
 

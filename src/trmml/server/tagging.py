@@ -13,7 +13,7 @@ from trmml.errors import DataError
 from trmml.server.batching import Batcher
 from trmml.server.library import Library, status_of
 from trmml.server.problems import Problem
-from trmml.server.review import Desk, Sha256
+from trmml.server.review import Desk, Name, Sha256
 from trmml.server.torch_engine import TorchEngine
 from trmml.tagging.tags import Choice, Tag
 
@@ -59,6 +59,9 @@ class Explainer:
             names: of tags.
         """
         self._engine = engine = self._engine or self._load()
+        strange = [name for name in names if name not in engine.category_names]
+        if strange:
+            raise DataError(f"the run has no category {strange[0]!r:.80}")
         pixels = engine.read(source)
         if isinstance(pixels, DataError):
             raise pixels
@@ -85,8 +88,12 @@ def tag_routes(batcher: Batcher, library: Library, explainer: Explainer) -> APIR
         top: Annotated[int | None, Query(ge=1)] = None,
         threshold: Annotated[float | None, Query(ge=0, le=1)] = None,
         explain: bool = False,
+        category: Annotated[list[Name] | None, Query(max_length=20)] = None,
     ) -> dict[str, Any]:
-        """Tags of images, in the order given, as `trmml tag --jsonl` has them."""
+        """Tags of images, in the order given, as `trmml tag --jsonl` has them.
+
+        With `explain`, also where each tag is, and images alike; and the same of `category`.
+        """
         choice = Choice(top, threshold)
         with batcher.place():
             names = await _images(request, library)
@@ -98,7 +105,7 @@ def tag_routes(batcher: Batcher, library: Library, explainer: Explainer) -> APIR
             readable = [each for each in told if "error" not in each]
             for each in readable if explain else ():
                 async with explaining:
-                    shown = [tag["category"] for tag in each["tags"]]
+                    shown = [*(tag["category"] for tag in each["tags"]), *(category or ())]
                     source = library.source(each["image"])
                     each |= await asyncio.to_thread(explainer.explain, source, shown)
         return {"images": told}

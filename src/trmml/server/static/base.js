@@ -1,0 +1,99 @@
+/** What every page uses: markup, state, requests, and what is said to screen readers. */
+import { h } from "./vendor/preact.js";
+import htm from "./vendor/htm.js";
+import { signal } from "./vendor/signals.js";
+
+export { render } from "./vendor/preact.js";
+export { useEffect, useRef, useState } from "./vendor/hooks.js";
+export { signal, computed, useSignal } from "./vendor/signals.js";
+export const html = htm.bind(h);
+
+/** What the server has; null until it is known. */
+export const status = signal(/** @type {any} */ (null));
+/** Why nothing goes on: "", "signed-out" or "gone". */
+export const trouble = signal("");
+/** The last thing that happened, read aloud. */
+export const spoken = signal("");
+
+/** A request that was not done. */
+export class Refused extends Error {
+  /** @param {number} code @param {string} detail */
+  constructor(code, detail) {
+    super(detail);
+    this.code = code;
+  }
+}
+
+/**
+ * The JSON that the server answers.
+ * @param {string} path below /api/v1
+ * @param {any} [body] sent as JSON, or a form as it is
+ * @param {boolean} [wait] whether to send again later where too many ask
+ * @returns {Promise<any>}
+ */
+export async function ask(path, body, wait = true) {
+  /** @type {RequestInit} */
+  const how = { headers: { "X-Trmml": "1" } };
+  if (body !== undefined) {
+    how.method = "POST";
+    how.body = body instanceof FormData ? body : JSON.stringify(body);
+    if (!(body instanceof FormData)) how.headers = { ...how.headers, "Content-Type": "application/json" };
+  }
+  let answer;
+  try {
+    answer = await fetch("/api/v1" + path, how);
+  } catch {
+    trouble.value = "gone";
+    throw new Refused(0, "The server cannot be reached.");
+  }
+  trouble.value = answer.status === 401 ? "signed-out" : "";
+  if (answer.ok) return answer.status === 204 ? null : answer.json();
+  const told = await answer.json().catch(() => ({ detail: answer.statusText }));
+  if (answer.status === 503 && wait) {
+    await later(1000 * Number(answer.headers.get("Retry-After") || 1));
+    return ask(path, body, false);
+  }
+  throw new Refused(answer.status, told.detail);
+}
+
+/** @param {number} ms */
+export const later = (ms) => new Promise((done) => setTimeout(done, ms));
+/** @param {string} id @param {number} w */
+export const thumb = (id, w) => `/api/v1/thumb/${id}?w=${w}`;
+/** @param {number} p */
+export const percent = (p) => `${Math.round(100 * p)} %`;
+/** @param {string} name */
+export const base = (name) => name.split("/").pop();
+
+/**
+ * A time in words, short.
+ * @param {number} seconds
+ */
+export const duration = (seconds) =>
+  seconds < 90 ? `${seconds} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+
+/** Tell the style an image's shape, so that it fills its place. @param {any} event */
+export const fit = ({ target }) => target.style.setProperty("--ratio", String(target.naturalWidth / target.naturalHeight));
+
+/** A sentence on what is not there, and what to do. @param {any} props */
+export const Empty = ({ title, children }) =>
+  html`<section class="empty"><h2>${title}</h2><p>${children}</p></section>`;
+
+/**
+ * Where a run sees a tag: its map in colour over the image, which turns grey.
+ * @param {{ map: any, name: string }} props
+ */
+export function Heat({ map, name }) {
+  const values = map?.values?.[name];
+  if (!values) return null;
+  return html`<canvas class="heat" aria-hidden="true" width=${map.columns} height=${map.rows}
+    ref=${(/** @type {HTMLCanvasElement|null} */ canvas) => canvas && paint(canvas, values)} />`;
+}
+
+/** @param {HTMLCanvasElement} canvas @param {number[]} values */
+function paint(canvas, values) {
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const pixels = context.createImageData(canvas.width, canvas.height);
+  values.forEach((value, n) => pixels.data.set([255, 120, 20, 235 * Math.sqrt(value)], 4 * n));
+  context.putImageData(pixels, 0, 0);
+}

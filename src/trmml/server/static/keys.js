@@ -1,0 +1,81 @@
+/** Keys of a page, each with a button; they rest while somebody types, and can be switched off. */
+import { html, signal, useEffect } from "./base.js";
+
+export const single = signal(localStorage.getItem("keys") !== "off");
+export const helping = signal(false);
+/** @type {import("./vendor/signals.js").Signal<[string, string][]>} */
+export const listed = signal([]);
+
+/** @param {boolean} on */
+export function setSingle(on) {
+  single.value = on;
+  localStorage.setItem("keys", on ? "on" : "off");
+}
+
+/** @param {EventTarget|null} target */
+const typing = (target) =>
+  target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName))
+  && !(target instanceof HTMLInputElement && /^(checkbox|radio|button)$/.test(target.type));
+
+/**
+ * Have keys do things while a page is shown.
+ * @param {Record<string, () => void>} actions by key; "Ctrl+z" works even where keys are off
+ * @param {[string, string][]} words what the help says
+ */
+export function useKeys(actions, words) {
+  useEffect(() => {
+    listed.value = words;
+    return () => void (listed.value = []);
+  }, []);
+  useEffect(() => {
+    /** @param {KeyboardEvent} event */
+    const press = (event) => {
+      if (typing(event.target) || event.altKey || helping.value) return;
+      const chord = event.ctrlKey || event.metaKey;
+      if (!chord && !single.value) return;
+      // A button that has the focus does what it says on Enter and Space.
+      const onButton = event.target instanceof HTMLElement && event.target.closest("button, a, summary, input");
+      if (onButton && (event.key === "Enter" || event.key === " ")) return;
+      const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+      const act = actions[chord ? `Ctrl+${key}` : key];
+      if (!act) return;
+      event.preventDefault();
+      act();
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  });
+}
+
+/** The list of keys, and the switch. */
+export function Help() {
+  useEffect(() => {
+    /** @param {KeyboardEvent} event */
+    const press = (event) => {
+      if (typing(event.target)) return;
+      if (event.key === "?" && single.value) helping.value = !helping.value;
+      if (event.key === "/" && single.value) {
+        const field = document.querySelector("input[type=search]");
+        if (field instanceof HTMLElement) field.focus();
+        else location.href = "/search";
+        event.preventDefault();
+      }
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, []);
+  if (!helping.value) return null;
+  const rows = /** @type {[string, string][]} */ ([...listed.value, ["/", "search"], ["?", "this list"]]);
+  return html`<dialog class="help" aria-label="Keys" ref=${open} onClose=${() => (helping.value = false)}>
+    <h2>Keys</h2>
+    <dl>${rows.map(([key, what]) => html`<div><dt>${key.split(" ").map((each) => html`<kbd>${each}</kbd> `)}</dt><dd>${what}</dd></div>`)}</dl>
+    <label class="switch"><input type="checkbox" checked=${single.value}
+      onChange=${(/** @type {any} */ e) => setSingle(e.target.checked)} /> Single keys do things</label>
+    <form method="dialog"><button class="plain">Close</button></form>
+  </dialog>`;
+}
+
+/** Open a dialog that comes into the page. @param {HTMLDialogElement|null} dialog */
+export function open(dialog) {
+  if (dialog && !dialog.open) dialog.showModal();
+}

@@ -1,0 +1,252 @@
+"""What the API answers, and what it keeps."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from tests.conftest import TOY_SPEC
+from tests.server.conftest import Served, make
+from trmml.curation.answers import Answers, new_id
+from trmml.deploy.tag import tag
+from trmml.errors import DataError
+from trmml.server.batching import MOST_WAITING, Batcher
+from trmml.server.problems import Problem
+from trmml.server.site import unlabelled
+
+
+def question(client: TestClient, **query: object) -> dict[str, object]:
+    return client.get("/api/v1/queue", params=query).json()["questions"][0]
+
+
+def row(asked, answer, **others):
+    plain = {name: asked[name] for name in ("image", "category", "was", "p", "why")}
+    return {"id": new_id(), "answer": answer, "ms": 700, "undoes": None, **plain, **others}
+
+
+def keep(client: TestClient, *rows):
+    return client.post("/api/v1/answers", json={"answers": rows})
+
+
+def kept(served: Served):
+    with Answers(served.answers) as journal:
+        return journal.rows()
+
+
+@pytest.fixture
+def own(finished_run, toy_images, tmp_path) -> Served:
+    return make(finished_run, toy_images, tmp_path)
+
+
+def test_tags_are_those_of_the_command(client, served, finished_run) -> None:
+    files = sorted(served.images.iterdir())[:3]
+    sent = [("image", path.read_bytes()) for path in files]
+    told = client.post("/api/v1/tag", files=sent).json()["images"]
+    wanted = tag(finished_run, files, encoder=TOY_SPEC)
+    for got, image in zip(told, wanted, strict=True):
+        assert got["tags"] == image.to_dict()["tags"]
+    again = {"images": [each["image"] for each in told]}
+    assert client.post("/api/v1/tag", json=again).json()["images"] == told
+    top = client.post("/api/v1/tag?top=1", json=again).json()["images"]
+    assert [len(each["tags"]) for each in top] == [1, 1, 1]
+
+
+def test_an_explanation_has_maps_and_images_alike(client) -> None:
+    asked = question(client)
+    name = asked["category"]
+    query = {"explain": "true", "top": 1, "category": name}
+    told = client.post("/api/v1/tag", params=query, json={"images": [asked["image"]]}).json()
+    maps = told["images"][0]["maps"]
+    assert len(maps["values"][name]) == maps["rows"] * maps["columns"] == 9
+    assert max(maps["values"][name]) == 1
+    assert 0 < len(told["images"][0]["alike"][name]) <= 3
+    strange = client.post(
+        "/api/v1/tag", params={**query, "category": "x"}, json={"images": [asked["image"]]}
+    )
+    assert strange.status_code == 422 and "no category 'x'" in strange.json()["detail"]
+
+
+def test_one_bad_image_among_several_is_told_in_its_place(client, served) -> None:
+    good = next(served.images.iterdir()).read_bytes()
+    told = client.post("/api/v1/tag", files=[("image", good), ("image", b"junk")]).json()["images"]
+    assert "error" not in told[0] and "no image" in told[1]["error"]
+
+
+def test_an_answer_is_kept_once_however_often_it_is_sent(own) -> None:
+    client = own.client()
+    asked = question(client)
+    said = row(asked, "present")
+    assert keep(client, said).json() == {"kept": 1, "new": 1}
+    assert keep(client, said, said).json() == {"kept": 2, "new": 0}
+    (found,) = kept(own)
+    assert (found.id, found.answer, found.category) == (said["id"], "present", asked["category"])
+    assert found.sha256 == asked["image"] and found.image == asked["name"] and found.ms == 700
+    there = [
+        each["image"]
+        for each in client.get("/api/v1/queue", params={"category": asked["category"]}).json()[
+            "questions"
+        ]
+    ]
+    assert asked["image"] not in there
+
+
+def reds(client: TestClient) -> list[str]:
+    asked = client.get("/api/v1/queue", params={"category": "red", "n": 30}).json()["questions"]
+    return [each["image"] for each in asked]
+
+
+def test_what_is_taken_back_is_asked_again(own) -> None:
+    client = own.client()
+    for verdict in ("absent", "skip", "unsure"):
+        asked = question(client, category="red")
+        said = row(asked, verdict)
+        keep(client, said)
+        assert asked["image"] not in reds(client), verdict
+        keep(client, row(asked, None, undoes=said["id"], ms=None))
+        assert asked["image"] in reds(client), verdict
+    assert client.get("/api/v1/progress").json()["answers"] == 0
+
+
+def test_all_rows_are_kept_or_none(own) -> None:
+    client = own.client()
+    good = row(question(client), "present")
+    for bad, status, words in (
+        ({**good, "image": "0" * 64}, 404, "no image of this collection"),
+        ({**good, "category": "zebra"}, 422, "no category 'zebra'"),
+        ({**good, "answer": None}, 422, "has an answer, or"),
+        ({**good, "undoes": good["id"]}, 422, "has an answer, or"),
+        ({**good, "id": "x"}, 422, "answers.1.id"),
+        ({**good, "p": 2}, 422, "answers.1.p"),
+    ):
+        answer = keep(client, {**good, "id": new_id()}, bad)
+        assert answer.status_code == status and words in answer.json()["detail"], answer.text
+    assert kept(own) == []
+
+
+def test_whole_images_come_with_what_is_known(own) -> None:
+    client = own.client()
+    first = client.get("/api/v1/queue/images?n=2").json()["images"]
+    second = client.get("/api/v1/queue/images?n=2").json()["images"]
+    assert len({each["image"] for each in first + second}) == 4
+    assert [q["p"] for q in first[0]["questions"]] == sorted(
+        (q["p"] for q in first[0]["questions"]), reverse=True
+    )
+    again = client.get("/api/v1/queue/images?n=2&anew=true").json()["images"]
+    assert {each["image"] for each in again} == {each["image"] for each in first}
+
+
+def test_blocks_after_another_are_of_another_category(own) -> None:
+    client = own.client()
+    name = question(client)["category"]
+    assert question(client, after=name)["category"] != name
+    assert question(client, category="blue")["category"] == "blue"
+    wrong = client.get("/api/v1/queue", params={"category": "zebra"})
+    assert wrong.status_code == 422 and "zebra" in wrong.json()["detail"]
+
+
+def test_suspects_and_progress(own) -> None:
+    client = own.client()
+    for kind in ("wrong", "missed"):
+        told = client.get("/api/v1/queue", params={"kind": kind}).json()["questions"]
+        assert all(each["why"] == "suspect" for each in told)
+    asked = client.get("/api/v1/queue").json()["questions"]
+    keep(client, *(row(each, "present") for each in asked))
+    told = client.get("/api/v1/progress").json()
+    assert told["answers"] == len(asked) and told["seconds"] == round(0.7 * len(asked))
+    worth = client.get("/api/v1/worth").json()
+    assert worth["new"] == len(asked) and 0 <= worth["now"] <= 1
+    assert client.get("/api/v1/worth").json() == worth
+
+
+def test_a_server_that_only_reads_keeps_nothing(finished_run, toy_images, tmp_path) -> None:
+    closed = make(finished_run, toy_images, tmp_path, read_only=True)
+    answer = keep(closed.client(), row(question(closed.client()), "present"))
+    assert answer.status_code == 403 and "--read-only" in answer.json()["detail"]
+    assert kept(closed) == []
+
+
+def test_the_run_tells_its_figures(client) -> None:
+    told = client.get("/api/v1/run").json()
+    assert 0 <= told["held_out"]["mean_ap"] <= 1 and len(told["held_out"]["per_category"]) == 4
+    status = client.get("/api/v1/status").json()
+    assert status["categories"] == ["red", "green", "blue", "yellow"] and status["review"]
+    assert "trmml_requests_total" in client.get("/metrics").text
+
+
+def test_without_an_index_it_says_how_to_make_one(client) -> None:
+    answer = client.post("/api/v1/search", json={"tags": ["red"]})
+    assert answer.status_code == 409 and "trmml index" in answer.json()["detail"]
+
+
+def test_a_folder_without_labels_can_be_reviewed(toy_images, finished_run) -> None:
+    data = unlabelled(toy_images.test, finished_run)
+    assert len(data) == 16 and not data.matrix.known.any()
+    assert data.category_names == ("red", "green", "blue", "yellow")
+
+
+class SlowEngine:
+    """Counts the images that come together, each its own number."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.category_names, self.thresholds = ["a"], np.zeros(1)
+
+    def read(self, source):
+        return DataError("no image") if source == b"bad" else np.array([float(source)])
+
+    def probabilities(self, images):
+        self.batches.append(len(images))
+        time.sleep(0.02)
+        if (images < 0).any():
+            raise RuntimeError("the model fails")
+        return images
+
+
+def ask_all(batcher: Batcher, sources):
+    import asyncio
+
+    async def every():
+        return await asyncio.gather(*map(batcher.probabilities, sources), return_exceptions=True)
+
+    return asyncio.run(every())
+
+
+def test_images_are_scored_together_and_go_back_to_who_asked() -> None:
+    engine = SlowEngine()
+    batcher = Batcher(engine)
+    found = ask_all(batcher, [str(n).encode() for n in range(40)])
+    assert [float(each[0]) for each in found] == list(range(40))
+    assert sum(engine.batches) == 40 and max(engine.batches) == 16
+    assert str(ask_all(batcher, [b"bad"])[0]) == "no image"
+    assert str(ask_all(batcher, [b"-1"])[0]) == "the model fails"
+    assert float(ask_all(batcher, [b"7"])[0][0]) == 7  # it goes on
+    batcher.close()
+    assert not batcher._thread.is_alive()
+
+
+def test_beyond_64_requests_it_says_when_to_come_again() -> None:
+    batcher = Batcher(SlowEngine())
+    batcher.waiting = MOST_WAITING
+    with pytest.raises(Problem) as told, batcher.place():
+        pass
+    assert told.value.status_code == 503 and told.value.headers == {"Retry-After": "1"}
+    batcher.waiting = 0
+    batcher.close()
+
+
+def test_a_request_that_takes_too_long_ends(
+    finished_run, toy_images, tmp_path, monkeypatch
+) -> None:
+    slow = make(finished_run, toy_images, tmp_path, seconds=0.3)
+    wait = threading.Event()
+    monkeypatch.setattr("trmml.server.review.Desk.progress", lambda desk: wait.wait(5) and {})
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(slow.client().get, "/api/v1/progress")
+        time.sleep(0.6)
+        wait.set()
+        answer = asked.result()
+    assert answer.status_code == 503 and "Retry-After" in answer.headers
+    assert "longer than 0 seconds" in answer.json()["detail"]
