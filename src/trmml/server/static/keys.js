@@ -34,8 +34,8 @@ export function useKeys(actions, words) {
       const chord = event.ctrlKey || event.metaKey;
       if (!chord && !single.value) return;
       // A button that has the focus does what it says on Enter and Space.
-      const onButton = event.target instanceof HTMLElement && event.target.closest("button, a, summary, input");
-      if (onButton && (event.key === "Enter" || event.key === " ")) return;
+      const doing = event.key === "Enter" ? "button, a, summary" : event.key === " " ? "button, a, summary, input" : "";
+      if (doing && event.target instanceof HTMLElement && event.target.closest(doing)) return;
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       const act = actions[chord ? `Ctrl+${key}` : key];
       if (!act) return;
@@ -43,8 +43,18 @@ export function useKeys(actions, words) {
       act();
     };
     addEventListener("keydown", press);
-    return () => removeEventListener("keydown", press);
+    addEventListener("click", release);
+    return () => {
+      removeEventListener("keydown", press);
+      removeEventListener("click", release);
+    };
   });
+}
+
+/** A button that was clicked by hand gives the keys back. @param {MouseEvent} event */
+function release({ detail, target }) {
+  const button = detail && target instanceof HTMLElement ? target.closest("button") : null;
+  button?.blur();
 }
 
 /** The list of keys, and the switch. */

@@ -178,14 +178,14 @@ function Progress() {
   const bought = worth.value?.now != null
     ? html`<div><dt>mAP, estimated</dt><dd title="Of linear heads that never saw the image they score, on the pairs known at the start">${(100 * worth.value.now).toFixed(1)}
         ${worth.value.new ? html`<small>${worth.value.now >= worth.value.before ? "+" : "−"}${Math.abs(100 * (worth.value.now - worth.value.before)).toFixed(1)}</small>` : null}</dd></div>` : null;
-  return html`<dl class="progress">
+  return html`<div class="progress"><dl>
     <div><dt>Answers</dt><dd>${now.answers.toLocaleString()}</dd></div>
     <div><dt>Time</dt><dd>${duration(now.seconds)}</dd></div>
     <div><dt>Open</dt><dd>${now.left.toLocaleString()}</dd></div>
     ${bought}
     ${now.again ? html`<div><dt>Asked again</dt><dd>${now.as_before} of ${now.again} the same</dd></div>` : null}
-    <progress aria-label="Answered of all" max=${all || 1} value=${now.answers} />
-  </dl>`;
+    </dl><progress aria-label="Answered of all" max=${all || 1} value=${now.answers} />
+  </div>`;
 }
 
 /** @param {any} props */

@@ -1,0 +1,266 @@
+"""The pages in a browser, as a person uses them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import TOY_SPEC
+from tests.server.browser import chromium, needs_chromium, signed_in
+from tests.server.conftest import STRANGE, TOKEN, Served, make
+from trmml.curation.answers import Answers
+from trmml.curation.standing import standing
+from trmml.search.build import build_index
+
+pytestmark = needs_chromium
+PAGES = ("/tag", "/review", "/review?kind=images", "/search", "/run", "/api")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(finished_run, toy_images, tmp_path_factory) -> Served:
+    """With an index, too."""
+    folder = tmp_path_factory.mktemp("pages")
+    index = folder / "index"
+    build_index(finished_run, toy_images.test, index, encoder=TOY_SPEC)
+    return make(finished_run, toy_images, folder, index=index)
+
+
+@pytest.fixture
+def page(browser, served, port):
+    with signed_in(browser, port, TOKEN) as found:
+        yield found
+
+
+def answers(path: Path) -> list[Any]:
+    with Answers(path) as journal:
+        return journal.rows()
+
+
+def count(path: Path) -> int:
+    """Answers that stand."""
+    rows = answers(path)
+    taken = standing(rows).taken
+    return sum(row.answer is not None and row.id not in taken for row in rows)
+
+
+def until(what, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def saved(page: Any) -> None:
+    page.locator(".saved[data-unsaved='0']").wait_for()
+
+
+def test_images_that_are_dropped_get_tags(page, served) -> None:
+    page.goto(page.url.replace("/review", "/tag"))
+    files = sorted(served.images.iterdir())
+    page.set_input_files("input[type=file]", [files[3], served.images / STRANGE])
+    page.locator(".card .tags").nth(1).wait_for()
+    page.get_by_text("Also what is below").click()
+    page.locator(".tag").nth(7).wait_for()
+    assert STRANGE in page.locator(".card h2").all_inner_texts()  # and no script ran
+    page.locator(".tag").first.hover()
+    page.locator(".heat").first.wait_for()
+    page.locator(".tag").first.click()
+    assert "threshold" in page.locator(".why").first.inner_text()
+
+
+def test_a_file_that_is_no_image_is_told(page, tmp_path) -> None:
+    page.goto(page.url.replace("/review", "/tag"))
+    (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    page.set_input_files("input[type=file]", tmp_path / "a.svg")
+    page.locator(".card .error").wait_for()
+    assert "SVG" in page.locator(".card .error").inner_text()
+
+
+def test_a_block_by_keys_alone_then_taken_back(page, served) -> None:
+    before = count(served.answers)
+    page.locator(".tile").first.wait_for()
+    tiles = page.locator(".tile").count()
+    name = page.locator("h1 em").inner_text()
+    for key in ("y", "n", "u", "s"):
+        page.keyboard.press(key)
+    for state in ("present", "absent", "unsure", "skip"):
+        assert page.locator(f".tile.{state}").count() >= 1, state
+    page.keyboard.press("Enter")
+    until(lambda: page.locator("h1 em").all_inner_texts() not in ([], [name]))
+    saved(page)
+    until(lambda: count(served.answers) == before + tiles)
+    assert {row.category for row in answers(served.answers)[-tiles:]} == {name}
+    for _ in range(5):  # the rest, and each of the four
+        page.keyboard.press("Control+z")
+    assert page.locator("h1 em").inner_text() == name
+    assert page.locator(".tile.present, .tile.absent, .tile.unsure, .tile.skip").count() == 0
+    saved(page)
+    until(lambda: count(served.answers) == before)
+
+
+def test_a_click_is_the_exception(page, served) -> None:
+    before = count(served.answers)
+    tile = page.locator(".tile").nth(1)
+    likely = "likely" in (tile.get_attribute("class") or "")
+    tile.click()
+    assert ("absent" if likely else "present") in (tile.get_attribute("class") or "")
+    saved(page)
+    until(lambda: count(served.answers) == before + 1)
+
+
+def test_a_whole_image_with_its_ticks(page, served) -> None:
+    before = count(served.answers)
+    page.get_by_role("button", name="Whole images").click()
+    page.locator(".checks li").first.wait_for()
+    open_pairs = page.locator(".checks li").count()
+    ticks = page.locator(".checks input:checked").count()
+    page.keyboard.press("y")
+    assert page.locator(".checks input:checked").count() != ticks
+    page.keyboard.press("Enter")
+    saved(page)
+    until(lambda: count(served.answers) == before + open_pairs)
+    page.keyboard.press("z")
+    saved(page)
+    until(lambda: count(served.answers) == before)
+
+
+def test_large_with_a_region_map(page) -> None:
+    page.locator(".tile").first.wait_for()
+    page.keyboard.press("Space")
+    page.locator("dialog .heat").wait_for()
+    page.keyboard.press("m")
+    page.locator("dialog .heat").wait_for(state="detached")
+    page.keyboard.press("Space")
+    page.locator("dialog").wait_for(state="detached")
+    page.keyboard.press("?")
+    page.get_by_text("Single keys do things").click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("y")
+    assert page.locator(".tile.present").count() == 0  # they are off
+
+
+def test_offline_and_back(page, served) -> None:
+    before = count(served.answers)
+    page.locator(".tile").first.wait_for()
+    page.context.set_offline(True)
+    page.keyboard.press("y")
+    page.keyboard.press("n")
+    page.locator(".bar").wait_for()
+    assert "2 answers are kept here" in page.locator(".bar").inner_text()
+    assert page.locator(".saved[data-unsaved='2']").count() == 1 and count(served.answers) == before
+    page.context.set_offline(False)
+    saved(page)
+    page.locator(".bar").wait_for(state="detached")
+    assert count(served.answers) == before + 2
+
+
+def test_a_part_of_an_image_is_searched_for(page) -> None:
+    page.goto(page.url.replace("/review", "/search"))
+    page.locator(".add").fill("red")
+    page.keyboard.press("Enter")
+    page.locator(".hits .tile").first.wait_for()
+    page.locator(".hits .tile").first.click()
+    area = page.locator(".pickable img").bounding_box()
+    with page.expect_request("**/api/v1/search") as asked:
+        page.mouse.move(area["x"] + 0.1 * area["width"], area["y"] + 0.2 * area["height"])
+        page.mouse.down()
+        page.mouse.move(area["x"] + 0.6 * area["width"], area["y"] + 0.7 * area["height"], steps=4)
+        page.mouse.up()
+    sent = asked.value.post_data_json
+    assert sent["tags"] == ["red"] and len(sent["like"]) == 64
+    assert sent["box"] == pytest.approx([0.1, 0.2, 0.6, 0.7], abs=0.02)
+    page.get_by_text("like a part of this").wait_for()
+    page.locator(".hits .tile").first.wait_for()
+    page.get_by_text("Only what chance hardly reaches").click()
+    page.get_by_text("nothing is shown").wait_for()
+
+
+def test_twice_as_large_nothing_is_cut_off(browser, port) -> None:
+    """A zoom of 200 % leaves half of the pixels of a style sheet."""
+    for width in (640, 400):
+        view = {"width": width, "height": 430}
+        with signed_in(browser, port, TOKEN, viewport=view, device_scale_factor=2) as page:
+            for path in PAGES:
+                page.goto(f"http://127.0.0.1:{port}{path}")
+                page.locator("main h1").first.wait_for(state="attached")
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= width, f"{path} at {width}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, port, scheme) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    with signed_in(browser, port, TOKEN, color_scheme=scheme) as page:
+        for path in PAGES:
+            page.goto(f"http://127.0.0.1:{port}{path}")
+            page.locator("main h1").first.wait_for(state="attached")
+            if path.startswith("/review"):
+                page.locator(".tile, .checks li").first.wait_for()
+            found = Axe().run(page).response["violations"]
+            serious = [
+                (each["id"], [node["html"][:200] for node in each["nodes"]][:3])
+                for each in found
+                if each["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], path
+
+
+def start(run: Path, images: Path, table: Path, answers: Path, port: int) -> tuple[Any, str]:
+    """A server in a process of its own, and its address."""
+    words = ["serve", run, "--images", images, "--labels", table, "--answers", answers]
+    words += ["--port", port, "--encoder", TOY_SPEC]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trmml", *map(str, words)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout:
+        return process, process.stdout.readline().strip()
+
+
+def test_killed_and_started_again_nothing_is_lost_and_nothing_twice(
+    browser, finished_run, toy_images, tmp_path
+) -> None:
+    journal = tmp_path / "answers.sqlite"
+    table = tmp_path / "labels.csv"
+    names = [path.name for path in sorted(toy_images.train.iterdir())]
+    lines = ["image,red,green,blue,yellow", f"{names[0]},1,0,,", f"{names[1]},0,1,,"]
+    table.write_text("\n".join([*lines, *(f"{name},,,," for name in names[2:])]))
+    process, address = start(finished_run, toy_images.train, table, journal, 0)
+    port = int(address.partition("#")[0].rstrip("/").rpartition(":")[2])
+    try:
+        with signed_in(browser, port, address.partition("#t=")[2]) as page:
+            page.locator(".tile").first.wait_for()
+            page.keyboard.press("y")
+            saved(page)
+            until(lambda: count(journal) == 1)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            page.keyboard.press("n")
+            page.keyboard.press("y")
+            page.locator(".bar").wait_for()
+            assert count(journal) == 1  # what was shown as saved
+            process, _ = start(finished_run, toy_images.train, table, journal, port)
+            saved(page)  # the cookie is good still
+            page.keyboard.press("y")
+            saved(page)
+            rows = answers(journal)
+            assert [row.answer for row in rows] == ["present", "absent", "present", "present"]
+            assert len({row.sha256 for row in rows}) == 4
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
