@@ -51,6 +51,7 @@ def make(
     index: Path | None = None,
     seconds: float = 30.0,
     read_only: bool = False,
+    label_studio: bool = False,
 ) -> Served:
     """A server with a collection of its own, half of its labels hidden."""
     images = folder / "images"
@@ -67,7 +68,15 @@ def make(
         LabelMatrix(data.matrix.labels, known),
         data.rows,
     )
-    wish = Wish(run, data, index, folder / "answers.sqlite", encoder=TOY_SPEC, read_only=read_only)
+    wish = Wish(
+        run,
+        data,
+        index,
+        folder / "answers.sqlite",
+        encoder=TOY_SPEC,
+        read_only=read_only,
+        label_studio=label_studio,
+    )
     gate = Gate(frozenset(LOOPBACK), TOKEN, PORT, most_bytes=2 << 20, seconds=seconds)
     return Served(open_site(wish, gate), images, folder / "answers.sqlite")
 

@@ -85,6 +85,7 @@ def demo(
     typer.echo(f"report:  {result.run / 'report.html'}")
     typer.echo(f"tags:    {result.run / 'tags'}")
     typer.echo(f"next:    trmml tag {result.run} {result.new_folder} --top 3")
+    typer.echo(f"         trmml serve {result.run} --open")
 
 
 @app.command(

@@ -80,6 +80,15 @@ def new_id() -> str:
     with _last_lock:
         number = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
         _last[0] = number = max(number, _last[0] + 1)
+    return _lettered(number)
+
+
+def encoded_id(milliseconds: int, rest: bytes) -> str:
+    """The ULID of a time, 48 bits, and ten bytes: for rows that may be made more than once."""
+    return _lettered((milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(rest))
+
+
+def _lettered(number: int) -> str:
     return "".join(_LETTERS[number >> shift & 31] for shift in range(125, -1, -5))
 
 

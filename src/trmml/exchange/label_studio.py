@@ -20,7 +20,7 @@ from trmml.storage.hashes import hash_file
 
 # Beyond so many questions a page is too long to answer one by one.
 MOST_QUESTIONS = 30
-_TAGS = "tags"  # name of the one control that has all categories
+TAGS = "tags"  # name of the one control that has all categories
 # Names of other things in a task, or of columns in Label Studio's short exports.
 _TAKEN = {
     *("image", "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"),
@@ -94,7 +94,7 @@ def _local_files(root: Path) -> str:
 def _config(names: tuple[str, ...], ask: AskForm) -> str:
     lines = ["<View>", '  <Image name="image" value="$image"/>']
     if ask == "choices":
-        lines.append(f'  <Choices name="{_TAGS}" toName="image" choice="multiple">')
+        lines.append(f'  <Choices name="{TAGS}" toName="image" choice="multiple">')
         lines += [f"    <Choice value={quoteattr(name)}/>" for name in names]
         lines.append("  </Choices>")
     for name in names if ask == "yes-no" else ():
@@ -115,27 +115,27 @@ def _tasks(source: Source, ask: AskForm, start: str) -> Iterator[dict[str, Any]]
         task: dict[str, Any] = {"data": {"image": start + quote(image)}}
         known, labels = data.matrix.known[row].numpy(), data.matrix.labels[row].numpy()
         if known.any():
-            task["annotations"] = [{"result": _results(data.category_names, labels, known, ask)}]
+            task["annotations"] = [{"result": results_of(data.category_names, labels, known, ask)}]
         if source.probabilities is not None and source.doubt is not None:
             said = shown.labels[row].numpy(), shown.known[row].numpy()
             task["predictions"] = [{
                 "model_version": f"trmml-{source.run}",
                 "score": round(1 - source.doubt[row].item(), 4),
-                "result": _results(data.category_names, *said, ask),
+                "result": results_of(data.category_names, *said, ask),
             }]  # fmt: skip
             chances = (round(p, 4) for p in source.probabilities[row].tolist())
             meta["probabilities"] = dict(zip(data.category_names, chances, strict=True))
         yield {**task, "meta": {"trmml": meta}}
 
 
-def _results(
+def results_of(
     names: tuple[str, ...], labels: np.ndarray, known: np.ndarray, ask: AskForm
 ) -> list[dict[str, Any]]:
     """What an annotator would have left for these labels."""
     columns = np.flatnonzero(known).tolist()
     if ask == "choices":
         ticked = [names[c] for c in columns if labels[c]]
-        return [_result(0, _TAGS, ticked)] if ticked else []
+        return [_result(0, TAGS, ticked)] if ticked else []
     return [_result(c, names[c], ["yes" if labels[c] else "no"]) for c in columns]
 
 

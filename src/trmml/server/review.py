@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -61,14 +60,17 @@ class Desk:
     """
 
     def __init__(self, queue: Queue, library: Library, *, read_only: bool = False) -> None:
-        self.queue, self._library, self._read_only = queue, library, read_only
+        self.queue, self._read_only = queue, read_only
         self._asking, self._writing = threading.Lock(), threading.Lock()
         # Its own connection, so that an answer waits for no question.
         self._journal = Answers(queue.answers.path)
         # By which a page knows whether answers that it still holds are for this journal.
         self.journal = sha256(os.fsencode(queue.answers.path.resolve())).hexdigest()[:16]
         data = queue.collection.data
-        self._names = {library.id_of(path): data.images[n] for n, path in enumerate(data.paths)}
+        self.paths = data.paths
+        self.ids = [library.id_of(path) or "" for path in self.paths]
+        self.places = {name: place for place, name in enumerate(self.ids)}
+        self.by_name = {name: place for place, name in enumerate(data.images)}
         self._categories = frozenset(data.category_names)
         self._start, self._worth = queue.pairs.known.clone(), dict[str, Any]()
 
@@ -96,7 +98,7 @@ class Desk:
             known = [self.queue.known_present(asked[0].place) for asked in found]
         return [
             {
-                "image": self._library.id_of(asked[0].path),
+                "image": self.ids[asked[0].place],
                 "name": asked[0].image,
                 "known": names,
                 "questions": [self._told(each) for each in asked],
@@ -111,28 +113,36 @@ class Desk:
             Problem: nothing may be written here, or an image is not of this collection.
             DataError: a category that the run lacks, or a row that neither answers nor takes back.
         """
+        return self.add([self._row(row) for row in rows])
+
+    def add(self, rows: Sequence[Answer]) -> int:
+        """Number of rows that were new; all are on the disk, or none where nothing may be kept."""
         if self._read_only:
             raise Problem(403, "this server was started with --read-only: nothing is kept")
-        made = [self._row(row) for row in rows]
         with self._writing:
-            return self._journal.add(made)
+            return self._journal.add(rows)
+
+    def rows(self) -> list[Answer]:
+        """All that is in the journal."""
+        with self._writing:
+            return self._journal.rows()
 
     def _row(self, row: Row) -> Answer:
-        if row.image not in self._names:
+        if row.image not in self.places:
             raise Problem(404, f"no image of this collection has the id {row.image}")
         if row.category not in self._categories:
             raise DataError(f"the run has no category {row.category!r:.80}")
         if (row.answer is None) == (row.undoes is None):
             raise DataError("a row has an answer, or the id of the row that it takes back")
+        images = self.queue.collection.data.images
         return Answer(
-            row.id, now(), self.queue.who, self._names[row.image], row.image, row.category,
+            row.id, now(), self.queue.who, images[self.places[row.image]], row.image, row.category,
             row.answer, row.was, row.p, row.why, self.queue.collection.run[:12], row.ms, row.undoes,
         )  # fmt: skip
 
     def progress(self) -> dict[str, Any]:
         """What was answered so far, how long it took, and what is left."""
-        with self._writing:
-            rows = self._journal.rows()
+        rows = self.rows()
         taken = {row.undoes for row in rows}
         given = [row for row in rows if row.answer is not None and row.id not in taken]
         same, again = agreement(rows)
@@ -182,13 +192,11 @@ class Desk:
         column = self.queue.collection.category_names.index(category)
         shown = self.queue.pairs.labels[:, column].nonzero()[:, 0]
         near = self.queue.collection.features[shown] @ feature
-        paths = self.queue.collection.data.paths
-        best = shown[near.argsort(descending=True)[:count]].tolist()
-        return [name for n in best if (name := self._library.id_of(Path(paths[n]))) is not None]
+        return [self.ids[n] for n in shown[near.argsort(descending=True)[:count]].tolist()]
 
     def _told(self, asked: Question) -> dict[str, Any]:
         return {
-            "image": self._library.id_of(asked.path),
+            "image": self.ids[asked.place],
             "name": asked.image,
             "category": asked.category,
             "was": asked.was,

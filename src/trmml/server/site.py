@@ -18,7 +18,7 @@ from trmml.curation.collection import read_collection
 from trmml.curation.queue import Queue
 from trmml.datasets.base import Dataset
 from trmml.deploy.kept import keep, open_kept
-from trmml.errors import CheckpointError
+from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
 from trmml.labels.matrix import LabelMatrix
@@ -27,6 +27,7 @@ from trmml.search.index import Index
 from trmml.server.batching import Batcher, Engine
 from trmml.server.finding import Searcher, search_routes
 from trmml.server.guard import Gate, Guard
+from trmml.server.label_studio import label_studio_routes
 from trmml.server.library import Library
 from trmml.server.pages import (
     STATIC,
@@ -118,6 +119,10 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         search_routes(None if index is None else Searcher(index, library)),
     ):  # fmt: skip
         app.include_router(router)
+    if wish.label_studio:
+        if desk is None:
+            raise ConfigError("--label-studio needs --images, the collection that it annotates")
+        app.include_router(label_studio_routes(desk, batcher))
     app.mount("/static", StaticFiles(directory=STATIC))
     return Guard(app, gate, meter.count)
 

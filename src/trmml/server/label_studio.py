@@ -1,0 +1,196 @@
+"""An ML backend of Label Studio: it asks for predictions, and tells what people annotated.
+
+Images are those of the collection, found by the hash that `trmml data export` wrote into each task,
+or by name. Nothing is fetched: a task cannot make this server ask another.
+
+Source of the requests: label_studio_ml/api.py of HumanSignal/label-studio-ml-backend, 2026-08.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from fastapi import APIRouter, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from trmml.curation.answers import Answer, Verdict, encoded_id, now
+from trmml.errors import DataError
+from trmml.exchange.label_studio import TAGS, results_of
+from trmml.server.batching import Batcher
+from trmml.server.review import Desk
+
+YES_NO: dict[str, Verdict] = {"yes": "present", "no": "absent"}
+
+
+class Task(BaseModel):
+    """A task: where its image lies, and what our export told of it."""
+
+    data: dict[str, Any] = {}
+    meta: dict[str, Any] | None = None
+
+
+class Annotation(BaseModel):
+    """What a person said of a task."""
+
+    id: int = 0
+    completed_by: int | dict[str, Any] | None = None
+    updated_at: AwareDatetime | None = None
+    result: list[dict[str, Any]] = []
+
+
+class Wanted(BaseModel):
+    """A request for predictions."""
+
+    tasks: list[Task] = Field(default=[], max_length=1000)
+    label_config: str | None = None
+
+
+class Told(BaseModel):
+    """What happened in Label Studio."""
+
+    action: str
+    task: Task | None = None
+    annotation: Annotation | None = None
+    annotations: list[Annotation] = []
+
+
+def label_studio_routes(desk: Desk, batcher: Batcher) -> APIRouter:
+    """The endpoints that Label Studio knows; its password is the token."""
+    router = APIRouter(prefix="/label-studio", tags=["label-studio"])
+    version = {"model_version": f"trmml-{desk.queue.collection.run[:12]}"}
+
+    @router.get("/health")
+    @router.get("/")
+    def health() -> dict[str, str]:
+        """Whether the backend lives."""
+        return {"status": "UP", "model_class": "trmml"}
+
+    @router.post("/setup")
+    def setup(config: dict[str, Any]) -> dict[str, str]:
+        """The version of the model; the access token that is sent is not kept."""
+        return version
+
+    @router.post("/predict")
+    async def predict(wanted: Wanted) -> dict[str, Any]:
+        """A prediction for each task, in their order; an empty one for an unknown image."""
+        choices = f'name="{TAGS}"' in (wanted.label_config or "")
+        found = [await _predicted(task, desk, batcher, choices) for task in wanted.tasks]
+        return {"results": [{**each, **version} for each in found]}
+
+    @router.post("/webhook")
+    def webhook(told: Told, response: Response) -> dict[str, str]:
+        """Annotations become answers in the journal; other news are passed over."""
+        if told.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"):
+            desk.add(_rows(told, desk))
+            response.status_code = 201
+        return {"status": "ok"}
+
+    return router
+
+
+async def _predicted(task: Task, desk: Desk, batcher: Batcher, choices: bool) -> dict[str, Any]:
+    place = place_of(task, desk)
+    if place is None:
+        return {"result": [], "score": 0.0}
+    with batcher.place():
+        found = await batcher.probabilities(desk.paths[place])
+    if isinstance(found, DataError):
+        return {"result": [], "score": 0.0}
+    present = found >= batcher.engine.thresholds
+    names = tuple(batcher.engine.category_names)
+    known = np.ones_like(present)
+    result = results_of(names, present, known, "choices" if choices else "yes-no")
+    # Label Studio sorts by it, the least sure first.
+    return {"result": result, "score": round(float(1 - (4 * found * (1 - found)).max()), 4)}
+
+
+def place_of(task: Task, desk: Desk) -> int | None:
+    """The image of a task in the collection; None where it is not in it."""
+    told = (task.meta or {}).get("trmml")
+    known = told.get("sha256") if isinstance(told, dict) else None
+    if isinstance(known, str) and known in desk.places:
+        return desk.places[known]
+    try:
+        address = urlsplit(str(task.data.get("image", "")))
+    except ValueError:
+        return None
+    path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    parts = path.strip("/").split("/")
+    tails = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((desk.by_name[tail] for tail in tails if tail in desk.by_name), None)
+
+
+def verdicts(result: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Verdict]:
+    """What an annotation says: yes or no of some categories, or ticks in the list of all."""
+    said: dict[str, Verdict] = {}
+    for each in result:
+        value = each.get("value")
+        chosen = value.get("choices") if isinstance(value, dict) else None
+        if not isinstance(chosen, list):
+            continue
+        if each.get("from_name") == TAGS:
+            said |= {name: "present" if name in chosen else "absent" for name in names}
+        elif each.get("from_name") in names and str((chosen or [""])[0]) in YES_NO:
+            said[str(each["from_name"])] = YES_NO[str(chosen[0])]
+    return said
+
+
+def _rows(told: Told, desk: Desk) -> list[Answer]:
+    """The rows of what happened: answers, and what they no longer say taken back."""
+    gone = [row for each in told.annotations for row in _standing(desk, each.id)]
+    if told.action == "ANNOTATIONS_DELETED":
+        return [_undone(row, f"delete {row.id}") for row in gone]
+    place = None if told.task is None else place_of(told.task, desk)
+    if told.annotation is None or place is None:
+        return []
+    said = verdicts(told.annotation.result, desk.queue.collection.category_names)
+    old = _standing(desk, told.annotation.id)
+    rows = [_undone(row, row.id) for row in old if said.get(row.category) != row.answer]
+    same = {row.category for row in old if said.get(row.category) == row.answer}
+    return rows + [
+        _row(told.annotation, desk, place, name, verdict)
+        for name, verdict in said.items()
+        if name not in same
+    ]
+
+
+def _row(told: Annotation, desk: Desk, place: int, name: str, verdict: Verdict) -> Answer:
+    at = told.updated_at or datetime.now(UTC)
+    who = told.completed_by.get("id") if isinstance(told.completed_by, dict) else told.completed_by
+    made = encoded_id(
+        int(at.timestamp() * 1000), _mark(told.id) + _digest(f"{at} {name} {verdict}")
+    )
+    return Answer(
+        made, now(), f"label-studio:{who}", desk.queue.collection.data.images[place],
+        desk.ids[place], name, verdict, "unknown", None, "typed", desk.queue.collection.run[:12],
+    )  # fmt: skip
+
+
+def _undone(row: Answer, why: str) -> Answer:
+    """A row that takes one back; the same however often it is made."""
+    made = encoded_id(int(datetime.now(UTC).timestamp() * 1000), _digest(row.id) + _digest(why))
+    return row._replace(id=made, at=now(), answer=None, ms=None, undoes=row.id)
+
+
+def _standing(desk: Desk, annotation: int) -> list[Answer]:
+    """Rows of an annotation that were not taken back: its number is marked in their ids."""
+    rows = desk.rows()
+    taken = {row.undoes for row in rows}
+    mark = encoded_id(0, _mark(annotation) + bytes(5))[10:18]
+    return [
+        row
+        for row in rows
+        if row.who.startswith("label-studio:") and row.id[10:18] == mark and row.id not in taken
+    ]
+
+
+def _mark(annotation: int) -> bytes:
+    return _digest(f"annotation {annotation}")
+
+
+def _digest(text: str) -> bytes:
+    """Five bytes, which are eight letters of an id."""
+    return hashlib.sha256(text.encode()).digest()[:5]

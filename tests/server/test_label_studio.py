@@ -1,0 +1,100 @@
+"""Label Studio's requests, as its ML backends get them."""
+
+import pytest
+
+from tests.server.conftest import TOKEN, Served, make
+from tests.server.test_api import kept
+from trmml.curation.standing import standing
+from trmml.exchange.label_studio import _config
+
+CATEGORIES = ("red", "green", "blue", "yellow")
+
+
+@pytest.fixture
+def studio(finished_run, toy_images, tmp_path) -> Served:
+    return make(finished_run, toy_images, tmp_path, label_studio=True)
+
+
+def task(name: str) -> dict[str, object]:
+    return {"id": 1, "data": {"image": f"/data/local-files/?d=images/{name}"}}
+
+
+def say(client, action, number=7, at="2026-11-29T10:00:00Z", **choices):
+    result = [
+        {"from_name": name, "to_name": "image", "type": "choices", "value": {"choices": [value]}}
+        for name, value in choices.items()
+    ]
+    body = {
+        "action": action, "task": task("003.png"), "annotations": [{"id": number}],
+        "annotation": {"id": number, "completed_by": 4, "updated_at": at, "result": result},
+    }  # fmt: skip
+    return client.post("/label-studio/webhook", json=body)
+
+
+def told(studio):
+    """What stands, by category."""
+    found = standing(kept(studio)).last
+    return {category: state for (_, category), (_, state) in found.items()}
+
+
+def test_it_lives_and_names_its_version(studio) -> None:
+    client = studio.client()
+    assert client.get("/label-studio/health").json() == {"status": "UP", "model_class": "trmml"}
+    body = {"project": "1.1", "schema": "<View/>", "access_token": "secret"}
+    answer = client.post("/label-studio/setup", json=body)
+    assert answer.json()["model_version"].startswith("trmml-") and "secret" not in answer.text
+
+
+def test_a_password_serves_and_nothing_else(studio) -> None:
+    client = studio.client()
+    del client.headers["Authorization"], client.headers["X-Trmml"]
+    body = {"tasks": [task("003.png")]}
+    assert client.post("/label-studio/predict", json=body).status_code == 401
+    client.auth = ("label-studio", TOKEN)
+    assert client.post("/label-studio/predict", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("ask", ["yes-no", "choices"])
+def test_predictions_are_in_the_form_of_the_interface(studio, ask) -> None:
+    tasks = [task("003.png"), task("nothing.png"), {"data": {"image": "http://[x"}}]
+    body = {"tasks": tasks, "label_config": _config(CATEGORIES, ask)}
+    results = studio.client().post("/label-studio/predict", json=body).json()["results"]
+    assert len(results) == 3 and results[1]["result"] == results[2]["result"] == []
+    names = [each["from_name"] for each in results[0]["result"]]
+    assert names == list(CATEGORIES) if ask == "yes-no" else set(names) <= {"tags"}
+    assert 0 <= results[0]["score"] <= 1
+
+
+def test_annotations_land_in_the_journal_once(studio) -> None:
+    client = studio.client()
+    for _ in range(2):  # Label Studio sends again where it heard nothing
+        answer = say(client, "ANNOTATION_CREATED", red="yes", green="no")
+        assert answer.status_code == 201 and answer.json() == {"status": "ok"}
+    rows = kept(studio)
+    assert len(rows) == 2 and told(studio) == {"red": "present", "green": "absent"}
+    assert {row.who for row in rows} == {"label-studio:4"} and rows[0].image == "003.png"
+
+
+def test_a_changed_annotation_replaces_and_a_deleted_one_takes_back(studio) -> None:
+    client = studio.client()
+    say(client, "ANNOTATION_CREATED", red="yes", green="no")
+    say(client, "ANNOTATION_UPDATED", at="2026-11-29T11:00:00Z", green="yes")
+    assert told(studio) == {"green": "present"}
+    say(client, "ANNOTATION_CREATED", number=8, blue="no")
+    for _ in range(2):
+        say(client, "ANNOTATIONS_DELETED")
+    assert told(studio) == {"blue": "absent"}
+    assert (
+        client.post("/label-studio/webhook", json={"action": "START_TRAINING"}).status_code == 200
+    )
+
+
+def test_ticks_in_the_list_of_all_say_that_the_others_are_absent(studio) -> None:
+    result = [{"from_name": "tags", "value": {"choices": ["blue"]}}]
+    body = {
+        "action": "ANNOTATION_CREATED",
+        "task": task("003.png"),
+        "annotation": {"id": 1, "result": result},
+    }
+    studio.client().post("/label-studio/webhook", json=body)
+    assert told(studio) == {name: "present" if name == "blue" else "absent" for name in CATEGORIES}
