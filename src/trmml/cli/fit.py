@@ -1,9 +1,12 @@
 """`trmml fit`: train a run, compare it with zero-shot, report."""
 
+import io
+import os
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +28,14 @@ if TYPE_CHECKING:
     from trmml.labels.matrix import LabelMatrix
     from trmml.settings.sections import Settings
     from trmml.training.record import EpochRecord
+
+
+Devices = Annotated[
+    int, typer.Option(min=1, help="Processes or cards of this machine that share the work.")
+]
+Nodes = Annotated[
+    int, typer.Option(min=1, help="Machines; each starts the same command by torchrun.")
+]
 
 
 def fit(
@@ -56,6 +67,8 @@ def fit(
     encoder_precision: options.EncoderPrecision = "fp32",
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     test_images: options.TestImages = None,
     test_labels: options.TestLabels = None,
     test_share: options.TestShare = None,
@@ -86,7 +99,7 @@ def fit(
     elif data is not None:
         test = read_test_split(data, data_option)
     loaded = load_encoder(encoder, image_size=image_size)
-    with shown_progress() as progress:
+    with _silent_beside_the_first(), shown_progress() as progress:
         records = run_fit(
             train,
             loaded,
@@ -96,6 +109,8 @@ def fit(
             test=test,
             resume=resume,
             device=device,
+            devices=devices,
+            nodes=nodes,
             encoding=options.encoding(store, store_form, live, encoder_precision),
             on_bad_image=on_bad_image,
             tensorboard=tensorboard,
@@ -103,12 +118,21 @@ def fit(
             note=progress.line,
         )
         summary = follow(records, out, progress)
+    if not summary:  # of a process beside the first
+        return
     if json:
         print_json(summary)
         return
     if "methods" in summary:
         print_table(comparison(summary["methods"]))
     typer.echo(f"run:     {summary['run']}\nreport:  {summary['report']}")
+
+
+def _silent_beside_the_first() -> AbstractContextManager[object]:
+    """Nothing on stderr of the processes that `--devices` or torchrun adds, but their errors."""
+    number = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    joined = "MASTER_ADDR" in os.environ and number != "0"
+    return redirect_stderr(io.StringIO()) if joined else nullcontext()
 
 
 def _check_options(

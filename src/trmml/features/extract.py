@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -14,6 +15,7 @@ from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.encoders.speed.precision import in_precision
 from trmml.errors import DataError
+from trmml.features import ranks
 from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
 from trmml.features.decoding import (
@@ -141,10 +143,11 @@ class _Run:
             for view in range(self.views)
             for i, content in contents.items()
         }
-        lacking = store.lacking(list(rows))
+        lacking = ranks.of_first(store.lacking(list(rows)))
         if lacking:
-            with store.filling(lacking) as left:
-                unread = self.fill(store, {row: rows[row] for row in left})
+            with nullcontext(lacking) if ranks.number() else store.filling(lacking) as left:
+                unread = self.fill_together(store, rows, ranks.of_first(left))
+            store.lacking(list(rows))  # takes notice of what other processes added
             reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
             self.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
         kept = [content for i, content in contents.items() if i not in self.bad]
@@ -181,6 +184,22 @@ class _Run:
                 self._tell("check", index + 1, len(self.paths))
         return items
 
+    def fill_together(
+        self, store: FeatureStore, rows: dict[str, ImageView], left: Sequence[str]
+    ) -> dict[str, str]:
+        """`fill` of all processes, each its share; an error of one is an error of all."""
+        unread, error = dict[str, str](), None
+        try:
+            unread = self.fill(
+                store, {row: rows[row] for row in left[ranks.number() :: ranks.count()]}
+            )
+        except DataError as raised:
+            error = raised
+        every = ranks.of_all((unread, error))
+        if errors := [error for _, error in every if error is not None]:
+            raise errors[0]
+        return {row: reason for found, _ in every for row, reason in found.items()}
+
     def fill(self, store: FeatureStore, rows: dict[str, ImageView]) -> dict[str, str]:
         """Encode what the store lacks; gives the rows whose image cannot be read, and why."""
         names, unread, done = list(rows), dict[str, str](), 0
@@ -202,14 +221,16 @@ class _Run:
 
     def _reduced(self, store: FeatureStore, views: Sequence[ImageView]) -> bool:
         """Whether large JPEGs are decoded smaller, as before in this store, else by a check."""
-        reduced = _known_shortcut(store.folder.parent, store.key)
+        reduced = ranks.of_first(_known_shortcut(store.folder.parent, store.key))
+        if ranks.number():
+            return bool(ranks.of_first(None))  # as the first finds
         if reduced is None and views:
             reduced = reduced_holds([view.path for view in views], self.frozen)
             if reduced is None and len(views) > SEARCHED:
                 reduced = False  # large ones may come among those that were not searched
         if reduced is not None and settled_shortcut(store.folder) is None:
             store.settle_shortcut(reduced)
-        return bool(reduced)
+        return bool(ranks.of_first(reduced))
 
     def conclude(self, source: FeatureSource | None, form: StoreForm) -> Encoded:
         """The features, or an error where no image can be read."""

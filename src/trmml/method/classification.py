@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trmml.features import ranks
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import Targets
 from trmml.settings.choices import Reduction
@@ -92,7 +93,7 @@ def asymmetric_loss(
     negative_focus = shifted.detach() ** gamma_negative
     cost = torch.where(labels, positive_focus * positive_cost, negative_focus * negative_cost)
     if reduction == "images":
-        return (cost * weights).sum() / len(cost)
+        return (cost * weights).sum() / ranks.images(len(cost))
     return weighted_mean(cost, weights)
 
 
@@ -126,6 +127,9 @@ def matrix_weights(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Ten
 
 
 def weighted_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
-    """Weighted mean; 0 when all weights are 0."""
-    total = weights.sum()
+    """Weighted mean; 0 when all weights are 0.
+
+    Of several processes each divides by their mean weight: how many labels are known differs.
+    """
+    total = ranks.mean(weights.sum())
     return (values * weights).sum() / total.clamp(min=torch.finfo(values.dtype).tiny)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from trmml.features import ranks
 from trmml.method.interface import Targets
 from trmml.method.regions import Regions
 
@@ -35,8 +36,8 @@ def contrast_regions(
     image, category = draw_anchors(positive)
     made, place = torch.unique(category, return_inverse=True)
     return contrastive_loss(
-        regions.features(made)[image, place],
-        category,
+        ranks.gathered(regions.features(made)[image, place]),
+        ranks.gathered(category.float()).long(),
         text_features,
         F.normalize(visual_prototypes, dim=-1),
         temperature=temperature,
@@ -48,9 +49,10 @@ def draw_anchors(
 ) -> tuple[Int[Tensor, " A"], Int[Tensor, " A"]]:
     """Image and category of the regions to contrast: all, or MAX_ANCHORS by torch's stream."""
     image, category = positive.nonzero(as_tuple=True)
-    if len(image) <= MAX_ANCHORS:
+    most = MAX_ANCHORS // ranks.count()
+    if len(image) <= most:
         return image, category
-    kept = torch.randperm(len(image))[:MAX_ANCHORS].to(image.device)
+    kept = torch.randperm(len(image))[:most].to(image.device)
     return image[kept], category[kept]
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from trmml.features import ranks
 from trmml.method.matching import match
 from trmml.method.regions import gather_regions
 from trmml.settings.sections import MatchingSettings, RegionSettings
@@ -67,4 +68,4 @@ def distillation(
     student = (logits / temperature).log_softmax(dim=-1)
     target = (teacher.detach() / temperature).log_softmax(dim=-1)
     divergence = F.kl_div(student, target, reduction="none", log_target=True)
-    return temperature**2 * divergence.sum(dim=-1).mean()
+    return temperature**2 * (divergence.sum() / ranks.images(len(logits)))

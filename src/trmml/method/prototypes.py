@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from trmml.features import ranks
 from trmml.settings.sections import PrototypeSettings
 
 # Rows of the table of similarities that are made at a time.
@@ -51,7 +52,7 @@ class Prototypes(nn.Module):
         momentum = self.settings.momentum
         which = torch.stack([labels & known, ~labels & known]).to(region_features)  # (2, B, k)
         sums = torch.matmul(which.permute(2, 0, 1), region_features.transpose(0, 1))  # (k, 2, D)
-        new = which.sum(dim=1)  # (2, k)
+        sums, new = ranks.total(sums), ranks.total(which.sum(dim=1))  # new: (2, k)
         for index, means, counts in (
             (0, self.visual_positive, self.seen_positive),
             (1, self.visual_negative, self.seen_negative),

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from trmml.features import ranks
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
@@ -265,8 +266,9 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         if self.losses.pseudo == 0 == self.losses.contrastive:
             return None  # nothing uses the prototypes
         text, parts = output.text_features, []
-        wanted = torch.ones_like(targets.known[0]) if evidence else targets.known.any(dim=0)
-        images, size = len(targets.known), text.shape[1]
+        known = ranks.total(targets.known.any(dim=0).float()) > 0
+        wanted = torch.ones_like(known) if evidence else known
+        images, size = len(ranks.joined(targets.known[:, :1].float())), text.shape[1]
         for some in torch.split(wanted.nonzero()[:, 0], max(1, MAX_FLOATS // (images * size))):
             made = output.regions.features(some)  # (B, k, D)
             self.prototypes.update(made, targets.labels[:, some], targets.known[:, some], some)

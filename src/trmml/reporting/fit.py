@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from trmml.datasets.base import Dataset
 from trmml.deploy.kept import keep
 from trmml.encoders.base import Encoder
+from trmml.encoders.frozen import frozen_encoder
+from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.masks import MaskRule
@@ -23,7 +26,7 @@ from trmml.storage.atomic import write_json
 from trmml.storage.held import held_folder
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
-from trmml.training.fabric import pick_device
+from trmml.training.fabric import make_fabric, pick_device
 from trmml.training.fit import kept_rows, train_run
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import load_card, remove_states
@@ -46,6 +49,8 @@ def fit(
     test: Dataset | None = None,
     resume: bool = False,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     encoding: Encoding | None = None,
     on_bad_image: OnBadImage = "error",
     encoded: Encoded | None = None,
@@ -72,6 +77,9 @@ def fit(
         resume: continue a run that was stopped, with the same data, settings and encoder. One
             that is trained and has no report yet is concluded.
         device: "auto", "cpu", "cuda" or "cuda:1".
+        devices: processes of each machine that share the work, each with a card of its own on
+            "cuda". They begin this script anew. Batches are as large as with one.
+        nodes: machines; on each the same command is started, as `torchrun` does.
         encoding: how the encoder's features are made and kept; by default in the user's store.
         on_bad_image: stop at an unreadable file, or leave it out and list it.
         encoded: features of `data` from the same encoder, where they are computed already.
@@ -94,8 +102,9 @@ def fit(
         truth = data.matrix if truth is None else truth
         data = _hide(data, mask, settings.training.seed)
     note(_described(data))
-    with held_folder(out):
-        if resume and _is_trained(out):
+    fabric = make_fabric(device, settings.training.precision, devices=devices, nodes=nodes)
+    with nullcontext() if ranks.number() else held_folder(out):
+        if ranks.of_first(resume and _is_trained(out)):
             kept = kept_rows(out, data)
         else:
             kept = yield from train_run(
@@ -113,7 +122,23 @@ def fit(
                 tensorboard=tensorboard,
                 progress=progress,
                 keep_states=True,
+                fabric=fabric,
             )
+        others = ranks.number() > 0
+        if test is not None and ranks.count() > 1:
+            # Into the store, by all of them; the first then scores.
+            encode_images(
+                test.paths,
+                frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec),
+                encoding=encoding,
+                views=settings.training.scored_views,
+                seed=settings.training.seed,
+                on_bad_image=on_bad_image,
+                progress=progress,
+            )
+        ranks.part()
+        if others:
+            return {}
         truth = None if truth is None else truth.subset(kept)
         card = load_card(out)
         note(_chosen(card.chosen))

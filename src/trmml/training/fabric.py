@@ -1,8 +1,10 @@
-"""Where training runs: one process on one device."""
+"""Where training runs: one process on one device, or several that share each batch."""
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from trmml.errors import ConfigError
 from trmml.settings.choices import Precision
@@ -31,10 +33,48 @@ def pick_device(device: str) -> str:
     return device
 
 
-def make_fabric(device: str, precision: Precision) -> "Fabric":
-    """A single process on the device that was asked for."""
+def make_fabric(device: str, precision: Precision, *, devices: int = 1, nodes: int = 1) -> "Fabric":
+    """A single process on the device that was asked for, or the first of several.
+
+    The others begin the same command anew and come here, too; under `torchrun` it has begun them.
+
+    Raises:
+        ConfigError: see `pick_device`; or one device has a number, and several are asked for.
+    """
     from lightning_fabric import Fabric  # imports all of torch.compile
 
     kind, _, number = pick_device(device).partition(":")
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun says it all
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    if devices * nodes > 1:
+        return _launched(kind, precision, devices, nodes, named=bool(number))
     chosen: list[int] | int = [int(number)] if number and kind != "cpu" else 1
     return Fabric(accelerator=kind, devices=chosen, precision=precision)
+
+
+def _launched(
+    kind: str, precision: Precision, devices: int, nodes: int, *, named: bool
+) -> "Fabric":
+    """Processes that are joined; `ranks` sums their gradients, so the model is not wrapped.
+
+    A step goes backward once for each term where it measures what the terms weigh, and a head may
+    get no gradient at all. DistributedDataParallel allows neither.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    class Joined(DDPStrategy):
+        """Launches and joins processes as its parent does."""
+
+        def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+            """The model as it is."""
+            return module
+
+    if kind == "mps" or named:
+        raise ConfigError("--devices takes several cards or processes: say --device cpu or cuda")
+    fabric = Fabric(
+        accelerator=kind, devices=devices, num_nodes=nodes, strategy=Joined(), precision=precision
+    )
+    fabric.launch()
+    return fabric

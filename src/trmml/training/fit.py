@@ -16,6 +16,7 @@ from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import CheckpointError, MissingExtraError
+from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
@@ -44,6 +45,7 @@ from trmml.training.schedule import enough_epochs, hold_out
 from trmml.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
@@ -65,12 +67,14 @@ def train_run(
     tensorboard: bool = False,
     progress: Progress | None = None,
     keep_states: bool = False,
+    fabric: "Fabric | None" = None,
 ) -> Generator[EpochRecord, None, Sequence[int]]:
     """Train a run; a generator of epoch records that returns which rows of `data` it could read.
 
     The run folder holds a model after the last record. `reporting/fit.py` adds the evaluation and
     the report, and explains the arguments. With `keep_states` the run is not marked as finished:
-    what `resume` needs stays until the caller removes it.
+    what `resume` needs stays until the caller removes it. `fabric` is where it runs, if it is made
+    already; of several processes the first writes.
 
     Raises:
         CheckpointError: the folder holds a run already, another process works in it, or `resume`
@@ -78,11 +82,11 @@ def train_run(
         DataError, ConfigError, EncoderError, TrainingError: see their names.
     """
     settings, out = settings or Settings(), Path(out)
-    with held_folder(out):
+    settings = _planned(data, settings)
+    training = settings.training
+    fabric = fabric or make_fabric(device, training.precision)
+    with nullcontext() if ranks.number() else held_folder(out):
         _check_folder(out, resume, data.root)
-        settings = _planned(data, settings)
-        training = settings.training
-        fabric = make_fabric(device, training.precision)
         frozen = frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec)
         encoded = encoded or encode_images(
             data.paths,
@@ -109,7 +113,7 @@ def train_run(
         if resume and state.is_file():
             trainer.load(state, fingerprint)
         _open_folder(out, data, settings, encoded)
-        with _tensorboard(out, tensorboard) as writer:
+        with _tensorboard(out, tensorboard and not ranks.number()) as writer:
             records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
             yield from _logged(records, trainer, out, writer)
         spec = encoder_spec or getattr(frozen.encoder, "spec", None)
@@ -118,7 +122,7 @@ def train_run(
             again = out / "refit.safetensors"
             refit(trainer, state=again, fingerprint=fingerprint, progress=progress)
         _finish(out, model, trainer, data, settings, frozen.identity, spec, new)
-        if not keep_states:
+        if not keep_states and not ranks.number():
             remove_states(out)
         return encoded.kept
 
@@ -152,6 +156,8 @@ def _planned(data: Dataset, settings: Settings) -> Settings:
 
 def _check_folder(out: Path, resume: bool, images: Path) -> None:
     """Refuse to overwrite a run, to write among images, and to resume what is not there."""
+    if ranks.number():
+        return  # the first process looks
     if out.resolve() == images.resolve():
         raise CheckpointError(f"{out} is the folder of the images; name a new one for the run")
     if resume and not (out / "settings.json").is_file():
@@ -188,6 +194,8 @@ def _fingerprint(
 
 def _open_folder(out: Path, data: Dataset, settings: Settings, encoded: Encoded) -> None:
     """Write what is fixed before training: settings, mask, and the files left out."""
+    if ranks.number():
+        return
     write_json(out / "settings.json", settings.model_dump())
     data.matrix.save(out / "known.safetensors")
     if encoded.bad:
@@ -209,6 +217,8 @@ def _logged(
 
 def _write_log(out: Path, records: list[dict[str, Any]]) -> None:
     """Rewrite the log, so that a resumed run has no line twice."""
+    if ranks.number():
+        return
     lines = (json.dumps(_json_safe(record), ensure_ascii=False) for record in records)
     write_text(out / "log.jsonl", "".join(line + "\n" for line in lines))
 
@@ -231,6 +241,8 @@ def _finish(
     new_categories: Calibration,
 ) -> None:
     """Calibrate on the held-out known labels and write the model."""
+    if ranks.number():
+        return
     held = trainer.matrix.subset(trainer.held)
     logits = trainer.held_logits
     save_tensors(

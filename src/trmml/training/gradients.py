@@ -8,6 +8,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from trmml.features import ranks
 from trmml.training.record import EpochRecord
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def warn_of_outweighing(record: EpochRecord, before: Sequence[Mapping[str, Any]]
 def _norms(value: Tensor, parameters: Sequence[nn.Parameter], fabric: Fabric) -> list[float | None]:
     """The norm of each parameter's gradient; None where the value does not depend on it."""
     fabric.backward(value, retain_graph=True, inputs=list(parameters))
+    ranks.average_gradients(parameters)
     norms = [None if p.grad is None else float(p.grad.float().norm()) for p in parameters]
     for parameter in parameters:
         parameter.grad = None

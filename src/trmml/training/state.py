@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from trmml.errors import CheckpointError
+from trmml.features import ranks
 from trmml.method.interface import MultiLabelModel
 from trmml.method.pseudo_labels import PseudoLabeller
 from trmml.storage.tensors import load_tensors, save_tensors, sum_of
@@ -45,7 +46,9 @@ class TrainingState:
     records: list[dict[str, Any]]
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write everything that continuing needs into one file."""
+        """Write everything that continuing needs into one file; of several processes the first."""
+        if ranks.number():
+            return
         tensors = {f"model.{n}": v for n, v in self.model.state_dict().items()}
         tensors |= {f"average.{n}": v for n, v in self.average.items()}
         tensors |= {f"best.{n}": v for n, v in self.best.items()}

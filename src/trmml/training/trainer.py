@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from trmml.errors import TrainingError
+from trmml.features import ranks
 from trmml.features.base import Features, FeatureSource, Progress
 from trmml.features.views import joined
 from trmml.labels.matrix import LabelMatrix
@@ -42,7 +43,7 @@ class Trainer(TrainingState):
         matrix: labels of all N images.
         truth: complete labels, only to report how right pseudo-labels are; never trained on.
         training: of the run.
-        fabric: device and precision; a single process.
+        fabric: device and precision, of this process.
         whole: whether all images are trained on, and none is held out.
     """
 
@@ -68,10 +69,12 @@ class Trainer(TrainingState):
         self.batches = math.ceil(len(self.kept) / training.batch_size)
         self.steps = math.ceil(self.batches / training.accumulate) * training.epochs
         model.to(fabric.device)
+        ranks.copy_first(model)
         # Where training begins again when the best epoch is known.
         self.start = {n: v.cpu().clone() for n, v in model.state_dict().items()}
         start = source.batch(self.some_kept).to(fabric.device)
         model.init_from_labels(start, matrix.subset(self.kept))
+        ranks.copy_first(model)
         groups = parameter_groups(model, training)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=0.0)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
@@ -117,8 +120,8 @@ class Trainer(TrainingState):
                 yield
 
     def _fetch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"]) -> Features:
-        """Features of a batch, pinned where a card will copy them."""
-        features = self.source.batch(indices, views)
+        """Features of this process's images of a batch, pinned where a card will copy them."""
+        features = self.source.batch(ranks.share(indices), ranks.share(views))
         if self.fabric.device.type != "cuda" or features.image_feature.is_cuda:
             return features
         return Features(features.hidden_patches.pin_memory(), features.image_feature.pin_memory())
@@ -129,7 +132,7 @@ class Trainer(TrainingState):
             rate = learning_rate(self.step, self.steps, training)
             group["lr"] = rate * group["factor"]
         features = features.to(self.fabric.device)
-        targets = self._targets(indices)
+        targets = self._targets(ranks.share(indices))
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(training.seed * 1_000_003 + self.epoch * self.batches + self.batch)
@@ -147,12 +150,13 @@ class Trainer(TrainingState):
         asked = labeller is not None and labeller.gathers(self.epoch)
         evidence = self.model.after_step(output, targets, evidence=asked)
         if labeller is not None and evidence is not None:
-            labeller.gather(indices, evidence)
+            labeller.gather(indices, ranks.joined(evidence))
         if (self.batch + 1) % training.accumulate == 0 or self.batch + 1 == self.batches:
             self._optimizer_step()
 
     def _optimizer_step(self) -> None:
         training = self.training
+        ranks.average_gradients(self.model.parameters())
         norm = self.fabric.clip_gradients(
             self.wrapped, self.optimizer, max_norm=training.clip_norm, error_if_nonfinite=False
         )
@@ -182,8 +186,8 @@ class Trainer(TrainingState):
         self, terms: dict[str, Tensor], weights: dict[str, float], images: int, loss: Tensor
     ) -> None:
         """Add to the epoch's totals; stop at the first loss that is not finite."""
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        if not math.isfinite(float(loss.detach())):
+        values = {name: float(ranks.mean(value.detach())) for name, value in terms.items()}
+        if not math.isfinite(float(ranks.mean(loss.detach()))):
             named = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise TrainingError(
                 f"the loss is not finite at epoch {self.epoch + 1}, batch {self.batch + 1}:"
@@ -245,7 +249,9 @@ class Trainer(TrainingState):
 
     def predict_held_out(self) -> Float[Tensor, "H C"]:
         """Logits of the held-out images."""
-        return predict(self.model, self.scored, self.held, device=self.fabric.device)
+        mine = ranks.share(self.held) if len(self.held) >= ranks.count() else self.held
+        logits = predict(self.model, self.scored, mine, device=self.fabric.device)
+        return logits if len(mine) == len(self.held) else ranks.joined(logits)
 
     @torch.no_grad()
     def fit_on_held_out(self) -> None:
@@ -276,6 +282,7 @@ class Trainer(TrainingState):
             source = self.source.subset(self.kept.tolist())
             pooled, matrix = mean_patches(source, views, progress), self.matrix.subset(self.kept)
             train_image_head(head, pooled, matrix, self.training, progress)
+            ranks.copy_first(self.model)
         self._keep_best(0, self.held_out_aps())
 
     def _keep_best(self, epoch: int, aps: Float[Tensor, " C"]) -> None:

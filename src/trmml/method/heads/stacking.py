@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trmml.features import ranks
 from trmml.metrics.calibration import MOST_PAIRS, some_pairs
 
 # Momentum of the running mean and spread of each head.
@@ -80,7 +81,7 @@ class Stacking(nn.Module):
         Args:
             heads: logits of all, or without the last, which then keeps its own.
         """
-        stack = torch.stack([logits.to(self.mean) for logits in heads])
+        stack = torch.stack([ranks.joined(logits.to(self.mean)) for logits in heads])
         if stack.shape[1] > 1:
             keep = MOMENTUM if bool(self.spread[0].any()) else 0.0
             self.mean[: len(stack)].lerp_(stack.mean(dim=1), 1 - keep)
