@@ -118,7 +118,12 @@ def fit(
             note=progress.line,
         )
         summary = follow(records, out, progress)
-    if not summary:  # of a process beside the first
+    _print(summary, json)
+
+
+def _print(summary: dict[str, Any], json: bool) -> None:
+    """What the run is like; nothing of a process beside the first."""
+    if not summary:
         return
     if json:
         print_json(summary)

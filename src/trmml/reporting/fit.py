@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trmml.datasets.base import Dataset
 from trmml.deploy.kept import keep
@@ -30,6 +30,9 @@ from trmml.training.fabric import make_fabric, pick_device
 from trmml.training.fit import kept_rows, train_run
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import load_card, remove_states
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Held-out present labels below which the choice of the epoch deserves a warning.
 FEW_POSITIVES = 50
@@ -115,7 +118,6 @@ def fit(
                 encoder_spec=encoder_spec,
                 truth=truth,
                 resume=resume,
-                device=device,
                 encoding=encoding,
                 on_bad_image=on_bad_image,
                 encoded=encoded,
@@ -124,20 +126,8 @@ def fit(
                 keep_states=True,
                 fabric=fabric,
             )
-        others = ranks.number() > 0
-        if test is not None and ranks.count() > 1:
-            # Into the store, by all of them; the first then scores.
-            encode_images(
-                test.paths,
-                frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec),
-                encoding=encoding,
-                views=settings.training.scored_views,
-                seed=settings.training.seed,
-                on_bad_image=on_bad_image,
-                progress=progress,
-            )
-        ranks.part()
-        if others:
+        together: Any = {"encoding": encoding, "on_bad_image": on_bad_image, "progress": progress}
+        if _is_beside_the_first(test, encoder, settings, fabric, **together):
             return {}
         truth = None if truth is None else truth.subset(kept)
         card = load_card(out)
@@ -145,19 +135,40 @@ def fit(
         summary = {"run": str(out), **card.data, "chosen": card.chosen}
         evaluation, baselines = None, dict[str, Metrics]()
         if test is not None:
-            evaluation, baselines = _compare(
-                Tagger.load(out, encoder=encoder, device=pick_device(device)),
-                test,
-                encoding=encoding,
-                on_bad_image=on_bad_image,
-                progress=progress,
-            )
+            tagger = Tagger.load(out, encoder=encoder, device=pick_device(device))
+            evaluation, baselines = _compare(tagger, test, **together)
             summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
         keep(out)
         report = write_report(out, evaluation, baselines=baselines, truth=truth)
         remove_states(out)  # last: the run is finished
     seconds = round(time.monotonic() - started, 1)
     return {**summary, "seconds": seconds, "report": str(report)}
+
+
+def _is_beside_the_first(
+    test: Dataset | None,
+    encoder: Encoder,
+    settings: Settings,
+    fabric: "Fabric",
+    *,
+    encoding: Encoding | None,
+    on_bad_image: OnBadImage,
+    progress: Progress | None,
+) -> bool:
+    """Whether this process is done; all have encoded the test images before they part."""
+    if test is not None and ranks.count() > 1:
+        encode_images(
+            test.paths,
+            frozen_encoder(encoder, device=str(fabric.device)),
+            encoding=encoding,
+            views=settings.training.scored_views,
+            seed=settings.training.seed,
+            on_bad_image=on_bad_image,
+            progress=progress,
+        )
+    number = ranks.number()
+    ranks.part()
+    return number > 0
 
 
 def _is_trained(run: Path) -> bool:

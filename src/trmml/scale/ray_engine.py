@@ -1,6 +1,7 @@
 """Ray's actors do the parts: each loads the run once, and writes whole files to the same folder."""
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,7 @@ def drive(
         import ray.data
     except ImportError:
         raise MissingExtraError("the engine ray", "ray") from None
-    if not ray.is_initialized():
-        own = {} if address else {"num_cpus": max(cores(), workers) + SPARE}
-        ray.init(address, include_dashboard=False, log_to_driver=False, **own)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    _start(ray, address, workers)
     items = [{"number": n, "rows": _packed(rows)} for n, rows in enumerate(todo)]
     done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Worker,
@@ -56,7 +54,7 @@ def drive(
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
+        num_cpus=1 if address else _threads(workers),  # Ray gives a worker so many threads
         num_gpus=1 if loading.device.startswith("cuda") else 0,
     )
     for row in done.iter_rows():
@@ -64,6 +62,27 @@ def drive(
         why = row["error"] or None
         counted(0 if why else len(rows))
         yield rows, why
+
+
+def _start(ray: Any, address: str | None, workers: int) -> None:
+    """Join a cluster, or start Ray here with room for its own workers; it says only errors."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        own = {} if address else {"num_cpus": _threads(workers) * workers + SPARE}
+        ray.init(
+            address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **own,
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _threads(workers: int) -> int:
+    """Processors of this machine for each worker."""
+    return max(1, cores() // workers)
 
 
 class _Worker:
