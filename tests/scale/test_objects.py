@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from tests.conftest import ToyImages
 from tests.scale.faulty_s3 import SLOW_SECONDS, FaultyS3, served
 from trmml.errors import ConfigError, DataError, MissingExtraError
 from trmml.scale import objects
 from trmml.scale.manifest import read_manifest, write_manifest
 from trmml.scale.objects import Storage, UnreachableError
+from trmml.scale.run import tag_manifest
 
 boto3 = pytest.importorskip("boto3", reason="the extra `cloud` is not installed")
 pytest.importorskip("s3fs", reason="the extra `cloud` is not installed")
@@ -110,6 +113,32 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("fsspec.core.url_to_fs", _raise_import_error)
     with pytest.raises(MissingExtraError, match=r"trmml\[cloud\]"):
         Storage().read("s3://museum/a.jpg", None)
+
+
+def test_a_job_on_a_bucket_has_the_rows_of_the_folder(
+    s3: tuple[Storage, FaultyS3], finished_run: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    storage, server = s3
+    client = boto3.client("s3", endpoint_url=storage.options["endpoint_url"])
+    client.create_bucket(Bucket="toys")
+    failing = ("error500", "cut", "slow")
+    for number, path in enumerate(sorted(toy_images.test.iterdir())):
+        name = f"{path.stem}-{failing[number]}.png" if number < len(failing) else path.name
+        client.put_object(Bucket="toys", Key=f"all/{name}", Body=path.read_bytes())
+    client.put_object(Bucket="toys", Key="all/torn.png", Body=b"no image")
+    server.requests.clear()
+    frames = []
+    for source in ("s3://toys/all", str(toy_images.test)):
+        out = tmp_path / str(len(frames))
+        write_manifest([source], tmp_path / "m.parquet", storage=storage)
+        tag_manifest(
+            finished_run, tmp_path / "m.parquet", out, device="cpu", trust=True, storage=storage
+        )
+        frames.append(pl.read_parquet(out / "part-*.parquet").drop("id", "uri"))
+    bucket, folder = frames
+    assert bucket["error"].null_count() == len(folder) == 16
+    assert bucket.filter(pl.col("error").is_null()).equals(folder)
+    assert {method for method, _ in server.requests} <= {"GET", "HEAD"}
 
 
 def _raise_import_error(*_: object, **__: object) -> None:
