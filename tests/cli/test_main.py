@@ -61,6 +61,7 @@ def test_version() -> None:
 
 def test_the_verbs() -> None:
     assert COMMANDS == [
+        "batch",
         "benchmark",
         "complete",
         "data",
@@ -68,6 +69,7 @@ def test_the_verbs() -> None:
         "evaluate",
         "export",
         "fit",
+        "hub",
         "index",
         "report",
         "review",
@@ -87,6 +89,8 @@ def test_every_command_has_help_with_examples_and_no_sentence_cut(command: str) 
         "data": "check",
         "review": "ask",
         "sidecar": "write",
+        "batch": "tag",
+        "hub": "push",
     }  # these are groups of commands
     text = good(command, inner.get(command, "--help"), "--help")
     assert "Examples:\n" in text and f"trmml {command}" in text.split("Examples:")[1]
