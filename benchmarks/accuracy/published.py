@@ -172,13 +172,16 @@ def _small(cell: Cell, settings: list[dict[str, Any]]) -> dict[str, Any]:
         settings.append(own)
     figures = {name: _rounded(value, FIGURE_DIGITS) for name, value in cell.figures.items()}
     aps = [_rounded(value, AP_DIGITS) for value in cell.ap]
-    return {**tree, "settings": settings.index(own), "figures": figures, "ap": aps}
+    curve = [(step, _rounded(value, FIGURE_DIGITS)) for step, value in cell.curve]
+    own_parts = {"settings": settings.index(own), "figures": figures, "ap": aps, "curve": curve}
+    return {**tree, **own_parts}
 
 
 def _whole(tree: dict[str, Any], grid: Mapping[str, Any]) -> Cell:
     settings = grid["settings"][tree["settings"]]
     training = {**settings["training"], "seed": tree["seed"]}
     whole = {**tree, **grid["shared"], "settings": {**settings, "training": training}}
+    whole["curve"] = [tuple(look) for look in tree.get("curve", ())]
     cell = Cell(**{**whole, "fingerprint": "", "ap_interpolated": []})
     return replace(cell, fingerprint=_name(cell))
 

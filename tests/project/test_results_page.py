@@ -191,10 +191,13 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     epoch |= {"negative_count": 40, "negative_precision": 0.975, "negative_recall": 0.25}
     run_ = {"pseudo": [epoch], "pointing": {"before": 0.25, "after": 0.5}}
     tree = {"commit": "abc", "seeds": [0, 1], "rows": rows, "runs": {"10 %": run_}}
-    tree |= {"images": 1200, "held_out": 400}
-    (tmp_path / "results" / "toys" / "ablation.json").write_text(json.dumps(tree))
+    tree |= {"dataset": "toys", "method": "trmml-paper", "images": 1200, "held_out": 400}
+    (tmp_path / "results" / "toys" / "ablation-paper.json").write_text(json.dumps(tree))
     assert run(tmp_path) == 0
     text = (tmp_path / "docs" / "results.md").read_text().partition("### What each part")[2]
+    assert (
+        " of TRM-ML is worth here" in text and "--data toys data/toys --method trmml-paper" in text
+    )
     assert "| no x | -1.5 |  |  |" in (tmp_path / "docs" / "results.md").read_text()
     assert "on 400 held-out training images, after training on the\n1,200 others." in text
     assert "| no x | `x.use=false` | 49.5 ± 0.7 (-1.5) |" in text
@@ -203,23 +206,23 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
 
 
 def test_where_a_part_earns_by_hand() -> None:
-    def tree(full: list[float], **rows: list[float]):
+    def tree(data: str, full: list[float], **rows: list[float]):
         found = [{"name": "TRM-ML", "map": {"10 %": full}}]
         found += [{"name": name, "map": {"10 %": values}} for name, values in rows.items()]
-        return {"runs": {"10 %": {}}, "rows": found}
+        return {"dataset": data, "runs": {"10 %": {}}, "rows": found}
 
     text = parts_worth.parts_everywhere(
-        {
-            "one": tree([50.0, 51.0, 52.0], x=[49.0, 50.5, 52.0], y=[51.0, 51.5, 53.0]),
-            "two": tree([20.0, 20.0, 20.0], x=[20.1, 19.0, 20.8], z=[21.0, 21.1, 20.9]),
-            "few": tree([20.0, 20.0], x=[10.0, 10.0]),
-        }
+        [
+            tree("one", [50.0, 51.0, 52.0], x=[49.0, 50.5, 52.0], y=[51.0, 51.5, 53.0]),
+            tree("two", [20.0, 20.0, 20.0], x=[20.1, 19.0, 20.8], z=[21.0, 21.1, 20.9]),
+            tree("few", [20.0, 20.0], x=[10.0, 10.0]),
+        ]
     )
     assert "| variant | one: 10 % | two: 10 % | few: 10 % | worse on | better on |" in text
     assert "| x | -0.5 | +0.0 | -10.0 |  |  |" in text  # -1.0, -0.5, 0.0: error 0.29
     assert "| y | +0.8 | - | - |  | one |" in text  # 1.0, 0.5, 1.0: error 0.17
     assert "| z | - | +1.0 | - |  | two |" in text
-    assert parts_worth.parts_everywhere({}) == ""
+    assert parts_worth.parts_everywhere([]) == ""
 
 
 def test_the_time_of_a_grid_by_hand() -> None:

@@ -45,7 +45,7 @@ class ContentHashes:
     def __init__(self, root: Path | None, make: Callable[[], Any] = _CONTENT_HASH) -> None:
         self._make = make
         self._path = None if root is None else root / "files.json"
-        self._known: dict[str, list[Any]] = {}
+        self._known: dict[str, Any] = {}
         self._new: dict[str, list[Any]] = {}
         if root is not None:
             sweep(root)
@@ -85,7 +85,7 @@ class ContentHashes:
 
 
 @functools.lru_cache(maxsize=1)
-def _remembered(path: Path, inode: int, mtime_ns: int) -> dict[str, list[Any]]:
+def _remembered(path: Path, inode: int, mtime_ns: int) -> dict[str, Any]:
     """What a file of hashes holds; it is replaced and never changed, so it is parsed once."""
     try:
         return parse_object(path.read_bytes())
