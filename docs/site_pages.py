@@ -23,6 +23,7 @@ OUTSIDE = (
     "CHANGELOG.md",
     "CITATION.cff",
     "benchmarks/README.md",
+    "examples/exchange.py",
     "examples/tag_without_torch.py",
     "recipes/bundled_encoder.py",
     "src/trmml/encoders/bundled_weights/MODEL_CARD.md",

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import runpy
+import sys
 import xml.etree.ElementTree as Xml
 from dataclasses import replace
 from pathlib import Path
@@ -302,3 +304,14 @@ def test_parquet_has_three_states_a_column(tmp_path: Path) -> None:
     export("parquet", Source.of_people(made(tmp_path / "in")), tmp_path / "new.parquet")
     frame = pl.read_parquet(tmp_path / "new.parquet")
     assert frame["cat"].to_list() == [True, None, False, None]
+
+
+def test_the_example_brings_all_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / "exchange.py"
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path)])
+    runpy.run_path(str(example))
+    told = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert told[0].endswith("unknown")
+    assert told[0] == told[1] == told[3] == told[4]
