@@ -12,7 +12,7 @@ TORCH_BACKEND ?=
 SEED := $(shell echo $$RANDOM)
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND),)
 
-.PHONY: help install demo test test-lowered format lint type docs site check bench bench-gpu bench-accuracy fuzz crash flip clean
+.PHONY: help install demo test test-lowered format lint type type-pages docs site check bench bench-gpu bench-accuracy fuzz crash flip clean
 
 help: ## Show what every target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +59,10 @@ type: $(VENV)/.installed ## Check types strictly
 docs: $(VENV)/.installed ## Check that generated pages are fresh (fix: the same without --check)
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m benchmarks.accuracy.results_page --check
+
+# In the last release that it was checked with; npm fetches it.
+type-pages: ## Check the types of the pages' JavaScript; needs npm
+	npm exec --yes --package typescript@7.0.2 -- tsc --project tests/server/tsconfig.json
 
 # Its authors announce a successor on every run; the variable silences that.
 site: $(VENV)/.installed ## Build the documentation site with the API reference: site/index.html

@@ -1,12 +1,15 @@
 /** What every page uses: markup, state, requests, and what is said to screen readers. */
 import { h } from "./vendor/preact.js";
 import htm from "./vendor/htm.js";
-import { signal } from "./vendor/signals.js";
+import { signal as made } from "./vendor/signals.js";
 
 export { render } from "./vendor/preact.js";
 export { useEffect, useRef, useState } from "./vendor/hooks.js";
-export { signal, computed, useSignal } from "./vendor/signals.js";
-export const html = htm.bind(h);
+/** Markup. @type {(strings: TemplateStringsArray, ...values: any[]) => any} */
+export const html = /** @type {any} */ (htm).bind(h);
+
+/** State that pages follow. @template T @param {T} value @returns {{ value: T }} */
+export const signal = (value) => /** @type {any} */ (made(value));
 
 /** What the server has; null until it is known. */
 export const status = signal(/** @type {any} */ (null));

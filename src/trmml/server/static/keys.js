@@ -3,8 +3,7 @@ import { html, signal, useEffect } from "./base.js";
 
 export const single = signal(localStorage.getItem("keys") !== "off");
 export const helping = signal(false);
-/** @type {import("./vendor/signals.js").Signal<[string, string][]>} */
-export const listed = signal([]);
+export const listed = signal(/** @type {[string, string][]} */ ([]));
 
 /** @param {boolean} on */
 export function setSingle(on) {

@@ -11,7 +11,7 @@ const SIGNS = { present: "✓", absent: "✕", unsure: "?", skip: "»" };
 
 const kind = signal(new URLSearchParams(location.search).get("kind") ?? "learn");
 const category = signal("");
-/** Questions of the block, and the verdict on each that was given. @type {any} */
+/** Questions of the block, and the verdict on each that was given. */
 const block = signal(/** @type {any} */ (null));
 const focus = signal(0);
 const large = signal(false);
@@ -87,7 +87,7 @@ function show(shown) {
   shownAt = performance.now();
   const name = shown.questions[0]?.category;
   if (name && kind.value === "learn") {
-    recent.value = [name, ...recent.value.filter((each) => each !== name)].slice(0, 10);
+    recent.value = [name, ...recent.value.filter((/** @type {string} */ each) => each !== name)].slice(0, 10);
     if (!category.value) next = flush().then(() => fetchBlock(name));
     next?.catch(() => {});
   }
@@ -121,7 +121,7 @@ function decide(verdicts) {
     ? `${rows[0].category}: ${verdicts[0][1]}` : `${verdicts.length} answered`;
   const open = before.questions.findIndex((/** @type {any} */ _, /** @type {number} */ n) => n > at && !block.value.given[n]);
   const first = before.questions.findIndex((/** @type {any} */ _, /** @type {number} */ n) => !block.value.given[n]);
-  if (first < 0) return void later(120).then(() => block.value.questions === before.questions && complete() && advance());
+  if (first < 0) return void later(120).then(() => { if (block.value.questions === before.questions && complete()) void advance(); });
   focus.value = open < 0 ? first : open;
 }
 

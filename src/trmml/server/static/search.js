@@ -3,7 +3,7 @@ import { Empty, Refused, ask, base, fit, html, signal, spoken, status, thumb, us
 import { open, useKeys } from "./keys.js";
 
 const text = signal("");
-/** Tags with whether they are wanted. @type {any} */
+/** Tags with whether they are wanted. */
 const tags = signal(/** @type {[string, boolean][]} */ ([]));
 /** Id of the image to resemble, and the part of it. */
 const like = signal("");

@@ -1,7 +1,7 @@
 /** Tag: drop images, see what they show, where, and why. */
 import { Heat, ask, html, percent, signal, spoken, status, thumb, useEffect, useRef } from "./base.js";
 
-/** Cards, newest first: what was sent and what came back. @type {any} */
+/** Cards, newest first: what was sent and what came back. */
 const cards = signal(/** @type {any[]} */ ([]));
 const every = signal(false);
 const over = signal(false);

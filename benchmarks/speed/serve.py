@@ -1,0 +1,270 @@
+"""What `trmml serve` costs over the bare model, and whether many clients starve a page.
+
+    python -m benchmarks.speed.serve runs/demo [--minutes 10] [--quick]
+
+The server is a process of its own on the run's data; the clients are threads of this one, so both
+share the processors. In order: POST /tag of one image at a time beside the encoder's own time on
+the decoded image; images a second of 16 clients beside the same kept file by `tag`; an answer until
+its reply, which is sent after the commit; in Chromium the first paint, and from a key to the next
+repaint; the page's requests while 64 clients tag and 16 more send uploads slowly; and the memory
+over a scripted review. The answers go to a file of the benchmark's own. Prints a table and writes
+benchmarks/results/serve.json.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.record import write_results
+
+from trmml.curation.answers import new_id
+from trmml.deploy.kept import open_kept
+from trmml.tagging.tags import Choice
+
+EDGE = "benchmark"
+KEYS_SCRIPT = """async () => {
+  const taken = [];
+  for (let n = 0; n < 20; n++) {
+    const began = performance.now();
+    document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true}));
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    taken.push(performance.now() - began);
+  }
+  return taken;
+}"""
+
+
+class Client:
+    """A connection that is kept open.
+
+    Args:
+        port: of the server.
+        token: of the server.
+    """
+
+    def __init__(self, port: int, token: str) -> None:
+        self._headers = {"Authorization": f"Bearer {token}", "X-Trmml": "1"}
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(self, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
+        """The status and the body of a reply."""
+        how = "GET" if body is None else "POST"
+        headers = self._headers | ({} if body is None else {"Content-Type": kind})
+        self._connection.request(how, path, body, headers)
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+    def tag(self, content: bytes) -> int:
+        """The status of a request for the tags of one image."""
+        head = f'--{EDGE}\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{EDGE}--\r\n".encode()
+        status, _ = self.ask("/api/v1/tag", body, f"multipart/form-data; boundary={EDGE}")
+        return int(status)
+
+    def json(self, path: str, tree: Any = None) -> Any:
+        """The JSON of a reply."""
+        _, answer = self.ask(path, None if tree is None else json.dumps(tree).encode())
+        return json.loads(answer)
+
+
+@contextmanager
+def server(run: Path, answers: Path) -> Iterator[tuple[int, str, int]]:
+    """Port, token and process id of a server on the data of a demo."""
+    words = [sys.executable, "-m", "trmml", "serve", run, "--port", "0", "--answers", answers]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*map(str, words)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    home, _, token = address.partition("#t=")
+    try:
+        yield int(home.rstrip("/").rpartition(":")[2]), token, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def timed(work: Callable[[], object], times: int) -> np.ndarray:
+    """Milliseconds of each of some calls."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        taken.append(1000 * (time.perf_counter() - began))
+    return np.array(taken)
+
+
+def told(taken: np.ndarray) -> dict[str, float]:
+    """Median and 95th percentile."""
+    return {"median_ms": float(np.median(taken)), "p95_ms": float(np.quantile(taken, 0.95))}
+
+
+def rate(contents: Sequence[bytes], clients: int, connect: Callable[[], Client]) -> float:
+    """Images a second that so many clients have tagged."""
+    waiting, lock = iter(contents), threading.Lock()
+
+    def work() -> None:
+        client = connect()
+        while True:
+            with lock:
+                content = next(waiting, None)
+            if content is None:
+                return
+            assert client.tag(content) == 200
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        for done in [pool.submit(work) for _ in range(clients)]:
+            done.result()
+    return len(contents) / (time.perf_counter() - began)
+
+
+def one_answer(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
+    """A row that answers a question."""
+    plain = {name: asked[name] for name in ("image", "category", "was", "p", "why")}
+    return {
+        "id": new_id(),
+        "answer": "present" if asked["likely"] else "absent",
+        "ms": 900,
+        **plain,
+    }
+
+
+def review(client: Client, seconds: float, pid: int) -> list[float]:
+    """The server's memory in MB, some 20 times over a review by script."""
+    end, found, last = time.monotonic() + seconds, list[float](), 0.0
+    while time.monotonic() < end:
+        if time.monotonic() - last > seconds / 20:
+            found.append(memory(pid))
+            last = time.monotonic()
+        asked = client.json("/api/v1/queue?n=24")["questions"]
+        for each in asked[:12]:
+            client.ask(f"/api/v1/thumb/{each['image']}?w=320")
+        rows = [one_answer(client, each) for each in asked]
+        client.json("/api/v1/answers", {"answers": rows})
+        # Taken back, so that the questions do not run out.
+        undone = [{**row, "id": new_id(), "answer": None, "undoes": row["id"]} for row in rows[1:]]
+        client.json("/api/v1/answers", {"answers": undone})
+        client.json("/api/v1/progress")
+    return found
+
+
+def memory(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def slow_upload(port: int, token: str, stop: threading.Event) -> None:
+    """Send a byte of an upload now and then."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.putrequest("POST", "/api/v1/tag")
+    for name, value in (
+        ("Authorization", f"Bearer {token}"), ("X-Trmml", "1"), ("Content-Length", "100000"),
+        ("Content-Type", f"multipart/form-data; boundary={EDGE}"),
+    ):  # fmt: skip
+        connection.putheader(name, value)
+    connection.endheaders()
+    while not stop.wait(0.2):
+        with suppress(OSError):
+            connection.send(b"-")
+
+
+def crowded(port: int, token: str, contents: Sequence[bytes], seconds: float) -> dict[str, Any]:
+    """What the page's own requests take while 64 clients tag and 16 send slowly."""
+    stop, statuses = threading.Event(), list[int]()
+
+    def work(number: int) -> None:
+        client = Client(port, token)
+        while not stop.is_set():
+            statuses.append(client.tag(contents[number % len(contents)]))
+            number += 1
+
+    with ThreadPoolExecutor(80) as pool:
+        for number in range(64):
+            pool.submit(work, number)
+        for _ in range(16):
+            pool.submit(slow_upload, port, token, stop)
+        page, taken = Client(port, token), list[float]()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            taken += [*timed(lambda: page.ask("/review"), 1)]
+            taken += [*timed(lambda: page.ask("/api/v1/status"), 1)]
+            time.sleep(0.1)
+        stop.set()
+    refused = sum(status == 503 for status in statuses)
+    return {**told(np.array(taken)), "tagged": statuses.count(200), "told_to_wait": refused}
+
+
+def in_chromium(port: int, token: str) -> dict[str, float]:
+    """First paint, and from a key to the next repaint; nothing where there is no Chromium."""
+    from tests.server.browser import CHROMIUM, chromium, signed_in
+
+    if CHROMIUM is None:
+        return {}
+    with chromium() as browser, signed_in(browser, port, token) as page:
+        page.locator(".tile").first.wait_for()
+        page.reload()
+        page.locator(".tile").first.wait_for()
+        paint = page.evaluate(
+            "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        )
+        keys = np.array(page.evaluate(KEYS_SCRIPT))
+    return {"first_paint_ms": paint, "key_median_ms": float(np.median(keys)),
+            "key_p95_ms": float(np.quantile(keys, 0.95))}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="of `trmml demo`")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--quick", action="store_true", help="few requests, half a minute")
+    options = parser.parse_args(arguments)
+    count, minutes = (40, 0.5) if options.quick else (400, options.minutes)
+    paths = sorted((options.run / "data" / "test" / "images").iterdir())[:count]
+    contents = [path.read_bytes() for path in paths]
+    tree: dict[str, Any] = {"images": count, "minutes": minutes, "load": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as folder:
+        with server(options.run, Path(folder) / "answers.sqlite") as (port, token, pid):
+            kept = open_kept(options.run)
+            assert kept is not None, "tag with the run once, so that its ONNX file is kept"
+            client = Client(port, token)
+            client.tag(contents[0])
+            asked = client.json("/api/v1/queue?n=24")["questions"]
+            pixels = np.stack([kept.read(paths[0])])  # type: ignore[list-item]
+            tree["encoder"] = told(timed(lambda: kept.probabilities(pixels), count // 4))
+            tree["tag"] = told(timed(lambda: client.tag(contents[0]), count // 4))
+            began = time.perf_counter()
+            assert len(list(kept.tag(paths, Choice(), on_bad_image="error"))) == count
+            tree["command_rate"] = count / (time.perf_counter() - began)
+            tree["rate_16_clients"] = rate(contents, 16, lambda: Client(port, token))
+            tree["answer"] = told(timed(
+                lambda: client.json("/api/v1/answers", {"answers": [one_answer(client, asked[0])]}),
+                count // 2,
+            ))  # fmt: skip
+            tree["page"] = in_chromium(port, token)
+            tree["crowded"] = crowded(port, token, contents, 5 if options.quick else 20)
+            time.sleep(1)
+            tree["memory_mb"] = review(Client(port, token), 60 * minutes, pid)
+    for name, value in tree.items():
+        print(f"{name:16} {json.dumps(value)}")
+    print(f"written: {write_results('serve', tree, quick=options.quick)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
