@@ -1,6 +1,6 @@
 """What `trmml serve` costs over the bare model, and whether many clients starve a page.
 
-    python -m benchmarks.speed.serve runs/demo [--minutes 10] [--quick]
+    python -m benchmarks.speed.serve runs/demo [--minutes 10] [--brief]
 
 The server is a process of its own on the run's data; the clients are threads of this one, so both
 share the processors. In order: POST /tag of one image at a time beside the encoder's own time on
@@ -232,9 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="of `trmml demo`")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--quick", action="store_true", help="few requests, half a minute")
+    parser.add_argument("--brief", action="store_true", help="few requests, half a minute")
     options = parser.parse_args(arguments)
-    count, minutes = (40, 0.5) if options.quick else (400, options.minutes)
+    count, minutes = (40, 0.5) if options.brief else (400, options.minutes)
     paths = sorted((options.run / "data" / "test" / "images").iterdir())[:count]
     contents = [path.read_bytes() for path in paths]
     tree: dict[str, Any] = {"images": count, "minutes": minutes, "load": os.getloadavg()[0]}
@@ -257,12 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 count // 2,
             ))  # fmt: skip
             tree["page"] = in_chromium(port, token)
-            tree["crowded"] = crowded(port, token, contents, 5 if options.quick else 20)
+            tree["crowded"] = crowded(port, token, contents, 5 if options.brief else 20)
             time.sleep(1)
             tree["memory_mb"] = review(Client(port, token), 60 * minutes, pid)
     for name, value in tree.items():
         print(f"{name:16} {json.dumps(value)}")
-    print(f"written: {write_results('serve', tree, quick=options.quick)}")
+    print(f"written: {write_results('serve', tree, quick=options.brief)}")
     return 0
 
 
