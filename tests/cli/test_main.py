@@ -75,6 +75,7 @@ def test_the_verbs() -> None:
         "review",
         "scenes",
         "search",
+        "serve",
         "settings",
         "sidecar",
         "store",

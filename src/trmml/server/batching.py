@@ -57,7 +57,7 @@ class Batcher:
         self.engine, self.waiting = engine, 0
         self._queue = queue.SimpleQueue[tuple[Pixels, Future[np.ndarray]] | None]()
         self._decoding = 0
-        self._pool = ThreadPoolExecutor(max(2, cores()), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(max(2, cores()), thread_name_prefix="upload")
         self._thread = threading.Thread(target=self._run, name="tag", daemon=True)
         self._thread.start()
 
