@@ -171,7 +171,11 @@ def test_a_part_of_an_image_is_searched_for(page) -> None:
     page.keyboard.press("Enter")
     page.locator(".hits .tile").first.wait_for()
     page.locator(".hits .tile").first.click()
-    area = page.locator(".pickable img").bounding_box()
+    image = page.locator(".pickable img")
+    image.evaluate("image => image.decode()")
+    page.wait_for_timeout(200)
+    image.hover()  # which waits until it stays where it is: loaded, it gets its size
+    area = image.bounding_box()
     with page.expect_request("**/api/v1/search") as asked:
         page.mouse.move(area["x"] + 0.1 * area["width"], area["y"] + 0.2 * area["height"])
         page.mouse.down()
