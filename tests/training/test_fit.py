@@ -12,7 +12,7 @@ from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
-from trmml.settings.sections import Settings, TrainingSettings
+from trmml.settings.sections import Settings, TrainingSettings, changed
 from trmml.storage.tensors import load_tensors
 from trmml.training.fit import train_run
 from trmml.training.run_folder import load_card, load_model
@@ -194,9 +194,11 @@ def test_unanswered_images_take_part_for_pseudo_labels_only(toy_images, tmp_path
 def test_few_images_get_more_epochs_unless_they_are_named(toy_images, tmp_path):
     data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"batch_size": 8, "held_out_share": 0.3, "refit": False})
-    records = list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
-    assert len(records) == 200 and records[-1].step == 1000  # 34 images are five batches
-    assert load_card(tmp_path / "run").settings.training.epochs == 200
+    record = next(train_run(data, ToyEncoder(), tmp_path / "a", settings=settings, device="cpu"))
+    assert (record.step, record.epochs) == (5, 200)  # 34 images are five batches: 1,000 steps
+    named = changed(settings, {"training.epochs": 3})
+    record = next(train_run(data, ToyEncoder(), tmp_path / "b", settings=named, device="cpu"))
+    assert (record.step, record.epochs) == (5, 3)
 
 
 def test_training_ends_when_held_out_map_rises_no_more(toy_images, tmp_path):
