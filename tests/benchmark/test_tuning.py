@@ -78,6 +78,14 @@ def test_the_best_trial_is_written_with_its_origin(data: BenchmarkData, tmp_path
     assert "tuning probe-masked (partial) 1/4: held-out mAP" in str(trials[0])
 
 
+def test_what_a_method_names_is_tried_before_a_draw(data: BenchmarkData, tmp_path: Path) -> None:
+    named = {"training.epochs": 6}
+    trials = search(data, tmp_path, replace(QUICK, starts=(named,)), replace(PLAN, trials=3))
+    assert trials[1].changes == {**trials[0].changes, **named}
+    plain = search(data, tmp_path, plan=replace(PLAN, trials=3))  # a search of its own
+    assert trials[2].changes == plain[2].changes != plain[1].changes
+
+
 def test_a_stopped_search_goes_on_as_if_it_had_not_been(
     data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ over which settings a search may go. TRM-ML stands in the same list as its rival
 space of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -53,6 +53,7 @@ class Method:
     settings: type[Section]  # frozen, with defaults and a field `training`
     build: Build  # the model of an encoder, category names and settings
     space: Space  # where a search may go, by `section.name`
+    starts: tuple[Mapping[str, Any], ...] = ()  # changes to try after the defaults, before a draw
     cite: str = ""  # key of its source in references.bib; empty for none
     trains: bool = True  # whether there is anything to train
     # whether it reads only the mean patch and the image feature, so that features with P = 1 serve
@@ -141,6 +142,11 @@ _PAPER: Space = {
     "regions.mlp_size": OneOf((0, 128)),
     "prompts.train_context": OneOf((False, True)),
 }
+# Where images have few of many labels, or texts say little of them, all that holds the match costs.
+_MATCH_ALONE = {
+    "training.learning_rate": 2e-3, "losses.distillation": 0.0, "losses.contrastive": 0.0,
+    "losses.pseudo": 0.0, "regions.dropout": 0.8,
+}  # fmt: skip
 
 _MASKED = Method(
     "linear probe, masked BCE", "probe-masked", ProbeSettings, linear_probe.build_masked,
@@ -201,7 +207,7 @@ _ALL = (
     _OURS,
     replace(
         _OURS, name="TRM-ML (paper's parts)", key="trmml-paper", settings=PaperSettings,
-        space=_PAPER,
+        space=_PAPER, starts=(_MATCH_ALONE,),
     ),
     Method(
         "trmml's two layers alone", "two-layers", two_layers.TwoLayersSettings,

@@ -1,7 +1,7 @@
 """Settings of a method by search on held-out training images; the test images are never read.
 
 Every method gets the same number of trials, folds and masks. The first trial is the method's own
-defaults, so a search never ends below them on what it searched.
+defaults, so a search never ends below them on what it searched. Other starts that it names follow.
 """
 
 import hashlib
@@ -156,8 +156,10 @@ def tune(
             yield _trial(method, protocol, plan, done)
         if len(done) >= plan.trials:
             break
-        changes, trial = defaults, None
-        if done:
+        starts, trial = [defaults, *({**defaults, **each} for each in method.starts)], None
+        if len(done) < len(starts):
+            changes = starts[len(done)]
+        else:
             trial = ask(study, space, plan.seed, len(done))
             changes = _changes(trial.params)
         seen = {**changes, **alike}
@@ -240,6 +242,7 @@ def _identity(
     parts += [budget, epoch, {first_name(name): part for name, part in _space(method).items()}]
     start = for_cell(method.settings(), seed=0, choose_epoch="held-out")
     parts.append(first_names(start.model_dump()))
+    parts += [{first_name(n): v for n, v in each.items()} for each in method.starts]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

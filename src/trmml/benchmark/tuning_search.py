@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-# Trials before the search has enough to learn from: the defaults, and seven drawn at random.
+# Trials before the search has enough to learn from: the starts, and the rest drawn at random.
 RANDOM_TRIALS = 8
 
 
