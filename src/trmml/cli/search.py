@@ -98,7 +98,7 @@ Paths = Annotated[bool, typer.Option("--paths", help="Short for --format paths, 
 ZeroPaths = Annotated[bool, typer.Option("--null", "-0", help="Paths end with a zero byte.")]
 Sheet = Annotated[
     Path | None,
-    typer.Option(help="Also write a contact sheet, one HTML file.", callback=options.writable),
+    typer.Option(help="Also write a contact sheet, one HTML file.", callback=options.writable_file),
 ]
 Root = Annotated[Path | None, typer.Option(help="Where the images lie now, if they were moved.")]
 

@@ -50,7 +50,7 @@ def read(
     images: options.ImagePaths,
     out: Annotated[
         Path,
-        typer.Option(help="New table.", show_default=False, callback=options.writable),
+        typer.Option(help="New table.", show_default=False, callback=options.writable_file),
     ],
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Read the images' own XMP and IPTC, too.")
