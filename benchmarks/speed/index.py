@@ -52,6 +52,7 @@ def rates(folder: Path, run: Path, paths: list[Path], rounds: int) -> dict[str, 
 
     found: dict[str, list[float]] = {"bare": [], "index": [], "again": []}
     bare()
+    index()  # what is imported for it, too
     for _ in range(rounds):
         for place in (out, folder / "store"):
             shutil.rmtree(place, ignore_errors=True)

@@ -40,7 +40,7 @@ def main() -> None:
         collection = drawn(Path(folder), given.images, given.categories, given.seed)
         with Answers(Path(folder) / "answers.sqlite") as answers:
             queue = Queue(collection, answers)
-            found = {**pairs(queue, given.answers), **images(queue, max(1, given.answers // 6))}
+            found = {**pairs(queue, given.answers), **images(queue, max(1, given.answers // 2))}
     print(f"{given.images} images x {given.categories} categories; milliseconds")
     for name, seconds in found.items():
         row = spread(seconds)

@@ -102,3 +102,11 @@ def test_what_is_refused(
     ):
         assert result.exit_code == 1 and message in result.stderr
         assert not out.exists()
+    there = tmp_path / "there.csv"
+    there.write_text("mine")
+    assert "is there already" in _complete(run, images, table, there).stderr
+    assert there.read_text() == "mine"
+    both = _complete(run, images, table, out, "--provenance", str(out))
+    assert both.exit_code == 2 and "name two files" in both.stderr
+    nowhere = _complete(run, images, table, tmp_path / "no" / "new.csv")
+    assert nowhere.exit_code == 2 and "there is no folder" in nowhere.stderr

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,30 @@ def test_what_is_wrong_is_said_in_a_sentence(indexed: Path, tmp_path: Path) -> N
     assert "takes a number or auto" in bad("search", indexed, "red", "--min", "x", "--trust")
     assert "holds no index" in bad("search", tmp_path, "red")
     assert "nothing is searched for" in bad("search", indexed)
+
+
+def test_keywords_of_sidecars_are_tags_and_labels_count_first(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = Path(shutil.copytree(toy_images.test, tmp_path / "photos"))
+    first, second, third = sorted(path.name for path in photos.glob("*.png"))[:3]
+    table = tmp_path / "labels.csv"
+    table.write_text(f"image,red,Holiday\n{first},0,\n{second},,1\n")
+    words = tmp_path / "words.csv"
+    words.write_text(f"image,red,holiday\n{first},1,\n{second},1,\n{third},,1\n")
+    good("sidecar", "write", photos, "--from", words)
+    build = ["index", photos, "--run", finished_run, "--out", "index", "--trust", "--sidecars"]
+    ledger = Path("sidecars.jsonl").rename("elsewhere.jsonl")
+    good(*build, "--labels", table)
+    assert given("red") == [second] and given("Holiday") == sorted([second, third])
+    good(*build)
+    assert given("red") == sorted([first, second]) and given("holiday") == [third]
+    good(*build, "--ledger", ledger)  # it says that nobody else wrote these words
+    assert "did you mean" not in bad("search", "index", "--tag", "holiday")
+
+
+def given(tag: str) -> list[str]:
+    """Images that somebody gave a tag."""
+    hits = json.loads(good("search", "index", "--tag", tag, "--json"))["hits"]
+    return sorted(hit["image"] for hit in hits if tag in hit["given"])

@@ -16,12 +16,13 @@ from PIL import Image
 
 from trmml.errors import DataError
 from trmml.exchange import sidecars
+from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.naming import found_images, raw_beside, sidecar_of
-from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS, keywords_of
+from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS, Program, darktable, hidden, keywords_of
 from trmml.exchange.sidecars import Job, Manner, Report, write_sidecars
 from trmml.exchange.splice import DATE, OWN
 from trmml.exchange.undo import undo
-from trmml.exchange.words import Word
+from trmml.exchange.words import Word, fields_of
 from trmml.exchange.xmp import Packet, parse
 
 MANNER = Manner((SUBJECT, HIERARCHY, TAGS))
@@ -106,6 +107,31 @@ def test_a_new_sidecar_takes_over_what_it_would_hide(tmp_path) -> None:
     bare = image(tmp_path, "b.jpg", "Sea")
     report = write(bare, "dog", manner=Manner(MANNER.fields, bare=True))
     assert packet(tmp_path / "b.jpg.xmp").words(TAGS) == ["dog"] and report.hiding == [bare]
+
+
+@pytest.mark.parametrize("beside", ["", "TagsList"])
+@pytest.mark.parametrize("program", ["darktable", "photoprism"])
+def test_darktable_loses_no_word_of_an_image_whose_sidecar_gets_its_first_keywords(
+    tmp_path, beside: str, program: Program
+) -> None:
+    path, tree = image(tmp_path, "a.jpg", "Sea"), "http://ns.adobe.com/lightroom/1.0/"
+    inside = OLD.replace("Beach", "Sea").replace(
+        "<dc:subject>", f"<lr:hierarchicalSubject xmlns:lr='{tree}'><rdf:Bag><rdf:li>Places|Sea"
+        "</rdf:li></rdf:Bag></lr:hierarchicalSubject><dc:subject>",
+    )  # fmt: skip
+    Image.new("RGB", (8, 8)).save(path, xmp=inside.encode())
+    if beside:  # as immich writes it; darktable does not read that, and still shows the image's
+        tags = "digiKam:TagsList xmlns:digiKam='http://www.digikam.org/ns/1.0/'"
+        text = OLD.replace("dc:subject>", "digiKam:TagsList>").replace(
+            "<digiKam:TagsList", f"<{tags}"
+        )
+        sidecar_of(path).write_text(text.replace("rdf:Bag", "rdf:Seq"))
+    words = embedded_keywords(path)
+    assert darktable(words, {}) == [("Sea",), ("Places", "Sea")]
+    assert hidden(words, {}, {SUBJECT: ["dog"]})["darktable"] == darktable(words, {})
+    assert write(path, "dog", manner=Manner(fields_of([program]))).written
+    after = darktable(words, keywords_of(packet(sidecar_of(path))))
+    assert {("Sea",), ("Places", "Sea"), ("dog",)} <= set(after)
 
 
 def test_names_that_files_and_fields_make_hard(tmp_path) -> None:
@@ -298,7 +324,7 @@ FEW = """
     from pathlib import Path
     from trmml.exchange.sidecars import Job, Manner, write_sidecars
     from trmml.exchange.splice import HIERARCHY, SUBJECT, TAGS
-    from trmml.exchange.words import Word
+    from trmml.exchange.words import Word, fields_of
 
     folder, writer = Path(sys.argv[1]), sys.argv[2]
     for count in range(12):
@@ -327,7 +353,7 @@ KILLED = """
     from PIL import Image
     from trmml.exchange.sidecars import Job, Manner, write_sidecars
     from trmml.exchange.splice import HIERARCHY, SUBJECT, TAGS
-    from trmml.exchange.words import Word
+    from trmml.exchange.words import Word, fields_of
 
     left = [0]
 

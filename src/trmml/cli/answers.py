@@ -25,7 +25,7 @@ AnswerFile = Annotated[
 ImagesNeeded = Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)]
 LabelsNeeded = Annotated[Path, typer.Option(help="Table of their labels.", show_default=False)]
 NewFile = Annotated[
-    Path, typer.Option(help="New file.", show_default=False, callback=options.writable)
+    Path, typer.Option(help="New file.", show_default=False, callback=options.writable_file)
 ]
 Kind = Annotated[
     ReviewKind,

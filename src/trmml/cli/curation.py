@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Out = Annotated[
     Path,
-    typer.Option(help="New file for the labels.", show_default=False, callback=options.writable),
+    typer.Option(
+        help="New file for the labels.", show_default=False, callback=options.writable_file
+    ),
 ]
 Accept = Annotated[
     str,
@@ -41,7 +43,7 @@ Provenance = Annotated[
     Path | None,
     typer.Option(
         help="Parquet file with each open pair's probability and what moved it.",
-        callback=options.writable,
+        callback=options.writable_file,
     ),
 ]
 
@@ -76,11 +78,13 @@ def complete(
     """Fill a table's blanks by a run and what is known. Given cells stay as they are."""
     from trmml.cli.reading import with_answers
     from trmml.curation.complete import complete as complete_run
-    from trmml.curation.writing import refuse_same, write_completed, write_provenance
+    from trmml.curation.writing import refuse_old, write_completed, write_provenance
     from trmml.datasets.tables.changed import changed_cells
     from trmml.training.run_folder import load_card
 
-    refuse_same(out, labels)
+    refuse_old(out, labels)
+    if provenance is not None and provenance.absolute() == out.absolute():
+        raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
     names, others = read_names(categories), list[str]()
     if labels is not None and names is None:
         names, others = _columns(labels, load_card(run).category_names, separator)

@@ -40,6 +40,15 @@ def writable_folder(path: Path | None) -> Path | None:
     return writable(path)
 
 
+def writable_file(path: Path | None) -> Path | None:
+    """The same of a file; its folder must be there."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(
+            f"there is no folder {path.parent}; make it, or name another place"
+        )
+    return writable(path)
+
+
 def store_folder(path: Path | None) -> Path | None:
     """The same of a feature store; one that is there may only be read."""
     return path if path is None or path.is_dir() else writable_folder(path)

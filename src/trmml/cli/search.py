@@ -12,8 +12,10 @@ from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, print_table, printable, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images
 from trmml.cli.runs import local_run
+from trmml.cli.sidecar_write import DEFAULT_LEDGER, LedgerOption, known_ledger, tell_refused
 
 if TYPE_CHECKING:
+    from trmml.datasets.base import Dataset
     from trmml.search.index import Found, Hit
 
 Folder = Annotated[
@@ -40,6 +42,12 @@ IndexOut = Annotated[
 Exclude = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Names below DIR to leave out; may be repeated."),
+]
+Sidecars = Annotated[
+    bool,
+    typer.Option(
+        "--sidecars", help="Keywords of XMP sidecars are tags, too; --labels count first."
+    ),
 ]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Make the index of another run anew, in its place.")
@@ -90,7 +98,7 @@ Paths = Annotated[bool, typer.Option("--paths", help="Short for --format paths, 
 ZeroPaths = Annotated[bool, typer.Option("--null", "-0", help="Paths end with a zero byte.")]
 Sheet = Annotated[
     Path | None,
-    typer.Option(help="Also write a contact sheet, one HTML file.", callback=options.writable),
+    typer.Option(help="Also write a contact sheet, one HTML file.", callback=options.writable_file),
 ]
 Root = Annotated[Path | None, typer.Option(help="Where the images lie now, if they were moved.")]
 
@@ -102,7 +110,7 @@ def add_commands(app: typer.Typer) -> None:
         epilog=examples(
             "trmml index photos --run runs/photos --out photos.index",
             "trmml index photos --run runs/photos --out photos.index --labels labels.csv \\",
-            "    --exclude 'raw/*'",
+            "    --exclude 'raw/*' --sidecars",
         ),
     )(index)
     app.command(
@@ -123,6 +131,8 @@ def index(
     labels: options.Labels = None,
     also: options.Also = None,
     exclude: Exclude = None,
+    sidecars: Sidecars = False,
+    ledger: LedgerOption = DEFAULT_LEDGER,
     replace: Replace = False,
     ann: Ann = False,
     categories: options.Categories = None,
@@ -144,6 +154,8 @@ def index(
 
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     labelled = None if labels is None else read_images(images, labels, table)
+    if sidecars:
+        labelled = _with_keywords(images, labelled, ledger)
     with shown_progress() as progress:
         built = build_index(
             run,
@@ -171,6 +183,16 @@ def index(
         say(f"{built.unreadable} images cannot be read; they are in the index with their error")
     if built.recall is not None:
         show(f"recall of the approximate search, first 50: {built.recall:.3f}")
+
+
+def _with_keywords(images: Path, labelled: "Dataset | None", ledger: Path) -> "Dataset":
+    """The labels, with the words that people wrote into sidecars."""
+    from trmml.exchange.keyword_table import read_keywords, with_keywords
+    from trmml.image_search import find_images
+
+    found = read_keywords(find_images([images]), ledger=known_ledger(ledger))
+    tell_refused(found.refused)
+    return with_keywords(found, images, labelled)
 
 
 def search(

@@ -14,6 +14,7 @@ from trmml.cli.sidecar_write import (
     DEFAULT_LEDGER,
     LedgerOption,
     UnderOption,
+    known_ledger,
     tell_read_only,
     tell_refused,
     write,
@@ -49,7 +50,7 @@ def read(
     images: options.ImagePaths,
     out: Annotated[
         Path,
-        typer.Option(help="New table.", show_default=False, callback=options.writable),
+        typer.Option(help="New table.", show_default=False, callback=options.writable_file),
     ],
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Read the images' own XMP and IPTC, too.")
@@ -72,15 +73,9 @@ def read(
     from trmml.exchange.naming import found_images
 
     found = found_images(named_paths(images, null))
-    there = ledger.is_file()
-    if not there and ledger != DEFAULT_LEDGER:
-        raise typer.BadParameter(f"there is no ledger {ledger}; name the one that `write` wrote")
-    if not there and ours == "leave-out":
-        say(f"no ledger {ledger} here: words that trmml wrote are known by --provenance and --under"
-            " alone")  # fmt: skip
     words = read_keywords(
-        list(found), embedded=embedded, ledger=ledger if there else None, under=under,
-        ours=ours == "include",
+        list(found), embedded=embedded, under=under, ours=ours == "include",
+        ledger=known_ledger(ledger) if ours == "leave-out" else None,
     )  # fmt: skip
     root = Path(os.path.commonpath([os.path.abspath(each) for each in found.values()]))
     count = write_keywords(words, out, root, style)

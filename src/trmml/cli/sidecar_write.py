@@ -269,6 +269,17 @@ def _tell(report: "Report", ledger: Path, command: str, *, json: bool, dry_run: 
         raise typer.Exit(1)
 
 
+def known_ledger(ledger: Path) -> Path | None:
+    """The ledger of what trmml wrote; None, which is said, where no other was named."""
+    if ledger.is_file():
+        return ledger
+    if ledger != DEFAULT_LEDGER:
+        raise typer.BadParameter(f"there is no ledger {ledger}; name the one that `write` wrote")
+    say(f"no ledger {ledger} here: words that trmml wrote are known by --provenance and --under"
+        " alone")  # fmt: skip
+    return None
+
+
 def tell_refused(refused: list[tuple[Path, str]]) -> None:
     """A line for each file that stays as it is."""
     for path, reason in refused:

@@ -218,7 +218,7 @@ class Answers:
                     f"Another process has been writing to it for {BUSY_SECONDS:.0f} seconds; let"
                     " it end, and repeat. What was answered before is safe."
                 )
-            elif isinstance(error, sqlite3.DatabaseError) and "malformed" in reason:
+            elif "malformed" in reason or "not a database" in reason:
                 advice = "Restore it from a backup, or from what `trmml review export` wrote."
             raise DataError(f"cannot use the answers in {self.path}: {reason}. {advice}") from error
 

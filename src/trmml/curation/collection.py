@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from jaxtyping import Float, Int
@@ -191,9 +192,9 @@ def with_columns(data: Dataset, category_names: tuple[str, ...]) -> Dataset:
     shared = [name for name in category_names if name in places]
     if not shared:
         raise DataError(
-            f"none of the table's {len(places)} categories ({', '.join(places)[:200]}) is one of"
-            f" the run's {len(category_names)} ({', '.join(category_names)[:200]}); name the run"
-            " that was trained on such a table, or correct the names"
+            f"none of the table's {len(places)} categories ({shorten(', '.join(places), 200)}) is"
+            f" one of the run's {len(category_names)} ({shorten(', '.join(category_names), 200)});"
+            " name the run that was trained on such a table, or correct the names"
         )
     columns = [category_names.index(name) for name in shared]
     labels, known = torch.zeros(2, len(data), len(category_names), dtype=torch.bool)

@@ -12,6 +12,7 @@ A pair's `info` is 4 p (1 - p), 1 where the tagger is in two minds and 0 where i
 | trmml | as balanced, but what resembles an image asked about before it comes later |
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -94,9 +95,14 @@ def choose_images(policy: Policy, pool: Pool, count: int, *, seed: int) -> Int[T
         count: how many, at least 0.
         seed: of `random`.
     """
-    value = _value(policy, pool, seed) * pool.open
-    free = pool.open.any(dim=1)
+    pairs = pool.open.sum(dim=1, dtype=torch.int32)
+    free = pairs > 0
     count = min(count, int(free.sum()))
+    if policy == "random":
+        draw = torch.randn(len(pairs), generator=torch.Generator().manual_seed(seed))
+        # So a draw from [0, 1] for each open pair sums up.
+        return (pairs / 2 + (pairs / 12).sqrt() * draw).masked_fill(~free, -math.inf).topk(count)[1]
+    value = _value(policy, pool, seed) * pool.open
     if policy in WITHOUT_QUOTA:
         return value.sum(dim=1).masked_fill(~free, -1).topk(count).indices
     value = value / value.amax(dim=0).clamp(min=1e-12)

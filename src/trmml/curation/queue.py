@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from jaxtyping import Bool, Float
@@ -84,7 +85,7 @@ class Queue:
         strange = [name for name in categories if name not in names]
         if strange:
             raise ConfigError(
-                f"the run has no category {strange[0]!r}; it has {', '.join(names)[:200]}."
+                f"the run has no category {strange[0]!r}; it has {shorten(', '.join(names), 200)}."
             )
         self.collection, self.answers, self.who, self._policy = collection, answers, who, policy
         self._columns = {name: place for place, name in enumerate(names)}

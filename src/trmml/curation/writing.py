@@ -44,9 +44,9 @@ def write_completed(
         answered: cells of the table that people answered otherwise, from `changed_cells`.
 
     Raises:
-        DataError: `out` is the table, or the table cannot be copied.
+        DataError: `out` is there already, or the table cannot be copied.
     """
-    refuse_same(out, table)
+    refuse_old(out, table)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -72,14 +72,16 @@ def _refuse_other_forms(table: Path) -> None:
         raise DataError(f"{table} lists names and has no column for each category; {other}")
 
 
-def refuse_same(out: Path, table: Path | None) -> None:
-    """Refuse to write over the table that is read.
+def refuse_old(out: Path, table: Path | None) -> None:
+    """Refuse to write over a file, above all over the table that is read.
 
     Raises:
-        DataError: both are one file.
+        DataError: there is a file.
     """
     if table is not None and out.exists() and table.exists() and out.samefile(table):
         raise DataError(f"{out} is the table itself, which is never written; name a new file")
+    if out.is_file():
+        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
 
 
 def write_provenance(completed: Completed, out: Path) -> None:

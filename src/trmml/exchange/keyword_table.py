@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
@@ -20,6 +20,9 @@ from trmml.exchange.splice import OWN
 from trmml.exchange.words import leaf_of, path_of, same
 from trmml.exchange.xmp import parse
 from trmml.storage.atomic import write_text
+
+if TYPE_CHECKING:
+    from trmml.datasets.base import Dataset
 
 
 class Found(NamedTuple):
@@ -158,3 +161,36 @@ def write_keywords(
     except UnicodeEncodeError as error:
         raise DataError(f"the name of an image is not UTF-8 ({error.reason}); rename it") from error
     return len(names)
+
+
+def with_keywords(found: Found, root: Path, data: "Dataset | None" = None) -> "Dataset":
+    """Labels of images, with their keywords as present where nothing is known.
+
+    Args:
+        found: from `read_keywords`.
+        root: folder that the images' names begin in.
+        data: labels of some of them.
+    """
+    import torch  # takes seconds to import
+
+    from trmml.datasets.base import Dataset
+    from trmml.labels.matrix import LabelMatrix
+
+    words = {
+        Path(os.path.relpath(path, root)).as_posix(): each for path, each in found.words.items()
+    }
+    told, names = (data.images, data.category_names) if data is not None else ((), ())
+    images = {name: row for row, name in enumerate(dict.fromkeys([*told, *words]))}
+    columns = {same(name): column for column, name in enumerate(names)}
+    more = sorted({word for each in words.values() for word in each if same(word) not in columns})
+    columns |= {same(word): len(names) + place for place, word in enumerate(more)}
+    labels, known = torch.zeros(2, len(images), len(columns), dtype=torch.bool)
+    if data is not None:
+        labels[: len(told), : len(names)] = data.matrix.labels & data.matrix.known
+        known[: len(told), : len(names)] = data.matrix.known
+    pairs = [(images[name], columns[same(w)]) for name, each in words.items() for w in each]
+    rows, places = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
+    labels[rows, places] |= ~known[rows, places]
+    known[rows, places] = True
+    matrix = LabelMatrix(labels, known)
+    return Dataset(root, tuple(images), (*names, *more), matrix, tuple(range(len(images))))

@@ -155,7 +155,7 @@ class _Reader:
         try:
             self._parser.Parse(self._data, True)
         except expat.ExpatError as error:
-            raise DataError(f"is damaged: {error}; nothing is added to what no XML is") from error
+            raise DataError(f"is damaged: {error}; what is not XML stays as it is") from error
 
     def _doctype(self, *_: object) -> None:
         raise DataError("has a DOCTYPE, which no XMP has; remove it")

@@ -159,7 +159,7 @@ def _has(tag: TagFilter, card: IndexCard, labelled: Sequence[str]) -> str:
         if tag.name in labelled:
             return given
         close = difflib.get_close_matches(tag.name, [*card.category_names, *labelled], n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise DataError(
             f"the index has no category {tag.name!r}{hint}; give it as text of the query, or index"
             f" again with --also {tag.name!r}"
