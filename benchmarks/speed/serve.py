@@ -245,8 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             client = Client(port, token)
             client.tag(contents[0])
             asked = client.json("/api/v1/queue?n=24")["questions"]
-            pixels = np.stack([kept.read(paths[0])])  # type: ignore[list-item]
-            tree["encoder"] = told(timed(lambda: kept.probabilities(pixels), count // 4))
+            pixels = kept.prepare(paths[0])
+            tree["encoder"] = told(timed(lambda: kept.score([pixels]), count // 4))
             tree["tag"] = told(timed(lambda: client.tag(contents[0]), count // 4))
             began = time.perf_counter()
             assert len(list(kept.tag(paths, Choice(), on_bad_image="error"))) == count

@@ -191,7 +191,8 @@ class Desk:
             return []
         column = self.queue.collection.category_names.index(category)
         shown = self.queue.pairs.labels[:, column].nonzero()[:, 0]
-        near = self.queue.collection.features[shown] @ feature
+        features = self.queue.collection.features
+        near = features[shown] @ features.new_tensor(feature)
         return [self.ids[n] for n in shown[near.argsort(descending=True)[:count]].tolist()]
 
     def _told(self, asked: Question) -> dict[str, Any]:
