@@ -1,5 +1,6 @@
 """What the API answers, and what it keeps."""
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from trmml.deploy.tag import tag
 from trmml.errors import DataError
 from trmml.server.batching import MOST_WAITING, Batcher
 from trmml.server.problems import Problem
+from trmml.server.serve import listen
 from trmml.server.site import unlabelled
 from trmml.tagging.scorer import Scored
 
@@ -197,6 +199,14 @@ def test_a_large_jpeg_has_the_tags_of_the_command(client, finished_run, tmp_path
     (expected,) = tag(finished_run, [path], threshold=0.0, encoder=TOY_SPEC)
     answer = client.post("/api/v1/tag?threshold=0", files={"image": path.read_bytes()}).json()
     assert answer["images"][0]["tags"] == expected.to_dict()["tags"]
+
+
+def test_replies_do_not_wait_for_an_acknowledgement() -> None:
+    """A reply is written in two pieces; the second waited 40 ms for the client's word."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 class SlowScorer:
