@@ -1,6 +1,7 @@
 """All parts of a server, put together for one run and one collection."""
 
 import logging
+import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         "images": 0 if wish.data is None else len(wish.data), "read_only": wish.read_only,
         "journal": "" if desk is None else desk.journal,
         "search": [] if index is None else index.card.category_names,
-        "texts": bool(card.encoder.token_size),
+        "texts": bool(card.encoder.token_size), "make_index": _make_index(wish),
     }  # fmt: skip
     for router in (
         page_routes(), session_routes(gate), image_routes(library),
@@ -138,6 +139,13 @@ def unlabelled(folder: Path, run: Path) -> Dataset:
     categories = load_card(run).category_names
     labels, known = torch.zeros(2, len(names), len(categories), dtype=torch.bool)
     return Dataset(folder, tuple(names), categories, LabelMatrix(labels, known), (0,) * len(names))
+
+
+def _make_index(wish: Wish) -> str:
+    """The command that makes an index of what is under review."""
+    images = "DIR" if wish.data is None else str(wish.data.root)
+    out = f"{wish.run.resolve().name}.index"
+    return shlex.join(["trmml", "index", images, "--run", str(wish.run), "--out", out])
 
 
 def _index(wish: Wish, card: RunCard) -> Index:
