@@ -274,3 +274,8 @@ def test_a_missing_ray_names_its_extra(
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(MissingExtraError, match=r"trmml\[ray\]"):
         job(finished_run, manifest, tmp_path / "out", engine="ray")
+
+
+def test_an_output_in_a_bucket_is_refused(finished_run: Path, manifest: Path) -> None:
+    with pytest.raises(ConfigError, match="mount the bucket"):
+        job(finished_run, manifest, Path("s3://museum/tagged"))

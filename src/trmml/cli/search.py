@@ -41,6 +41,12 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Names below DIR to leave out; may be repeated."),
 ]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="OUT", help="Job of `trmml batch tag`, whose images are not encoded anew."
+    ),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Make the index of another run anew, in its place.")
 ]
@@ -123,6 +129,7 @@ def index(
     labels: options.Labels = None,
     also: options.Also = None,
     exclude: Exclude = None,
+    tagged: From = None,
     replace: Replace = False,
     ann: Ann = False,
     categories: options.Categories = None,
@@ -144,6 +151,11 @@ def index(
 
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     labelled = None if labels is None else read_images(images, labels, table)
+    known = None
+    if tagged is not None:
+        from trmml.scale.described import described_by
+
+        known = described_by(tagged, run)
     with shown_progress() as progress:
         built = build_index(
             run,
@@ -158,6 +170,7 @@ def index(
             trust=trust,
             device=device,
             encoding=options.encoding(store, store_form, live, encoder_precision),
+            known=known,
             progress=progress,
         )
     if json:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -150,6 +151,11 @@ def tag_manifest(
         DataError: the manifest cannot be read, or the first image's storage does not answer.
     """
     run, out = Path(run), Path(out)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
+        raise ConfigError(
+            f"{out} is in object storage, and a job writes to a folder: mount the bucket, or name a"
+            " folder here and copy its parts when the job is done"
+        )
     asked, rows = ordered(what), read_manifest(manifest)
     if min(batch, part) < 1 or precision == "auto":
         raise ConfigError("expected --batch and --part from 1 and a --precision other than auto")
