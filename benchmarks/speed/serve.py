@@ -1,14 +1,14 @@
 """What `trmml serve` costs over the bare model, and whether many clients starve a page.
 
-    python -m benchmarks.speed.serve runs/demo [--actions 3600] [--brief]
+    python -m benchmarks.speed.serve runs/demo [--brief]
 
 The server is a process of its own on the run's data; the clients are threads of this one, so both
 share the processors. In order: POST /tag of one image at a time beside the encoder's own time on
 the decoded image; images a second of 16 clients beside the same kept file by `tag`; an answer until
 its reply, which is sent after the commit; in Chromium the first paint, and from a key to the next
-repaint; the page's requests while 64 clients tag and 16 more send uploads slowly; the memory over a
-scripted review; and tagging again with ViT-B-32 of random weights. The answers go to
-a file of the benchmark's own. Prints a table and writes benchmarks/results/serve.json.
+repaint; the page's requests while 64 clients tag and 16 more send uploads slowly; and tagging again
+with ViT-B-32 of random weights. The answers go to a file of the benchmark's own. Prints a table and
+writes benchmarks/results/serve.json.
 """
 
 import argparse
@@ -179,50 +179,6 @@ def one_answer(client: Client, asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def review(client: Client, actions: int, pid: int) -> dict[str, Any]:
-    """The server's memory in MB while a script answers a block, an image, and takes both back.
-
-    A person takes some 2 seconds for each of these, so 3,600 are two hours. A tenth warms.
-    """
-    began, found, rows, last = time.monotonic(), list[float](), 0, list[dict[str, Any]]()
-    for number in range(actions):
-        if number % 2 == 0:
-            last = (block, image)[number // 2 % 2](client)
-        else:  # taken back, or the questions run out; one of a block stays
-            last = [{**row, "id": new_id(), "answer": None, "undoes": row["id"]}
-                    for row in last[number % 4 // 2 == 0 :]]  # fmt: skip
-        client.json("/api/v1/answers", {"answers": last})
-        client.json("/api/v1/progress")
-        rows += len(last)
-        if number % max(1, actions // 60) == 0 and number >= actions // 10:
-            found.append(memory(pid))
-    return {"actions": actions, "rows": rows, "seconds": time.monotonic() - began,
-            "grown_mb": found[-1] - found[0], "memory_mb": found}  # fmt: skip
-
-
-def block(client: Client) -> list[dict[str, Any]]:
-    """Rows that answer a block of 12, with its thumbs."""
-    asked = client.json("/api/v1/queue?n=12")["questions"]
-    for each in asked:
-        client.ask(f"/api/v1/thumb/{each['image']}?w=320")
-    return [one_answer(client, each) for each in asked]
-
-
-def image(client: Client) -> list[dict[str, Any]]:
-    """Rows that answer a whole image."""
-    asked = client.json("/api/v1/queue/images?n=1")["images"]
-    if not asked:  # all were asked about once
-        asked = client.json("/api/v1/queue/images?n=1&anew=true")["images"]
-    client.ask(f"/api/v1/thumb/{asked[0]['image']}?w=1280")
-    return [one_answer(client, each) for each in asked[0]["questions"]]
-
-
-def memory(pid: int) -> float:
-    """Resident memory of a process in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
-
-
 def slow_upload(port: int, token: str, stop: threading.Event) -> None:
     """Send a byte of an upload now and then."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -286,15 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="of `trmml demo`")
-    parser.add_argument("--actions", type=int, default=3600, help="blocks and images reviewed")
-    parser.add_argument("--brief", action="store_true", help="few requests and actions")
+    parser.add_argument("--brief", action="store_true", help="few requests")
     options = parser.parse_args(arguments)
-    count, actions = (40, 60) if options.brief else (400, options.actions)
+    count = 40 if options.brief else 400
     paths = sorted((options.run / "data" / "test" / "images").iterdir())[:count]
     contents = [path.read_bytes() for path in paths]
     tree: dict[str, Any] = {"images": count, "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
-        with server(options.run, Path(folder) / "answers.sqlite") as (port, token, pid):
+        with server(options.run, Path(folder) / "answers.sqlite") as (port, token, _):
             tree["bundled"] = tagging(options.run, port, token, paths)
             client = Client(port, token)
             asked = client.json("/api/v1/queue?n=24")["questions"]
@@ -304,8 +259,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ))  # fmt: skip
             tree["page"] = in_chromium(port, token)
             tree["crowded"] = crowded(port, token, contents, 5 if options.brief else 20)
-            time.sleep(1)
-            tree["review"] = review(Client(port, token), actions, pid)
     if not options.brief:
         tree["ViT-B-32"] = with_vit(paths[:64])
     for name, value in tree.items():
