@@ -111,7 +111,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         "images": 0 if wish.data is None else len(wish.data), "read_only": wish.read_only,
         "journal": "" if desk is None else desk.journal,
         "search": [] if index is None else index.card.category_names,
-        "texts": bool(card.encoder.token_size), "make_index": _make_index(wish),
+        "texts": bool(card.encoder.token_size), **_commands(wish),
     }  # fmt: skip
     for router in (
         page_routes(), session_routes(gate), image_routes(library),
@@ -141,11 +141,15 @@ def unlabelled(folder: Path, run: Path) -> Dataset:
     return Dataset(folder, tuple(names), categories, LabelMatrix(labels, known), (0,) * len(names))
 
 
-def _make_index(wish: Wish) -> str:
-    """The command that makes an index of what is under review."""
+def _commands(wish: Wish) -> dict[str, str]:
+    """The commands that make an index of what is under review, and a better run of its answers."""
     images = "DIR" if wish.data is None else str(wish.data.root)
-    out = f"{wish.run.resolve().name}.index"
-    return shlex.join(["trmml", "index", images, "--run", str(wish.run), "--out", out])
+    run, name = str(wish.run), wish.run.resolve().name
+    journal = str(wish.answers or wish.run / "answers.sqlite")
+    index = ["trmml", "index", images, "--run", run, "--out", f"{name}.index"]
+    learn = ["trmml", "review", "learn", run, "--images", images, "--labels", "TABLE"]
+    learn += ["--answers", journal, "--out", f"{name}-2"]
+    return {"make_index": shlex.join(index), "learn": shlex.join(learn)}
 
 
 def _index(wish: Wish, card: RunCard) -> Index:
