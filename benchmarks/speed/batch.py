@@ -1,17 +1,21 @@
 """Images per second of `trmml batch tag` against `trmml tag`, and what planning 10^6 rows takes.
 
     python -m benchmarks.speed.batch RUN IMAGES [--images 256] [--rounds 3] [--rows 1000000]
+        [--ray 1 2]
 
 Both tag the same files with the run's kept ONNX file in fp32, in turn within one process; each
 round of a job has a new folder, and reads its manifest. The ratio is that of the medians. The
 manifest of `--rows` rows names files that do not exist; what is timed is what a job does before its
-first image: reading it, checking ids, cutting it into parts and looking each of them up. Prints
-tables and writes benchmarks/results/batch.json.
+first image: reading it, checking ids, cutting it into parts and looking each of them up. With
+`--ray`, both engines do the same files in ten parts, Ray by so many workers: what is timed is from
+the first part of each worker to the last, so once it is started. Prints tables and writes
+benchmarks/results/batch.json, of Ray benchmarks/results/batch_ray.json.
 """
 
 import argparse
 import json
 import os
+import statistics
 import tempfile
 import time
 from itertools import count
@@ -27,6 +31,7 @@ from trmml.image_search import find_images
 from trmml.scale.job import Job, part_card, part_path, rows_checksum
 from trmml.scale.manifest import read_manifest, write_manifest
 from trmml.scale.run import tag_manifest
+from trmml.settings.choices import Engine
 
 
 def compare(run: Path, folder: Path, images: int, rounds: int) -> dict[str, Any]:
@@ -46,6 +51,30 @@ def compare(run: Path, folder: Path, images: int, rounds: int) -> dict[str, Any]
     found = {name: rates(len(paths), taken) for name, taken in seconds.items()}
     ratio = found["batch"]["images_per_second"] / found["tag"]["images_per_second"]
     return {"images": len(paths), "rates": found, "ratio": ratio, "load": os.getloadavg()}
+
+
+def by_engine(run: Path, folder: Path, images: int, rounds: int, workers: list[int]) -> Any:
+    """Images a second of each engine once it is started, by the times of its files."""
+    paths = find_images([folder])[:images]
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        listed, manifest = Path(place, "list.txt"), Path(place, "m.parquet")
+        listed.write_text("".join(f"{path}\n" for path in paths), "utf-8")
+        write_manifest([str(listed)], manifest)
+        part = len(paths) // 10
+        for number in range(rounds):
+            for many in (0, *workers):
+                out = Path(place, f"{number}-{many}")
+                engine: Engine = "ray" if many else "local"
+                tag_manifest(run, manifest, out, engine=engine, workers=many, part=part,
+                             device="cpu")  # fmt: skip
+                times = sorted(path.stat().st_mtime_ns for path in out.glob("part-*"))
+                first = max(many, 1)
+                rate = part * (len(times) - first) / (times[-1] - times[first - 1]) * 1e9
+                found.setdefault(f"{engine} {many}".removesuffix(" 0"), []).append(rate)
+    medians = {name: statistics.median(rates) for name, rates in found.items()}
+    shares = {name: rate / medians["local"] for name, rate in medians.items()}
+    return {"images": len(paths), "rates": found, "shares": shares, "load": os.getloadavg()}
 
 
 def plan(rows: int) -> dict[str, float]:
@@ -96,11 +125,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--ray", type=int, nargs="*", metavar="WORKERS", help="Ray alone")
     parser.add_argument("--cell")
     given = parser.parse_args()
     if given.cell:
         cell = json.loads(given.cell)
         print(json.dumps(planned(Path(cell["manifest"]), Path(cell["out"]))))
+        return
+    if given.ray:
+        found = by_engine(given.run, given.folder, given.images, given.rounds, given.ray)
+        print(json.dumps(found, indent=1), write_results("batch_ray", found), sep="\n")
         return
     tree = {
         "tagging": compare(given.run, given.folder, given.images, given.rounds),

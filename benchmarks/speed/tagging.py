@@ -225,8 +225,8 @@ def overhead(run: Path, tagger: Tagger, pixels: Tensor, kind: str, rounds: int) 
         keep(run)
         kept = open_kept(run, "int8")
     if kept is not None:
-        images = np.zeros((len(pixels), *pixels.shape[2:], 3), np.uint8)
-        ways["after"] = lambda: kept.probabilities(images)
+        images = [np.zeros((*pixels.shape[2:], 3), np.uint8)] * len(pixels)
+        ways["after"] = lambda: kept.score(images)
     seconds = in_turn(ways, 3 * rounds)
     taken_off = 0 if kept is None else 100
     share = [100 * late / bare - taken_off for bare, late in zip(*seconds.values(), strict=True)]

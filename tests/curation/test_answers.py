@@ -15,7 +15,17 @@ import pytest
 import torch
 
 from trmml.curation import answers as journal
-from trmml.curation.answers import Answer, Answers, existing, new_id, now, read_lines, write_lines
+from trmml.curation.answers import (
+    Answer,
+    Answers,
+    Reason,
+    Verdict,
+    existing,
+    new_id,
+    now,
+    read_lines,
+    write_lines,
+)
 from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
@@ -256,3 +266,19 @@ def test_kills_lose_and_double_no_answer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fifty_kills_over_ten_thousand_answers(tmp_path: Path) -> None:
     killed_session(tmp_path / "a.sqlite", total=10_000, kills=50, seed=1)
+
+
+def test_the_tally_counts_what_stands(tmp_path: Path) -> None:
+    def row(name: str, answer: Verdict | None, why: Reason = "learn", undoes: str | None = None):
+        return Answer(name, "2026-11-29T06:45:34Z", "", "a.jpg", "0" * 64, "cat", answer, "present",
+                      0.5, why, "0" * 12, None if undoes else 700, undoes)  # fmt: skip
+
+    with Answers(tmp_path / "a.sqlite") as answers:
+        assert answers.tally() == (0, 0, 0, 0, 0)
+        answers.add([row("1", "present"), row("2", "skip"), row("3", "absent", "gold")])
+        answers.add([row("4", "present", "gold"), row("5", "unsure", "gold")])
+        assert answers.tally() == (5, 2, 3500, 1, 2)
+        answers.add([row("6", None, undoes="1"), row("7", None, "gold", undoes="4")])
+        assert answers.tally() == (3, 0, 2100, 0, 1)
+        answers.add([row("8", None, undoes="6")])
+        assert answers.tally() == (4, 1, 2800, 0, 1)

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from tests.conftest import ToyImages
 from tests.toy import COLOURS, write_images
-from trmml.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.scale import part as part_module
 from trmml.scale import run as run_module
 from trmml.scale.job import part_card
@@ -247,30 +246,6 @@ def test_a_missing_manifest(finished_run: Path, tmp_path: Path) -> None:
     assert run_module.ATTEMPTS == 2
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_ray_writes_the_same_rows(
-    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    job(finished_run, manifest, tmp_path / "local")
-    try:
-        done = job(finished_run, manifest, tmp_path / "ray", engine="ray", workers=1)
-        assert (done.done, done.errors, done.failed) == (19, 3, 0)
-        assert rows_of(tmp_path / "ray").equals(rows_of(tmp_path / "local"))
-        lost = min((tmp_path / "ray").glob("part-*"))
-        lost.unlink()
-        job(finished_run, manifest, tmp_path / "ray", engine="ray", workers=1)
-        assert rows_of(tmp_path / "ray").equals(rows_of(tmp_path / "local"))
-    finally:
-        ray.shutdown()
-
-
-def test_a_missing_ray_names_its_extra(
-    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(MissingExtraError, match=r"trmml\[ray\]"):
-        job(finished_run, manifest, tmp_path / "out", engine="ray")
+def test_an_output_in_a_bucket_is_refused(finished_run: Path, manifest: Path) -> None:
+    with pytest.raises(ConfigError, match="mount the bucket"):
+        job(finished_run, manifest, Path("s3://museum/tagged"))

@@ -1,11 +1,13 @@
 """What the API answers, and what it keeps."""
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.conftest import TOY_SPEC
@@ -15,7 +17,9 @@ from trmml.deploy.tag import tag
 from trmml.errors import DataError
 from trmml.server.batching import MOST_WAITING, Batcher
 from trmml.server.problems import Problem
+from trmml.server.serve import listen
 from trmml.server.site import unlabelled
+from trmml.tagging.scorer import Scored
 
 
 def question(client: TestClient, **query: object) -> dict[str, object]:
@@ -176,7 +180,12 @@ def test_the_run_tells_its_figures(client) -> None:
     assert "trmml_requests_total" in client.get("/metrics").text
 
 
-def test_without_an_index_it_says_how_to_make_one(client) -> None:
+def test_without_an_index_it_says_how_to_make_one(client, served, finished_run) -> None:
+    told = client.get("/api/v1/status").json()["make_index"]
+    assert f"trmml index {served.images} --run {finished_run} --out " in told
+    told = client.get("/api/v1/status").json()["learn"]
+    assert told.startswith(f"trmml review learn {finished_run} --images {served.images} --labels ")
+    assert f"--answers {served.answers} --out" in told
     answer = client.post("/api/v1/search", json={"tags": ["red"]})
     assert answer.status_code == 409 and "trmml index" in answer.json()["detail"]
 
@@ -187,22 +196,45 @@ def test_a_folder_without_labels_can_be_reviewed(toy_images, finished_run) -> No
     assert data.category_names == ("red", "green", "blue", "yellow")
 
 
-class SlowEngine:
+def test_a_large_jpeg_has_the_tags_of_the_command(client, finished_run, tmp_path) -> None:
+    """Which decodes it smaller where the encoder allows that."""
+    path = tmp_path / "large.jpg"
+    noise = np.random.default_rng(3).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, quality=95)
+    (expected,) = tag(finished_run, [path], threshold=0.0, encoder=TOY_SPEC)
+    answer = client.post("/api/v1/tag?threshold=0", files={"image": path.read_bytes()}).json()
+    assert answer["images"][0]["tags"] == expected.to_dict()["tags"]
+
+
+def test_replies_do_not_wait_for_an_acknowledgement() -> None:
+    """A reply is written in two pieces; the second waited 40 ms for the client's word."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+class SlowScorer:
     """Counts the images that come together, each its own number."""
+
+    by, ahead, grid, feature_size = "onnxruntime", False, (1, 1), 0
 
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.category_names, self.thresholds = ["a"], np.zeros(1)
 
-    def read(self, source):
-        return DataError("no image") if source == b"bad" else np.array([float(source)])
+    def prepare(self, source, name=""):
+        if source == b"bad":
+            raise DataError("no image")
+        return np.array([float(source)])
 
-    def probabilities(self, images):
+    def score(self, prepared):
+        images = np.stack(prepared)
         self.batches.append(len(images))
         time.sleep(0.02)
         if (images < 0).any():
             raise RuntimeError("the model fails")
-        return images
+        return Scored(images, None, images[:, None])
 
 
 def ask_all(batcher: Batcher, sources):
@@ -215,11 +247,11 @@ def ask_all(batcher: Batcher, sources):
 
 
 def test_images_are_scored_together_and_go_back_to_who_asked() -> None:
-    engine = SlowEngine()
-    batcher = Batcher(engine)
+    scorer = SlowScorer()
+    batcher = Batcher(scorer)
     found = ask_all(batcher, [str(n).encode() for n in range(40)])
     assert [float(each[0]) for each in found] == list(range(40))
-    assert sum(engine.batches) == 40 and max(engine.batches) == 16
+    assert sum(scorer.batches) == 40 and max(scorer.batches) == 16
     assert str(ask_all(batcher, [b"bad"])[0]) == "no image"
     assert str(ask_all(batcher, [b"-1"])[0]) == "the model fails"
     assert float(ask_all(batcher, [b"7"])[0][0]) == 7  # it goes on
@@ -228,7 +260,7 @@ def test_images_are_scored_together_and_go_back_to_who_asked() -> None:
 
 
 def test_beyond_64_requests_it_says_when_to_come_again() -> None:
-    batcher = Batcher(SlowEngine())
+    batcher = Batcher(SlowScorer())
     batcher.waiting = MOST_WAITING
     with pytest.raises(Problem) as told, batcher.place():
         pass

@@ -1,6 +1,8 @@
 """The pages in a browser, as a person uses them."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +14,13 @@ import pytest
 
 from tests.conftest import TOY_SPEC
 from tests.server.browser import chromium, needs_chromium, signed_in
-from tests.server.conftest import STRANGE, TOKEN, Served, make
+from tests.server.conftest import STRANGE, TOKEN, Served, listening, make
 from trmml.curation.answers import Answers
 from trmml.curation.standing import standing
 from trmml.search.build import build_index
+from trmml.server.guard import LOOPBACK, Gate
+from trmml.server.site import Wish, open_site, unlabelled
+from trmml.training.run_folder import card_sum
 
 pytestmark = needs_chromium
 PAGES = ("/tag", "/review", "/review?kind=images", "/search", "/run", "/api")
@@ -219,6 +224,33 @@ def test_axe_finds_nothing_serious(browser, port, scheme) -> None:
                 if each["impact"] in ("serious", "critical")
             ]
             assert serious == [], path
+
+
+def test_a_script_in_the_name_of_a_category_stays_text(
+    browser, finished_run, toy_images, tmp_path
+) -> None:
+    """On each page where it stands; a dialog would be an error of the page."""
+    name = "<img src=x onerror=alert(1)>"
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    tree = json.loads((run / "model.json").read_text().replace('"red"', json.dumps(name)))
+    (run / "model.json").write_text(json.dumps(tree | {"card_sha256": card_sum(tree)}))
+    data = unlabelled(toy_images.test, run)
+    assert name in data.category_names
+    wish = Wish(run, data, answers=tmp_path / "a.sqlite", encoder=TOY_SPEC)
+    app = open_site(wish, Gate(frozenset(LOOPBACK), TOKEN, 0))
+    with listening(app) as port, signed_in(browser, port, TOKEN) as page:
+        page.get_by_label("Category").select_option(name)
+        page.locator("h1 em", has_text=name).wait_for()
+        for path, place in (("/review?kind=images", ".checks"), ("/run", ".bars")):
+            page.goto(f"http://127.0.0.1:{port}{path}")
+            page.locator(place).get_by_text(name).first.wait_for()
+        page.goto(f"http://127.0.0.1:{port}/tag")
+        page.set_input_files("input[type=file]", sorted(toy_images.test.iterdir())[0])
+        page.locator(".card .tags").wait_for()
+        page.get_by_text("Also what is below").click()
+        page.locator(".tag", has_text=name).first.click()
+        page.locator(".why").first.wait_for()
 
 
 def start(run: Path, images: Path, table: Path, answers: Path, port: int) -> tuple[Any, str]:

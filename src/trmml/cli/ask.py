@@ -82,9 +82,7 @@ def ask(
     except KeyboardInterrupt:
         say(f"Interrupted. What was answered is in {answers}.")
         raise typer.Exit(130) from None
-    from trmml.curation.queue import agreement
-
-    same, again = agreement(queue.answers.rows())
+    *_, same, again = queue.answers.tally()
     if json:
         print_json({"answers": count, "file": str(answers), "again": again, "as_before": same})
         return

@@ -43,6 +43,12 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Names below DIR to leave out; may be repeated."),
 ]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="OUT", help="Job of `trmml batch tag`, whose images are not encoded anew."
+    ),
+]
 Sidecars = Annotated[
     bool,
     typer.Option(
@@ -133,6 +139,7 @@ def index(
     exclude: Exclude = None,
     sidecars: Sidecars = False,
     ledger: LedgerOption = DEFAULT_LEDGER,
+    tagged: From = None,
     replace: Replace = False,
     ann: Ann = False,
     categories: options.Categories = None,
@@ -156,6 +163,11 @@ def index(
     labelled = None if labels is None else read_images(images, labels, table)
     if sidecars:
         labelled = _with_keywords(images, labelled, ledger)
+    known = None
+    if tagged is not None:
+        from trmml.scale.described import described_by
+
+        known = described_by(tagged, run)
     with shown_progress() as progress:
         built = build_index(
             run,
@@ -170,6 +182,7 @@ def index(
             trust=trust,
             device=device,
             encoding=options.encoding(store, store_form, live, encoder_precision),
+            known=known,
             progress=progress,
         )
     if json:

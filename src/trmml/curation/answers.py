@@ -7,6 +7,7 @@ saved outlives `kill -9`. An id that is there already is ignored: to send an ans
 import json
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,35 @@ CREATE TRIGGER answers_stay BEFORE UPDATE ON answers
 CREATE TRIGGER answers_remain BEFORE DELETE ON answers
     BEGIN SELECT RAISE(ABORT, 'answers are only added'); END;
 """
+
+
+# What was taken back does not count, unless that was taken back itself.
+_TALLY = """
+WITH undone AS (SELECT undoes FROM answers WHERE undoes IS NOT NULL),
+taken AS (SELECT undoes FROM answers WHERE undoes IS NOT NULL AND id NOT IN undone),
+given AS (SELECT * FROM answers WHERE answer IS NOT NULL AND id NOT IN taken),
+gold AS (SELECT * FROM given WHERE why = 'gold' AND answer IN ('present', 'absent'))
+SELECT COUNT(*), COALESCE(SUM(answer = 'present'), 0), COALESCE(SUM(ms), 0),
+    (SELECT COUNT(*) FROM gold WHERE answer = was), (SELECT COUNT(*) FROM gold) FROM given
+"""
+
+
+class Tally(NamedTuple):
+    """What a journal amounts to.
+
+    Attributes:
+        answers: that were not taken back.
+        present: of these.
+        ms: that they took.
+        as_before: gold questions that were answered as before.
+        again: gold questions, of an answer present or absent.
+    """
+
+    answers: int
+    present: int
+    ms: int
+    as_before: int
+    again: int
 
 
 class Answer(NamedTuple):
@@ -183,7 +213,7 @@ class Answers:
     def rows(self) -> list[Answer]:
         """All rows, in the order of their ids, which is that of time."""
         with self._told():
-            return [*map(Answer._make, self._base.execute("SELECT * FROM answers ORDER BY id"))]
+            return [*map(_answer, self._base.execute("SELECT * FROM answers ORDER BY id"))]
 
     def since(self, number: int) -> tuple[list[Answer], int]:
         """Rows that came after so many, whoever wrote them, first come first; and their number."""
@@ -191,7 +221,12 @@ class Answers:
             rows = self._base.execute(
                 "SELECT *, rowid FROM answers WHERE rowid > ? ORDER BY rowid", (number,)
             ).fetchall()
-        return [Answer._make(row[:-1]) for row in rows], rows[-1][-1] if rows else number
+        return [_answer(row[:-1]) for row in rows], rows[-1][-1] if rows else number
+
+    def tally(self) -> Tally:
+        """How much was answered, counted in the file: a long journal is read by each page."""
+        with self._told():
+            return Tally(*self._base.execute(_TALLY).fetchone())
 
     def close(self) -> None:
         """Close the file."""
@@ -221,6 +256,12 @@ class Answers:
             elif "malformed" in reason or "not a database" in reason:
                 advice = "Restore it from a backup, or from what `trmml review export` wrote."
             raise DataError(f"cannot use the answers in {self.path}: {reason}. {advice}") from error
+
+
+def _answer(row: Sequence[Any]) -> Answer:
+    """A row of the file; words that rows share are held once."""
+    words = [sys.intern(each) if isinstance(each, str) else each for each in row[1:-1]]
+    return Answer._make([row[0], *words, row[-1]])
 
 
 def _version_and_tables(base: sqlite3.Connection) -> tuple[int, list[str]]:

@@ -16,7 +16,7 @@ from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
 from trmml.curation.live_pairs import LivePairs
 from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
-from trmml.curation.standing import sha256_of, standing
+from trmml.curation.standing import sha256_of
 from trmml.curation.suspects import Suspects, label_logits, suspects
 from trmml.errors import ConfigError
 from trmml.settings.choices import Policy, ReviewKind
@@ -318,15 +318,3 @@ class Queue:
         gold = self._question(self._draw.choice(before), category, "gold")
         asked[self._draw.randrange(len(asked))] = gold
         return asked
-
-
-def agreement(rows: Sequence[Answer]) -> tuple[int, int]:
-    """How many gold questions were answered as before, and how many there were.
-
-    Args:
-        rows: in the order of their ids.
-    """
-    taken = standing(rows).taken
-    gold = [row for row in rows if row.why == "gold" and row.id not in taken]
-    plain = [row for row in gold if row.answer in ("present", "absent")]
-    return sum(row.answer == row.was for row in plain), len(plain)

@@ -21,6 +21,7 @@ from trmml.storage.cache import cache_folder
 from trmml.storage.hashes import hash_file
 from trmml.storage.json_text import parse_object
 from trmml.tagging.onnx_tagger import OnnxTagger
+from trmml.tagging.scorer import Scorer
 
 if TYPE_CHECKING:
     from trmml.training.run_folder import RunCard
@@ -58,6 +59,42 @@ def open_kept(run: Path, precision: KeptPrecision = "fp32") -> OnnxTagger | None
     except Exception as error:  # the file in fp32 is good all the same
         logger.info("%s cannot be quantised: %s", plain, error)
         return None
+
+
+def load_scorer(
+    run: Path,
+    *,
+    features: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    encoder: str | None = None,
+    trust: bool = False,
+) -> Scorer:
+    """A run, ready to score: by its kept file, made where it is not there yet, or by torch.
+
+    Args:
+        run: folder of a finished run.
+        features: whether image features are asked for, which only torch gives.
+        device: see `Tagger.load`, as `encoder` and `trust`.
+        precision: of the encoder; "fp32" or "int8" by ONNX Runtime.
+        encoder: of the run, where it is another one's.
+        trust: whether a factory may run.
+
+    Raises:
+        CheckpointError: no finished run there.
+    """
+    if device == "cpu" and encoder is None and not features and precision in ("fp32", "int8"):
+        wanted: KeptPrecision = "int8" if precision == "int8" else "fp32"
+        if (kept := open_kept(run, wanted)) is None:
+            keep(run)
+            kept = open_kept(run, wanted)
+        if kept is not None:
+            return kept
+    from trmml.tagging.tagger import Tagger  # torch takes seconds to import
+    from trmml.tagging.torch_scorer import TorchScorer
+
+    tagger = Tagger.load(run, encoder=encoder, device=device, trust=trust)
+    return TorchScorer(tagger, precision)
 
 
 def _check(note: Path, files: Mapping[str, str]) -> None:

@@ -1,10 +1,12 @@
 """One part of a job: its images read, scored and written into one Parquet file, or none at all."""
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ import polars as pl
 from jaxtyping import Float
 
 from trmml.errors import DataError
+from trmml.images import shown_size
 from trmml.scale.job import Job, part_path
 from trmml.scale.objects import Storage, UnreachableError
-from trmml.scale.scorer import Scored, Scorer, sides
 from trmml.storage.atomic import whole_file
 from trmml.storage.sessions import cores
+from trmml.tagging.scorer import Scored, Scorer
 from trmml.tagging.tags import Choice
 
 # Objects of a URL that are read at the same time.
@@ -115,8 +118,15 @@ def _loaded(storage: Storage, scorer: Scorer, uri: str, size: int | None) -> _Im
         raise
     except DataError as error:
         return _Image(error=str(error))
-    one = _Image(hashlib.sha256(content).hexdigest(), sides(content), content=content)
+    one = _Image(hashlib.sha256(content).hexdigest(), _sides(content), content=content)
     return _prepared(one, scorer, uri) if scorer.ahead else one
+
+
+def _sides(content: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels as the image is meant to be shown; None where its head is odd."""
+    with suppress(DataError):
+        return shown_size(io.BytesIO(content))
+    return None
 
 
 def _prepared(one: _Image, scorer: Scorer, uri: str) -> _Image:

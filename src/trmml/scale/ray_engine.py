@@ -90,7 +90,7 @@ class _Worker:
 
     def __init__(self, job: Job, out: Path, loading: Loading) -> None:
         self._job, self._out, self._loading = job, out, loading
-        self._scorer = loading.scorer(job)
+        self._scorer = loading.scorer(job.what, job.precision, job.by)
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         """Do parts; an error comes back as words, for an exception would end the whole job."""

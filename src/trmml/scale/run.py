@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from trmml.deploy.kept import load_scorer
 from trmml.errors import ConfigError
 from trmml.scale.job import (
     FAILED,
@@ -25,12 +27,12 @@ from trmml.scale.job import (
 from trmml.scale.manifest import read_manifest
 from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.part import tag_part
-from trmml.scale.scorer import Scorer, load_scorer
 from trmml.settings.choices import Engine
 from trmml.storage.atomic import write_text
 from trmml.storage.hashes import hash_file
 from trmml.storage.held import held_folder
 from trmml.storage.json_text import parse_object
+from trmml.tagging.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +82,24 @@ class Loading:
     trust: bool
     storage: Storage
 
-    def scorer(self, job: Job) -> Scorer:
-        """The run, as the job began with it."""
-        return load_scorer(
-            self.run,
-            job.what,
-            device=self.device,
-            precision=job.precision,
-            trust=self.trust,
-            by=job.by,
-        )
+    def scorer(self, what: Collection[str], precision: str, by: str | None) -> Scorer:
+        """The run, as the job began with it; `by` is None where it begins.
+
+        Raises:
+            CheckpointError: no finished run there.
+            ConfigError: the job began with ONNX Runtime, which cannot be used any more.
+        """
+        found = load_scorer(
+            self.run, features="features" in what or by == "torch", device=self.device,
+            precision=precision, trust=self.trust,
+        )  # fmt: skip
+        if by not in (None, found.by):
+            raise ConfigError(
+                "the job began with ONNX Runtime on the processor, which does not serve now: use"
+                " the same --device and --what, and a cache that can be written; or name a new"
+                " folder"
+            )
+        return found
 
 
 # An engine: parts in, and out comes each with why it failed, or None; `progress` counts images.
@@ -141,16 +151,18 @@ def tag_manifest(
         DataError: the manifest cannot be read, or the first image's storage does not answer.
     """
     run, out = Path(run), Path(out)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
+        raise ConfigError(
+            f"{out} is in object storage, and a job writes to a folder: mount the bucket, or name a"
+            " folder here and copy its parts when the job is done"
+        )
     asked, rows = ordered(what), read_manifest(manifest)
     if min(batch, part) < 1 or precision == "auto":
         raise ConfigError("expected --batch and --part from 1 and a --precision other than auto")
     loading = Loading(run, _device(device), trust, storage or Storage())
     with held_folder(out):
         there = read_job(out)
-        by = None if there is None else there.by
-        scorer = load_scorer(
-            run, asked, device=loading.device, precision=precision, trust=trust, by=by
-        )
+        scorer = loading.scorer(asked, precision, None if there is None else there.by)
         job = _job(run, rows, scorer, asked, precision=precision, batch=batch, part=part)
         begin(out, job)
         todo = [p for p in rows.iter_slices(part) if part_card(part_path(out, p, job)) is None]

@@ -1,7 +1,7 @@
 """Make an index of a folder of images, or bring one up to date: only what changed is done again."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ _EXIF = 0x8769
 _ORIENTATION, _TURNED = 0x0112, range(5, 9)  # of the image, and those that swap its sides
 
 
+# Feature and probabilities of an image; those that are known already, by SHA-256 of the images.
+Described = tuple[np.ndarray, np.ndarray]
+Known = Callable[[Sequence[str]], Mapping[str, Described]]
+
+
 @dataclass(frozen=True)
 class Built:
     """What `build_index` did.
@@ -85,6 +90,7 @@ def build_index(
     trust: bool = False,
     device: str = "cpu",
     encoding: Encoding | None = None,
+    known: Known | None = None,
     progress: Progress | None = None,
 ) -> Built:
     """Make the index of a folder, or update the one in `out`; features come from the store.
@@ -107,6 +113,7 @@ def build_index(
         trust: see `Tagger.load`.
         device: see `Tagger.load`.
         encoding: how features are made and kept; by default in the user's store.
+        known: images that need not be read, see `scale.described.described_by`.
         progress: called with (what, done, total).
 
     Raises:
@@ -125,7 +132,7 @@ def build_index(
         gone = sorted(set(old) - set(names))
         for start in range(0, len(gone), ROWS):
             table.delete(among("image", gone[start : start + ROWS]))
-        _write(table, tagger, root, todo, card, encoding, progress)
+        _write(table, tagger, root, todo, card, encoding, known, progress)
         if todo or gone or not has_table(out, REFERENCE):
             _settle(table, out, card)
         unreadable = int(table.count_rows("error IS NOT NULL"))
@@ -187,12 +194,13 @@ def _write(
     todo: Sequence[File],
     card: IndexCard,
     encoding: Encoding | None,
+    known: Known | None,
     progress: Progress | None,
 ) -> None:
     """Write the rows of images, some thousand at a time."""
     for start in range(0, len(todo), ROWS):
         part = todo[start : start + ROWS]
-        rows = _rows(tagger, root, part, card, encoding, progress)
+        rows = _rows(tagger, root, part, card, encoding, known, progress)
         merge = table.merge_insert("image").when_matched_update_all()
         merge.when_not_matched_insert_all().execute(rows)
 
@@ -203,6 +211,7 @@ def _rows(
     files: Sequence[File],
     card: IndexCard,
     encoding: Encoding | None,
+    known: Known | None,
     progress: Progress | None,
 ) -> Any:
     import pyarrow as pa
@@ -210,7 +219,12 @@ def _rows(
     feature = np.zeros((len(files), card.feature_size), np.float16)
     probability = np.zeros((len(files), len(card.category_names)), np.float16)
     errors: list[str | None] = [None] * len(files)
-    for row, reason in _describe(tagger, root, files, feature, probability, encoding, progress):
+    ready = {} if known is None else known([file.sha256 for file in files])
+    for row, file in enumerate(files):
+        if file.sha256 in ready:
+            feature[row], probability[row] = ready[file.sha256]
+    paths = {n: root / file.name for n, file in enumerate(files) if file.sha256 not in ready}
+    for row, reason in _describe(tagger, paths, feature, probability, encoding, progress):
         errors[row] = reason
     reached = probability >= np.asarray(card.thresholds, np.float16)
     names = np.asarray(card.category_names, dtype=object)
@@ -234,18 +248,19 @@ def _rows(
 
 def _describe(
     tagger: Tagger,
-    root: Path,
-    files: Sequence[File],
+    paths: Mapping[int, Path],
     feature: np.ndarray,
     probability: np.ndarray,
     encoding: Encoding | None,
     progress: Progress | None,
 ) -> Iterator[tuple[int, str]]:
-    """Fill in features and probabilities; yields the rows that cannot be read, and why."""
-    paths = [root / file.name for file in files]
+    """Fill in features and probabilities of rows; yields those that cannot be read, and why."""
+    if not paths:
+        return
+    rows = list(paths)
     try:
         encoded = encode_images(
-            paths,
+            list(paths.values()),
             tagger.frozen,
             encoding=encoding,
             views=tagger.views,
@@ -254,20 +269,20 @@ def _describe(
             progress=progress,
         )
     except DataError:  # also where none can be read
-        reasons = [reason for path in paths if (reason := why_unreadable(path))]
+        reasons = [reason for path in paths.values() if (reason := why_unreadable(path))]
         if len(reasons) < len(paths):
             raise
-        yield from enumerate(reasons)
+        yield from zip(rows, reasons, strict=True)
         return
     source = joined(encoded.source, tagger.views)
     for part in torch.split(torch.arange(len(encoded.kept)), BATCH):
         batch = source.batch(part)
-        places = [encoded.kept[i] for i in part.tolist()]
+        places = [rows[encoded.kept[i]] for i in part.tolist()]
         feature[places] = batch.image_feature.numpy()
         probability[places] = tagger.score(batch).probabilities.numpy()
         if progress is not None:
             progress("tag", int(part[-1]) + 1, len(encoded.kept))
-    place_of = {str(path): place for place, path in enumerate(paths)}
+    place_of = {str(path): row for row, path in paths.items()}
     yield from ((place_of[bad.name], bad.reason) for bad in encoded.bad)
 
 

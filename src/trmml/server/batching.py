@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,46 +16,22 @@ from jaxtyping import Float
 from trmml.errors import DataError
 from trmml.server.problems import Problem
 from trmml.storage.sessions import cores
+from trmml.tagging.scorer import Scorer, prepared
 
 # Requests that wait; images in a batch, and what its first waits while others are decoded.
 MOST_WAITING, MOST_IMAGES, SECONDS = 64, 16, 0.02
-
-Pixels = np.ndarray
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """A run that scores images: an ONNX file, or torch."""
-
-    @property
-    def category_names(self) -> list[str]:
-        """Of the probabilities."""
-        ...
-
-    @property
-    def thresholds(self) -> Float[np.ndarray, " K"]:
-        """Of each category."""
-        ...
-
-    def read(self, source: Path | bytes) -> Pixels | DataError:
-        """An image as the model takes it, or why it cannot be read."""
-        ...
-
-    def probabilities(self, images: Pixels) -> Float[np.ndarray, "B K"]:
-        """Calibrated, of several images."""
-        ...
 
 
 class Batcher:
     """Probabilities of images that come one by one.
 
     Args:
-        engine: called by one thread alone.
+        scorer: scores in one thread alone.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.waiting = engine, 0
-        self._queue = queue.SimpleQueue[tuple[Pixels, Future[np.ndarray]] | None]()
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.waiting = scorer, 0
+        self._queue = queue.SimpleQueue[tuple[Any, Future[np.ndarray]] | None]()
         self._decoding = 0
         self._pool = ThreadPoolExecutor(max(2, cores()), thread_name_prefix="upload")
         self._thread = threading.Thread(target=self._run, name="tag", daemon=True)
@@ -82,7 +58,7 @@ class Batcher:
         self._decoding += 1
         try:
             loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._pool, self.engine.read, source)
+            pixels = await loop.run_in_executor(self._pool, prepared, self.scorer, source)
         finally:
             self._decoding -= 1
         if isinstance(pixels, DataError):
@@ -104,7 +80,7 @@ class Batcher:
             if not batch:
                 continue
             try:
-                found = self.engine.probabilities(np.stack([pixels for pixels, _ in batch]))
+                found = self.scorer.score([pixels for pixels, _ in batch]).probabilities
             except Exception as error:  # of the model: those who wait must hear of it
                 for _, future in batch:
                     future.set_exception(error)
@@ -112,7 +88,7 @@ class Batcher:
             for row, (_, future) in zip(found, batch, strict=True):
                 future.set_result(row)
 
-    def _more(self) -> Iterator[tuple[Pixels, Future[np.ndarray]]]:
+    def _more(self) -> Iterator[tuple[Any, Future[np.ndarray]]]:
         """What else is ready, or will be soon."""
         until = time.monotonic() + SECONDS
         for _ in range(MOST_IMAGES - 1):

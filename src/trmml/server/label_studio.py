@@ -99,8 +99,8 @@ async def _predicted(task: Task, desk: Desk, batcher: Batcher, choices: bool) ->
         found = await batcher.probabilities(desk.paths[place])
     if isinstance(found, DataError):
         return {"result": [], "score": 0.0}
-    present = found >= batcher.engine.thresholds
-    names = tuple(batcher.engine.category_names)
+    present = found >= batcher.scorer.thresholds
+    names = tuple(batcher.scorer.category_names)
     known = np.ones_like(present)
     result = results_of(names, present, known, "choices" if choices else "yes-no")
     # Label Studio sorts by it, the least sure first.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, now
 from trmml.curation.cross_fit import cross_fitted
-from trmml.curation.queue import Question, Queue, agreement
+from trmml.curation.queue import Question, Queue
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.average_precision import average_precisions, mean_defined
@@ -142,21 +142,19 @@ class Desk:
 
     def progress(self) -> dict[str, Any]:
         """What was answered so far, how long it took, and what is left."""
-        rows = self.rows()
-        taken = {row.undoes for row in rows}
-        given = [row for row in rows if row.answer is not None and row.id not in taken]
-        same, again = agreement(rows)
+        with self._writing:
+            tally = self._journal.tally()
         with self._asking:
             self.queue.take_new()
             known, left = self.queue.pairs.known.float().mean(), self.queue.left
         return {
-            "answers": len(given),
-            "present": sum(row.answer == "present" for row in given),
-            "seconds": round(sum(row.ms or 0 for row in given) / 1000),
+            "answers": tally.answers,
+            "present": tally.present,
+            "seconds": round(tally.ms / 1000),
             "left": left,
             "known_share": float(known),
-            "again": again,
-            "as_before": same,
+            "again": tally.again,
+            "as_before": tally.as_before,
         }
 
     def worth(self) -> dict[str, Any]:
@@ -191,7 +189,8 @@ class Desk:
             return []
         column = self.queue.collection.category_names.index(category)
         shown = self.queue.pairs.labels[:, column].nonzero()[:, 0]
-        near = self.queue.collection.features[shown] @ feature
+        features = self.queue.collection.features
+        near = features[shown] @ features.new_tensor(feature)
         return [self.ids[n] for n in shown[near.argsort(descending=True)[:count]].tolist()]
 
     def _told(self, asked: Question) -> dict[str, Any]:

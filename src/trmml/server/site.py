@@ -1,12 +1,12 @@
 """All parts of a server, put together for one run and one collection."""
 
 import logging
+import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from fastapi import FastAPI
@@ -17,14 +17,14 @@ from trmml.curation.answers import Answers
 from trmml.curation.collection import read_collection
 from trmml.curation.queue import Queue
 from trmml.datasets.base import Dataset
-from trmml.deploy.kept import keep, open_kept
+from trmml.deploy.kept import load_scorer
 from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.search.encoder import EncoderEmbedder
 from trmml.search.index import Index
-from trmml.server.batching import Batcher, Engine
+from trmml.server.batching import Batcher
 from trmml.server.finding import Searcher, search_routes
 from trmml.server.guard import Gate, Guard
 from trmml.server.label_studio import label_studio_routes
@@ -40,9 +40,7 @@ from trmml.server.pages import (
 from trmml.server.problems import add_handlers
 from trmml.server.review import Desk, review_routes
 from trmml.server.tagging import Explainer, tag_routes
-from trmml.server.torch_engine import TorchEngine
 from trmml.storage.provenance import versions
-from trmml.tagging.tagger import Tagger
 from trmml.training.run_folder import RunCard, load_card
 
 logger = logging.getLogger(__name__)
@@ -89,7 +87,9 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         TrmmlError: a part cannot be opened.
     """
     card = load_card(wish.run)
-    load = partial(_by_torch, wish.run, encoder=wish.encoder, trust=wish.trust, device=wish.device)
+    load = partial(
+        load_scorer, wish.run, encoder=wish.encoder, trust=wish.trust, device=wish.device
+    )
     index = None if wish.index is None else _index(wish, card)
     roots = [
         *([] if wish.data is None else [wish.data.root]),
@@ -97,7 +97,8 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
     ]
     library = Library(roots)
     desk = None if wish.data is None else _desk(wish, wish.data, library, progress)
-    batcher = Batcher(_engine(wish, load))
+    batcher = Batcher(load())
+    explainer = Explainer(partial(load, features=True), desk)
     meter = Meter(lambda: batcher.waiting)
     app = FastAPI(
         title="trmml", version=versions()["trmml"], docs_url=None, redoc_url=None,
@@ -110,12 +111,12 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         "images": 0 if wish.data is None else len(wish.data), "read_only": wish.read_only,
         "journal": "" if desk is None else desk.journal,
         "search": [] if index is None else index.card.category_names,
-        "texts": bool(card.encoder.token_size),
+        "texts": bool(card.encoder.token_size), **_commands(wish),
     }  # fmt: skip
     for router in (
         page_routes(), session_routes(gate), image_routes(library),
         run_routes(wish.run, status, meter),
-        tag_routes(batcher, library, Explainer(load, desk)), review_routes(desk),
+        tag_routes(batcher, library, explainer), review_routes(desk),
         search_routes(None if index is None else Searcher(index, library)),
     ):  # fmt: skip
         app.include_router(router)
@@ -140,19 +141,15 @@ def unlabelled(folder: Path, run: Path) -> Dataset:
     return Dataset(folder, tuple(names), categories, LabelMatrix(labels, known), (0,) * len(names))
 
 
-def _by_torch(run: Path, **how: Any) -> TorchEngine:
-    return TorchEngine(Tagger.load(run, **how))
-
-
-def _engine(wish: Wish, load: Callable[[], TorchEngine]) -> Engine:
-    """The run's kept ONNX file, made where it is not there yet; torch where it cannot be had."""
-    if wish.encoder is not None or wish.device != "cpu":
-        return load()
-    kept = open_kept(wish.run)
-    if kept is None:
-        keep(wish.run)
-        kept = open_kept(wish.run)
-    return kept or load()
+def _commands(wish: Wish) -> dict[str, str]:
+    """The commands that make an index of what is under review, and a better run of its answers."""
+    images = "DIR" if wish.data is None else str(wish.data.root)
+    run, name = str(wish.run), wish.run.resolve().name
+    journal = str(wish.answers or wish.run / "answers.sqlite")
+    index = ["trmml", "index", images, "--run", run, "--out", f"{name}.index"]
+    learn = ["trmml", "review", "learn", run, "--images", images, "--labels", "TABLE"]
+    learn += ["--answers", journal, "--out", f"{name}-2"]
+    return {"make_index": shlex.join(index), "learn": shlex.join(learn)}
 
 
 def _index(wish: Wish, card: RunCard) -> Index:

@@ -14,7 +14,7 @@ from trmml.server.batching import Batcher
 from trmml.server.library import Library, status_of
 from trmml.server.problems import Problem
 from trmml.server.review import Desk, Name, Sha256
-from trmml.server.torch_engine import TorchEngine
+from trmml.tagging.scorer import Scorer
 from trmml.tagging.tags import Choice, Tag
 
 MOST_IMAGES = 32
@@ -43,13 +43,13 @@ class Explainer:
     """Where in an image a run sees each tag, and which known images are alike.
 
     Args:
-        load: loads the run by torch; called once, at the first question.
+        load: loads the run with its features; called once, at the first question.
         desk: that knows images to compare with.
     """
 
-    def __init__(self, load: Callable[[], TorchEngine], desk: Desk | None) -> None:
+    def __init__(self, load: Callable[[], Scorer], desk: Desk | None) -> None:
         self._load, self._desk = load, desk
-        self._engine: TorchEngine | None = None
+        self._scorer: Scorer | None = None
 
     def explain(self, source: Any, names: Sequence[str]) -> dict[str, Any]:
         """Maps over the patches, row by row, the largest 1, and ids of images that are alike.
@@ -58,22 +58,19 @@ class Explainer:
             source: file or bytes of an image that can be read.
             names: of tags.
         """
-        self._engine = engine = self._engine or self._load()
-        strange = [name for name in names if name not in engine.category_names]
+        self._scorer = scorer = self._scorer or self._load()
+        strange = [name for name in names if name not in scorer.category_names]
         if strange:
             raise DataError(f"the run has no category {strange[0]!r:.80}")
-        pixels = engine.read(source)
-        if isinstance(pixels, DataError):
-            raise pixels
-        features = engine.features(pixels[None])
-        attention = engine.tagger.score(features).attention[0].numpy()
-        rows, columns = engine.tagger.card.encoder.grid
+        scored = scorer.score([scorer.prepare(source)])
+        assert scored.features is not None
+        rows, columns = scorer.grid
         maps, alike = dict[str, list[float]](), dict[str, list[str]]()
         for name in names:
-            found = attention[engine.category_names.index(name)]
+            found = scored.maps[0, scorer.category_names.index(name)]
             maps[name] = np.round(found / max(float(found.max()), 1e-12), 3).tolist()
             if self._desk is not None:
-                alike[name] = self._desk.alike(features.image_feature[0].cpu(), name)
+                alike[name] = self._desk.alike(scored.features[0], name)
         return {"maps": {"rows": rows, "columns": columns, "values": maps}, "alike": alike}
 
 
@@ -125,8 +122,8 @@ async def _tagged(name: str, choice: Choice, batcher: Batcher, library: Library)
     if isinstance(found, DataError):
         status = status_of(source) if isinstance(source, bytes) else 422
         return {"image": name, "tags": [], "error": str(found), "status": status}
-    engine = batcher.engine
-    (tags,) = choice.tags(found[None], engine.thresholds, engine.category_names)
+    scorer = batcher.scorer
+    (tags,) = choice.tags(found[None], scorer.thresholds, scorer.category_names)
     return {"image": name, "tags": [_told(tag) for tag in tags]}
 
 

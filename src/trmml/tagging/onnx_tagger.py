@@ -4,16 +4,18 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from trmml.errors import DataError
 from trmml.images import read_image
 from trmml.settings.choices import OnBadImage
 from trmml.storage.sessions import cores, open_session
+from trmml.tagging.scorer import Scored, prepared
 from trmml.tagging.tags import Choice, Tag, TaggedImage, warn_left_out, warn_uncalibrated
 
 # What the file says of itself stands under this key of its metadata, as JSON.
@@ -22,11 +24,13 @@ BATCH = 32
 
 
 class OnnxTagger:
-    """A run as `export` wrote it, with part "all".
+    """A run as `export` wrote it, with part "all"; a `Scorer` as well.
 
     Args:
         path: of the file.
     """
+
+    by, ahead, feature_size = "onnxruntime", False, 0
 
     def __init__(self, path: Path) -> None:
         threads = os.environ.get("OMP_NUM_THREADS", "")  # which torch follows as well
@@ -49,7 +53,7 @@ class OnnxTagger:
         with ThreadPoolExecutor(max(2, cores()), thread_name_prefix="decode") as pool:
             for start in range(0, len(paths), BATCH):
                 part = paths[start : start + BATCH]
-                tagged = self._tagged(part, list(pool.map(self.read, part)), choice)
+                tagged = self._tagged(part, list(pool.map(partial(prepared, self), part)), choice)
                 bad = [image.error for image in tagged if image.error is not None]
                 if bad and on_bad_image == "error":
                     raise DataError(bad[0])
@@ -57,30 +61,15 @@ class OnnxTagger:
                 yield from tagged
         warn_left_out(unreadable, len(paths))
 
-    def probabilities(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B K"]:
-        """Calibrated, of images as `squashed` gives them."""
-        return self.run(images)[0]
+    def score(self, prepared: Sequence[UInt8[np.ndarray, "S S 3"]]) -> Scored:
+        """See `Scorer`."""
+        probabilities, maps = self._session.run(None, {"image": np.stack(prepared)})
+        return Scored(probabilities, None, maps.reshape(*maps.shape[:2], -1))
 
-    def run(self, images: UInt8[np.ndarray, "B S S 3"]) -> list[Float[np.ndarray, "B K ..."]]:
-        """Those probabilities, and the region maps over the grid of patches (B, K, rows, cols)."""
-        outputs: list[Float[np.ndarray, "B K ..."]] = self._session.run(None, {"image": images})
-        return outputs
-
-    def prepare(self, source: Path | bytes, name: str = "") -> UInt8[np.ndarray, "S S 3"]:
-        """An image as the file takes it; `name` stands for a content in messages.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+    def prepare(self, source: Path | bytes, name: str = "the image") -> UInt8[np.ndarray, "S S 3"]:
+        """See `Scorer`."""
         image = read_image(source, at_least=self._about["at_least"], name=name)
         return squashed(image, self._about["size"], self._about["interpolation"])
-
-    def read(self, source: Path | bytes) -> UInt8[np.ndarray, "S S 3"] | DataError:
-        """The image as the file takes it, or why it cannot be read."""
-        try:
-            return self.prepare(source)
-        except DataError as error:
-            return error
 
     def _tagged(
         self,
@@ -92,8 +81,9 @@ class OnnxTagger:
         good = [image for image in images if not isinstance(image, DataError)]
         chosen: list[tuple[Tag, ...]] = []
         if good:
-            probabilities = self.probabilities(np.stack(good))
-            chosen = choice.tags(probabilities, self.thresholds, self.category_names)
+            chosen = choice.tags(
+                self.score(good).probabilities, self.thresholds, self.category_names
+            )
         tags = iter(chosen)
         return [
             TaggedImage(path, error=str(image))

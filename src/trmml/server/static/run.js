@@ -30,6 +30,7 @@ export default function Page() {
       <div><dt>labels known</dt><dd>${figure(training.known_share)}<small> %</small></dd></div>
       <div><dt>encoder</dt><dd class="word"><bdi>${training.encoder}</bdi></dd></div>
     </dl>
+    ${own.mean_ap == null ? html`<p class="hint">Too few labels are known of the held-out images: no category has one that shows it and one that does not.</p>` : null}
     ${report ? html`<p><a class="button" href="/report">The whole report</a></p>` : html`<p class="hint">Write the whole report with <code>trmml report RUN</code>.</p>`}
     <${Methods} />
     <section><h2>Each category, held-out images</h2>

@@ -113,8 +113,8 @@ export default function Page() {
     if (like) resemble(like);
   }, []);
   if (!status.value.search.length)
-    return html`<${Empty} title="There is no index to search">Make one with <code>trmml index DIR --run RUN --out INDEX</code>, and start
-      <code>trmml serve</code> with <code>--index INDEX</code>.<//>`;
+    return html`<${Empty} title="There is no index to search">Make one with <code>${status.value.make_index}</code>, and
+      start <code>trmml serve</code> again with <code>--index ${status.value.make_index.split(" ").pop()}</code>.<//>`;
   const result = found.value;
   return html`<h1 class="sr">Search</h1>
     <form class="find" role="search" onSubmit=${(/** @type {any} */ e) => { e.preventDefault(); void search(); }}

@@ -1,0 +1,46 @@
+"""What a job says of images, for an index that then need not compute it again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from trmml.errors import CheckpointError, ConfigError
+from trmml.scale.job import read_job
+from trmml.search.build import Described, Known
+from trmml.storage.hashes import hash_file
+
+
+def described_by(out: Path | str, run: Path | str) -> Known:
+    """Features and probabilities of images by the SHA-256 of their bytes; see `build_index`.
+
+    Args:
+        out: folder of a job with features and probabilities; only what is done of it counts.
+        run: that the index is made with.
+
+    Raises:
+        CheckpointError: the job is of another run, or damaged.
+        ConfigError: no job was begun there, or it computes something else.
+    """
+    out, job = Path(out), read_job(Path(out))
+    if job is None:
+        raise ConfigError(f"{out} holds no job; name the folder that `trmml batch tag` wrote")
+    if not {"features", "probabilities"} <= set(job.what):
+        raise ConfigError(
+            f"{out} holds {', '.join(job.what)}; an index needs a job of"
+            " --what tags,probabilities,features"
+        )
+    if job.run != hash_file(Path(run) / "model.json"):
+        raise CheckpointError(f"{out} was tagged with another run than {run}; name that run")
+
+    def known(sums: Sequence[str]) -> dict[str, Described]:
+        parts = sorted(out.glob("part-*.parquet"))
+        if not parts:
+            return {}
+        good = pl.col("error").is_null() & pl.col("sha256").is_in(list(sums))
+        rows = pl.scan_parquet(parts).filter(good)
+        frame = rows.select("sha256", "image_feature", "probability").collect()
+        columns = [frame[name].to_numpy() for name in ("image_feature", "probability")]
+        return dict(zip(frame["sha256"], zip(*columns, strict=True), strict=True))
+
+    return known
