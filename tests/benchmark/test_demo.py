@@ -12,7 +12,8 @@ from trmml.errors import CheckpointError, ConfigError
 from trmml.settings.sections import Settings
 from trmml.storage.held import held_folder
 
-METHODS = ["zero-shot", "zero-shot dense", "linear probe", "trmml (default)"]
+PAPER = "TRM-ML (paper's parts)"
+METHODS = ["zero-shot", "zero-shot dense", "linear probe", PAPER, "trmml (default)"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.baselines.linear_probe import probe_settings
-from trmml.benchmark.catalog import METHODS
+from trmml.benchmark.catalog import METHODS, Method, PaperSettings
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
@@ -116,8 +116,8 @@ def demo(
             encode_images(d.paths, frozen, views=views, seed=seed, progress=progress)
             for d, views in ((data, training.encoded_views), (test, training.scored_views))
         )
-        baselines = _baselines(frozen, data, encoded.source, test, asked.source, settings)
-        for name, found in baselines.items():
+        others = _others(frozen, data, encoded.source, test, asked.source, settings, progress)
+        for name, found in others.items():
             say(f"{name}: mAP {100 * found.mean_ap:.1f}")
         for record in train_run(
             data,
@@ -134,8 +134,8 @@ def demo(
         tagger = Tagger.load(out, encoder=frozen.encoder)
         evaluation = evaluate(tagger, test, encoded=asked)
         _tag(tagger, new, out / "tags")
-        write_report(out, evaluation, baselines=baselines, truth=full.matrix)
-        metrics = {**baselines, method_name(settings): evaluation.metrics}
+        write_report(out, evaluation, baselines=others, truth=full.matrix)
+        metrics = {**others, method_name(settings): evaluation.metrics}
         seconds = time.monotonic() - started
         tree = results(metrics, known_share=data.matrix.known_share, seed=seed, seconds=seconds)
         tree["train_context"] = settings.prompts.train_context  # the reading of the paper
@@ -179,23 +179,34 @@ def _draw(folder: Path, images: int, seed: int) -> Dataset:
     return read_folder(folder, folder / "labels.csv")
 
 
-def _baselines(
+def _others(
     frozen: FrozenEncoder,
     data: Dataset,
     known: FeatureSource,
     test: Dataset,
     asked: FeatureSource,
     settings: Settings,
+    progress: Progress | None,
 ) -> dict[str, Metrics]:
-    """Zero-shot, which learns nothing, and a linear probe on the known labels."""
-    probe = METHODS["probe-masked"].trainer(
-        frozen, data.category_names, probe_settings(settings), known, data.matrix
-    )
-    for _ in train(probe):
-        pass
-    held = HeldOut(known, probe.held, data.matrix.subset(probe.held))
-    found = zero_shot_metrics(frozen, asked, test, prompts=settings.prompts, held_out=held)
-    return {**found, "linear probe": score(probe.model, asked, test, held_out=held)}
+    """Zero-shot, which learns nothing, and on the known labels a linear probe and the paper."""
+    paper = METHODS["trmml-paper"]
+    own: dict[str, tuple[Method, Any]] = {
+        "linear probe": (METHODS["probe-masked"], probe_settings(settings))
+    }
+    if method_name(settings) != paper.name:
+        own[paper.name] = (paper, PaperSettings(training=settings.training))
+    found = dict[str, Metrics]()
+    for name, (method, chosen) in own.items():
+        trainer = method.trainer(frozen, data.category_names, chosen, known, data.matrix)
+        for _ in train(trainer, progress=progress):
+            pass
+        held = HeldOut(known, trainer.held, data.matrix.subset(trainer.held))
+        found[name] = score(trainer.model, asked, test, held_out=held)
+    # The images that are held out are the same for all.
+    return {
+        **zero_shot_metrics(frozen, asked, test, prompts=settings.prompts, held_out=held),
+        **found,
+    }
 
 
 def _tag(tagger: Tagger, new: Dataset, folder: Path) -> None:
