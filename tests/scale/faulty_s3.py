@@ -10,8 +10,6 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-SLOW_SECONDS = 1.0
-
 
 class FaultyS3:
     """A WSGI application before moto's.
@@ -21,7 +19,10 @@ class FaultyS3:
 
     Attributes:
         requests: how many of each method and path.
+        slow_seconds: that a slow body pauses.
     """
+
+    slow_seconds = 1.0
 
     def __init__(self) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -48,7 +49,7 @@ class FaultyS3:
     def _slowly(self, body: Iterable[bytes]) -> Iterator[bytes]:
         content = b"".join(body)
         yield content[:10]
-        time.sleep(SLOW_SECONDS)
+        time.sleep(self.slow_seconds)
         yield content[10:]
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from tests.conftest import ToyImages
-from tests.scale.faulty_s3 import SLOW_SECONDS, FaultyS3, served
+from tests.scale.faulty_s3 import FaultyS3, served
 from trmml.errors import ConfigError, DataError, MissingExtraError
 from trmml.scale import objects
 from trmml.scale.manifest import read_manifest, write_manifest
@@ -66,7 +66,8 @@ def test_what_fails_now_and_then_is_read(
 
 def test_a_body_that_takes_too_long_is_asked_for_again(s3: tuple[Storage, FaultyS3]) -> None:
     storage, server = s3
-    hasty = Storage(storage.options, attempts=2, first_wait=0.0, timeout=SLOW_SECONDS / 2)
+    server.slow_seconds = 8.0
+    hasty = Storage(storage.options, attempts=2, first_wait=0.0, timeout=4.0)
     assert hasty.read("s3://museum/scans/slow.jpg", None) == CONTENT
     assert server.requests["GET", "/museum/scans/slow.jpg"] == 2
 

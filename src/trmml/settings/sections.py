@@ -182,7 +182,9 @@ class TrainingSettings(Section):
         0.1, gt=0, lt=1, description="share of the images whose known labels choose the epoch"
     )
     least_steps: int = Field(
-        1000, ge=0, description="optimiser steps that are made at least: epochs are added for them"
+        1000,
+        ge=0,
+        description="optimiser steps that are made at least: epochs are added for them, up to 200",
     )
     patience: int = Field(
         0,

@@ -14,18 +14,22 @@ from trmml.settings.sections import TrainingSettings
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001
+# Epochs that are added at most: the same hundred images teach nothing more often than that.
+MOST_EPOCHS = 200
 
 
 def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
-    """The settings with more epochs where few images make fewer than `least_steps`.
+    """The settings with up to `MOST_EPOCHS` where few images make fewer than `least_steps`.
 
     Args:
         settings: of the loop.
         images: to train on and to hold out.
 
     Example:
-        >>> enough_epochs(TrainingSettings(), 150).epochs
-        334
+        >>> enough_epochs(TrainingSettings(), 1500).epochs
+        46
+        >>> enough_epochs(TrainingSettings(), 60).epochs
+        200
         >>> enough_epochs(TrainingSettings(epochs=5), 150).epochs
         5
         >>> enough_epochs(TrainingSettings(epochs=5, least_steps=100), 150).epochs
@@ -33,7 +37,7 @@ def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
     """
     kept = max(1, round((1 - settings.held_out_share) * images))
     steps = math.ceil(math.ceil(kept / settings.batch_size) / settings.accumulate)
-    epochs = max(settings.epochs, math.ceil(settings.least_steps / steps))
+    epochs = max(settings.epochs, min(MOST_EPOCHS, math.ceil(settings.least_steps / steps)))
     return settings.model_copy(update={"epochs": epochs})
 
 
