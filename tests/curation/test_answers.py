@@ -282,3 +282,5 @@ def test_the_tally_counts_what_stands(tmp_path: Path) -> None:
         assert answers.tally() == (3, 0, 2100, 0, 1)
         answers.add([row("8", None, undoes="6")])
         assert answers.tally() == (4, 1, 2800, 0, 1)
+        answers.add([row("9", None, undoes="8")])
+        assert answers.tally() == (3, 0, 2100, 0, 1)

@@ -40,12 +40,9 @@ CREATE TRIGGER answers_stay BEFORE UPDATE ON answers
 CREATE TRIGGER answers_remain BEFORE DELETE ON answers
     BEGIN SELECT RAISE(ABORT, 'answers are only added'); END;
 """
-
-
-# What was taken back does not count, unless that was taken back itself.
+_UNDOS = "SELECT id, undoes FROM answers WHERE undoes IS NOT NULL ORDER BY id DESC"
 _TALLY = """
-WITH undone AS (SELECT undoes FROM answers WHERE undoes IS NOT NULL),
-taken AS (SELECT undoes FROM answers WHERE undoes IS NOT NULL AND id NOT IN undone),
+WITH taken AS (SELECT value FROM json_each(?)),
 given AS (SELECT * FROM answers WHERE answer IS NOT NULL AND id NOT IN taken),
 gold AS (SELECT * FROM given WHERE why = 'gold' AND answer IN ('present', 'absent'))
 SELECT COUNT(*), COALESCE(SUM(answer = 'present'), 0), COALESCE(SUM(ms), 0),
@@ -226,7 +223,8 @@ class Answers:
     def tally(self) -> Tally:
         """How much was answered, counted in the file: a long journal is read by each page."""
         with self._told():
-            return Tally(*self._base.execute(_TALLY).fetchone())
+            taken = json.dumps([*taken_back(self._base.execute(_UNDOS))])
+            return Tally(*self._base.execute(_TALLY, (taken,)).fetchone())
 
     def close(self) -> None:
         """Close the file."""
@@ -256,6 +254,19 @@ class Answers:
             elif "malformed" in reason or "not a database" in reason:
                 advice = "Restore it from a backup, or from what `trmml review export` wrote."
             raise DataError(f"cannot use the answers in {self.path}: {reason}. {advice}") from error
+
+
+def taken_back(undos: Iterable[tuple[str, str]]) -> set[str]:
+    """Ids of rows that do not count any more; an undo that was itself undone takes nothing back.
+
+    Args:
+        undos: id of each row that undoes another, newest first, and the other's.
+    """
+    taken = set[str]()
+    for row, other in undos:
+        if row not in taken:
+            taken.add(other)
+    return taken
 
 
 def _answer(row: Sequence[Any]) -> Answer:

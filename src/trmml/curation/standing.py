@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from trmml.curation.answers import Answer, State
+from trmml.curation.answers import Answer, State, taken_back
 from trmml.datasets.base import Dataset
 from trmml.datasets.tables.names import clean_name
 from trmml.labels.matrix import LabelMatrix
@@ -45,18 +45,17 @@ def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
         rows: in the order of their ids.
         at: the present; by default now.
     """
-    found = Standing()
+    undos = ((row.id, row.undoes) for row in reversed(rows) if row.undoes is not None)
+    found = Standing(taken=taken_back(undos))
     rested = (at or datetime.now(UTC)) - timedelta(days=UNSURE_DAYS)
     earliest = rested.strftime("%Y-%m-%dT%H:%M:%SZ")
     spoken: set[tuple[Pair, str]] = set()
     named = functools.cache(clean_name)
     for row in reversed(rows):
         pair = (row.sha256, named(row.category))
-        if row.id in found.taken:
+        if row.id in found.taken or row.undoes is not None:
             continue
-        if row.undoes is not None:
-            found.taken.add(row.undoes)
-        elif row.answer == "skip":
+        if row.answer == "skip":
             found.skipped.add(pair)
         elif (pair, row.who) not in spoken:
             spoken.add((pair, row.who))
