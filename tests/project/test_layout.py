@@ -14,9 +14,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 def test_files_and_functions_stay_small() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 6
-    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in FILES}
-    assert {name: length for name, length in lengths.items() if length > 350} == {}
-    long = {f"{path.name}:{name}": n for path in FILES for name, n in bodies(path) if n > 45}
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in FILES}
+    assert {path: length for path, length in lengths.items() if length > 350} == {}
+    long = {f"{path}:{name}": n for path in FILES for name, n in bodies(path) if n > 45}
     assert long == {}
 
 

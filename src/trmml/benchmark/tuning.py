@@ -143,6 +143,7 @@ def tune(
     if not method.space:
         return
     defaults = _defaults(method)
+    starts = [defaults, *({**defaults, **each} for each in method.starts)]
     space = {  # the journal knows settings by their first names
         first_name(name): distribution(name, each, defaults[name])
         for name, each in method.space.items()
@@ -156,9 +157,8 @@ def tune(
             yield _trial(method, protocol, plan, done)
         if len(done) >= plan.trials:
             break
-        starts, trial = [defaults, *({**defaults, **each} for each in method.starts)], None
         if len(done) < len(starts):
-            changes = starts[len(done)]
+            changes, trial = starts[len(done)], None
         else:
             trial = ask(study, space, plan.seed, len(done))
             changes = _changes(trial.params)

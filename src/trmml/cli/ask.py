@@ -82,7 +82,8 @@ def ask(
     except KeyboardInterrupt:
         say(f"Interrupted. What was answered is in {answers}.")
         raise typer.Exit(130) from None
-    *_, same, again = queue.answers.tally()
+    tally = queue.answers.tally()
+    again, same = tally.again, tally.as_before
     if json:
         print_json({"answers": count, "file": str(answers), "again": again, "as_before": same})
         return

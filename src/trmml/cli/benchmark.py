@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from trmml.cli import options
+from trmml.cli import grid_options, options
 from trmml.cli.grid_options import (
     mask_rules,
     method_keys,
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    out: options.GridOut,
+    out: grid_options.GridOut,
     data: options.Data = None,
     data_option: options.DataOption = None,
     encoder: options.Encoder = "bundled",
     image_size: options.ImageSize = None,
-    methods: options.Methods = "all",
-    known: options.Shares = None,
+    methods: grid_options.Methods = "all",
+    known: grid_options.Shares = None,
     single_positive: options.SinglePositive = False,
     quota: options.Quota = None,
-    masks: options.Masks = None,
-    seeds: options.Seeds = "3",
-    settings: options.SettingsFolder = None,
-    views: options.Views = None,
-    precision: options.PrecisionForAll = None,
-    tune: options.Tune = None,
-    tune_folds: options.Folds = 2,
-    epoch: options.EpochOption = "held-out",
-    best_on_test: options.BestOnTest = False,
-    refit: options.Refit = False,
-    draws: options.Draws = 1000,
+    masks: grid_options.Masks = None,
+    seeds: grid_options.Seeds = "3",
+    settings: grid_options.SettingsFolder = None,
+    views: grid_options.Views = None,
+    precision: grid_options.PrecisionForAll = None,
+    tune: grid_options.Tune = None,
+    tune_folds: grid_options.Folds = 2,
+    epoch: grid_options.EpochOption = "held-out",
+    best_on_test: grid_options.BestOnTest = False,
+    refit: grid_options.Refit = False,
+    draws: grid_options.Draws = 1000,
     store: options.Store = None,
     store_form: options.StoreForm = "fp16",
     live: options.Live = False,
     encoder_precision: options.EncoderPrecision = "fp32",
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",
-    report_only: options.ReportOnly = False,
+    report_only: grid_options.ReportOnly = False,
     json: options.Json = False,
 ) -> None:
     """Compare methods on one encoder. Every method, mask and seed; tables, plots, intervals."""

@@ -1,9 +1,12 @@
-"""What the options of `trmml benchmark` mean: masks, seeds, methods and their settings."""
+"""The options of grids, and what they mean: masks, seeds, methods and their settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from trmml.cli import options
 from trmml.settings import choices
 
 if TYPE_CHECKING:
@@ -14,6 +17,86 @@ if TYPE_CHECKING:
 
 # `--known 10..90` goes in steps of so many percent, as the field does.
 STEP = 10
+
+GridOut = Annotated[
+    Path,
+    typer.Option(
+        help="Folder of the grid; the same one continues it.",
+        show_default=False,
+        callback=options.writable_folder,
+    ),
+]
+Methods = Annotated[str, typer.Option(metavar="KEYS", help="Keys with commas between, or all.")]
+Shares = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Known labels in percent: 10..90 (in tens), or a list as 10,50,90."
+        " [default: 10..90, unless another kind of mask is asked for]",
+    ),
+]
+Masks = Annotated[
+    list[Path] | None,
+    typer.Option("--mask", help="A file of known labels, as a run keeps; may be repeated."),
+]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        metavar="N|LIST", help="So many seeds, from 0, or a list as 0,5,7: of masks and training."
+    ),
+]
+SettingsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        metavar="DIR",
+        help="Folder with KEY.toml per method, as --tune writes; defaults where there is none.",
+    ),
+]
+EpochOption = Annotated[
+    choices.EpochRule,
+    typer.Option(help="Which epoch is reported: chosen on held-out training labels, or the last."),
+]
+BestOnTest = Annotated[
+    bool,
+    typer.Option(
+        "--best-on-test",
+        help="Also say what choosing the epoch on the test images would report, labelled so.",
+    ),
+]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit",
+        help="Also train each method again on all known images, and give that mAP beside the"
+        " other; twice the time.",
+    ),
+]
+Tune = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TRIALS",
+        help="First search settings on held-out training images, with so many trials a method.",
+    ),
+]
+Folds = Annotated[int, typer.Option(help="Random splits that --tune scores each trial on.")]
+Views = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=16,
+        help="Views of each image that every method trains on, and is scored by at once.",
+    ),
+]
+PrecisionForAll = Annotated[
+    choices.Precision | None, typer.Option(help="Sets training.precision for every method.")
+]
+ReportOnly = Annotated[
+    bool, typer.Option("--report-only", help="Run nothing: write tables and plots anew.")
+]
+Draws = Annotated[
+    int, typer.Option(min=0, help="Draws of the test images for intervals; 0 leaves them out.")
+]
 
 
 def mask_rules(

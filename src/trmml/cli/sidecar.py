@@ -73,9 +73,10 @@ def read(
     from trmml.exchange.naming import found_images
 
     found = found_images(named_paths(images, null))
+    asked = ours == "leave-out" or ledger != DEFAULT_LEDGER
     words = read_keywords(
         list(found), embedded=embedded, under=under, ours=ours == "include",
-        ledger=known_ledger(ledger) if ours == "leave-out" else None,
+        ledger=known_ledger(ledger) if asked else None,
     )  # fmt: skip
     root = Path(os.path.commonpath([os.path.abspath(each) for each in found.values()]))
     count = write_keywords(words, out, root, style)

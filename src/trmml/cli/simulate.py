@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from trmml.cli import options
+from trmml.cli import grid_options, options
 from trmml.cli.benchmark import read_both, terminal
 from trmml.cli.grid_options import seed_list
 from trmml.cli.output import Show, print_json, print_table, shown_progress
@@ -42,7 +42,7 @@ Flip = Annotated[float, typer.Option(help="Share of the answers that is wrong, b
 
 
 def simulate(
-    out: options.GridOut,
+    out: grid_options.GridOut,
     data: options.Data = None,
     data_option: options.DataOption = None,
     encoder: options.Encoder = "bundled",
@@ -55,7 +55,7 @@ def simulate(
     seconds: Seconds = None,
     rounds: Rounds = 10,
     flip: Flip = 0.0,
-    seeds: options.Seeds = "3",
+    seeds: grid_options.Seeds = "3",
     store: options.Store = None,
     on_bad_image: options.BadImage = "error",
     device: options.Device = "auto",

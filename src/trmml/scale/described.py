@@ -33,12 +33,18 @@ def described_by(out: Path | str, run: Path | str) -> Known:
     if job.run != hash_file(Path(run) / "model.json"):
         raise CheckpointError(f"{out} was tagged with another run than {run}; name that run")
 
+    parts = sorted(out.glob("part-*.parquet"))
+    if not parts:
+        return lambda sums: {}
+    good = pl.scan_parquet(parts, include_file_paths="part").filter(pl.col("error").is_null())
+    places = good.select("sha256", "part").collect()
+
     def known(sums: Sequence[str]) -> dict[str, Described]:
-        parts = sorted(out.glob("part-*.parquet"))
-        if not parts:
+        wanted = pl.col("sha256").is_in(list(sums))
+        files = places.filter(wanted)["part"].unique().to_list()
+        if not files:
             return {}
-        good = pl.col("error").is_null() & pl.col("sha256").is_in(list(sums))
-        rows = pl.scan_parquet(parts).filter(good)
+        rows = pl.scan_parquet(files).filter(wanted & pl.col("error").is_null())
         frame = rows.select("sha256", "image_feature", "probability").collect()
         columns = [frame[name].to_numpy() for name in ("image_feature", "probability")]
         return dict(zip(frame["sha256"], zip(*columns, strict=True), strict=True))
