@@ -22,6 +22,7 @@ from trmml.search.reference import SAMPLE, Reference, read_reference, write_refe
 from trmml.search.table import (
     FORMAT,
     IMAGES,
+    READABLE,
     REFERENCE,
     IndexCard,
     among,
@@ -306,7 +307,7 @@ def _settle(table: Any, out: Path, card: IndexCard) -> None:
     total, count = np.zeros(card.feature_size), 0
     sample, draw = list[np.ndarray](), np.random.default_rng(0)
     share = 2 * SAMPLE / max(table.count_rows(), 1)
-    rows = table.search().where("error IS NULL").select(["image_feature"]).limit(None)
+    rows = table.search().where(READABLE).select(["image_feature"]).limit(None)
     for batch in rows.to_batches():
         features = numbers_of(batch["image_feature"], card.feature_size)
         total, count = total + features.sum(axis=0, dtype=np.float64), count + len(features)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trmml.errors import DataError
-from trmml.search.table import IndexCard, quoted
+from trmml.search.table import READABLE, IndexCard, quoted
 
 _WEIGHTED = re.compile(r"([0-9]+(?:\.[0-9]+)?):(?=\S)")
 _CUT = re.compile(r"(.+):((?:0?\.[0-9]+)|0|1|1\.0+|0\.[0-9]*)")
@@ -144,7 +144,7 @@ def where(query: Query, card: IndexCard, labelled: Sequence[str] = ()) -> str:
     Raises:
         DataError: a category is neither the run's nor among the labels.
     """
-    parts = ["error IS NULL"]
+    parts = [READABLE]
     for tag in query.tags:
         has = _has(tag, card, labelled)
         parts.append(has if tag.wanted else f"NOT ({has})")
