@@ -1,15 +1,18 @@
 """The exact scan in memory: for a process that searches the same index again and again."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt64
+from jaxtyping import Bool, Float, UInt64
+from torch import Tensor
 
 from trmml.search.approximate import FEATURE
 from trmml.search.table import READABLE
 
 ROW = "_rowid"
+FILTERS = 16
 # How far a half-precision product of two unit vectors may be off. Rounding
 # the vector and the result makes 2**-10, and some room is left for how a processor sums.
 _ERROR = 2.0**-7
@@ -38,6 +41,8 @@ class FeaturesInMemory:
             values = np.asarray(batch[FEATURE].flatten())
             self._features[part] = torch.from_numpy(values.copy()).reshape(-1, width)
         self._table = table
+        # A person asks for other texts under the same tags, and for the next page.
+        self._that_hold = lru_cache(FILTERS)(self._find)
 
     def nearest(
         self, vector: Float[np.ndarray, " D"], count: int, filters: str
@@ -47,18 +52,23 @@ class FeaturesInMemory:
         Args:
             vector: to compare with.
             count: rows at most.
-            filters: SQL that rows must hold; it costs more than the comparison, but for `READABLE`.
+            filters: SQL that rows must hold. But for `READABLE` it costs more than the comparison,
+                so what the last `FILTERS` found is kept.
         """
         query = torch.from_numpy(np.asarray(vector, np.float32))
         direction = query / query.norm().clamp(min=1e-12)
         rough = (self._features @ direction.half()).float()
         if filters != READABLE:
-            found = self._table.search().where(filters).select(["width"]).with_row_id(True)
-            held = np.isin(self._ids, found.limit(None).to_arrow()[ROW].to_numpy())
-            rough = rough.where(torch.from_numpy(held), -torch.inf)
+            rough = rough.where(self._that_hold(filters), -torch.inf)
         count = min(count, int(rough.isfinite().sum()))
         if not count:
             return self._ids[:0], np.zeros(0, np.float32)
         rows = (rough >= rough.topk(count).values[-1] - 2 * _ERROR).nonzero()[:, 0]
         best = (self._features[rows].float() @ query).topk(count)
         return self._ids[rows[best.indices].numpy()], best.values.numpy()
+
+    def _find(self, filters: str) -> Bool[Tensor, " N"]:
+        """Which rows hold a filter."""
+        found = self._table.search().where(filters).select(["width"]).with_row_id(True)
+        ids = found.limit(None).to_arrow()[ROW].to_numpy()
+        return torch.from_numpy(np.isin(self._ids, ids))
