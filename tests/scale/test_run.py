@@ -16,7 +16,8 @@ from tests.toy import COLOURS, write_images
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.scale import part as part_module
 from trmml.scale import run as run_module
-from trmml.scale.job import part_card
+from trmml.scale.job import part_card, read_job
+from trmml.scale.lance_table import read_rows
 from trmml.scale.manifest import write_manifest
 from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.run import Status, status, tag_manifest
@@ -42,6 +43,8 @@ def job(run: Path, manifest: Path, out: Path, **options: object) -> Status:
 
 
 def rows_of(out: Path) -> pl.DataFrame:
+    if (out / "images.lance").exists():
+        return read_rows(out, list(read_job(out).schema)).sort("id")
     return pl.concat([pl.read_parquet(path) for path in out.glob("part-*.parquet")]).sort("id")
 
 
@@ -190,7 +193,10 @@ def test_a_full_disk_ends_the_job(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no process there is made ready beforehand")
-def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", ["parquet", "lance"])
+def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path, files: str) -> None:
+    if files == "lance":
+        pytest.importorskip("lance", reason="the extra `lance` is not installed")
     write_images(tmp_path / "set", 66)
     write_manifest([str(tmp_path / "set")], tmp_path / "m.parquet")
     job(finished_run, tmp_path / "m.parquet", tmp_path / "whole", part=3)
@@ -199,7 +205,7 @@ def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> No
     rng, kills = np.random.default_rng(0), 0
     words = (finished_run, tmp_path / "m.parquet", tmp_path / "out")
     while kills < 10:
-        process = context.Process(target=job, args=words, kwargs={"part": 3})
+        process = context.Process(target=job, args=words, kwargs={"part": 3, "files": files})
         process.start()
         _wait_for_one_more(tmp_path / "out", process)
         time.sleep(rng.uniform(0, 0.03))
@@ -208,7 +214,7 @@ def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> No
         process.kill()
         process.join()
         kills += 1
-    job(finished_run, tmp_path / "m.parquet", tmp_path / "out", part=3)
+    job(finished_run, tmp_path / "m.parquet", tmp_path / "out", part=3, files=files)
     assert kills == 10
     assert rows_of(tmp_path / "out").equals(rows_of(tmp_path / "whole"))
     assert not list((tmp_path / "out").glob(".*.part"))
