@@ -3,13 +3,16 @@
 import json
 import multiprocessing
 import os
+import struct
 import time
+import zlib
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from tests.conftest import ToyImages
 from tests.toy import COLOURS, write_images
@@ -182,13 +185,56 @@ def test_the_first_object_is_asked_for_before_any_work(finished_run: Path, tmp_p
 def test_a_full_disk_ends_the_job(
     finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    import resource
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    with pytest.raises(OSError, match="bytes are needed"):
-        job(finished_run, manifest, tmp_path / "out")
+    job(finished_run, manifest, tmp_path / "whole")
+    least = min(path.stat().st_size for path in (tmp_path / "whole").glob("part-*"))
+    frames: list[object] = []
+    original = part_module._frame
+    monkeypatch.setattr(
+        part_module, "_frame", lambda *given: (frames.append(given), original(*given))[1]
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="bytes are needed"):
+            job(finished_run, manifest, tmp_path / "out", batch=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(frames) == 1  # the others are not computed for nothing
     assert not list((tmp_path / "out").glob("*part*"))
+
+
+def test_odd_images_are_rows(finished_run: Path, toy_images: ToyImages, tmp_path: Path) -> None:
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 20000, 20000) + b"\x08\2\0\0\0"
+    crc = struct.pack(">I", zlib.crc32(head[12:]))
+    (tmp_path / "bomb.png").write_bytes(head + crc)
+    good = str(min(toy_images.test.iterdir()))
+    uris = [good, str(tmp_path / "bomb.png"), "htps://x/a.png"]
+    frame = pl.DataFrame({"id": uris, "uri": uris})
+    frame.write_parquet(tmp_path / "m.parquet")
+    done = job(finished_run, tmp_path / "m.parquet", tmp_path / "out")
+    assert (done.done, done.errors, done.failed) == (3, 2, 0)
+
+
+@pytest.mark.parametrize("files", ["parquet", "lance"])
+def test_errors_are_tried_again_where_that_is_asked_for(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, files: str
+) -> None:
+    if files == "lance":
+        pytest.importorskip("lance", reason="the extra `lance` is not installed")
+    late, out = tmp_path / "late.png", tmp_path / "out"
+    paths = [*sorted(toy_images.test.iterdir())[:6], late]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    write_manifest([str(tmp_path / "list.txt")], tmp_path / "m.parquet")
+    assert job(finished_run, tmp_path / "m.parquet", out, files=files).errors == 1
+    Image.new("RGB", (48, 48)).save(late)
+    assert job(finished_run, tmp_path / "m.parquet", out, files=files).errors == 1
+    kept = max(out.glob("part-*"), key=lambda path: (part_card(path) or {})["images"])
+    before = kept.stat().st_mtime_ns
+    done = job(finished_run, tmp_path / "m.parquet", out, files=files, retry_errors=True)
+    assert (done.done, done.errors) == (7, 0) and kept.stat().st_mtime_ns == before
+    assert rows_of(out)["error"].null_count() == 7
 
 
 @pytest.mark.slow

@@ -60,6 +60,10 @@ Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; by default 
 Workers = Annotated[int, typer.Option(min=1, help="Processes of Ray, each with the run.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images that are scored together.")]
 PartSize = Annotated[int, typer.Option("--part", min=1, help="Images in a file of the output.")]
+RetryErrors = Annotated[
+    bool,
+    typer.Option("--retry-errors", help="Also do parts again in which an image was not read."),
+]
 Files = Annotated[BatchFormat, typer.Option("--format", help="Parquet files, or one Lance table.")]
 
 
@@ -115,6 +119,7 @@ def tag(
     batch_size: BatchSize = 64,
     part: PartSize = 10_000,
     files: Files = "parquet",
+    retry_errors: RetryErrors = False,
     trust: options.Trust = False,
     storage_option: StorageOption = None,
     json: options.Json = False,
@@ -136,6 +141,7 @@ def tag(
             batch=batch_size,
             part=part,
             files=files,
+            retry_errors=retry_errors,
             trust=trust,
             storage=_storage(storage_option),
             progress=progress,

@@ -33,6 +33,11 @@ def described_by(out: Path | str, run: Path | str) -> Known:
             f"{out} holds {', '.join(job.what)}; an index needs a job of"
             " --what tags,probabilities,features"
         )
+    if job.precision != "fp32":
+        raise ConfigError(
+            f"{out} was computed in {job.precision}, and an index has features in fp32; leave"
+            " --from out, or do the job with --precision fp32"
+        )
     if job.run != hash_file(Path(run) / "model.json"):
         raise CheckpointError(f"{out} was tagged with another run than {run}; name that run")
 

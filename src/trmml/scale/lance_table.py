@@ -36,7 +36,7 @@ def lance() -> Any:
 
 def begin_table(out: Path, job: "Job") -> None:
     """Make an empty table where there is none."""
-    if not (out / TABLE).exists():
+    if not any((out / TABLE / "_versions").glob("*.manifest")):  # a kill may leave less
         _commit(out, job, [])
 
 

@@ -20,7 +20,7 @@ from trmml.images import shown_size
 from trmml.scale.job import Job, part_path
 from trmml.scale.lance_table import write_fragments
 from trmml.scale.objects import Storage, UnreachableError
-from trmml.storage.atomic import whole_file, write_json
+from trmml.storage.atomic import write_bytes, write_json
 from trmml.storage.sessions import cores
 from trmml.tagging.scorer import Scored, Scorer
 from trmml.tagging.tags import Choice
@@ -84,8 +84,9 @@ def tag_part(
         write_json(path, {**about, "fragments": write_fragments(out, frame)}, indent=None)
         return path
     metadata = {"trmml": json.dumps({**job.to_dict(), **about})}
-    with whole_file(path) as part:
-        frame.write_parquet(part, metadata=metadata)
+    file = io.BytesIO()  # polars does not say that the disk is full
+    frame.write_parquet(file, metadata=metadata)
+    write_bytes(path, file.getvalue())
     return path
 
 

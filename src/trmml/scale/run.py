@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from trmml.deploy.kept import load_scorer
-from trmml.errors import ConfigError
+from trmml.errors import ConfigError, DataError
 from trmml.scale.job import (
     FAILED,
     FORMAT,
@@ -122,6 +122,7 @@ def tag_manifest(
     batch: int = 64,
     part: int = 10_000,
     files: BatchFormat = "parquet",
+    retry_errors: bool = False,
     trust: bool = False,
     storage: Storage | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -145,6 +146,7 @@ def tag_manifest(
         batch: images that are scored together.
         part: rows of a part.
         files: Parquet, one a part, or one Lance table.
+        retry_errors: also do parts again in which an image could not be read.
         trust: see `Tagger.load`.
         storage: how URLs are read.
         progress: called with ("tag", done, total).
@@ -175,7 +177,12 @@ def tag_manifest(
         begin(out, job)
         slices = list(rows.iter_slices(part))
         paths = [part_path(out, each, job) for each in slices]
-        todo = [each for each, path in zip(slices, paths, strict=True) if part_card(path) is None]
+        cards = map(part_card, paths)
+        todo = [
+            each
+            for each, card in zip(slices, cards, strict=True)
+            if card is None or (retry_errors and card["errors"])
+        ]
         if files == "lance":
             begin_table(out, job)
         _probe(todo, loading.storage)
@@ -237,7 +244,12 @@ def _probe(todo: Sequence[pl.DataFrame], storage: Storage) -> None:
             storage.read(todo[0]["uri"][0], todo[0]["size"][0])
         except UnreachableError:
             raise
-        except Exception as error:  # the image's own; its row will say so
+        except DataError as error:  # the image's own; its row will say so
+            if isinstance(error.__cause__, PermissionError):
+                raise UnreachableError(
+                    f"{error} The first image may not be read, so nothing was begun; check the"
+                    " credentials in the environment"
+                ) from error
             logger.info("%s", error)
 
 
