@@ -1,5 +1,6 @@
 """Making, updating and searching an index on disk."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -254,6 +255,58 @@ def test_known_labels_count_before_the_tagger(
     assert high <= after and wrong[1] in high and wrong[0] not in high
     everything = set(names(index.search(parse_query(tags=["red:0"]), top=50)))
     assert len(everything) == 16 and wrong[0] not in everything
+
+
+def test_names_are_compared_as_tables_compare_them(
+    finished_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    build_index(
+        finished_run,
+        photos,
+        tmp_path / "index",
+        encoder=ToyEncoder(),
+        also=["caf\u00e9", "scale 1:1"],
+    )
+    index = opened(tmp_path)
+    for tag in ("cafe\u0301:0", " caf\u00e9 :0", "scale 1:1:0"):
+        assert len(index.search(parse_query(tags=[tag]), top=50).hits) == 17
+    place = index.card.category_names.index("scale 1:1")
+    least = index.card.thresholds[place]
+    whole = names(index.search(parse_query(tags=["scale 1:1"]), top=50))
+    assert whole == names(index.search(parse_query(tags=[f"scale 1:1:{least:.6f}"]), top=50))
+
+
+def test_an_image_of_the_index_by_its_path_is_not_its_own_hit(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    index = Index(tmp_path / "index")  # and no encoder is needed
+    by_path = index.search(parse_query(like=[str(photos / "more" / ".." / "000.png")]), top=50)
+    assert names(by_path) == names(index.search(parse_query(like=["000.png"]), top=50))
+
+
+def test_replacing_an_index_keeps_its_labels(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,red\n000.png,1\n")
+    build(labels=read_folder(photos, table))
+    build(also=["violet"], replace_other=True)
+    rows, _ = open_images(tmp_path / "index")
+    given = {row["image"]: row["given"] for row in rows.search().limit(None).to_list()}
+    assert given["000.png"] == ["red"] and not given["001.png"]
+
+
+def test_a_name_that_is_no_text_is_left_out_by_name(
+    build: Callable[..., Built], photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = os.fsencode(photos) + b"/caf\xe9.png"
+    try:
+        shutil.copy(os.fsencode(photos / "000.png"), odd)
+    except OSError:
+        pytest.skip("file names are text here")
+    assert build().images == 17
+    assert "1 images are left out" in caplog.text and "udce9" in caplog.text
 
 
 def test_tags_alone_are_sorted_by_their_least_probability(

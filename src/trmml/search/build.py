@@ -127,9 +127,10 @@ def build_index(
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):
+        kept = old_rows(open_images(out)[0]) if has_table(out, IMAGES) else {}
         table = _table(out, card, replace_other)
         old = old_rows(table)
-        todo = to_describe(root, names, old, labels, progress)
+        todo = to_describe(root, names, old, labels, progress, kept)
         gone = sorted(set(old) - set(names))
         for start in range(0, len(gone), ROWS):
             table.delete(among("image", gone[start : start + ROWS]))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -170,6 +170,7 @@ class Index:
             DataError: a category that is not there, an image that cannot be read, an encoder that
                 reads no text, or `least` without terms.
         """
+        query = self._named(query)
         names = [tag.name for tag in query.tags]
         unknown = [name for name in names if name not in self.card.category_names]
         filters = where(query, self.card, self.labelled if unknown else ())
@@ -191,6 +192,24 @@ class Index:
         order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:top]
         hits = self._hits(rows.take(order), scores[order])
         return Found([hit for hit in hits if cut is None or hit.score >= cut], cut)
+
+    def _named(self, query: Query) -> Query:
+        """The same with names of this index: whole categories, and images that lie in it."""
+        tags = tuple(tag.among(self.card.category_names) for tag in query.tags)
+        terms = tuple(
+            replace(term, value=self._name_of(term.value)) if term.kind == "image" else term
+            for term in query.terms
+        )
+        return Query(terms, tags)
+
+    def _name_of(self, image: str) -> str:
+        """The name in the index of an image that is given as a path; else as it is given."""
+        if not Path(image).is_file():
+            return image
+        root, path = self.root.resolve(), Path(image).resolve()
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+        there = name and self._table.count_rows(f"image = {quoted(name)}")
+        return name if there else image
 
     def _nearest(
         self, vector: Float[np.ndarray, " D"], filters: str, own: Sequence[str], count: int
