@@ -108,7 +108,7 @@ def shown_size(path: Path | str | io.BytesIO) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size if _orientation(image) < 5 else (image.height, image.width)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # on damaged files, decoders raise almost anything
         raise DataError(_why_unreadable(str(path), error)) from error
 
 

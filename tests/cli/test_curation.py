@@ -106,6 +106,11 @@ def test_what_is_refused(
     there.write_text("mine")
     assert "is there already" in _complete(run, images, table, there).stderr
     assert there.read_text() == "mine"
+    kept = table.read_bytes()
+    for target, words in ((table, "is the table itself"), (there, "is there already")):
+        refused = _complete(run, images, table, out, "--provenance", str(target))
+        assert refused.exit_code == 1 and words in refused.stderr and not out.exists()
+    assert table.read_bytes() == kept and there.read_text() == "mine"
     both = _complete(run, images, table, out, "--provenance", str(out))
     assert both.exit_code == 2 and "name two files" in both.stderr
     nowhere = _complete(run, images, table, tmp_path / "no" / "new.csv")

@@ -355,6 +355,13 @@ def test_a_place_that_cannot_be_written_is_noticed_first(
         assert result.exit_code == 2 and "file is a file; name a folder" in result.stderr
 
 
+def test_a_dash_is_no_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("review", "export", "--answers", "a.sqlite", "--out", "-")
+    assert result.exit_code == 2 and "- stands for no file here; name one" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [sys.executable, "-m", "trmml", "settings", "--toml"]
     done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

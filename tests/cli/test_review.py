@@ -158,6 +158,10 @@ def test_lines_go_out_and_in(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{")
     bad = run("review", "import", tmp_path / "bad.jsonl", "--answers", tmp_path / "new.sqlite")
     assert "line 1 is no JSON" in bad.stderr and not (tmp_path / "new.sqlite").exists()
+    for there in (lines, tmp_path / "a.sqlite"):
+        before = there.read_bytes()
+        bad = run("review", "export", "--answers", tmp_path / "a.sqlite", "--out", there)
+        assert "is there already" in bad.stderr and there.read_bytes() == before
     bad = run("review", "export", "--answers", lines, "--out", tmp_path / "c.jsonl")
     assert "is no journal of answers" in bad.stderr
 
@@ -209,6 +213,34 @@ def test_the_example_goes_round_the_loop(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+@pytest.mark.skipif(os.name == "nt", reason="no terminal of that kind there")
+def test_arrows_and_function_keys_are_no_letters() -> None:
+    import pty
+
+    sequences = {
+        "up": "\x1b[A", "right": "\x1bOC", "home": "\x1b[1~", "F5": "\x1b[15~", "F9": "\x1b[20~",
+        "F1 of the console": "\x1b[[A", "shift up": "\x1b[1;2A", "alt y": "\x1by",
+    }  # fmt: skip
+    code = (
+        "from trmml.cli.terminal import key\n"
+        "for _ in range(2):\n    print(repr(key()), flush=True)\n"
+    )
+    for name, sequence in sequences.items():
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=theirs, stdout=subprocess.PIPE, text=True
+        )
+        os.close(theirs)
+        assert process.stdout is not None
+        os.write(ours, sequence.encode())
+        assert process.stdout.readline() == "'\\x1b'\n", name
+        os.write(ours, b"y")
+        assert process.stdout.readline() == "'y'\n", name
+        process.wait(60)
+        os.close(ours)
+        process.stdout.close()
+
+
 def test_ask_in_a_terminal(finished_run: Path, given: dict[str, Path], tmp_path: Path) -> None:
     tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
     command = [sys.executable, "-m", "trmml", "review", "ask", finished_run, *words(given)]

@@ -47,6 +47,10 @@ def test_a_filter_alone_needs_no_trust(indexed: Path, tmp_path: Path) -> None:
     found = json.loads(good("search", indexed, "--tag", "red", "--json", "--sheet", sheet))
     assert all("red" in hit["given"] for hit in found["hits"]) and found["hits"]
     assert "+red" in sheet.read_text("utf-8")
+    good("search", indexed, "--tag", "red", "--sheet", sheet)  # a sheet may be written over
+    (tmp_path / "mine.csv").write_text("mine")
+    refused = bad("search", indexed, "--tag", "red", "--sheet", tmp_path / "mine.csv")
+    assert "no contact sheet" in refused and (tmp_path / "mine.csv").read_text() == "mine"
 
 
 def test_what_is_wrong_is_said_in_a_sentence(indexed: Path, tmp_path: Path) -> None:

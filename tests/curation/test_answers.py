@@ -1,6 +1,7 @@
 """The journal: rows are added only, ids count once, undo, disagreement, kills, lines of JSON."""
 
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,10 +28,12 @@ from trmml.curation.answers import (
     read_lines,
     write_lines,
 )
+from trmml.curation.live_pairs import LivePairs
 from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.storage import hashes
 
 
 def row(answer: str | None = "present", **other: object) -> Answer:
@@ -130,6 +134,80 @@ def test_answers_take_the_place_of_labels_and_the_rest_is_counted(tmp_path: Path
     assert (
         apply_answers(data, rows, places_by_name(data, rows)).other_images == 2
     )  # the moved one, too
+
+
+def test_an_answer_counts_for_all_copies_that_were_named(tmp_path: Path) -> None:
+    data, _ = collection(tmp_path)
+    data = replace(data, matrix=LabelMatrix(*torch.zeros(2, 3, 2).bool()))
+    (tmp_path / "b.jpg").write_bytes(b"a.jpg")
+    a = sha256_of(tmp_path / "a.jpg")
+    rows = [
+        row("present", sha256=a, image="a.jpg", category="cat"),
+        row("absent", sha256=a, image="b.jpg", category="dog"),
+    ]
+    for places in (None, places_by_name(data, rows)):
+        done = apply_answers(data, rows, places)
+        assert done.data.matrix.known.tolist() == [[True, True], [True, True], [False, False]]
+        assert done.data.matrix.labels.tolist() == [[True, False], [True, False], [False, False]]
+        assert done.other_images == 0
+    live = LivePairs(data, rows[:1])
+    assert live.known.sum() == 1  # nobody has named the copy
+    live.take(rows[1:])
+    assert torch.equal(live.known, done.data.matrix.known)
+    assert torch.equal(live.asked, live.known)
+    live.take([row(None, id="Z" * 26, undoes=rows[0].id, sha256=a, image="a.jpg", category="cat")])
+    assert live.known[:, 0].sum() == 0 and live.known[:, 1].sum() == 2
+
+
+def test_images_that_could_not_be_read_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    data, _ = collection(tmp_path)
+    data = replace(data, matrix=LabelMatrix(*torch.zeros(2, 3, 2).bool()))
+    rows = [
+        row("present", sha256="", image="a.jpg"),
+        row("absent", sha256="", image="b.jpg"),
+    ]
+    for places in (None, places_by_name(data, rows)):
+        done = apply_answers(data, rows, places)
+        assert done.pairs == {(0, 0): "present", (1, 0): "absent"}
+    live = LivePairs(data, [])
+    live.take(rows)
+    assert live.known[:, 0].tolist() == [True, True, False] and live.labels[:, 0].sum() == 1
+
+
+def test_files_are_read_once_and_all_only_where_one_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+    data, (a, _, _) = collection(tmp_path)
+    for name in data.images:
+        os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))
+    read: list[str] = []
+    original = hashes.hash_file
+    monkeypatch.setattr(
+        hashes, "hash_file", lambda path, *how: (read.append(path.name), original(path, *how))[1]
+    )
+    assert apply_answers(data, [row(sha256=a)]).pairs and read == ["a.jpg"]
+    gone = [row(sha256="f" * 64, image="gone.jpg")]
+    assert apply_answers(data, gone).other_images == 1 and sorted(read) == [*data.images]
+    apply_answers(data, gone)
+    assert len(read) == 3
+
+
+def test_a_journal_is_read_where_nothing_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        answers.add([row()])
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("os.access", lambda *given: False)
+    with existing(tmp_path / "a.sqlite") as answers:
+        assert len(answers.rows()) == 1
+        assert sorted(tmp_path.iterdir()) == before
+        with pytest.raises(DataError, match="readonly"):
+            answers.add([row()])
+    (tmp_path / "empty.sqlite").touch()
+    with pytest.raises(DataError, match="the file is empty"):
+        existing(tmp_path / "empty.sqlite")
 
 
 def test_lines_go_out_and_in(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
+from trmml.curation import writing
 from trmml.curation.acceptance import Rule
 from trmml.curation.collection import Collection
 from trmml.curation.complete import GIVEN, MODEL, UNKNOWN, complete_collection
@@ -199,6 +201,41 @@ def test_a_single_known_label_an_image_leaves_the_image_alone() -> None:
     completed = complete_collection(alone, Rule.parse("precision=0.9"))
     assert completed.weighed.weights.level == "off"
     assert completed.unshown == tuple("abcdef")  # no absent label shows what is wrong
+
+
+def test_provenance_names_what_moved_each_decision_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PROVENANCE_IMAGES", 70)  # so that there are several parts
+    whole, _ = collection()
+    completed = complete_collection(whole, Rule.parse("sure=0.9"))
+    assert completed.weighed.evidence.speaks
+    writing.write_provenance(completed, tmp_path / "why.parquet")
+    rows = pl.read_parquet(tmp_path / "why.parquet").to_dicts()
+    pairs = (~whole.matrix.known).nonzero().tolist()
+    names, said = whole.category_names, 0
+    assert [(row["image"], row["category"]) for row in rows] == [
+        (f"{number}.png", names[c]) for number, c in pairs
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["why.parquet"]
+    for row, (number, c) in zip(rows, pairs, strict=True):
+        assert row["probability"] == pytest.approx(float(completed.probability[number, c]))
+        label = bool(completed.matrix.labels[number, c])
+        decided = bool(completed.matrix.known[number, c])
+        assert row["decided"] == (("absent", "present")[label] if decided else None)
+        known, terms = completed.weighed.evidence.terms(
+            whole.matrix.labels[number], whole.matrix.known[number], completed.expected[number]
+        )
+        both = zip(terms[:, c].tolist(), known.tolist(), strict=True)
+        by_size = sorted(both, key=lambda each: -abs(each[0]))
+        said += len(row["because"])
+        assert len(row["because"]) == len([v for v, _ in by_size[:3] if v])
+        for text, (value, other) in zip(row["because"], by_size, strict=False):
+            assert abs(float(text.split()[0])) == pytest.approx(abs(value), abs=0.006)
+            sign = "" if whole.matrix.labels[number, other] else "not "
+            tied = [v for v, _ in by_size if abs(abs(v) - abs(value)) < 1e-6]
+            assert len(tied) > 1 or text.split(" ", 1)[1] == f"{sign}{names[other]}"
+    assert said > len(rows)
 
 
 def test_nothing_to_complete() -> None:

@@ -90,10 +90,11 @@ def test_terms_sum_to_what_is_added_and_leave_the_pair_s_own_label_out() -> None
     matrix, expected = _random(), torch.rand(60, 5)
     evidence = _counted(matrix, expected, Weights(0.3, 3.0, 1.0))
     added = evidence.added(matrix, expected)
-    columns = torch.arange(60) % 5
-    terms = evidence.terms(matrix, expected, columns)
-    assert torch.allclose(terms.sum(dim=1), added[torch.arange(60), columns], atol=1e-5)
-    assert not terms[~matrix.known].any()
+    for row in range(60):
+        known, terms = evidence.terms(matrix.labels[row], matrix.known[row], expected[row])
+        assert torch.equal(known, matrix.known[row].nonzero()[:, 0])
+        assert torch.allclose(terms.sum(dim=0), added[row], atol=1e-5)
+        assert not terms[torch.arange(len(known)), known].any()
     labels = matrix.labels.clone()
     labels[0, 2] = ~labels[0, 2]
     other = evidence.added(LabelMatrix(labels, matrix.known), expected)

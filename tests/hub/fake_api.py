@@ -14,15 +14,32 @@ class FakeApi:
     private: dict[str, bool] = field(default_factory=dict)
     commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
+    branches: set[str] = field(default_factory=lambda: {"main"})
 
     def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
         assert exist_ok
         self.private.setdefault(name, private)
         self.commits.setdefault(name, {})
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> Any:
+    def create_branch(self, name: str, *, branch: str, exist_ok: bool) -> None:
+        assert exist_ok and name in self.commits
+        self.branches.add(branch)
+
+    def upload_folder(
+        self,
+        *,
+        repo_id: str,
+        folder_path: Path,
+        revision: str | None,
+        delete_patterns: list[str],
+        **_: Any,
+    ) -> Any:
+        if (revision or "main") not in self.branches:
+            raise OSError(f"404: no revision {revision}")
+        before = list(self.commits[repo_id].values())[-1:]
+        kept = {n: c for files in before for n, c in files.items() if n not in delete_patterns}
         files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
-        return SimpleNamespace(oid=self.put(repo_id, files))
+        return SimpleNamespace(oid=self.put(repo_id, kept | files))
 
     def put(self, name: str, files: dict[str, bytes]) -> str:
         commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()

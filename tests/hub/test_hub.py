@@ -2,7 +2,10 @@
 
 import getpass
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +127,34 @@ def test_an_encoder_that_others_lack_is_refused(finished_run: Path, api: FakeApi
     assert not api.commits
 
 
+def test_what_an_earlier_push_sent_does_not_stay_beside_another_model(
+    finished_run: Path, api: FakeApi, tmp_path: Path
+) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"onnx")
+    pushed(finished_run, api, labels=True, onnx=tmp_path / "x.onnx")
+    api.put(NAME, {**list(api.commits[NAME].values())[-1], "notes.md": b"of the owner"})
+    assert set(pushed(finished_run, api)) == OWN | {"notes.md"}
+
+
+def test_a_new_branch_is_made(finished_run: Path, api: FakeApi) -> None:
+    pushed(finished_run, api, revision="trial")
+    assert "trial" in api.branches
+
+
+def test_a_report_is_pushed_where_it_names_no_place(
+    finished_run: Path, api: FakeApi, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    with pytest.raises(ConfigError, match=r"has no report\.html to push"):
+        pushed(run, api, report=True)
+    (run / "report.html").write_text("<td>cat</td>")
+    assert set(pushed(run, api, report=True)) == OWN | {"report.html"}
+    (run / "report.html").write_text("<td>/home/anna/cat.jpg</td>")
+    with pytest.raises(ConfigError, match=r"report\.html names a place on a machine"):
+        pushed(run, api, report=True)
+
+
 @pytest.mark.parametrize("text", ["/home/anna/photos", "C:\\Users\\anna", "~/photos/all"])
 def test_places_of_this_machine_are_found(
     text: str, finished_run: Path, api: FakeApi, tmp_path: Path
@@ -146,6 +177,58 @@ def test_the_user_and_the_machine_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert line == "log names its user: annemarie"
     assert "this machine: workhorse" in "".join(identifying("log", "at workhorse/3"))
     assert not list(identifying("page", 'src="data:image/jpeg;base64,/9j/4AAQ/x" a/b 1/2'))
+
+
+PLACES = [
+    "<td>/home/anna/photos/x.jpg</td>", "see file:///home/anna/photos", "`/home/anna/x`",
+    "|/home/anna/x|", "[/home/anna/x]", "a;/home/anna/x", "to anna.b@example.org.",
+    "<a title='&#47;home&#47;anna&#47;x'>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_places_are_found_in_a_page(text: str) -> None:
+    assert len(list(identifying("report.html", f"<p>{text}</p>"))) == 1
+
+
+def test_places_are_found_behind_the_escapes_of_json() -> None:
+    for place in ("\\\\srv\\share\\x", "/home/anna/caf\u00e9", "C:\\Users\\anna\\x"):
+        assert len(list(identifying("model.json", json.dumps({"a": [{"b": place}]})))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://arxiv.org/abs/2407.18520", "image/png; 1/2/3", "<td>a</td></tr></table>",
+     "hf-hub:anna/toy-encoder", "ViT-B-16:laion2b_s34b_b88k", "(+/-) and/or"],
+)  # fmt: skip
+def test_what_names_no_place_is_none(text: str) -> None:
+    assert not list(identifying("report.html", text))
+
+
+def test_two_that_pull_one_commit_at_once(
+    finished_run: Path, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path))
+    pushed(finished_run, api)
+    original, other = api.hf_hub_download, []
+
+    def slow(*given: object, **how: object) -> str:
+        if not other:  # meanwhile another process pulls it whole
+            other.append(None)
+            other.append(pull(f"hf:{NAME}", api=api))
+        return original(*given, **how)
+
+    monkeypatch.setattr(api, "hf_hub_download", slow)
+    assert pull(f"hf:{NAME}", api=api) == other[1]
+
+
+def test_usage_data_are_switched_off_before_the_hub_is_imported() -> None:
+    code = (
+        "import trmml.hub.repository, huggingface_hub.constants as c;"
+        "assert c.HF_HUB_DISABLE_TELEMETRY"
+    )
+    own = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    subprocess.run([sys.executable, "-c", code], check=True, env=own)
 
 
 def test_the_hub_says_no(finished_run: Path, api: FakeApi) -> None:

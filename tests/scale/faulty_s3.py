@@ -20,9 +20,11 @@ class FaultyS3:
     Attributes:
         requests: how many of each method and path.
         slow_seconds: that a slow body pauses.
+        refuse: code of an error that objects are refused with; "" for none.
     """
 
     slow_seconds = 1.0
+    refuse = ""
 
     def __init__(self) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -36,6 +38,9 @@ class FaultyS3:
             count = self.requests[environ["REQUEST_METHOD"], path]
         if environ["REQUEST_METHOD"] != "GET" or path.count("/") < 2:
             return self._moto(environ, start)
+        if self.refuse:
+            start("403 Forbidden", [("Content-Type", "application/xml")])
+            return [f"<Error><Code>{self.refuse}</Code><Message>No.</Message></Error>".encode()]
         if "gone" in path or ("error500" in path and count <= 2):
             start("500 Internal Server Error", [("Content-Type", "text/plain")])
             return [b"broken"]

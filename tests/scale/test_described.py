@@ -18,13 +18,17 @@ from trmml.search.table import open_images
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 
-@pytest.fixture
-def tagged(finished_run: Path, toy_images: ToyImages, tmp_path: Path) -> Path:
+@pytest.fixture(params=["parquet", "lance"])
+def tagged(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, request: pytest.FixtureRequest
+) -> Path:
+    if request.param == "lance":
+        pytest.importorskip("lance", reason="the extra `lance` is not installed")
     manifest, out = tmp_path / "m.parquet", tmp_path / "tagged"
     write_manifest([str(toy_images.test)], manifest)
     tag_manifest(
         finished_run, manifest, out, what=["tags", "probabilities", "features"], part=5,
-        device="cpu", trust=True,
+        device="cpu", trust=True, files=request.param,
     )  # fmt: skip
     return out
 

@@ -1,5 +1,6 @@
 """Objects in S3 by moto's server on loopback: listed, read, tried again, never written."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,13 +106,108 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             Storage().read(str(path), None)
 
 
-def test_credentials_are_refused_as_options() -> None:
+@pytest.mark.parametrize(
+    "name", ["secret", "connection_string", "aws_secret_access_key", "Access_Token", "sas_token"]
+)
+def test_credentials_are_refused_as_options(name: str) -> None:
     with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY"):
-        Storage({"secret": "x"})
+        Storage({name: "x"})
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("https://anna:hunter2@example.org/a.jpg\n")
+    for source in ("ftp://anna:hunter2@example.org/all", str(tmp_path / "list.txt")):
+        with pytest.raises(ConfigError, match="holds a password") as caught:
+            write_manifest([source], tmp_path / "m.parquet")
+        assert "hunter2" not in str(caught.value)
+
+
+def test_odd_names_of_objects(s3: tuple[Storage, FaultyS3], tmp_path: Path) -> None:
+    storage, _ = s3
+    client = boto3.client("s3", endpoint_url=storage.options["endpoint_url"])
+    names = {f"{key}.jpg" for key in ("a::b", "a#b", "a?b", "a%20b", "a b", "caf\u00e9")}
+    for name in names:
+        client.put_object(Bucket="museum", Key=f"odd/{name}", Body=name.encode())
+    write_manifest(["s3://museum/odd"], tmp_path / "m.parquet", storage=storage)
+    rows = read_manifest(tmp_path / "m.parquet")
+    assert set(rows["id"]) == names
+    for row in rows.iter_rows(named=True):
+        assert storage.read(row["uri"], row["size"]) == row["id"].encode()
+
+
+def test_more_objects_than_a_page_of_the_list_holds(
+    s3: tuple[Storage, FaultyS3], tmp_path: Path
+) -> None:
+    storage, _ = s3
+    client = boto3.client("s3", endpoint_url=storage.options["endpoint_url"])
+    for number in range(1003):
+        client.put_object(Bucket="museum", Key=f"many/{number:04}.jpg", Body=b"x")
+    write_manifest(["s3://museum/many"], tmp_path / "m.parquet", storage=storage)
+    assert len(read_manifest(tmp_path / "m.parquet")) == 1003
+
+
+def test_no_more_is_read_of_an_object_of_unknown_size(
+    s3: tuple[Storage, FaultyS3], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, _ = s3
+    client = boto3.client("s3", endpoint_url=storage.options["endpoint_url"])
+    client.put_object(Bucket="museum", Key="empty.jpg", Body=b"")
+    assert storage.read("s3://museum/empty.jpg", None) == b""
+    monkeypatch.setattr(objects, "MOST_BYTES", 100)
+    got: list[int] = []
+    tried = Storage._tried
+    monkeypatch.setattr(
+        Storage, "_tried", lambda *given: (got.append(len(c := tried(*given))), c)[1]
+    )
+    with pytest.raises(DataError, match="more than 100 bytes"):
+        storage.read("s3://museum/scans/plain.jpg", None)
+    assert got == [101] or got == [102]
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "NoSuchBucket", "InvalidAccessKeyId"])
+def test_what_ails_all_objects_is_no_row(
+    s3: tuple[Storage, FaultyS3], monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    storage, server = s3
+    server.refuse = code
+    with pytest.raises(UnreachableError, match="asked for 1 times"):
+        storage.read("s3://museum/scans/plain.jpg", None)
+    server.refuse = "AccessDenied"  # may be of this one
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        storage.read("s3://museum/scans/plain.jpg", None)
+    assert not isinstance(caught.value, UnreachableError)
+
+
+def test_a_first_object_that_may_not_be_read_begins_nothing(
+    s3: tuple[Storage, FaultyS3], finished_run: Path, tmp_path: Path
+) -> None:
+    storage, server = s3
+    write_manifest(["s3://museum/scans"], tmp_path / "m.parquet", storage=storage)
+    server.refuse = "AccessDenied"
+    with pytest.raises(UnreachableError, match="nothing was begun; check the credentials"):
+        tag_manifest(
+            finished_run, tmp_path / "m.parquet", tmp_path / "out", device="cpu", trust=True,
+            storage=storage,
+        )  # fmt: skip
+
+
+def test_errors_of_the_disk_and_a_disk_that_is_gone_are_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnreachableError, match="check the storage"):
+        Storage().read(str(tmp_path / "unmounted" / "a.jpg"), 9)
+    (tmp_path / "a.jpg").write_bytes(CONTENT)
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("builtins.open", broken)
+    with pytest.raises(UnreachableError, match="Input/output error"):
+        Storage().read(str(tmp_path / "a.jpg"), None)
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsspec.core.url_to_fs", _raise_import_error)
+    monkeypatch.setattr("fsspec.filesystem", _raise_import_error)
     with pytest.raises(MissingExtraError, match=r"trmml\[cloud\]"):
         Storage().read("s3://museum/a.jpg", None)
 

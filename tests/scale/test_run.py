@@ -3,20 +3,24 @@
 import json
 import multiprocessing
 import os
+import struct
 import time
+import zlib
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from tests.conftest import ToyImages
 from tests.toy import COLOURS, write_images
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.scale import part as part_module
 from trmml.scale import run as run_module
-from trmml.scale.job import part_card
+from trmml.scale.job import part_card, read_job
+from trmml.scale.lance_table import read_rows
 from trmml.scale.manifest import write_manifest
 from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.run import Status, status, tag_manifest
@@ -42,6 +46,8 @@ def job(run: Path, manifest: Path, out: Path, **options: object) -> Status:
 
 
 def rows_of(out: Path) -> pl.DataFrame:
+    if (out / "images.lance").exists():
+        return read_rows(out, list(read_job(out).schema)).sort("id")
     return pl.concat([pl.read_parquet(path) for path in out.glob("part-*.parquet")]).sort("id")
 
 
@@ -179,18 +185,64 @@ def test_the_first_object_is_asked_for_before_any_work(finished_run: Path, tmp_p
 def test_a_full_disk_ends_the_job(
     finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    import resource
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    with pytest.raises(OSError, match="bytes are needed"):
-        job(finished_run, manifest, tmp_path / "out")
+    job(finished_run, manifest, tmp_path / "whole")
+    least = min(path.stat().st_size for path in (tmp_path / "whole").glob("part-*"))
+    frames: list[object] = []
+    original = part_module._frame
+    monkeypatch.setattr(
+        part_module, "_frame", lambda *given: (frames.append(given), original(*given))[1]
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (least - 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="bytes are needed"):
+            job(finished_run, manifest, tmp_path / "out", batch=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(frames) == 1  # the others are not computed for nothing
     assert not list((tmp_path / "out").glob("*part*"))
+
+
+def test_odd_images_are_rows(finished_run: Path, toy_images: ToyImages, tmp_path: Path) -> None:
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 20000, 20000) + b"\x08\2\0\0\0"
+    crc = struct.pack(">I", zlib.crc32(head[12:]))
+    (tmp_path / "bomb.png").write_bytes(head + crc)
+    good = str(min(toy_images.test.iterdir()))
+    uris = [good, str(tmp_path / "bomb.png"), "htps://x/a.png"]
+    frame = pl.DataFrame({"id": uris, "uri": uris})
+    frame.write_parquet(tmp_path / "m.parquet")
+    done = job(finished_run, tmp_path / "m.parquet", tmp_path / "out")
+    assert (done.done, done.errors, done.failed) == (3, 2, 0)
+
+
+@pytest.mark.parametrize("files", ["parquet", "lance"])
+def test_errors_are_tried_again_where_that_is_asked_for(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, files: str
+) -> None:
+    if files == "lance":
+        pytest.importorskip("lance", reason="the extra `lance` is not installed")
+    late, out = tmp_path / "late.png", tmp_path / "out"
+    paths = [*sorted(toy_images.test.iterdir())[:6], late]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    write_manifest([str(tmp_path / "list.txt")], tmp_path / "m.parquet")
+    assert job(finished_run, tmp_path / "m.parquet", out, files=files).errors == 1
+    Image.new("RGB", (48, 48)).save(late)
+    assert job(finished_run, tmp_path / "m.parquet", out, files=files).errors == 1
+    kept = max(out.glob("part-*"), key=lambda path: (part_card(path) or {})["images"])
+    before = kept.stat().st_mtime_ns
+    done = job(finished_run, tmp_path / "m.parquet", out, files=files, retry_errors=True)
+    assert (done.done, done.errors) == (7, 0) and kept.stat().st_mtime_ns == before
+    assert rows_of(out)["error"].null_count() == 7
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no process there is made ready beforehand")
-def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", ["parquet", "lance"])
+def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path, files: str) -> None:
+    if files == "lance":
+        pytest.importorskip("lance", reason="the extra `lance` is not installed")
     write_images(tmp_path / "set", 66)
     write_manifest([str(tmp_path / "set")], tmp_path / "m.parquet")
     job(finished_run, tmp_path / "m.parquet", tmp_path / "whole", part=3)
@@ -199,7 +251,7 @@ def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> No
     rng, kills = np.random.default_rng(0), 0
     words = (finished_run, tmp_path / "m.parquet", tmp_path / "out")
     while kills < 10:
-        process = context.Process(target=job, args=words, kwargs={"part": 3})
+        process = context.Process(target=job, args=words, kwargs={"part": 3, "files": files})
         process.start()
         _wait_for_one_more(tmp_path / "out", process)
         time.sleep(rng.uniform(0, 0.03))
@@ -208,7 +260,7 @@ def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path) -> No
         process.kill()
         process.join()
         kills += 1
-    job(finished_run, tmp_path / "m.parquet", tmp_path / "out", part=3)
+    job(finished_run, tmp_path / "m.parquet", tmp_path / "out", part=3, files=files)
     assert kills == 10
     assert rows_of(tmp_path / "out").equals(rows_of(tmp_path / "whole"))
     assert not list((tmp_path / "out").glob(".*.part"))

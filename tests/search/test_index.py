@@ -1,8 +1,10 @@
 """Making, updating and searching an index on disk."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +17,17 @@ from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, DataError
 from trmml.features.extract import encode_images
 from trmml.method.prompts import encode_templates
+from trmml.search import index as index_module
 from trmml.search import reference as reference_module
 from trmml.search.approximate import index_vectors, nearest, recall
 from trmml.search.build import Built, build_index
 from trmml.search.encoder import EncoderEmbedder, patches_under
+from trmml.search.in_memory import FeaturesInMemory
 from trmml.search.index import Found, Index
-from trmml.search.query import parse_query
+from trmml.search.query import Query, parse_query
 from trmml.search.reference import Reference
 from trmml.search.sheet import write_sheet
-from trmml.search.table import IndexCard, connect, open_images
+from trmml.search.table import READABLE, IndexCard, connect, open_images
 from trmml.storage.hashes import hash_file
 from trmml.tagging.tagger import Tagger
 
@@ -54,6 +58,23 @@ def opened(tmp_path: Path, **changes: object) -> Index:
         return EncoderEmbedder(card, encoder=ToyEncoder())
 
     return Index(tmp_path / "index", embedder, **changes)  # type: ignore[arg-type]
+
+
+def made_table(folder: Path, rows: np.ndarray) -> Any:
+    """A table of images with these features, called by their numbers."""
+    import pyarrow as pa
+
+    width = rows.shape[1]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), width)
+    none = pa.array([[]] * len(rows), pa.list_(pa.string()))
+    columns = {
+        "image": [str(number) for number in range(len(rows))],
+        "image_feature": column,
+        **dict.fromkeys(("given", "absent", "present"), none),
+        "width": pa.nulls(len(rows), pa.int32()),
+        "error": pa.nulls(len(rows), pa.string()),
+    }
+    return connect(folder).create_table("images", pa.table(columns))
 
 
 def names(found: Found) -> list[str]:
@@ -236,6 +257,58 @@ def test_known_labels_count_before_the_tagger(
     assert len(everything) == 16 and wrong[0] not in everything
 
 
+def test_names_are_compared_as_tables_compare_them(
+    finished_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    build_index(
+        finished_run,
+        photos,
+        tmp_path / "index",
+        encoder=ToyEncoder(),
+        also=["caf\u00e9", "scale 1:1"],
+    )
+    index = opened(tmp_path)
+    for tag in ("cafe\u0301:0", " caf\u00e9 :0", "scale 1:1:0"):
+        assert len(index.search(parse_query(tags=[tag]), top=50).hits) == 17
+    place = index.card.category_names.index("scale 1:1")
+    least = index.card.thresholds[place]
+    whole = names(index.search(parse_query(tags=["scale 1:1"]), top=50))
+    assert whole == names(index.search(parse_query(tags=[f"scale 1:1:{least:.6f}"]), top=50))
+
+
+def test_an_image_of_the_index_by_its_path_is_not_its_own_hit(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    index = Index(tmp_path / "index")  # and no encoder is needed
+    by_path = index.search(parse_query(like=[str(photos / "more" / ".." / "000.png")]), top=50)
+    assert names(by_path) == names(index.search(parse_query(like=["000.png"]), top=50))
+
+
+def test_replacing_an_index_keeps_its_labels(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,red\n000.png,1\n")
+    build(labels=read_folder(photos, table))
+    build(also=["violet"], replace_other=True)
+    rows, _ = open_images(tmp_path / "index")
+    given = {row["image"]: row["given"] for row in rows.search().limit(None).to_list()}
+    assert given["000.png"] == ["red"] and not given["001.png"]
+
+
+def test_a_name_that_is_no_text_is_left_out_by_name(
+    build: Callable[..., Built], photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = os.fsencode(photos) + b"/caf\xe9.png"
+    try:
+        shutil.copy(os.fsencode(photos / "000.png"), odd)
+    except OSError:
+        pytest.skip("file names are text here")
+    assert build().images == 17
+    assert "1 images are left out" in caplog.text and "udce9" in caplog.text
+
+
 def test_tags_alone_are_sorted_by_their_least_probability(
     build: Callable[..., Built], tmp_path: Path
 ) -> None:
@@ -355,28 +428,70 @@ def test_a_least_score_cuts(build: Callable[..., Built], tmp_path: Path) -> None
         index.search(parse_query(tags=["red"]), least=0.5)
 
 
+# In memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        parse_query(["red"]),
+        parse_query(["200:red", "0.01:blue"], unlike=["005.png"]),
+        parse_query(like=["more/it's.png"]),
+        parse_query(like=["001.png", "002.png"], tags=["red:0.3"]),
+        parse_query(["red"], without=["red:0"]),
+    ],
+)
+def test_in_memory_the_same_is_found(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, query: Query
+) -> None:
+    (photos / "broken.png").write_bytes(b"no image")
+    build()
+    for top in (1, 5, 50):
+        by_lance, held = (
+            opened(tmp_path, in_memory=how).search(query, top=top) for how in (False, True)
+        )
+        scores = [[hit.score for hit in found.hits] for found in (by_lance, held)]
+        assert len(scores[0]) == len(scores[1])
+        assert np.allclose(*scores, atol=0.002 * sum(abs(term.weight) for term in query.terms))
+        assert "broken.png" not in names(held)
+        if top == 50:
+            assert set(names(held)) == set(names(by_lance))
+
+
+def test_what_memory_does_not_hold_stays_on_disk(
+    build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+    monkeypatch.setattr(index_module, "free_memory", lambda: 17.0)
+    index = opened(tmp_path, in_memory=True)
+    assert len(index.search(parse_query(["red"])).hits) == 17
+    assert index._features is None
+
+
+def test_half_precision_loses_none_of_the_best(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    centre = unit(draw.normal(size=(1, 512)))
+    rows = unit(centre + 0.002 * draw.normal(size=(3000, 512))).astype(np.float16)  # near ties
+    features = FeaturesInMemory(made_table(tmp_path, rows))
+    for query in unit(draw.normal(size=(5, 512)) + 2 * centre) * 30:
+        ids, products = features.nearest(query, 40, READABLE)
+        exact = rows.astype(np.float64) @ query
+        assert exact[ids] == pytest.approx(products, rel=1e-4)
+        assert exact[ids].min() > np.sort(exact)[-40] - 1e-4
+        few, _ = features.nearest(query, 40, "image IN ('5', '7')")
+        assert sorted(few.tolist()) == [5, 7]
+        none, _ = features.nearest(query, 40, "image = 'nowhere'")
+        assert not len(none)
+
+
 # The approximate search ---------------------------------------------------------------------
 
 
 def test_the_approximate_search_finds_what_the_exact_one_does(tmp_path: Path) -> None:
-    import pyarrow as pa
-
     draw = np.random.default_rng(0)
     centres = unit(draw.normal(size=(20, 16)))
     rows = unit(centres[draw.integers(0, 20, 2000)] + 0.3 * draw.normal(size=(2000, 16)))
-    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), 16)
-    none = pa.array([[]] * len(rows), pa.list_(pa.string()))
-    table = connect(tmp_path).create_table(
-        "images",
-        pa.table(
-            {
-                "image": [str(n) for n in range(len(rows))],
-                "image_feature": column,
-                **dict.fromkeys(("given", "absent", "present"), none),
-                "error": pa.nulls(len(rows), pa.string()),
-            }
-        ),
-    )
+    table = made_table(tmp_path, rows)
     assert index_vectors(table, rows[:20]) > 0.9
     assert recall(table, rows[:5], "image = '3'") == 1.0
     exact = nearest(table, rows[3], 1).select(["image"]).to_arrow()["image"].to_pylist()

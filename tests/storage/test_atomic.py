@@ -107,5 +107,6 @@ def test_a_pipe_is_written_as_it_is(tmp_path):
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with whole_file(tmp_path / "pipe") as part:
         part.write_text("through")
-    assert os.read(reader, 100) == b"through"
+    write_text(tmp_path / "pipe", " and forced")
+    assert os.read(reader, 100) == b"through and forced"
     os.close(reader)

@@ -76,6 +76,13 @@ def test_alone_everything_stays_as_it_is() -> None:
     ranks.part()
 
 
+def test_several_machines_must_know_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="--nodes 2 needs to know where the first machine is"):
+        make_fabric("cpu", "32-true", devices=1, nodes=2)
+
+
 def test_one_numbered_card_is_no_place_for_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="--devices takes several"):

@@ -1,7 +1,6 @@
 """What a benchmark runs on: a train and a test set, encoded once, for one encoder."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from trmml.features.base import Features, FeatureSource, MemoryFeatures, Progres
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
 from trmml.settings.choices import OnBadImage
+from trmml.storage.cache import free_memory
 
 # Share of the free memory that the features of a set may take, of which there are two; the rest is
 # for models and the store's cache.
@@ -220,16 +220,6 @@ def category_facts(train: Dataset, test: Dataset) -> list[dict[str, Any]]:
         asdict(CategoryFact(name, *both, size))
         for name, both, size in zip(train.category_names, counts, sizes, strict=True)
     ]
-
-
-def free_memory() -> float:
-    """Bytes that are free; a quarter of all where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _median_sizes(data: Dataset) -> list[float | None]:

@@ -222,7 +222,10 @@ def learn(
 def export(answers: AnswerFile, out: NewFile, json: options.Json = False) -> None:
     """Write all answers as JSON lines, for people, git and other tools."""
     from trmml.curation.answers import existing, write_lines
+    from trmml.errors import DataError
 
+    if out.is_file():
+        raise DataError(f"{out} is there already, and nothing is written over. Name a new file.")
     with existing(answers) as journal:
         rows = journal.rows()
     write_lines(rows, out)

@@ -8,7 +8,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, say, show, shown_progress
-from trmml.settings.choices import Engine
+from trmml.settings.choices import BatchFormat, Engine
 
 if TYPE_CHECKING:
     from trmml.scale.objects import Storage
@@ -60,6 +60,11 @@ Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; by default 
 Workers = Annotated[int, typer.Option(min=1, help="Processes of Ray, each with the run.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images that are scored together.")]
 PartSize = Annotated[int, typer.Option("--part", min=1, help="Images in a file of the output.")]
+RetryErrors = Annotated[
+    bool,
+    typer.Option("--retry-errors", help="Also do parts again in which an image was not read."),
+]
+Files = Annotated[BatchFormat, typer.Option("--format", help="Parquet files, or one Lance table.")]
 
 
 def _storage(given: list[str] | None) -> "Storage":
@@ -113,6 +118,8 @@ def tag(
     precision: options.TagPrecision = "fp32",
     batch_size: BatchSize = 64,
     part: PartSize = 10_000,
+    files: Files = "parquet",
+    retry_errors: RetryErrors = False,
     trust: options.Trust = False,
     storage_option: StorageOption = None,
     json: options.Json = False,
@@ -133,6 +140,8 @@ def tag(
             precision=precision,
             batch=batch_size,
             part=part,
+            files=files,
+            retry_errors=retry_errors,
             trust=trust,
             storage=_storage(storage_option),
             progress=progress,

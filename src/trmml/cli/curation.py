@@ -83,6 +83,8 @@ def complete(
     from trmml.training.run_folder import load_card
 
     refuse_old(out, labels)
+    if provenance is not None:
+        refuse_old(provenance, labels)
     if provenance is not None and provenance.absolute() == out.absolute():
         raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
     names, others = read_names(categories), list[str]()
@@ -112,7 +114,8 @@ def complete(
         write_provenance(completed, provenance)
     others += [name for name in labelled.category_names if name not in completed.asked]
     if others:
-        say(f"of {len(others)} columns the run knows nothing; they stay: {', '.join(others)}")
+        what = "they stay" if style == "wide" else f"the form {style} leaves them out"
+        say(f"of {len(others)} columns the run knows nothing; {what}: {', '.join(others)}")
     if json:
         print_json({**completed.report, "out": str(out), "others": others})
         return

@@ -21,6 +21,10 @@ def writable(path: Path | None) -> Path | None:
     """
     if path is None:
         return None
+    if str(path) == "-":
+        raise typer.BadParameter("- stands for no file here; name one")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return path  # a pipe or a device takes what it is given
     try:
         place = path.absolute() if path.is_dir() else path.absolute().parent
         while not place.exists():

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Sides of a shown image in pixels, and bytes of one piece of it that a terminal takes.
 SIDE, PIECE = 480, 4096
+# What the bytes of one key come within.
+SEQUENCE_SECONDS = 0.05
 # Sides of an image that is drawn in characters: one is a pixel wide and two high.
 CHARACTERS = 64
 
@@ -25,10 +27,37 @@ def key() -> str:
     if not sys.stdin.isatty() or os.name == "nt":
         return sys.stdin.read(1)
     with _single_keys():
-        pressed = os.read(sys.stdin.fileno(), 1).decode(errors="replace")
+        pressed = _byte()
+        if pressed == "\x1b":
+            _drop_sequence()
     if pressed == "\x03":
         raise KeyboardInterrupt
     return pressed
+
+
+def _byte(seconds: float | None = None) -> str:
+    """One byte of the terminal as text; "" if none comes in time."""
+    import select
+
+    terminal = sys.stdin.fileno()
+    if seconds is not None and not select.select([terminal], [], [], seconds)[0]:
+        return ""
+    return os.read(terminal, 1).decode(errors="replace")
+
+
+def _drop_sequence() -> None:
+    """Read past what an arrow or a function key sends behind its escape: no letter was pressed."""
+    kind = _byte(SEQUENCE_SECONDS)
+    if kind == "O":  # one letter follows
+        _byte(SEQUENCE_SECONDS)
+    if kind != "[":  # Alt and a key, or the key of escape alone
+        return
+    last = _byte(SEQUENCE_SECONDS)
+    if last == "[":  # the Linux console's F1 to F5
+        _byte(SEQUENCE_SECONDS)
+        return
+    while last and not "@" <= last <= "~":
+        last = _byte(SEQUENCE_SECONDS)
 
 
 @contextmanager

@@ -132,12 +132,13 @@ class Answers:
 
     Args:
         path: of the file; made where it is not there.
+        read_only: only to read what is there; the folder may be one that nothing is written to.
 
     Raises:
         DataError: the file is something else, damaged, of a later version, or cannot be written.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         self.path = Path(path)
         if self.path.is_file() and self.path.stat().st_size:
             with self.path.open("rb") as file:
@@ -147,12 +148,19 @@ class Answers:
                         " wrote, or a new one; lines of JSON are read by `trmml review import`."
                     )
             self._refuse_others()
+        place, how = self.path.absolute(), "rwc"
+        if read_only:
+            # A log beside the file may hold rows; without one, nobody is writing.
+            beside = place.with_name(f"{place.name}-wal").exists()
+            how = "ro" if beside or os.access(place.parent, os.W_OK) else "ro&immutable=1"
         with self._told():
             self._base = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-        with self._told():
-            self._prepare()
+                f"{place.as_uri()}?mode={how}", uri=True, timeout=BUSY_SECONDS,
+                isolation_level=None, check_same_thread=False,
+            )  # fmt: skip
+        if not read_only:
+            with self._told():
+                self._prepare()
 
     def _refuse_others(self) -> None:
         """Refuse another program's database, which opening it in our mode would change."""
@@ -283,14 +291,16 @@ def _version_and_tables(base: sqlite3.Connection) -> tuple[int, list[str]]:
 
 
 def existing(path: Path | str) -> Answers:
-    """A journal that must be there already.
+    """A journal that must be there already, to be read.
 
     Raises:
         DataError: there is none.
     """
-    if not Path(path).is_file():
-        raise DataError(f"there is no file {path}. Name the answers that `trmml review ask` wrote.")
-    return Answers(path)
+    place = Path(path)
+    if not place.is_file() or not place.stat().st_size:
+        what = "the file is empty:" if place.is_file() else "there is no file"
+        raise DataError(f"{what} {path}. Name the answers that `trmml review ask` wrote.")
+    return Answers(place, read_only=True)
 
 
 def lines_of(rows: Sequence[Answer]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
@@ -71,18 +71,21 @@ class Evidence:
         return said
 
     def terms(
-        self, rows: LabelMatrix, expected: Float[Tensor, "B C"], columns: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B C"]:
-        """What each label of an image adds to one pair of it; the sums are those of `added`.
+        self,
+        labels: Bool[Tensor, " C"],
+        known: Bool[Tensor, " C"],
+        expected: Float[Tensor, " C"],
+    ) -> tuple[Int[Tensor, " K"], Float[Tensor, "K C"]]:
+        """An image's known labels, and what each adds to each category; the sums are `added`'s.
 
         Args:
-            rows: an image for each pair; images may repeat.
-            expected: of these images.
-            columns: the category of each pair.
+            labels: of the image.
+            known: which of them count.
+            expected: probabilities p of a model that never saw it.
         """
-        labels, known = rows.labels.float(), rows.known.float()
-        by_state = labels * self.present.T[columns] + (known - labels) * self.absent.T[columns]
-        return by_state + known * (labels - expected) * self.stack.T[columns]
+        rows = known.nonzero()[:, 0]
+        by_state = torch.where(labels[rows, None], self.present[rows], self.absent[rows])
+        return rows, by_state + (labels[rows].float() - expected[rows])[:, None] * self.stack[rows]
 
 
 class Counts(NamedTuple):

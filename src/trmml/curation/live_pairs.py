@@ -7,7 +7,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from trmml.curation.answers import Answer, State
-from trmml.curation.standing import Pair, apply_answers, places_by_content, sha256_of, standing
+from trmml.curation.standing import (
+    Pair,
+    apply_answers,
+    identity,
+    places_by_content,
+    sha256_of,
+    standing,
+)
 from trmml.datasets.base import Dataset
 from trmml.datasets.tables.names import clean_name
 from trmml.labels.matrix import LabelMatrix
@@ -22,7 +29,7 @@ class LivePairs:
         known: True where a table or an answer says so.
         asked: pairs not to be asked about: answered, resting or passed over.
         answered: for each category, what answers say of each image.
-        places: of images by SHA-256.
+        places: of images by their identity, copies together.
     """
 
     def __init__(self, data: Dataset, rows: Sequence[Answer]) -> None:
@@ -41,16 +48,27 @@ class LivePairs:
         self._columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
         self._rows: dict[Pair, list[Answer]] = {}
         for row in rows:
-            self._rows.setdefault((row.sha256, clean_name(row.category)), []).append(row)
-        for sha256, name in standing(rows).resting:
-            if sha256 in self.places and name in self._columns:
-                self.asked[self.places[sha256], self._columns[name]] = True
+            self._rows.setdefault((identity(row), clean_name(row.category)), []).append(row)
+        for image, name in standing(rows).resting:
+            if image in self.places and name in self._columns:
+                self.asked[self.places[image], self._columns[name]] = True
+
+    def note(self, image: str, place: int) -> None:
+        """Take note of an image by its identity; what was said of copies of it counts for it."""
+        here = self.places.setdefault(image, [])
+        if place in here:
+            return
+        here.append(place)
+        if len(here) > 1:
+            for pair in [pair for pair in self._rows if pair[0] == image]:
+                if pair[1] in self._columns:
+                    self._settle(pair)
 
     def take(self, rows: Iterable[Answer]) -> set[int]:
         """Count further rows; return the categories that they are about."""
         touched = set[Pair]()
         for row in rows:
-            pair = row.sha256, clean_name(row.category)
+            pair = identity(row), clean_name(row.category)
             self._rows.setdefault(pair, []).append(row)
             if pair[1] in self._columns and self._is_here(row):
                 touched.add(pair)
@@ -66,25 +84,27 @@ class LivePairs:
 
     def _is_here(self, row: Answer) -> bool:
         """Whether its image is in the data; another person's may be seen for the first time."""
-        place = self._images.get(row.image)
-        if row.sha256 not in self.places and place is not None:
-            if sha256_of(self.data.root / row.image) == row.sha256:
-                self.places[row.sha256] = place
-        return row.sha256 in self.places
+        place, image = self._images.get(row.image), identity(row)
+        if place is not None and place not in self.places.get(image, ()):
+            if row.sha256 in ("", sha256_of(self.data.root / row.image)):
+                self.note(image, place)
+        return image in self.places
 
     def _settle(self, pair: Pair) -> int:
         """Put what all rows about a pair say together in its place."""
-        here = place, column = self.places[pair[0]], self._columns[pair[1]]
+        column = self._columns[pair[1]]
         rows = sorted(self._rows[pair])
         said, given = standing(rows), self.data.matrix
         gone = said.taken | self._old
         passed = any(row.answer == "skip" and row.id not in gone for row in rows)
-        if pair in said.last:
-            state = self.answered[column][place] = said.last[pair][1]
-            present, known = state == "present", state != "unknown"
-        else:
-            self.answered[column].pop(place, None)
-            present, known = bool(given.labels[here]), bool(given.known[here])
-        self.labels[here], self.known[here] = present, known
-        self.asked[here] = pair in said.last or pair in said.resting or passed
+        for place in self.places[pair[0]]:
+            here = place, column
+            if pair in said.last:
+                state = self.answered[column][place] = said.last[pair][1]
+                present, known = state == "present", state != "unknown"
+            else:
+                self.answered[column].pop(place, None)
+                present, known = bool(given.labels[here]), bool(given.known[here])
+            self.labels[here], self.known[here] = present, known
+            self.asked[here] = pair in said.last or pair in said.resting or passed
         return column

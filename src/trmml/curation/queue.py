@@ -16,7 +16,7 @@ from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
 from trmml.curation.live_pairs import LivePairs
 from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
-from trmml.curation.standing import sha256_of
+from trmml.curation.standing import identity, sha256_of
 from trmml.curation.suspects import Suspects, label_logits, suspects
 from trmml.errors import ConfigError
 from trmml.settings.choices import Policy, ReviewKind
@@ -279,7 +279,7 @@ class Queue:
         self.answers.add(rows)
         self._session.append(rows)
         for (asked, _), row in zip(said, rows, strict=True):
-            self.pairs.places[row.sha256] = asked.place
+            self.pairs.note(identity(row), asked.place)
         self.take_new()
         return rows
 

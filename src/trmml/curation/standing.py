@@ -1,6 +1,7 @@
 """What a journal's rows say of each pair: the last word of each person, and where they disagree."""
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,13 @@ from trmml.curation.answers import Answer, State, taken_back
 from trmml.datasets.base import Dataset
 from trmml.datasets.tables.names import clean_name
 from trmml.labels.matrix import LabelMatrix
-from trmml.storage.hashes import hash_file
+from trmml.storage.cache import cache_folder
+from trmml.storage.hashes import ContentHashes, hash_file
 
 # A pair that somebody was unsure of is left alone for so long.
 UNSURE_DAYS = 30
-Pair = tuple[str, str]  # sha256 of the image, name of the category
+Pair = tuple[str, str]  # identity of the image, name of the category
+Places = Mapping[str, Sequence[int]]  # the images of an identity: copies have one
 
 
 @dataclass
@@ -35,6 +38,11 @@ class Standing:
     taken: set[str] = field(default_factory=set)
 
 
+def identity(row: Answer) -> str:
+    """By what an image is known: the hash of its bytes, or its name where that was not read."""
+    return row.sha256 or row.image
+
+
 def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
     """What rows say together.
 
@@ -52,7 +60,7 @@ def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
     spoken: set[tuple[Pair, str]] = set()
     named = functools.cache(clean_name)
     for row in reversed(rows):
-        pair = (row.sha256, named(row.category))
+        pair = (identity(row), named(row.category))
         if row.id in found.taken or row.undoes is not None:
             continue
         if row.answer == "skip":
@@ -115,15 +123,13 @@ class Applied:
         return lines
 
 
-def apply_answers(
-    data: Dataset, rows: Sequence[Answer], places: Mapping[str, int] | None = None
-) -> Applied:
+def apply_answers(data: Dataset, rows: Sequence[Answer], places: Places | None = None) -> Applied:
     """The data with what people answered.
 
     Args:
         data: images and labels.
         rows: in the order of their ids.
-        places: of images by SHA-256; by default by the contents of their files.
+        places: of images by their identity; by default by the contents of their files.
     """
     settled = standing(rows).last
     places = places_by_content(data, rows) if places is None else places
@@ -131,44 +137,70 @@ def apply_answers(
     labels, known = data.matrix.labels.clone(), data.matrix.known.clone()
     found = Applied(data, {}, [], [], 0, {})
     other_images = 0
-    for (sha256, category), (row, state) in settled.items():
-        if sha256 not in places:
+    for (image, category), (row, state) in settled.items():
+        if image not in places:
             other_images += 1
             continue
         if category not in columns:
             found.other_categories[category] = found.other_categories.get(category, 0) + 1
             continue
-        place = places[sha256], columns[category]
-        here = ("absent", "present")[int(labels[place])] if bool(known[place]) else "unknown"
-        if here not in (row.was, state):
-            found.changed.append(row)
+        # That of its own name first: what the person saw was said of that one.
+        own = sorted(places[image], key=lambda place: data.images[place] != row.image)
+        for number, place in enumerate((each, columns[category]) for each in own):
+            here = ("absent", "present")[int(labels[place])] if bool(known[place]) else "unknown"
+            if number == 0 and here not in (row.was, state):
+                found.changed.append(row)
+            labels[place], known[place] = state == "present", state != "unknown"
+            found.pairs[place] = state
         if state == "unknown":
             found.disagreed.append(row)
-        labels[place], known[place] = state == "present", state != "unknown"
-        found.pairs[place] = state
     data = replace(data, matrix=LabelMatrix(labels, known))
     return Applied(
         data, found.pairs, found.changed, found.disagreed, other_images, found.other_categories
     )
 
 
-def places_by_name(data: Dataset, rows: Sequence[Answer]) -> dict[str, int]:
-    """The image of each hash in a journal by its name alone, where no file is at hand."""
+def places_by_name(data: Dataset, rows: Sequence[Answer]) -> dict[str, list[int]]:
+    """The images of each identity in a journal by their names alone, where no file is at hand."""
     places = {name: place for place, name in enumerate(data.images)}
-    return {row.sha256: places[row.image] for row in rows if row.image in places}
+    named = dict.fromkeys((identity(row), row.image) for row in rows if row.image in places)
+    found = dict[str, list[int]]()
+    for image, name in named:
+        found.setdefault(image, []).append(places[name])
+    return found
 
 
-def places_by_content(data: Dataset, rows: Sequence[Answer]) -> dict[str, int]:
-    """The image of each hash in a journal; files of the names in it are read first, none twice."""
-    missing, found = {row.sha256 for row in rows}, dict[str, int]()
-    named = {row.image for row in rows}
-    for place in sorted(range(len(data)), key=lambda place: data.images[place] not in named):
+def places_by_content(data: Dataset, rows: Sequence[Answer]) -> dict[str, list[int]]:
+    """The images of each identity in a journal: those named in it, else the first of that content.
+
+    Files that are named are read first, none twice; all are read only where one was renamed. What
+    was read is remembered.
+    """
+    names = {name: place for place, name in enumerate(data.images)}
+    named = dict.fromkeys((identity(row), row.sha256, row.image) for row in rows)
+    missing, found = {row.sha256 for row in rows} - {""}, dict[str, list[int]]()
+    hashes = ContentHashes(cache_folder() / "answers", hashlib.sha256)
+    contents = dict[int, str]()
+
+    def content(place: int) -> str:
+        if place not in contents:
+            try:
+                contents[place] = hashes.look_up(data.root / data.images[place])
+            except OSError:  # whoever reads the image says why
+                contents[place] = ""
+        return contents[place]
+
+    for image, sha256, name in named:
+        if name in names and sha256 in ("", content(names[name])):
+            found.setdefault(image, []).append(names[name])
+            missing.discard(sha256)
+    for place in range(len(data)):
         if not missing:
             break
-        sha256 = sha256_of(data.root / data.images[place])
-        if sha256 in missing:
-            found[sha256] = place
+        if (sha256 := content(place)) in missing:
+            found[sha256] = [place]
             missing.discard(sha256)
+    hashes.save()
     return found
 
 

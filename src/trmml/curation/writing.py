@@ -1,15 +1,19 @@
 """A completed collection as a table, as JSON lines, and with the reasons of each probability."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
 
 from trmml.curation.complete import MODEL, Completed
 from trmml.datasets.base import Dataset
@@ -22,6 +26,8 @@ from trmml.storage.atomic import whole_file, write_bytes
 
 # Known labels that a probability is explained by.
 REASONS = 3
+# Images that are explained at once.
+PROVENANCE_IMAGES = 512
 
 
 def write_completed(
@@ -91,9 +97,15 @@ def write_provenance(completed: Completed, out: Path) -> None:
     evidence (what that added to the log-odds), decided (present, absent or null), and because:
     the known labels that added or took most, as in "+0.8 beach" or "-0.5 not sky".
     """
-    frames = [pl.DataFrame(rows, schema=_SCHEMA) for rows in _provenance(completed)]
-    with whole_file(out) as part:
-        pl.concat(frames or [pl.DataFrame(schema=_SCHEMA)]).write_parquet(part)
+    numbers = torch.arange(len(completed.collection.data))
+    with TemporaryDirectory(prefix=".trmml-", dir=out.absolute().parent) as folder:
+        parts = [Path(folder) / "0000000.parquet"]
+        pl.DataFrame(schema=_SCHEMA).write_parquet(parts[0])
+        for some in torch.split(numbers, PROVENANCE_IMAGES):  # all rows at once fill the memory
+            parts.append(Path(folder) / f"{len(parts):07}.parquet")
+            _reasons(completed, some.tolist()).write_parquet(parts[-1])
+        with whole_file(out) as part:
+            pl.scan_parquet(parts).sink_parquet(part)
 
 
 _NUMBERS = ("probability", "image_only", "evidence")
@@ -105,45 +117,49 @@ _SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def _provenance(completed: Completed) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each image."""
+def _reasons(completed: Completed, numbers: Sequence[int]) -> pl.DataFrame:
+    """The rows of some images."""
     names, given = completed.collection.category_names, completed.collection.matrix
     wanted = torch.tensor([name in completed.asked for name in names])
-    alone = completed.collection.logits.sigmoid()
-    for number, image in enumerate(completed.collection.data.images):
-        columns = (~given.known[number] & wanted).nonzero()[:, 0]
-        rows = [number] * len(columns)
-        terms = completed.weighed.evidence.terms(
-            given.subset(rows), completed.expected[rows], columns
-        )
-        yield [
-            {
-                "image": image,
-                "category": names[c],
-                "probability": completed.probability[number, c].item(),
-                "image_only": alone[number, c].item(),
-                "evidence": completed.added[number, c].item(),
-                "decided": _decided(completed, number, c),
-                "because": _because(said, given.labels[number], names),
-            }
-            for c, said in zip(columns.tolist(), terms, strict=True)
-        ]
+    asked = ~given.known[numbers] & wanted
+    (image, column), counts = asked.nonzero(as_tuple=True), asked.sum(dim=1).tolist()
+    image = torch.tensor(numbers)[image]
+    here = image, column
+    decided = completed.matrix.known[here].int() * (1 + completed.matrix.labels[here].int())
+    images = completed.collection.data.images
+    by_image = zip(numbers, torch.split(column, counts), strict=True)
+    speaks = completed.weighed.evidence.speaks
+    said = [words for each in by_image if speaks for words in _because(completed, *each)]
+    columns = {
+        "image": [images[number] for number in image.tolist()],
+        "category": [names[c] for c in column.tolist()],
+        "probability": completed.probability[here].float().numpy(),
+        "image_only": completed.collection.logits[here].sigmoid().float().numpy(),
+        "evidence": completed.added[here].float().numpy(),
+        "decided": [(None, "absent", "present")[state] for state in decided.tolist()],
+        "because": _lists(said, len(image)),
+    }
+    return pl.DataFrame(columns, schema=_SCHEMA)
 
 
-def _decided(completed: Completed, number: int, c: int) -> str | None:
-    if not completed.matrix.known[number, c]:
-        return None
-    return "present" if completed.matrix.labels[number, c] else "absent"
+def _because(completed: Completed, number: int, columns: Int[Tensor, " K"]) -> Iterator[str | None]:
+    """The `REASONS` largest terms of each pair's sum in an image; None for one that is zero."""
+    names, given = completed.collection.category_names, completed.collection.matrix
+    known, terms = completed.weighed.evidence.terms(
+        given.labels[number], given.known[number], completed.expected[number]
+    )
+    said = [f"{'' if given.labels[number, c] else 'not '}{names[c]}" for c in known.tolist()]
+    terms = F.pad(terms[:, columns], (0, 0, 0, REASONS))
+    most = terms.abs().topk(REASONS, dim=0).indices
+    values = terms.gather(0, most).T.flatten().tolist()
+    for value, place in zip(values, most.T.flatten().tolist(), strict=True):
+        yield f"{value:+.2f} {said[place]}" if value else None
 
 
-def _because(said: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...]) -> list[str]:
-    """The largest terms of a sum, each with its sign and its label."""
-    most = said.abs().topk(min(REASONS, len(said))).indices
-    return [
-        f"{said[k]:+.2f} {'' if labels[k] else 'not '}{names[k]}"
-        for k in most.tolist()
-        if said[k] != 0
-    ]
+def _lists(said: list[str | None], count: int) -> pl.Series:
+    """Texts as a list for each of so many rows; polars takes a list of lists much more slowly."""
+    flat = pl.Series(said or [None] * (count * REASONS), dtype=pl.String)
+    return flat.reshape((count, REASONS)).arr.to_list().list.drop_nulls()
 
 
 def _cells(completed: Completed, minus_one: Blank | None) -> dict[tuple[int, str], str]:

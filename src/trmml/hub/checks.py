@@ -1,6 +1,7 @@
 """What of a run tells of people or machines, and what of a repository is none of a run."""
 
 import getpass
+import html
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from trmml.encoders import is_factory
 from trmml.errors import CheckpointError
-from trmml.storage.json_text import parse_object
+from trmml.storage.json_text import parse_json, parse_object
 
 # What is pulled, and the most bytes each may have; a tagger holds nothing of its encoder.
 PULLED = {
@@ -24,7 +25,12 @@ NEEDED = ("model.safetensors", "model.json", "config.json")
 _CODE = re.compile(
     r"\.(py[cowid]?|ipynb|sh|so|dll|exe|pkl|pickle|pt|pth|bin|ckpt|joblib|npy)$", re.I
 )
-_PATH = re.compile(r"(?:^|[\s\"'=(:,])((?:/|~/|[A-Za-z]:[\\/]|\\\\)[\w.-]+[\\/][^\s\"'<>]*)")
+# A place: from the root, the home or a drive, of another machine, or as a URL of a file.
+_PATH = re.compile(
+    r"((?<![\w.~/\\<-])(?:/(?!/)|~/|[A-Za-z]:[\\/]|\\\\)[\w.-]+[\\/][^\s\"'<>`|\]]*"
+    r"|file:/[^\s\"'<>`|\]]+)"
+)
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.I)
 # Images within a page; their letters mean nothing.
 _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 _HUB_NAME = re.compile(r"hf-hub:[\w-][\w.-]*/[\w-][\w.-]*")
@@ -52,11 +58,30 @@ def identifying(name: str, text: str) -> Iterator[str]:
         text: of the file.
     """
     text = _IMAGE.sub("", text)
+    if name.endswith(".html"):
+        text = html.unescape(text)
+    elif name.endswith(".json"):
+        text = "\n".join(_texts(parse_json(text)))
     for path in sorted({match[1] for match in _PATH.finditer(text)}):
         yield f"{name} names a place on a machine: {path}"
+    for mail in sorted(set(_MAIL.findall(text))):
+        yield f"{name} names an e-mail address: {mail}"
     for what, word in (("this machine", platform.node()), ("its user", _user())):
         if len(word) > 3 and re.search(rf"\b{re.escape(word)}\b", text):
             yield f"{name} names {what}: {word}"
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    """All texts of JSON values, names of keys too."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield name
+            yield from _texts(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _texts(value)
 
 
 def _user() -> str:

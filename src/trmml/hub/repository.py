@@ -18,6 +18,10 @@ from trmml.storage.tensors import load_tensors
 from trmml.training.run_folder import load_card, summed
 
 PREFIX = "hf:"
+# All that `push` may send.
+PUSHED = {*PULLED, "report.html", "known.safetensors", "model.onnx"}
+# Asked for before huggingface_hub is imported anywhere: it reads this once.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ def _gather(
     names = ["model.safetensors", "settings.json"]
     names += ["report.html"] * report + ["known.safetensors"] * labels
     for name in names:
+        if not (run / name).is_file():
+            raise ConfigError(
+                f"{run} has no {name} to push; leave it out, or make it: trmml report"
+            )
         shutil.copyfile(run / name, folder / name)
     if onnx is not None:
         shutil.copyfile(onnx, folder / "model.onnx")
@@ -127,12 +135,16 @@ def _refuse_identifying(run: Path, folder: Path) -> None:
 def _send(api: Any, folder: Path, name: str, public: bool, revision: str | None) -> str:
     try:
         api.create_repo(name, private=not public, exist_ok=True)
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
         if not public and not api.model_info(name).private:
             raise ConfigError(f"{name} is public; say --public, or push to another name")
         done = api.upload_folder(
             repo_id=name,
             folder_path=folder,
             revision=revision,
+            # What an earlier push sent and this one leaves out would stand beside another model.
+            delete_patterns=sorted(PUSHED - {path.name for path in folder.iterdir()}),
             commit_message="Push a run of trmml",
         )
     except TrmmlError:
@@ -174,7 +186,11 @@ def pull(name: str, out: Path | str | None = None, *, api: Any = None) -> Path:
         check_pulled(name, draft)
         load_card(draft)
         _note(draft, name, str(about.sha))
-        os.replace(draft, folder)
+        try:
+            os.replace(draft, folder)
+        except OSError:
+            if out is not None or not (folder / "model.json").is_file():
+                raise  # else another process has pulled the same commit meanwhile
     return folder
 
 
@@ -205,7 +221,6 @@ def _note(draft: Path, name: str, commit: str) -> None:
 
 def _api() -> Any:
     """The Hub, with the token of its own command line; its usage data are not sent."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from huggingface_hub import HfApi
     except ImportError:

@@ -41,15 +41,14 @@ def evidence_of(
     def both(rows: Int[Tensor, "..."]) -> Float[Tensor, "... D"]:
         return F.normalize(prototypes.visual_positive[rows], dim=-1) + text_features[rows]
 
-    near = (region_features * both(categories)).sum(dim=-1)
     negative = F.normalize(prototypes.visual_negative[categories], dim=-1)  # zero stays zero
-    intra = near - (region_features * negative).sum(dim=-1)
-    if prototypes.rivals.shape[1] == 0:
-        return intra
-    others = both(prototypes.rivals[categories])  # (k, R, D)
-    regions = region_features.transpose(0, 1)  # (k, B, D)
-    rival = torch.matmul(regions, others.transpose(1, 2)).amax(dim=-1).T
-    return intra + near - rival
+    own = torch.stack([both(categories), negative], dim=1)
+    rows = torch.cat([own, both(prototypes.rivals[categories])], dim=1)  # (k, 2 + R, D)
+    # One product of each category's regions and rows: (B, k, 2 + R).
+    products = torch.matmul(region_features.transpose(0, 1), rows.mT).transpose(0, 1)
+    near, far, rivals = products[..., 0], products[..., 1], products[..., 2:]
+    intra = near - far
+    return intra + near - rivals.amax(dim=-1) if rivals.shape[-1] else intra
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trmml.method.interface import Output
-from trmml.method.layers import zero_linear
+from trmml.method.layers import Dropout, zero_linear
 from trmml.settings.sections import RegionSettings
 
 # Squared lengths below this count as zero.
@@ -78,23 +78,20 @@ def gather_regions(
     few = len(query) < key.shape[-1]
     match = F.linear(key if few else inverse * key, scale * query)  # (B, P, K)
     attention = (inverse * match if few else match).softmax(dim=1).transpose(1, 2)
-    # One product gathers all that is asked of g: with an MLP W1 g and W2' g, and for its length
-    # either <g, v_p> or g itself, whichever is smaller.
+    # For the length of g either <g, v_p> or g itself is gathered, whichever is smaller.
     by_patch = value.shape[1] <= value.shape[2]
-    asked = [torch.matmul(value, value.transpose(1, 2)) if by_patch else value]
-    first = asked[0].shape[-1]
-    if mlp is not None:
-        asked += [F.linear(value, mlp.from_region.weight), torch.matmul(value, mlp.out.weight)]
-    gathered = torch.matmul(attention, torch.cat(asked, dim=-1))
-    whole = gathered[..., :first]
+    whole = torch.matmul(
+        attention, torch.matmul(value, value.transpose(1, 2)) if by_patch else value
+    )
     gathered_length = _root((whole * (attention if by_patch else whole)).sum(dim=-1))
+    del match, whole  # without gradients nothing else holds them
     if mlp is None:
         return Regions(attention, value, gathered_length, torch.ones_like(gathered_length))
-    reach, back = (gathered[..., first:] / gathered_length[..., None]).chunk(2, dim=-1)
-    del match, gathered, whole  # the largest; without gradients nothing else holds them
-    hidden = mlp.hide(reach, query)
-    out = mlp.out.weight
-    longer = (2 * back + torch.matmul(hidden, out.T @ out)) * hidden  # |r + o|^2 - 1 = 2ro + oo
+    # W1 r and 2 W2' r of r = g / |g|: the weights are divided, for they are far fewer numbers.
+    share, out = attention / gathered_length[..., None], mlp.out.weight
+    hidden = mlp.hide(torch.matmul(share, F.linear(value, mlp.from_region.weight)), query)
+    twice = torch.matmul(share, torch.matmul(value, 2 * out))
+    longer = (twice + torch.matmul(hidden, out.T @ out)) * hidden  # |r + o|^2 - 1 = 2ro + oo
     length = _root(1 + longer.sum(dim=-1))
     return Regions(attention, value, gathered_length, length, hidden, out)
 
@@ -271,7 +268,7 @@ class RegionMlp(nn.Module):
         super().__init__()
         self.from_region = nn.Linear(feature_size, mlp_size)
         self.from_query = nn.Linear(feature_size, mlp_size, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out = zero_linear(mlp_size, feature_size, bias=False)
 
     def hide(

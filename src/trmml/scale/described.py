@@ -6,9 +6,12 @@ from pathlib import Path
 import polars as pl
 
 from trmml.errors import CheckpointError, ConfigError
-from trmml.scale.job import read_job
+from trmml.scale.job import part_paths, read_job
+from trmml.scale.lance_table import read_rows
 from trmml.search.build import Described, Known
 from trmml.storage.hashes import hash_file
+
+COLUMNS = ("sha256", "image_feature", "probability")
 
 
 def described_by(out: Path | str, run: Path | str) -> Known:
@@ -30,10 +33,17 @@ def described_by(out: Path | str, run: Path | str) -> Known:
             f"{out} holds {', '.join(job.what)}; an index needs a job of"
             " --what tags,probabilities,features"
         )
+    if job.precision != "fp32":
+        raise ConfigError(
+            f"{out} was computed in {job.precision}, and an index has features in fp32; leave"
+            " --from out, or do the job with --precision fp32"
+        )
     if job.run != hash_file(Path(run) / "model.json"):
         raise CheckpointError(f"{out} was tagged with another run than {run}; name that run")
 
-    parts = sorted(out.glob("part-*.parquet"))
+    if job.files == "lance":
+        return _known_by_table(out)
+    parts = part_paths(out, job)
     if not parts:
         return lambda sums: {}
     good = pl.scan_parquet(parts, include_file_paths="part").filter(pl.col("error").is_null())
@@ -45,8 +55,23 @@ def described_by(out: Path | str, run: Path | str) -> Known:
         if not files:
             return {}
         rows = pl.scan_parquet(files).filter(wanted & pl.col("error").is_null())
-        frame = rows.select("sha256", "image_feature", "probability").collect()
-        columns = [frame[name].to_numpy() for name in ("image_feature", "probability")]
-        return dict(zip(frame["sha256"], zip(*columns, strict=True), strict=True))
+        return _by_sum(rows.select(*COLUMNS).collect())
 
     return known
+
+
+def _known_by_table(out: Path) -> Known:
+    """The same of a Lance table."""
+    places = read_rows(out, ["sha256", "error"]).with_row_index("place")
+    places = places.filter(pl.col("error").is_null())
+
+    def known(sums: Sequence[str]) -> dict[str, Described]:
+        wanted = places.filter(pl.col("sha256").is_in(list(sums)))["place"].to_list()
+        return _by_sum(read_rows(out, COLUMNS, wanted))
+
+    return known
+
+
+def _by_sum(frame: pl.DataFrame) -> dict[str, Described]:
+    columns = [frame[name].to_numpy() for name in COLUMNS[1:]]
+    return dict(zip(frame["sha256"], zip(*columns, strict=True), strict=True))

@@ -2,6 +2,7 @@
 
 OUT/job.json               what is computed, by which run, of which manifest
 OUT/part-<hash>.parquet    a row for each image of a part; named by what goes into it
+OUT/part-<hash>.json       in its place where the rows are in a Lance table, see `lance_table`
 OUT/failed.jsonl           parts that failed twice, where there are any
 """
 
@@ -16,12 +17,14 @@ from typing import Any
 import polars as pl
 
 from trmml.errors import CheckpointError, ConfigError
-from trmml.settings.choices import BATCH_OUTPUTS
+from trmml.scale.lance_table import are_whole
+from trmml.settings.choices import BATCH_OUTPUTS, BatchFormat
 from trmml.storage.atomic import write_json
 from trmml.storage.json_text import of_kind, parse_object
 
 FORMAT = 1
 CARD, FAILED = "job.json", "failed.jsonl"
+_SUFFIX = {"parquet": ".parquet", "lance": ".json"}
 _COLUMNS = {
     "tags": "present",
     "probabilities": "probability",
@@ -48,6 +51,7 @@ class Job:
         feature_size: D; 0 where no features are written.
         rows, manifest: number and checksum of the manifest's rows.
         trmml: version that began the job.
+        files: of which kind the output is.
     """
 
     format: int
@@ -65,6 +69,7 @@ class Job:
     rows: int
     manifest: str
     trmml: str
+    files: BatchFormat = "parquet"
 
     @property
     def columns(self) -> list[str]:
@@ -92,6 +97,8 @@ class Job:
     def checksum(self) -> str:
         """Of all but the version that began it."""
         tree = {name: value for name, value in asdict(self).items() if name != "trmml"}
+        if self.files == "parquet":  # as before there was a choice
+            del tree["files"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,12 +169,20 @@ def rows_checksum(rows: pl.DataFrame, begin: str = "") -> str:
 
 def part_path(out: Path, rows: pl.DataFrame, job: Job) -> Path:
     """The file of a part, named by its rows and the job: another content has another name."""
-    return out / f"part-{rows_checksum(rows, job.checksum)[:32]}.parquet"
+    return out / f"part-{rows_checksum(rows, job.checksum)[:32]}{_SUFFIX[job.files]}"
+
+
+def part_paths(out: Path, job: Job) -> list[Path]:
+    """The files of parts that are there."""
+    return sorted(out.glob(f"part-*{_SUFFIX[job.files]}"))
 
 
 def part_card(path: Path) -> Mapping[str, Any] | None:
-    """What a part's file says of itself; None where it is missing or cannot be read."""
+    """What a part's file says of itself; None where it is missing or its rows cannot be read."""
     try:
+        if path.suffix == ".json":
+            tree = parse_object(path.read_bytes())
+            return tree if are_whole(path.parent, tree["fragments"]) else None
         card: Mapping[str, Any] = json.loads(pl.read_parquet_metadata(path)["trmml"])
     except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from trmml.errors import DataError
-from trmml.scale.objects import Object, Storage, file_object
+from trmml.scale.objects import Object, Storage, file_object, refuse_password
 from trmml.storage.atomic import whole_file
 
 SCHEMA = {"id": pl.String, "uri": pl.String, "size": pl.Int64, "etag": pl.String}
@@ -102,4 +102,5 @@ def _of_list(lines: Iterable[str]) -> Iterator[Object]:
     for line in lines:
         name = line.rstrip("\r\n")
         if name:
+            refuse_password(name)
             yield Object(name, name, None, None) if "://" in name else file_object(name, name)

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,15 @@ from trmml.images import is_special
 
 # Bytes above which an object is not read: so many are held in memory, times those in flight.
 MOST_BYTES = 64 * 2**20
-SECRETS = ("key", "secret", "token", "password", "sas_token", "account_key")
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_SECRET = re.compile("key|secret|token|password|passwd|credential|connection_string|sas", re.I)
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+# What is the matter with one object. Anything else may be over tomorrow, or is with all of them.
+_OF_ONE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_OF_ONE_FILE = {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+_OF_ALL = {
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket",
+    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Storage:
 
     def __post_init__(self) -> None:
         """Refuse credentials, which others can see on a command line."""
-        if secret := next((name for name in self.options if name in SECRETS), None):
+        if secret := next((name for name in self.options if _SECRET.search(name)), None):
             raise ConfigError(
                 f"--storage-option {secret} would show a secret to everyone on this machine; set"
                 " it in the environment, as AWS_SECRET_ACCESS_KEY"
@@ -82,7 +90,7 @@ class Storage:
             raise DataError(
                 f"{uri} has {size} bytes, at most {MOST_BYTES} are read; make it smaller"
             )
-        reading = _local(uri) if "://" not in uri else self._remote(uri)
+        reading = _local(uri) if "://" not in uri else self._remote(uri, size)
         content = self._tried(reading, uri, size)
         if len(content) > MOST_BYTES:
             raise DataError(f"{uri} has more than {MOST_BYTES} bytes; make it smaller")
@@ -96,36 +104,52 @@ class Storage:
     def _tried(self, reading: Callable[[], bytes], uri: str, size: int | None) -> bytes:
         """What reading gives, at the first attempt that ends well and with the right size."""
         remote, content, last = "://" in uri, None, Exception()
-        for attempt in range(self.attempts if remote else 1):
+        attempts = self.attempts if remote else 1
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(random.uniform(0, self.first_wait * 2 ** (attempt - 1)))
+            content = None
             try:
                 content = reading()
             except DataError:
                 raise
             except Exception as error:  # each storage has errors of its own
-                if isinstance(error, _FINAL) or not remote:
+                if _is_of_one(error, uri, size):
                     words = getattr(error, "strerror", None) or str(error)
                     raise DataError(f"{uri} cannot be read: {words}. Check the name.") from error
                 last = error
+                if _code(error) in _OF_ALL:  # and another attempt would not help
+                    break
                 continue
             if size in (None, len(content)):
                 return content
         if content is not None:  # the caller says that its size is another
             return content
         raise UnreachableError(
-            f"{uri} was asked for {self.attempts} times and did not come"
-            f" ({type(last).__name__}: {last}); check the storage, then run the same command again"
+            f"{uri} was asked for {attempt + 1} times and did not come"
+            f" ({type(last).__name__}: {last}); check the storage and the credentials, then run the"
+            " same command again"
         ) from last
 
-    def _remote(self, uri: str) -> Callable[[], bytes]:
+    def _remote(self, uri: str, size: int | None) -> Callable[[], bytes]:
         """Reads an object of fsspec's; each attempt ends after `timeout`."""
         system, path = self._system(uri)
+        # One of unknown size may be larger than the memory.
+        part = {} if size is not None else {"end": MOST_BYTES + 1}
         if not system.async_impl:
-            return lambda: bytes(system.cat_file(path))
+            return lambda: bytes(system.cat_file(path, **part))
         from fsspec.asyn import sync
 
-        return lambda: bytes(sync(system.loop, system._cat_file, path, timeout=self.timeout))
+        def read() -> bytes:
+            try:
+                found = sync(system.loop, system._cat_file, path, timeout=self.timeout, **part)
+            except Exception as error:
+                if part and _code(error) in ("InvalidRange", "416"):  # there is no first byte
+                    return b""
+                raise
+            return bytes(found)
+
+        return read
 
     def _system(self, uri: str) -> tuple[Any, str]:
         """The file system of fsspec for a URL, and the path in it."""
@@ -133,14 +157,16 @@ class Storage:
         if uri.startswith("s3://"):  # one place tries again, not three
             config = {"retries": {"total_max_attempts": 1}, "read_timeout": 60}
             options = {"config_kwargs": config, **options}
+        protocol = uri.partition("://")[0]
         try:
-            from fsspec.core import url_to_fs
+            import fsspec
 
-            system, path = url_to_fs(uri, **options)
+            system = fsspec.filesystem(protocol, **options)
+            path = system._strip_protocol(uri)  # a name is a name, whatever stands in it
         except ImportError:
-            raise MissingExtraError(f"reading {uri.partition('://')[0]}://", "cloud") from None
+            raise MissingExtraError(f"reading {protocol}://", "cloud") from None
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{uri} cannot be opened: {error}") from error
+            raise DataError(f"{uri} cannot be opened: {error}. Check how it begins.") from error
         if uri.startswith("s3://"):
             system.retries = system.max_concurrency = 1  # one request each, and no HEAD before it
         return system, path
@@ -151,6 +177,7 @@ class Storage:
         Raises:
             DataError: nothing is there, it may not be listed, or a name is no Unicode.
         """
+        refuse_password(source)
         return _listed(source) if "://" not in source else self._listed(source)
 
     def _listed(self, source: str) -> Iterator[Object]:
@@ -169,6 +196,38 @@ class Storage:
             etag = about.get("ETag") or about.get("etag")
             tag = None if etag is None else str(etag).strip('"')
             yield Object(name, str(system.unstrip_protocol(path)), about.get("size"), tag)
+
+
+def refuse_password(url: str) -> None:
+    """Raise where a URL holds a password, which a manifest and each message would show.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if _PASSWORD.search(url):
+        raise ConfigError(
+            f"a URL of {url.partition('://')[0]}:// holds a password, which the manifest would"
+            " show; take it out, and set it in the environment"
+        )
+
+
+def _code(error: BaseException) -> str:
+    """What the service calls an error, as `NoSuchBucket`; "" where it does not say."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    try:
+        return str(response["Error"]["Code"])  # type: ignore[index]
+    except (KeyError, TypeError):
+        return ""
+
+
+def _is_of_one(error: Exception, uri: str, size: int | None) -> bool:
+    """Whether an error is the object's own, so that its row may say so for good."""
+    if "://" in uri:
+        return isinstance(error, _OF_ONE) and _code(error) not in _OF_ALL
+    if isinstance(error, FileNotFoundError):  # what had a size had a folder: is the disk there?
+        return size is None or os.path.isdir(os.path.dirname(uri))
+    own = isinstance(error, OSError) and error.errno in _OF_ONE_FILE
+    return own or isinstance(error, _OF_ONE) or not isinstance(error, OSError)
 
 
 def _local(path: str) -> Callable[[], bytes]:

@@ -1,4 +1,4 @@
-"""One part of a job: its images read, scored and written into one Parquet file, or none at all."""
+"""One part of a job: its images read, scored and written into one file, or none at all."""
 
 import hashlib
 import io
@@ -18,8 +18,9 @@ from jaxtyping import Float
 from trmml.errors import DataError
 from trmml.images import shown_size
 from trmml.scale.job import Job, part_path
+from trmml.scale.lance_table import write_fragments
 from trmml.scale.objects import Storage, UnreachableError
-from trmml.storage.atomic import whole_file
+from trmml.storage.atomic import write_bytes, write_json
 from trmml.storage.sessions import cores
 from trmml.tagging.scorer import Scored, Scorer
 from trmml.tagging.tags import Choice
@@ -79,9 +80,13 @@ def tag_part(
     path = part_path(out, rows, job)
     about = {"images": len(frame), "errors": int(frame["error"].is_not_null().sum())}
     about["milliseconds"] = round(1000 * (time.monotonic() - started))
+    if job.files == "lance":
+        write_json(path, {**about, "fragments": write_fragments(out, frame)}, indent=None)
+        return path
     metadata = {"trmml": json.dumps({**job.to_dict(), **about})}
-    with whole_file(path) as part:
-        frame.write_parquet(part, metadata=metadata)
+    file = io.BytesIO()  # polars does not say that the disk is full
+    frame.write_parquet(file, metadata=metadata)
+    write_bytes(path, file.getvalue())
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from trmml.deploy.kept import load_scorer
-from trmml.errors import ConfigError
+from trmml.errors import ConfigError, DataError
 from trmml.scale.job import (
     FAILED,
     FORMAT,
@@ -21,13 +21,15 @@ from trmml.scale.job import (
     ordered,
     part_card,
     part_path,
+    part_paths,
     read_job,
     rows_checksum,
 )
+from trmml.scale.lance_table import begin_table, join, lance
 from trmml.scale.manifest import read_manifest
 from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.part import tag_part
-from trmml.settings.choices import Engine
+from trmml.settings.choices import BatchFormat, Engine
 from trmml.storage.atomic import write_text
 from trmml.storage.hashes import hash_file
 from trmml.storage.held import held_folder
@@ -119,11 +121,13 @@ def tag_manifest(
     precision: str = "fp32",
     batch: int = 64,
     part: int = 10_000,
+    files: BatchFormat = "parquet",
+    retry_errors: bool = False,
     trust: bool = False,
     storage: Storage | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Status:
-    """Tag the images of a manifest into a folder of Parquet files; how far that came.
+    """Tag the images of a manifest into a folder of files; how far that came.
 
     A part's file is written whole; one that is there is not done again. So the same call goes on
     after whatever stopped the one before. A part that fails twice is listed in failed.jsonl, and
@@ -141,6 +145,8 @@ def tag_manifest(
         precision: of the encoder.
         batch: images that are scored together.
         part: rows of a part.
+        files: Parquet, one a part, or one Lance table.
+        retry_errors: also do parts again in which an image could not be read.
         trust: see `Tagger.load`.
         storage: how URLs are read.
         progress: called with ("tag", done, total).
@@ -149,6 +155,7 @@ def tag_manifest(
         CheckpointError: no finished run, or the folder holds another job.
         ConfigError: an option has a wrong value.
         DataError: the manifest cannot be read, or the first image's storage does not answer.
+        MissingExtraError: pylance or Ray is asked for and not installed.
     """
     run, out = Path(run), Path(out)
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
@@ -159,17 +166,31 @@ def tag_manifest(
     asked, rows = ordered(what), read_manifest(manifest)
     if min(batch, part) < 1 or precision == "auto":
         raise ConfigError("expected --batch and --part from 1 and a --precision other than auto")
+    if files == "lance":
+        lance()  # is missed before any work
     loading = Loading(run, _device(device), trust, storage or Storage())
     with held_folder(out):
         there = read_job(out)
         scorer = loading.scorer(asked, precision, None if there is None else there.by)
-        job = _job(run, rows, scorer, asked, precision=precision, batch=batch, part=part)
+        job = _job(run, rows, scorer, asked, precision=precision, batch=batch, part=part,
+                   files=files)  # fmt: skip
         begin(out, job)
-        todo = [p for p in rows.iter_slices(part) if part_card(part_path(out, p, job)) is None]
+        slices = list(rows.iter_slices(part))
+        paths = [part_path(out, each, job) for each in slices]
+        cards = map(part_card, paths)
+        todo = [
+            each
+            for each, card in zip(slices, cards, strict=True)
+            if card is None or (retry_errors and card["errors"])
+        ]
+        if files == "lance":
+            begin_table(out, job)
         _probe(todo, loading.storage)
         counted = _Counted(progress, rows.height - sum(map(len, todo)), rows.height)
         drive = _drive(engine, job, out, loading, scorer, counted, address, workers)
         _do(todo, out, drive)
+        if files == "lance":
+            join(out, job, [card for path in paths if (card := part_card(path))])
         return status(out)
 
 
@@ -191,6 +212,7 @@ def _job(
     precision: str,
     batch: int,
     part: int,
+    files: BatchFormat,
 ) -> Job:
     from importlib.metadata import version
 
@@ -211,6 +233,7 @@ def _job(
         rows=rows.height,
         manifest=rows_checksum(rows),
         trmml=version("trmml"),
+        files=files,
     )
 
 
@@ -221,7 +244,12 @@ def _probe(todo: Sequence[pl.DataFrame], storage: Storage) -> None:
             storage.read(todo[0]["uri"][0], todo[0]["size"][0])
         except UnreachableError:
             raise
-        except Exception as error:  # the image's own; its row will say so
+        except DataError as error:  # the image's own; its row will say so
+            if isinstance(error.__cause__, PermissionError):
+                raise UnreachableError(
+                    f"{error} The first image may not be read, so nothing was begun; check the"
+                    " credentials in the environment"
+                ) from error
             logger.info("%s", error)
 
 
@@ -317,7 +345,7 @@ def status(out: Path | str) -> Status:
     job = read_job(out)
     if job is None:
         raise ConfigError(f"{out} holds no job; begin one: trmml batch tag RUN MANIFEST {out}")
-    cards = [card for path in sorted(out.glob("part-*.parquet")) if (card := part_card(path))]
+    cards = [card for path in part_paths(out, job) if (card := part_card(path))]
     done, seconds = sum(c["images"] for c in cards), sum(c["milliseconds"] for c in cards) / 1000
     failed = out / FAILED
     return Status(

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from trmml.search.table import READABLE
+
 FEATURE = "image_feature"
 # What an approximate search looks at: lists of vectors, and how many candidates are scored exactly.
 PROBES, REFINED = 64, 20
@@ -49,7 +51,7 @@ def index_vectors(table: Any, queries: Float[np.ndarray, "Q D"]) -> float:
     return recall(table, queries)
 
 
-def recall(table: Any, queries: Float[np.ndarray, "Q D"], where: str = "error IS NULL") -> float:
+def recall(table: Any, queries: Float[np.ndarray, "Q D"], where: str = READABLE) -> float:
     """Share of the exact search's first `FIRST` rows that the approximate search finds.
 
     Args:

@@ -22,6 +22,7 @@ from trmml.search.reference import SAMPLE, Reference, read_reference, write_refe
 from trmml.search.table import (
     FORMAT,
     IMAGES,
+    READABLE,
     REFERENCE,
     IndexCard,
     among,
@@ -126,9 +127,10 @@ def build_index(
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):
+        kept = old_rows(open_images(out)[0]) if has_table(out, IMAGES) else {}
         table = _table(out, card, replace_other)
         old = old_rows(table)
-        todo = to_describe(root, names, old, labels, progress)
+        todo = to_describe(root, names, old, labels, progress, kept)
         gone = sorted(set(old) - set(names))
         for start in range(0, len(gone), ROWS):
             table.delete(among("image", gone[start : start + ROWS]))
@@ -306,7 +308,7 @@ def _settle(table: Any, out: Path, card: IndexCard) -> None:
     total, count = np.zeros(card.feature_size), 0
     sample, draw = list[np.ndarray](), np.random.default_rng(0)
     share = 2 * SAMPLE / max(table.count_rows(), 1)
-    rows = table.search().where("error IS NULL").select(["image_feature"]).limit(None)
+    rows = table.search().where(READABLE).select(["image_feature"]).limit(None)
     for batch in rows.to_batches():
         features = numbers_of(batch["image_feature"], card.feature_size)
         total, count = total + features.sum(axis=0, dtype=np.float64), count + len(features)

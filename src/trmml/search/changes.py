@@ -1,5 +1,6 @@
 """Which images of a folder an index lacks, or describes no longer."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -13,6 +14,8 @@ from trmml.errors import DataError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
 from trmml.storage.hashes import hash_file
+
+logger = logging.getLogger(__name__)
 
 # Images from which looking at each deserves a progress bar.
 MANY = 10_000
@@ -34,11 +37,26 @@ def image_names(root: Path, exclude: Sequence[str]) -> list[str]:
     """Names of the images below a folder."""
     if not root.is_dir():
         raise DataError(f"{root} is no folder; name the folder of the images")
-    names = [path.relative_to(root).as_posix() for path in find_images([root])]
+    found = [path.relative_to(root).as_posix() for path in find_images([root])]
+    names = [name for name in found if _is_unicode(name)]
+    if odd := [ascii(name) for name in found if not _is_unicode(name)]:
+        logger.warning(
+            "%d images are left out, for their names are no UTF-8: %s; rename them",
+            len(odd), ", ".join(odd[:3]),
+        )  # fmt: skip
     left = [name for name in names if not any(fnmatch(name, pattern) for pattern in exclude)]
     if not left:
         raise DataError(f"--exclude {' '.join(exclude)} leaves none of the {len(names)} images")
     return left
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a table can hold a name; a file system has bytes, and some are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def old_rows(table: Any) -> dict[str, dict[str, Any]]:
@@ -54,15 +72,25 @@ def to_describe(
     old: Mapping[str, Mapping[str, Any]],
     labels: Dataset | None,
     progress: Progress | None,
+    labelled: Mapping[str, Mapping[str, Any]],
 ) -> list[File]:
-    """The images whose row is missing or is no longer right."""
+    """The images whose row is missing or is no longer right.
+
+    Args:
+        root: folder of the images.
+        names: of the images there.
+        old: rows of the table that is written to.
+        labels: what is known now; None keeps what was.
+        progress: called with ("look", done, total).
+        labelled: rows of the table before, which may have been made anew.
+    """
     known = None if labels is None else _labels_by_image(labels)
     there = set(names)
     moved = {row["sha256"]: row for name, row in old.items() if name not in there}
     todo = []
     for place, name in enumerate(names):
         row, now = old.get(name), _look(root, name, old.get(name))
-        before = _labels_of(row or moved.get(now.sha256))
+        before = _labels_of(row or moved.get(now.sha256) or labelled.get(name))
         given, absent = before if known is None else known.get(name, ((), ()))
         same = (
             row is not None and row["error"] is None and _stat_of(row) == (now.size, now.mtime_ns)

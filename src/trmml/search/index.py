@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,10 +14,16 @@ from trmml.errors import DataError
 from trmml.search.approximate import has_vector_index, nearest
 from trmml.search.query import Edges, Query, Term, where
 from trmml.search.reference import Reference, read_reference, with_texts, write_reference
-from trmml.search.table import IndexCard, among, numbers_of, open_images, quoted
+from trmml.search.table import READABLE, IndexCard, among, numbers_of, open_images, quoted
+from trmml.storage.cache import free_memory
+
+if TYPE_CHECKING:
+    from trmml.search.in_memory import FeaturesInMemory
 
 # Images that `--part` looks into: the best by their whole image.
 LOOKED_INTO = 1000
+# Of what memory is free, the features may take so much.
+MEMORY_SHARE = 0.5
 SHOWN = ("image", "given", "absent", "present", "width", "height")
 
 
@@ -92,6 +98,8 @@ class Index:
         embedder: makes vectors of texts, of images that are not in the index, and of parts; it is
             called once, when one is needed.
         root: of the images, where they lie elsewhere now.
+        in_memory: read all features into memory at the first search by them, 2 D bytes an image,
+            where half of the free memory holds them. The first search takes longer, others a tenth.
 
     Raises:
         CheckpointError: no index there, or of another format.
@@ -104,9 +112,11 @@ class Index:
         embedder: Callable[[IndexCard], Embedder] | None = None,
         *,
         root: Path | str | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self._table, self.card = open_images(folder)
+        self._in_memory = in_memory
         self.root = Path(self.card.root if root is None else root)
         self._make = embedder
 
@@ -160,6 +170,7 @@ class Index:
             DataError: a category that is not there, an image that cannot be read, an encoder that
                 reads no text, or `least` without terms.
         """
+        query = self._named(query)
         names = [tag.name for tag in query.tags]
         unknown = [name for name in names if name not in self.card.category_names]
         filters = where(query, self.card, self.labelled if unknown else ())
@@ -170,10 +181,11 @@ class Index:
         vector = self._vector(query.terms)
         cut = self._cut(query) if least == "auto" else least
         own = [term.value for term in query.terms if term.kind == "image" and term.weight > 0]
-        filters += f" AND NOT {among('image', own)}" if own else ""
-        rows = self._nearest(vector, filters, max(top, LOOKED_INTO) if parts else top)
+        rows, products = self._nearest(
+            vector, filters, own, max(top, LOOKED_INTO) if parts else top
+        )
         offset = float(self.reference.mean @ vector)
-        scores = 1 - np.asarray(rows["_distance"], np.float64) - offset
+        scores = products - offset
         if parts:
             paths = [self.root / name for name in rows["image"].to_pylist()]
             scores = self.embedder.best_parts(paths, vector).astype(np.float64) - offset
@@ -181,10 +193,58 @@ class Index:
         hits = self._hits(rows.take(order), scores[order])
         return Found([hit for hit in hits if cut is None or hit.score >= cut], cut)
 
-    def _nearest(self, vector: Float[np.ndarray, " D"], filters: str, count: int) -> Any:
-        """Rows with the largest inner products among those that hold the filters."""
+    def _named(self, query: Query) -> Query:
+        """The same with names of this index: whole categories, and images that lie in it."""
+        tags = tuple(tag.among(self.card.category_names) for tag in query.tags)
+        terms = tuple(
+            replace(term, value=self._name_of(term.value)) if term.kind == "image" else term
+            for term in query.terms
+        )
+        return Query(terms, tags)
+
+    def _name_of(self, image: str) -> str:
+        """The name in the index of an image that is given as a path; else as it is given."""
+        if not Path(image).is_file():
+            return image
+        root, path = self.root.resolve(), Path(image).resolve()
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+        there = name and self._table.count_rows(f"image = {quoted(name)}")
+        return name if there else image
+
+    def _nearest(
+        self, vector: Float[np.ndarray, " D"], filters: str, own: Sequence[str], count: int
+    ) -> tuple[Any, Float[np.ndarray, " K"]]:
+        """Rows with the largest inner products among those that hold the filters, and these.
+
+        Args:
+            vector: to compare with.
+            filters: SQL.
+            own: images that are left out.
+            count: rows at most.
+        """
+        if self._features is not None:  # a filter for its own images would cost more than all else
+            ids, products = self._features.nearest(vector, count + len(own), filters)
+            rows = self._table.take_row_ids(ids.tolist()).select([*SHOWN]).with_row_id().to_arrow()
+            place = {row: k for k, row in enumerate(rows["_rowid"].to_pylist())}
+            order = np.asarray([place[row] for row in ids.tolist()], np.int64)
+            names = rows["image"].to_pylist()
+            left = np.asarray([names[k] not in own for k in order], bool)
+            return rows.take(order[left][:count]), products[left][:count].astype(np.float64)
+        if own:
+            filters += f" AND NOT {among('image', own)}"
         search = nearest(self._table, vector, count, approximate=self.approximate)
-        return search.where(filters, prefilter=True).select([*SHOWN, "_distance"]).to_arrow()
+        rows = search.where(filters, prefilter=True).select([*SHOWN, "_distance"]).to_arrow()
+        return rows, 1 - np.asarray(rows["_distance"], np.float64)
+
+    @cached_property
+    def _features(self) -> "FeaturesInMemory | None":
+        """All features, where they are to be in memory and fit into it."""
+        size = 2 * self.card.feature_size * len(self)
+        if not self._in_memory or self.approximate or size > MEMORY_SHARE * free_memory():
+            return None
+        from trmml.search.in_memory import FeaturesInMemory  # torch takes seconds to import
+
+        return FeaturesInMemory(self._table)
 
     @cached_property
     def approximate(self) -> bool:
@@ -207,7 +267,7 @@ class Index:
     def _image(self, term: Term) -> Float[np.ndarray, " D"]:
         """The feature of an image, from the index where it is in it and whole."""
         if term.box is None:
-            rows = self._table.search().where(f"image = {quoted(term.value)} AND error IS NULL")
+            rows = self._table.search().where(f"image = {quoted(term.value)} AND {READABLE}")
             feature = rows.select(["image_feature"]).limit(1).to_arrow()["image_feature"]
             if len(feature):
                 known: Float[np.ndarray, " D"] = numbers_of(feature, self.card.feature_size)[0]

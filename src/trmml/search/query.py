@@ -3,11 +3,12 @@
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
-from trmml.search.table import IndexCard, quoted
+from trmml.search.table import READABLE, IndexCard, quoted
 
 _WEIGHTED = re.compile(r"([0-9]+(?:\.[0-9]+)?):(?=\S)")
 _CUT = re.compile(r"(.+):((?:0?\.[0-9]+)|0|1|1\.0+|0\.[0-9]*)")
@@ -40,11 +41,18 @@ class TagFilter:
         name: of the category.
         wanted: False for images without it.
         cut: least probability where nothing is known; the category's threshold when None.
+        typed: the name with its cut, which may be a name itself, as `scale 1:1`.
     """
 
     name: str
     wanted: bool = True
     cut: float | None = None
+    typed: str = field(default="", compare=False)
+
+    def among(self, names: Sequence[str]) -> "TagFilter":
+        """The same, its whole text the name where there is such a category."""
+        whole = self.cut is not None and self.typed in names
+        return TagFilter(self.typed, self.wanted) if whole else self
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ def _tag(given: str, wanted: bool) -> TagFilter:
     name, cut = (found[1], float(found[2])) if found else (given, None)
     if not name.strip():
         raise DataError(f"--tag and --not take the name of a category, got {given!r}")
-    return TagFilter(name.strip(), wanted, cut)
+    return TagFilter(clean_name(name), wanted, cut, clean_name(given))
 
 
 def _edges(box: str) -> Edges:
@@ -144,7 +152,7 @@ def where(query: Query, card: IndexCard, labelled: Sequence[str] = ()) -> str:
     Raises:
         DataError: a category is neither the run's nor among the labels.
     """
-    parts = ["error IS NULL"]
+    parts = [READABLE]
     for tag in query.tags:
         has = _has(tag, card, labelled)
         parts.append(has if tag.wanted else f"NOT ({has})")

@@ -15,6 +15,11 @@ from trmml.storage.atomic import write_text
 
 # Longest side of an image on the sheet, in pixels: sharp at its width of 240 on most screens.
 PIXELS = 480
+# How a sheet begins; a file that does may be written over.
+_HEAD = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="generator" content="trmml contact sheet">'
+)
 _STYLE = """
 :root{color-scheme:light dark}
 body{font:15px/1.4 system-ui,sans-serif;margin:24px;background:Canvas;color:CanvasText}
@@ -41,13 +46,14 @@ def write_sheet(path: Path, title: str, hits: Sequence[Hit]) -> None:
         hits: best first; an image that is gone or broken gets a sentence in its place.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: another file is there, or it cannot be written.
     """
+    if path.is_file() and not path.read_bytes()[: len(_HEAD)].startswith(_HEAD.encode()):
+        raise DataError(f"{path} is there already and no contact sheet; name a new file")
     items = "\n".join(map(_item, hits))
     count = f"{len(hits)} image{'s' * (len(hits) != 1)}"
     page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        _HEAD + '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><h1>{html.escape(title)}</h1><p>{count}, best first</p>\n<ol>\n{items}\n</ol>"
         "</body></html>\n"

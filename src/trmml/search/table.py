@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 IMAGES, REFERENCE = "images", "reference"
 CARD = b"trmml"
+# SQL of rows whose image could be read.
+READABLE = "error IS NULL"
 
 
 @dataclass(frozen=True)

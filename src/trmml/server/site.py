@@ -162,6 +162,7 @@ def _index(wish: Wish, card: RunCard) -> Index:
     index = Index(
         wish.index,
         partial(EncoderEmbedder, encoder=wish.encoder, trust=wish.trust, where=wish.index),
+        in_memory=True,
     )
     if index.card.encoder["image_checksum"] != card.encoder.image_checksum:
         raise CheckpointError(

@@ -42,10 +42,11 @@ StyleName = Literal["demo", "caption"]
 # What an ONNX file holds: the whole tagger, or what follows the encoder.
 ExportPart = Literal["all", "head"]
 
-# What a job over a manifest writes of each image, and what drives it.
+# What a job over a manifest writes of each image, what drives it, and in which files.
 BatchOutput = Literal["tags", "probabilities", "features", "maps"]
 BATCH_OUTPUTS: tuple[BatchOutput, ...] = ("tags", "probabilities", "features", "maps")
 Engine = Literal["local", "ray"]
+BatchFormat = Literal["parquet", "lance"]
 
 # What a review asks about: open pairs, known labels that look wrong, or both.
 ReviewKind = Literal["learn", "suspects", "both"]

@@ -118,7 +118,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     with whole_file(path, len(content)) as part, part.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if part.is_file():  # a pipe cannot be forced
+            os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

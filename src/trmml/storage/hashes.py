@@ -3,6 +3,7 @@
 import errno
 import functools
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from trmml.storage.atomic import sweep, write_json
+from trmml.storage.atomic import sweep, write_text
 from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ class ContentHashes:
         self._new = {}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._known, indent=None)
+            # With escapes, as a name may be no Unicode.
+            write_text(self._path, json.dumps(self._known))
         except OSError as error:  # the store raises where it matters
             logger.info("%s is not written: %s", self._path, error)
 

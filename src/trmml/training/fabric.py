@@ -47,6 +47,11 @@ def make_fabric(device: str, precision: Precision, *, devices: int = 1, nodes: i
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun says it all
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & set(os.environ):
+        raise ConfigError(
+            f"--nodes {nodes} needs to know where the first machine is: begin trmml under torchrun"
+            " on each (docs/scale.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK"
+        )
     if devices * nodes > 1:
         return _launched(kind, precision, devices, nodes, named=bool(number))
     chosen: list[int] | int = [int(number)] if number and kind != "cpu" else 1
@@ -73,8 +78,10 @@ def _launched(
 
     if kind == "mps" or named:
         raise ConfigError("--devices takes several cards or processes: say --device cpu or cuda")
+    # Counts and held-out logits lie in the memory of the processor, also with cards.
+    joined = Joined(process_group_backend="gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl")
     fabric = Fabric(
-        accelerator=kind, devices=devices, num_nodes=nodes, strategy=Joined(), precision=precision
+        accelerator=kind, devices=devices, num_nodes=nodes, strategy=joined, precision=precision
     )
     fabric.launch()
     return fabric
