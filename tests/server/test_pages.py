@@ -243,7 +243,7 @@ def evil_port(finished_run, toy_images, tmp_path_factory):
         path.rename(images / f"{number}{STRANGE}")
     build_index(run, images, index, encoder=TOY_SPEC)
     wish = Wish(run, unlabelled(images, run), index, folder / "a.sqlite", encoder=TOY_SPEC)
-    with listening(open_site(wish, Gate(frozenset(LOOPBACK), TOKEN, 0))) as port:
+    with listening(open_site(wish, Gate(frozenset(LOOPBACK), TOKEN, 0)).app) as port:
         yield port
 
 
