@@ -195,11 +195,40 @@ def test_a_part_of_an_image_is_searched_for(page) -> None:
     page.get_by_text("nothing is shown").wait_for()
 
 
+def test_tiles_of_another_size_are_remembered(page, served) -> None:
+    before = count(served.answers)
+
+    def width() -> float:
+        page.locator(".tile").first.wait_for()
+        return page.locator(".tile").first.bounding_box()["width"]
+
+    first = width()
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    large = width()
+    assert large > 1.2 * first
+    page.reload()
+    assert width() == large
+    slider = page.get_by_label("Size")
+    slider.focus()
+    page.keyboard.press("Home")
+    small = width()
+    assert small < first and slider.input_value() == "-2"
+    page.keyboard.press("ArrowRight")  # the slider's, not the block's
+    assert slider.input_value() == "-1" and "here" in page.locator("#q0").get_attribute("class")
+    page.goto(page.url.replace("/review", "/search"))
+    page.locator(".group button", has_text="red").click()
+    page.locator(".hits .tile").first.wait_for()
+    assert page.get_by_label("Size").input_value() == "-1"
+    assert count(served.answers) == before
+
+
 def test_twice_as_large_nothing_is_cut_off(browser, port) -> None:
     """A zoom of 200 % leaves half of the pixels of a style sheet."""
     for width in (640, 400):
         view = {"width": width, "height": 430}
         with signed_in(browser, port, TOKEN, viewport=view, device_scale_factor=2) as page:
+            page.evaluate("localStorage.setItem('tiles', '4')")
             for path in PAGES:
                 page.goto(f"http://127.0.0.1:{port}{path}")
                 page.locator("main h1").first.wait_for(state="attached")
