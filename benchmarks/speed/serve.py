@@ -298,7 +298,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     pythons["now"] = sys.executable
     tree: dict[str, Any] = {
         "images": count,
-        "start": starts(run, pythons, 1 if options.brief else 5),
+        "start": starts(run, pythons, 1 if options.brief else 3),
     }
     with tempfile.TemporaryDirectory() as folder:
         with server(run, Path(folder) / "answers.sqlite") as (port, token, _):
