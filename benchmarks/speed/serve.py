@@ -37,11 +37,12 @@ from trmml.deploy.kept import keep, open_kept
 from trmml.tagging.tags import Choice
 
 EDGE = "benchmark"
+# On, back, an answer, and its undoing; as fast as the page repaints, which no person is.
 KEYS_SCRIPT = """async () => {
   const taken = [];
-  for (let n = 0; n < 20; n++) {
+  for (let n = 0; n < 240; n++) {
     const began = performance.now();
-    document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true}));
+    document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "jkyz"[n % 4], bubbles: true}));
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     taken.push(performance.now() - began);
   }
@@ -284,7 +285,8 @@ def in_chromium(port: int, token: str) -> dict[str, float]:
         paint = page.evaluate(
             "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
         )
-        keys = np.array(page.evaluate(KEYS_SCRIPT))
+        page.wait_for_load_state("networkidle")  # thumbs, and what the answers are worth
+        keys = np.array(page.evaluate(KEYS_SCRIPT))[40:]  # the first compile and draw
     return {"first_paint_ms": paint, "key_median_ms": float(np.median(keys)),
             "key_p95_ms": float(np.quantile(keys, 0.95))}  # fmt: skip
 
