@@ -68,6 +68,7 @@ def serve(
         raise typer.BadParameter(f"--host {host} is open to other machines, so it needs a token")
     if labels is not None and images is None:
         raise typer.BadParameter("--labels needs --images, the folder of the images")
+    images, labels = _collection(run, images, labels)
     if not (run / "model.json").is_file():
         from trmml.training.run_folder import load_card
 
@@ -84,7 +85,7 @@ def serve(
 
             wish = Wish(
                 run, _data(run, images, labels, table), index, answers, who, read_only,
-                label_studio, encoder, trust, device,
+                label_studio, encoder, trust, device, labels,
             )  # fmt: skip
             with shown_progress() as shown:
                 return open_site(wish, gate, _both(shown, tell))
@@ -109,13 +110,20 @@ def _both(first: "Progress", second: "Progress") -> "Progress":
     return tell
 
 
+def _collection(
+    run: Path, images: Path | None, labels: Path | None
+) -> tuple[Path | None, Path | None]:
+    """Folder and table under review: as the options say, or the demo's own."""
+    drawn = run / "data" / "train"
+    if images is None and (run / "demo.json").is_file():
+        return drawn, drawn / "labels_partial.csv"
+    return images, labels
+
+
 def _data(
     run: Path, images: Path | None, labels: Path | None, table: TableOptions
 ) -> "Dataset | None":
-    """What is reviewed: as the options say, or the demo's own data."""
-    drawn = run / "data" / "train"
-    if images is None and labels is None and (run / "demo.json").is_file():
-        images, labels = drawn, drawn / "labels_partial.csv"
+    """What is known of the images under review."""
     if images is None:
         return None
     if labels is not None:

@@ -51,6 +51,7 @@ class Wish:
         encoder: see `Tagger.load`.
         trust: see `Tagger.load`.
         device: see `Tagger.load`.
+        labels: table that the data were read from, for the commands that the pages name.
     """
 
     run: Path
@@ -63,6 +64,7 @@ class Wish:
     encoder: str | None = None
     trust: bool = False
     device: str = "cpu"
+    labels: Path | None = None
 
 
 def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
@@ -131,14 +133,16 @@ def unlabelled(folder: Path, run: Path) -> Dataset:
 
 
 def _commands(wish: Wish) -> dict[str, str]:
-    """The commands that make an index of what is under review, and a better run of its answers."""
+    """The commands that make an index, and a table and a better run of the answers."""
     images = "DIR" if wish.data is None else str(wish.data.root)
     run, name = str(wish.run), wish.run.resolve().name
     journal = str(wish.answers or wish.run / "answers.sqlite")
     index = ["trmml", "index", images, "--run", run, "--out", f"{name}.index"]
-    learn = ["trmml", "review", "learn", run, "--images", images, "--labels", "TABLE"]
-    learn += ["--answers", journal, "--out", f"{name}-2"]
-    return {"make_index": shlex.join(index), "learn": shlex.join(learn)}
+    told = ["--labels", str(wish.labels or "TABLE"), "--answers", journal, "--out"]
+    apply = ["trmml", "review", "apply", *told, "reviewed.csv"]
+    learn = ["trmml", "review", "learn", run, "--images", images, *told, f"{name}-2"]
+    commands = {"make_index": index, "apply": apply, "learn": learn}
+    return {key: shlex.join(words) for key, words in commands.items()}
 
 
 def _index(wish: Wish, card: RunCard) -> Index:

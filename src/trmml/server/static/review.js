@@ -243,7 +243,7 @@ function Block() {
   if (!questions) return html`<p class="wait" aria-busy="true">Choosing what is worth asking …</p>`;
   if (!questions.length)
     return html`${category.value ? html`<${Pick} />` : null}<${Empty} title="Nothing is left to ask here">${kind.value === "learn"
-      ? html`Every pair has an answer, or rests. Make a better run with <code>${status.value.learn}</code>.` : "No known label looks wrong enough, or a category has fewer than 8 known labels."}<//>`;
+      ? html`Every pair has an answer, or rests. <code>${status.value.apply}</code> makes a table of them, and <code>${status.value.learn}</code> a better run.` : "No known label looks wrong enough, or a category has fewer than 8 known labels."}<//>`;
   const open = questions.length - Object.keys(given).length;
   const name = questions[0].category;
   /** @type {Record<string, any>} */
