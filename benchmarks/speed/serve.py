@@ -1,9 +1,10 @@
 """What `trmml serve` costs over the bare model, and whether many clients starve a page.
 
-    python -m benchmarks.speed.serve runs/demo [--brief]
+    python -m benchmarks.speed.serve runs/demo [--before PYTHON] [--brief]
 
 The server is a process of its own on the run's data; the clients are threads of this one, so both
-share the processors. In order: POST /tag of one image at a time beside the encoder's own time on
+share the processors. In order: the start until the first page and until the run is loaded, also of
+another installation; POST /tag of one image at a time beside the encoder's own time on
 the decoded image; images a second of 16 clients beside the same kept file by `tag`; an answer until
 its reply, which is sent after the commit; in Chromium the first paint, and from a key to the next
 repaint; the page's requests while 64 clients tag and 16 more send uploads slowly; and tagging again
@@ -36,11 +37,12 @@ from trmml.deploy.kept import keep, open_kept
 from trmml.tagging.tags import Choice
 
 EDGE = "benchmark"
+# On, back, an answer, and its undoing; as fast as the page repaints, which no person is.
 KEYS_SCRIPT = """async () => {
   const taken = [];
-  for (let n = 0; n < 20; n++) {
+  for (let n = 0; n < 240; n++) {
     const began = performance.now();
-    document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true}));
+    document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "jkyz"[n % 4], bubbles: true}));
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     taken.push(performance.now() - began);
   }
@@ -82,21 +84,72 @@ class Client:
 
 
 @contextmanager
-def server(run: Path, answers: Path) -> Iterator[tuple[int, str, int]]:
-    """Port, token and process id of a server on the data of a demo."""
-    words = [sys.executable, "-m", "trmml", "serve", run, "--port", "0", "--answers", answers]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+def starting(
+    run: Path, answers: Path, python: str = sys.executable, **environment: str
+) -> Iterator[tuple[int, str, int]]:
+    """Port, token and process id of a server on the data of a demo, which may still load it."""
+    words = [python, "-m", "trmml", "serve", run, "--port", "0", "--answers", answers]
     process = subprocess.Popen(
-        [*map(str, words)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+        [*map(str, words)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )  # fmt: skip
     assert process.stdout is not None
-    address = process.stdout.readline().strip()
-    home, _, token = address.partition("#t=")
+    home, _, token = process.stdout.readline().strip().partition("#t=")
     try:
         yield int(home.rstrip("/").rpartition(":")[2]), token, process.pid
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def server(run: Path, answers: Path) -> Iterator[tuple[int, str, int]]:
+    """The same once the run is loaded."""
+    with starting(run, answers) as (port, token, pid):
+        until_loaded(Client(port, token))
+        yield port, token, pid
+
+
+def until_loaded(client: Client) -> None:
+    """Ask as often as a page does."""
+    while client.ask("/api/v1/status")[0] == 503:
+        time.sleep(0.4)
+
+
+def starts(run: Path, pythons: dict[str, str], rounds: int) -> dict[str, Any]:
+    """Medians of some starts by turns, after one that fills the page cache and compiles."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
+    with tempfile.TemporaryDirectory() as folder:
+        # Some machines forbid Python to keep what it compiled, and no user's does.
+        kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
+        for number in range(rounds + 1):
+            for name, python in pythons.items():
+                answers = Path(folder) / f"{name}-{number}.sqlite"
+                found[name].append(one_start(run, answers, python, kept))
+    return {
+        name: {key: float(np.median([each[key] for each in taken[1:]])) for key in taken[0]}
+        for name, taken in found.items()
+    }
+
+
+def one_start(
+    run: Path, answers: Path, python: str, environment: dict[str, str]
+) -> dict[str, float]:
+    """Seconds, and those of the processor, until the first page and until the run is loaded."""
+    began = time.perf_counter()
+    with starting(run, answers, python, **environment) as (port, token, pid):
+        client = Client(port, token)
+        assert client.ask("/review")[0] == 200
+        page = {"page_s": time.perf_counter() - began, "page_processor_s": processor_seconds(pid)}
+        until_loaded(client)
+        loaded = {"loaded_s": time.perf_counter() - began}
+        return page | loaded | {"loaded_processor_s": processor_seconds(pid)}
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process took so far, in user and system mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(work: Callable[[], object], times: int) -> np.ndarray:
@@ -232,24 +285,26 @@ def in_chromium(port: int, token: str) -> dict[str, float]:
         paint = page.evaluate(
             "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
         )
-        keys = np.array(page.evaluate(KEYS_SCRIPT))
+        page.wait_for_load_state("networkidle")  # thumbs, and what the answers are worth
+        keys = np.array(page.evaluate(KEYS_SCRIPT))[40:]  # the first compile and draw
     return {"first_paint_ms": paint, "key_median_ms": float(np.median(keys)),
             "key_p95_ms": float(np.quantile(keys, 0.95))}  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="of `trmml demo`")
-    parser.add_argument("--brief", action="store_true", help="few requests")
-    options = parser.parse_args(arguments)
-    count = 40 if options.brief else 400
-    paths = sorted((options.run / "data" / "test" / "images").iterdir())[:count]
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    run, count = options.run, 40 if options.brief else 400
+    paths = sorted((run / "data" / "test" / "images").iterdir())[:count]
     contents = [path.read_bytes() for path in paths]
-    tree: dict[str, Any] = {"images": count, "load": os.getloadavg()[0]}
+    pythons = {"before": options.before} if options.before else {}
+    pythons["now"] = sys.executable
+    tree: dict[str, Any] = {
+        "images": count,
+        "start": starts(run, pythons, 1 if options.brief else 3),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        with server(options.run, Path(folder) / "answers.sqlite") as (port, token, _):
-            tree["bundled"] = tagging(options.run, port, token, paths)
+        with server(run, Path(folder) / "answers.sqlite") as (port, token, _):
+            tree["bundled"] = tagging(run, port, token, paths)
             client = Client(port, token)
             asked = client.json("/api/v1/queue?n=24")["questions"]
             tree["answer"] = told(timed(
@@ -260,10 +315,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tree["crowded"] = crowded(port, token, contents, 5 if options.brief else 20)
     if not options.brief:
         tree["ViT-B-32"] = with_vit(paths[:64])
-    for name, value in tree.items():
-        print(f"{name:16} {json.dumps(value)}")
-    print(f"written: {write_results('serve', tree, quick=options.brief)}")
+    return tree
+
+
+def publish(
+    name: str, options: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]
+) -> int:
+    """Measure, print, write benchmarks/results/<name>.json."""
+    tree = {"load": os.getloadavg()[0], **measure(options)}
+    for key, value in tree.items():
+        print(f"{key:16} {json.dumps(value)}")
+    print(f"written: {write_results(name, tree, quick=options.brief)}")
     return 0
+
+
+def parser(about: str) -> argparse.ArgumentParser:
+    """What every measurement of the server is told."""
+    found = argparse.ArgumentParser(description=about.partition("\n")[0])
+    found.add_argument("run", type=Path, help="of `trmml demo`")
+    found.add_argument("--brief", action="store_true", help="few requests; not to be quoted")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--before", help="Python of an installation whose start is compared")
+    return publish("serve", options.parse_args(arguments), measured)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Whether a server grows over two hours of review: its memory while a script answers.
 
-    python -m benchmarks.speed.serve_memory runs/demo [--actions 3600]
+    python -m benchmarks.speed.serve_memory runs/demo [--brief]
 
 By turns the script answers a block of 12 with its thumbs, takes all but one back, answers a whole
 image, and takes that back. A person takes some 2 seconds for each of these, so 3,600 are two hours;
@@ -9,16 +9,13 @@ benchmarks/results/serve_memory.json.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_results
-from benchmarks.speed.serve import Client, one_answer, server
+from benchmarks.speed.serve import Client, one_answer, parser, publish, server
 
 from trmml.curation.answers import new_id
 
@@ -64,21 +61,18 @@ def memory(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="of `trmml demo`")
-    parser.add_argument("--actions", type=int, default=3600)
-    options = parser.parse_args(arguments)
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """The server's memory over two hours, or over some minutes."""
     with (
         tempfile.TemporaryDirectory() as folder,
         server(options.run, Path(folder) / "answers.sqlite") as (port, token, pid),
     ):
-        tree = {"load": os.getloadavg()[0], **review(Client(port, token), options.actions, pid)}
-    for name, value in tree.items():
-        print(f"{name:12} {json.dumps(value)}")
-    print(f"written: {write_results('serve_memory', tree, quick=options.actions < 3600)}")
-    return 0
+        return review(Client(port, token), 120 if options.brief else 3600, pid)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    return publish("serve_memory", parser(__doc__).parse_args(arguments), measured)
 
 
 if __name__ == "__main__":

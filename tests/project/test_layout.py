@@ -36,7 +36,9 @@ def test_packages_import_only_what_the_contract_allows() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("code", ["import trmml", "import trmml.cli.main"])
+@pytest.mark.parametrize(
+    "code", ["import trmml", "import trmml.cli.main", "import trmml.server.serve"]
+)
 def test_importing_costs_no_torch(code: str) -> None:
     assert not imported_by("-c", code) & {"torch", "torchvision", "open_clip", "matplotlib"}
 

@@ -78,7 +78,7 @@ def make(
         label_studio=label_studio,
     )
     gate = Gate(frozenset(LOOPBACK), TOKEN, PORT, most_bytes=2 << 20, seconds=seconds)
-    return Served(open_site(wish, gate), images, folder / "answers.sqlite")
+    return Served(open_site(wish, gate).app, images, folder / "answers.sqlite")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def client(served: Served) -> TestClient:
 def listening(app: ASGIApp) -> Iterator[int]:
     """The port of a server over loopback."""
     with listen("127.0.0.1", 0) as opened:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(app, log_config=None, access_log=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([opened],))
         thread.start()

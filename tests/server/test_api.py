@@ -183,6 +183,10 @@ def test_the_run_tells_its_figures(client) -> None:
 def test_without_an_index_it_says_how_to_make_one(client, served, finished_run) -> None:
     told = client.get("/api/v1/status").json()["make_index"]
     assert f"trmml index {served.images} --run {finished_run} --out " in told
+    told = client.get("/api/v1/status").json()["apply"]
+    assert told == (
+        f"trmml review apply --labels TABLE --answers {served.answers} --out reviewed.csv"
+    )
     told = client.get("/api/v1/status").json()["learn"]
     assert told.startswith(f"trmml review learn {finished_run} --images {served.images} --labels ")
     assert f"--answers {served.answers} --out" in told

@@ -12,7 +12,7 @@ from tests.server.conftest import TOKEN, make
 from trmml.search.build import build_index
 
 schemathesis = pytest.importorskip("schemathesis")
-# `TRMML_FUZZ=700` makes some ten thousand requests in all.
+# `TRMML_FUZZ=480` makes some ten thousand requests in all.
 CASES = int(os.environ.get("TRMML_FUZZ", "12"))
 
 

@@ -195,11 +195,40 @@ def test_a_part_of_an_image_is_searched_for(page) -> None:
     page.get_by_text("nothing is shown").wait_for()
 
 
+def test_tiles_of_another_size_are_remembered(page, served) -> None:
+    before = count(served.answers)
+
+    def width() -> float:
+        page.locator(".tile").first.wait_for()
+        return page.locator(".tile").first.bounding_box()["width"]
+
+    first = width()
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    large = width()
+    assert large > 1.2 * first
+    page.reload()
+    assert width() == large
+    slider = page.get_by_label("Size")
+    slider.focus()
+    page.keyboard.press("Home")
+    small = width()
+    assert small < first and slider.input_value() == "-2"
+    page.keyboard.press("ArrowRight")  # the slider's, not the block's
+    assert slider.input_value() == "-1" and "here" in page.locator("#q0").get_attribute("class")
+    page.goto(page.url.replace("/review", "/search"))
+    page.locator(".group button", has_text="red").click()
+    page.locator(".hits .tile").first.wait_for()
+    assert page.get_by_label("Size").input_value() == "-1"
+    assert count(served.answers) == before
+
+
 def test_twice_as_large_nothing_is_cut_off(browser, port) -> None:
     """A zoom of 200 % leaves half of the pixels of a style sheet."""
     for width in (640, 400):
         view = {"width": width, "height": 430}
         with signed_in(browser, port, TOKEN, viewport=view, device_scale_factor=2) as page:
+            page.evaluate("localStorage.setItem('tiles', '4')")
             for path in PAGES:
                 page.goto(f"http://127.0.0.1:{port}{path}")
                 page.locator("main h1").first.wait_for(state="attached")
@@ -226,31 +255,75 @@ def test_axe_finds_nothing_serious(browser, port, scheme) -> None:
             assert serious == [], path
 
 
-def test_a_script_in_the_name_of_a_category_stays_text(
-    browser, finished_run, toy_images, tmp_path
-) -> None:
-    """On each page where it stands; a dialog would be an error of the page."""
-    name = "<img src=x onerror=alert(1)>"
-    run = tmp_path / "run"
+# What a stranger might call a category; no file's name can hold the end of a script.
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def evil_port(finished_run, toy_images, tmp_path_factory):
+    """A run with that category, images and an index with a file of the like."""
+    folder = tmp_path_factory.mktemp("evil")
+    run, images, index = folder / "run", folder / "images", folder / "index"
     shutil.copytree(finished_run, run)
-    tree = json.loads((run / "model.json").read_text().replace('"red"', json.dumps(name)))
+    tree = json.loads((run / "model.json").read_text().replace('"red"', json.dumps(EVIL)))
     (run / "model.json").write_text(json.dumps(tree | {"card_sha256": card_sum(tree)}))
-    data = unlabelled(toy_images.test, run)
-    assert name in data.category_names
-    wish = Wish(run, data, answers=tmp_path / "a.sqlite", encoder=TOY_SPEC)
-    app = open_site(wish, Gate(frozenset(LOOPBACK), TOKEN, 0))
-    with listening(app) as port, signed_in(browser, port, TOKEN) as page:
-        page.get_by_label("Category").select_option(name)
-        page.locator("h1 em", has_text=name).wait_for()
-        for path, place in (("/review?kind=images", ".checks"), ("/run", ".bars")):
-            page.goto(f"http://127.0.0.1:{port}{path}")
-            page.locator(place).get_by_text(name).first.wait_for()
-        page.goto(f"http://127.0.0.1:{port}/tag")
-        page.set_input_files("input[type=file]", sorted(toy_images.test.iterdir())[0])
-        page.locator(".card .tags").wait_for()
-        page.get_by_text("Also what is below").click()
-        page.locator(".tag", has_text=name).first.click()
-        page.locator(".why").first.wait_for()
+    shutil.copytree(toy_images.test, images)
+    for number, path in enumerate(sorted(images.iterdir())):
+        path.rename(images / f"{number}{STRANGE}")
+    build_index(run, images, index, encoder=TOY_SPEC)
+    wish = Wish(run, unlabelled(images, run), index, folder / "a.sqlite", encoder=TOY_SPEC)
+    with listening(open_site(wish, Gate(frozenset(LOOPBACK), TOKEN, 0)).app) as port:
+        yield port
+
+
+@pytest.fixture
+def evil_page(browser, evil_port):
+    """At the end, no page has made an element of a name; a dialog would be an error."""
+    with signed_in(browser, evil_port, TOKEN) as page:
+        yield page
+        assert page.locator("main script, main [onerror], main img[src=x]").count() == 0
+
+
+def test_a_script_in_a_name_stays_text_in_review(evil_page, evil_port) -> None:
+    evil_page.get_by_label("Category").select_option(EVIL)
+    evil_page.locator("h1 em", has_text=EVIL).wait_for()
+    label = evil_page.locator(".tile").first.get_attribute("aria-label")
+    assert EVIL in label and STRANGE in label
+    evil_page.goto(f"http://127.0.0.1:{evil_port}/review?kind=images")
+    evil_page.locator(".checks").get_by_text(EVIL).first.wait_for()
+    assert STRANGE in evil_page.locator("figcaption").inner_text()
+
+
+def test_a_script_in_a_name_stays_text_in_tags_and_figures(
+    evil_page, evil_port, toy_images, tmp_path
+) -> None:
+    evil_page.goto(f"http://127.0.0.1:{evil_port}/run")
+    evil_page.locator(".bars").get_by_text(EVIL).first.wait_for()
+    evil_page.goto(f"http://127.0.0.1:{evil_port}/tag")
+    shutil.copy(sorted(toy_images.test.iterdir())[0], tmp_path / STRANGE)
+    evil_page.set_input_files("input[type=file]", tmp_path / STRANGE)
+    evil_page.locator(".card .tags").wait_for()
+    evil_page.locator(".card h2", has_text=STRANGE).wait_for()
+    evil_page.get_by_text("Also what is below").click()
+    evil_page.locator(".tag", has_text=EVIL).first.click()
+    evil_page.locator(".why").first.wait_for()
+
+
+def test_a_script_in_a_name_stays_text_in_search(evil_page, evil_port) -> None:
+    evil_page.goto(f"http://127.0.0.1:{evil_port}/search")
+    evil_page.locator(".add").fill(EVIL)
+    evil_page.keyboard.press("Enter")
+    evil_page.locator(".chip", has_text=EVIL).wait_for()
+    first = evil_page.locator(".hits .tile").first
+    first.wait_for()
+    assert STRANGE in first.get_attribute("aria-label")
+    found = evil_page.locator(".hits .foot").all_inner_texts()
+    assert any(EVIL in text for text in found)
+    first.click()
+    evil_page.locator("dialog b", has_text=STRANGE).wait_for()
+    evil_page.get_by_role("button", name="More like this").click()
+    evil_page.locator(".chip", has_text="like this").wait_for()
+    evil_page.locator(".hits .tile").first.wait_for()
 
 
 def start(run: Path, images: Path, table: Path, answers: Path, port: int) -> tuple[Any, str]:

@@ -13,6 +13,8 @@ from trmml.cli.reading import TableOptions, read_images, read_names
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
+    from trmml.features.base import Progress
+    from trmml.server.opening import Site
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -53,49 +55,76 @@ def serve(
 ) -> None:
     """Tag, review and search in the browser. Listens on this machine alone."""
     try:
+        from trmml.server.opening import Opening
         from trmml.server.serve import listen, run_server, token_for
     except ImportError as error:
         from trmml.errors import MissingExtraError
 
         raise MissingExtraError("`trmml serve`", "serve") from error
     from trmml.server.guard import LOOPBACK, Gate
-    from trmml.server.site import Wish, open_site
 
     away = host not in ("127.0.0.1", "localhost", "::1")
     if away and token == "none":
         raise typer.BadParameter(f"--host {host} is open to other machines, so it needs a token")
+    if labels is not None and images is None:
+        raise typer.BadParameter("--labels needs --images, the folder of the images")
+    images, labels = _collection(run, images, labels)
+    if not (run / "model.json").is_file():
+        from trmml.training.run_folder import load_card
+
+        load_card(run)  # says what is missing
     key = token_for(token, run)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
         hosts = frozenset(name.lower() for name in (*LOOPBACK, host, *(allow_host or ())))
         gate = Gate(hosts, key, port, most_bytes=_bytes(max_upload))
-        wish = Wish(
-            run, _data(run, images, labels, table), index, answers, who, read_only, label_studio,
-            encoder, trust, device,
-        )  # fmt: skip
-        with shown_progress() as progress:
-            app = open_site(wish, gate, progress)
+
+        def load(tell: "Progress") -> "Site":
+            from trmml.server.site import Wish, open_site  # torch takes seconds to import
+
+            wish = Wish(
+                run, _data(run, images, labels, table), index, answers, who, read_only,
+                label_studio, encoder, trust, device, labels,
+            )  # fmt: skip
+            with shown_progress() as shown:
+                return open_site(wish, gate, _both(shown, tell))
+
         name = "127.0.0.1" if away else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{port}/" + (f"#t={key}" if key else "")
         show(address)
         if open_:
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):  # how it is ended
-            run_server(app, listening)
+            run_server(Opening(gate, load), listening)
     say("Ended. All that was answered is on the disk.")
+
+
+def _both(first: "Progress", second: "Progress") -> "Progress":
+    """Progress that is told to two."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        first(what, done, total)
+        second(what, done, total)
+
+    return tell
+
+
+def _collection(
+    run: Path, images: Path | None, labels: Path | None
+) -> tuple[Path | None, Path | None]:
+    """Folder and table under review: as the options say, or the demo's own."""
+    drawn = run / "data" / "train"
+    if images is None and (run / "demo.json").is_file():
+        return drawn, drawn / "labels_partial.csv"
+    return images, labels
 
 
 def _data(
     run: Path, images: Path | None, labels: Path | None, table: TableOptions
 ) -> "Dataset | None":
-    """What is reviewed: as the options say, or the demo's own data."""
-    drawn = run / "data" / "train"
-    if images is None and labels is None and (run / "demo.json").is_file():
-        images, labels = drawn, drawn / "labels_partial.csv"
+    """What is known of the images under review."""
     if images is None:
-        if labels is not None:
-            raise typer.BadParameter("--labels needs --images, the folder of the images")
         return None
     if labels is not None:
         return read_images(images, labels, table)

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # What is no secret: the pages themselves, which ask for the token, and that the server lives.
-OPEN = frozenset(("/", "/tag", "/review", "/search", "/run", "/api", "/health", "/api/v1/session"))
+PAGES = ("/", "/tag", "/review", "/search", "/run", "/api")
+OPEN = frozenset((*PAGES, "/health", "/api/v1/session"))
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 # Bytes of a request without images.
 SMALL = 1 << 20

@@ -1,4 +1,4 @@
-"""The pages, the images in them, the run's figures, and what watches the server."""
+"""What the pages show: images, the run's figures; signing in, and what watches the server."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,6 @@ from trmml.server.review import Name, Sha256
 from trmml.storage.json_text import parse_object
 from trmml.training.run_folder import load_card
 
-STATIC = Path(__file__).parent / "static"
 # The report is a page of its own with styles and a script in it; it may reach nothing of ours.
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline';"
@@ -53,14 +52,6 @@ class Meter:
         path = getattr(scope.get("route"), "path", "other")  # of the route: ids are not counted
         self._requests.labels(scope["method"], path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
-
-
-def page_routes() -> APIRouter:
-    """The pages; one file is all of them."""
-    router = APIRouter(include_in_schema=False)
-    for path in ("/", "/tag", "/review", "/search", "/run", "/api"):
-        router.add_api_route(path, lambda: FileResponse(STATIC / "index.html"), name=path)
-    return router
 
 
 def session_routes(gate: Gate) -> APIRouter:

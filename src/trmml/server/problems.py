@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from trmml.errors import TrmmlError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,9 @@ def answer(problem: HTTPException) -> JSONResponse:
     )
 
 
-def add_handlers(app: FastAPI) -> None:
+def add_handlers(app: "FastAPI") -> None:
     """Have an app tell every error in this form."""
+    from fastapi.exceptions import RequestValidationError  # the first pages do without it
 
     @app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> JSONResponse:

@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from trmml.errors import ConfigError
+from trmml.server.opening import Opening
 from trmml.storage.cache import cache_folder
 
 # Shorter ones can be guessed.
@@ -78,10 +78,18 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def run_server(app: ASGIApp, listening: socket.socket) -> None:
-    """Answer requests until somebody ends it; those in hand are finished first."""
+def run_server(opening: Opening, listening: socket.socket) -> None:
+    """Answer requests until somebody ends it; those in hand are finished first.
+
+    Raises:
+        TrmmlError: what is served cannot be loaded.
+    """
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False,
+        opening, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=LAST_SECONDS,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    opening.give_up = lambda: setattr(server, "should_exit", True)
+    server.run(sockets=[listening])
+    if opening.error is not None:
+        raise opening.error

@@ -2,16 +2,12 @@
 
 import logging
 import shlex
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from fastapi import FastAPI
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
 from trmml.curation.answers import Answers
 from trmml.curation.collection import read_collection
@@ -29,14 +25,8 @@ from trmml.server.finding import Searcher, search_routes
 from trmml.server.guard import Gate, Guard
 from trmml.server.label_studio import label_studio_routes
 from trmml.server.library import Library
-from trmml.server.pages import (
-    STATIC,
-    Meter,
-    image_routes,
-    page_routes,
-    run_routes,
-    session_routes,
-)
+from trmml.server.opening import Site, page_routes
+from trmml.server.pages import Meter, image_routes, run_routes, session_routes
 from trmml.server.problems import add_handlers
 from trmml.server.review import Desk, review_routes
 from trmml.server.tagging import Explainer, tag_routes
@@ -61,6 +51,7 @@ class Wish:
         encoder: see `Tagger.load`.
         trust: see `Tagger.load`.
         device: see `Tagger.load`.
+        labels: table that the data were read from, for the commands that the pages name.
     """
 
     run: Path
@@ -73,10 +64,11 @@ class Wish:
     encoder: str | None = None
     trust: bool = False
     device: str = "cpu"
+    labels: Path | None = None
 
 
-def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIApp:
-    """The app behind its gate; everything is loaded, so what is wrong is said before it listens.
+def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
+    """The app behind its gate, with everything loaded.
 
     Args:
         wish: what it is to have.
@@ -102,7 +94,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
     meter = Meter(lambda: batcher.waiting)
     app = FastAPI(
         title="trmml", version=versions()["trmml"], docs_url=None, redoc_url=None,
-        openapi_url="/api/v1/openapi.json", lifespan=partial(_closing, batcher.close),
+        openapi_url="/api/v1/openapi.json", routes=page_routes(),
     )  # fmt: skip
     add_handlers(app)
     status = {
@@ -114,7 +106,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         "texts": bool(card.encoder.token_size), **_commands(wish),
     }  # fmt: skip
     for router in (
-        page_routes(), session_routes(gate), image_routes(library),
+        session_routes(gate), image_routes(library),
         run_routes(wish.run, status, meter),
         tag_routes(batcher, library, explainer), review_routes(desk),
         search_routes(None if index is None else Searcher(index, library)),
@@ -124,8 +116,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> ASGIA
         if desk is None:
             raise ConfigError("--label-studio needs --images, the collection that it annotates")
         app.include_router(label_studio_routes(desk, batcher))
-    app.mount("/static", StaticFiles(directory=STATIC))
-    return Guard(app, gate, meter.count)
+    return Site(Guard(app, gate, meter.count), batcher.close)
 
 
 def unlabelled(folder: Path, run: Path) -> Dataset:
@@ -142,14 +133,16 @@ def unlabelled(folder: Path, run: Path) -> Dataset:
 
 
 def _commands(wish: Wish) -> dict[str, str]:
-    """The commands that make an index of what is under review, and a better run of its answers."""
+    """The commands that make an index, and a table and a better run of the answers."""
     images = "DIR" if wish.data is None else str(wish.data.root)
     run, name = str(wish.run), wish.run.resolve().name
     journal = str(wish.answers or wish.run / "answers.sqlite")
     index = ["trmml", "index", images, "--run", run, "--out", f"{name}.index"]
-    learn = ["trmml", "review", "learn", run, "--images", images, "--labels", "TABLE"]
-    learn += ["--answers", journal, "--out", f"{name}-2"]
-    return {"make_index": shlex.join(index), "learn": shlex.join(learn)}
+    told = ["--labels", str(wish.labels or "TABLE"), "--answers", journal, "--out"]
+    apply = ["trmml", "review", "apply", *told, "reviewed.csv"]
+    learn = ["trmml", "review", "learn", run, "--images", images, *told, f"{name}-2"]
+    commands = {"make_index": index, "apply": apply, "learn": learn}
+    return {key: shlex.join(words) for key, words in commands.items()}
 
 
 def _index(wish: Wish, card: RunCard) -> Index:
@@ -185,9 +178,3 @@ def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None
     )  # fmt: skip
     queue = Queue(collection, Answers(wish.answers or wish.run / "answers.sqlite"), who=wish.who)
     return Desk(queue, library, read_only=wish.read_only)
-
-
-@asynccontextmanager
-async def _closing(close: Callable[[], None], app: FastAPI) -> AsyncIterator[None]:
-    yield
-    close()

@@ -1,5 +1,5 @@
 /** The frame of all pages: navigation, signing in, and whether everything is saved. */
-import { ask, html, later, render, signal, spoken, status, trouble } from "./base.js";
+import { Refused, ask, html, later, render, signal, spoken, status, trouble } from "./base.js";
 import { Help, helping } from "./keys.js";
 import { openOutbox, refused, saved, unsaved } from "./outbox.js";
 
@@ -13,6 +13,8 @@ const PAGES = {
 const path = location.pathname;
 const [title, load] = PAGES[path] ?? ["API", () => import("./api.js")];
 const shown = signal(/** @type {any} */ (null));
+/** How far the server is with loading the run; "" where that is not known. */
+const loading = signal("");
 
 function Bar() {
   if (refused.value) return html`<p class="bar bad" role="alert">Not taken: ${refused.value}</p>`;
@@ -37,17 +39,36 @@ function Frame() {
       <button class="plain round" aria-label="Keys" title="Keys (?)" onClick=${() => (helping.value = true)}>?</button>
     </header>
     <${Bar} />
-    <main id="main" tabindex="-1">${shown.value ? html`<${shown.value} />` : null}</main>
+    <main id="main" tabindex="-1">${shown.value ? html`<${shown.value} />` : loading.value ? html`<p class="wait" aria-busy="true">${loading.value}</p>` : null}</main>
     <p class="sr" role="status" aria-live="polite">${spoken.value}</p>
     <${Help} />`;
 }
 
-/** The token of the address becomes a cookie, and leaves the address. */
-async function signIn() {
+/** The token of the address, which it leaves: it becomes a cookie. */
+function takeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("t");
-  if (!token) return;
-  history.replaceState(null, "", path);
-  await ask("/session", { token });
+  if (token) history.replaceState(null, "", path + location.search);
+  return token;
+}
+
+/** Wait until the server has its run. @param {string|null} token */
+async function signIn(token) {
+  while (!status.value) {
+    try {
+      if (token) await ask("/session", { token }, false).catch(unlessRefused);
+      token = null;
+      status.value = await ask("/status", undefined, false);
+    } catch (error) {
+      const busy = error instanceof Refused && error.code === 503;
+      loading.value = busy ? error.message : "";
+      await later(busy ? 400 : 1500);
+    }
+  }
+}
+
+/** A token that is not good is passed over: the cookie may be. @param {any} error */
+function unlessRefused(error) {
+  if (error.code !== 401) throw error;
 }
 
 async function start() {
@@ -55,14 +76,7 @@ async function start() {
   if (path === "/") return location.replace(`/review${location.hash}`);
   render(html`<${Frame} />`, /** @type {HTMLElement} */ (document.getElementById("app")));
   const page = load();
-  await signIn().catch(() => {});
-  while (!status.value) {
-    try {
-      status.value = await ask("/status");
-    } catch {
-      await later(1500);
-    }
-  }
+  await signIn(takeToken());
   document.title = `${title} – ${status.value.run} – trmml`;
   if (status.value.review) await openOutbox(status.value.journal);
   shown.value = (await page).default;

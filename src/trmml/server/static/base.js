@@ -78,6 +78,32 @@ export const duration = (seconds) =>
 /** Tell the style an image's shape, so that it fills its place. @param {any} event */
 export const fit = ({ target }) => target.style.setProperty("--ratio", String(target.naturalWidth / target.naturalHeight));
 
+/** Steps by which tiles are larger than at first; remembered between visits. */
+const SMALLEST = -2;
+const LARGEST = 4;
+const size = signal(Math.min(Math.max(Math.round(Number(localStorage.getItem("tiles"))) || 0, SMALLEST), LARGEST));
+
+/** @param {number} to */
+function setSize(to) {
+  size.value = Math.min(Math.max(to, SMALLEST), LARGEST);
+  localStorage.setItem("tiles", String(size.value));
+}
+
+/** Keys of a page with tiles. @type {Record<string, () => void>} */
+export const SIZE_KEYS = {
+  "+": () => setSize(size.value + 1), "=": () => setSize(size.value + 1), "-": () => setSize(size.value - 1),
+};
+
+/** How tiles are sized, for their style. */
+export const sized = () => ({ "--size": String(1.25 ** size.value) });
+
+/** An image for a tile: a larger one where tiles are large. @param {string} id */
+export const tile = (id) => thumb(id, size.value > 1 ? 640 : 320);
+
+/** The slider. */
+export const Size = () => html`<label class="size">Size <input type="range" min=${SMALLEST} max=${LARGEST} step="1" value=${size.value}
+  onInput=${(/** @type {any} */ e) => setSize(Number(e.target.value))} /></label>`;
+
 /** A sentence on what is not there, and what to do. @param {any} props */
 export const Empty = ({ title, children }) =>
   html`<section class="empty"><h2>${title}</h2><p>${children}</p></section>`;

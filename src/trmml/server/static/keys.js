@@ -14,7 +14,9 @@ export function setSingle(on) {
 /** @param {EventTarget|null} target */
 const typing = (target) =>
   target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName))
-  && !(target instanceof HTMLInputElement && /^(checkbox|radio|button)$/.test(target.type));
+  && !(target instanceof HTMLInputElement && /^(checkbox|radio|button|range)$/.test(target.type));
+/** Keys that move a slider. */
+const MOVES = /^(Arrow|Home|End|Page)/;
 
 /**
  * Have keys do things while a page is shown.
@@ -30,6 +32,7 @@ export function useKeys(actions, words) {
     /** @param {KeyboardEvent} event */
     const press = (event) => {
       if (typing(event.target) || event.altKey || helping.value) return;
+      if (event.target instanceof HTMLInputElement && event.target.type === "range" && MOVES.test(event.key)) return;
       const chord = event.ctrlKey || event.metaKey;
       if (!chord && !single.value) return;
       // A button that has the focus does what it says on Enter and Space.
@@ -50,10 +53,10 @@ export function useKeys(actions, words) {
   });
 }
 
-/** A button that was clicked by hand gives the keys back. @param {MouseEvent} event */
+/** A button or slider that was used by hand gives the keys back. @param {MouseEvent} event */
 function release({ detail, target }) {
-  const button = detail && target instanceof HTMLElement ? target.closest("button") : null;
-  button?.blur();
+  const button = detail && target instanceof HTMLElement ? target.closest("button, input[type=range]") : null;
+  if (button instanceof HTMLElement) button.blur();
 }
 
 /** The list of keys, and the switch. */

@@ -1,5 +1,5 @@
 /** Review: blocks of one category, whole images, and labels that look wrong. */
-import { Empty, Heat, ask, base, duration, fit, html, later, percent, signal, spoken, status, thumb, useEffect } from "./base.js";
+import { Empty, Heat, SIZE_KEYS, Size, ask, base, duration, fit, html, later, percent, signal, sized, spoken, status, thumb, tile, useEffect } from "./base.js";
 import { open, useKeys } from "./keys.js";
 import { flush, keep, newId } from "./outbox.js";
 import { Whole } from "./whole.js";
@@ -60,7 +60,7 @@ async function fetchBlock(after) {
   if (category.value && kind.value === "learn") query.set("category", category.value);
   if (after && !category.value) query.set("after", after);
   const { questions } = await ask(`/queue?${query}`);
-  for (const each of questions) new Image().src = thumb(each.image, 320);
+  for (const each of questions) new Image().src = tile(each.image);
   return questions;
 }
 
@@ -177,7 +177,7 @@ function Progress() {
   const all = now.answers + now.left;
   const bought = worth.value?.now != null
     ? html`<div><dt>mAP, estimated</dt><dd title="Of linear heads that never saw the image they score, on the pairs known at the start">${(100 * worth.value.now).toFixed(1)}
-        ${worth.value.new ? html`<small>${worth.value.now >= worth.value.before ? "+" : "−"}${Math.abs(100 * (worth.value.now - worth.value.before)).toFixed(1)}</small>` : null}</dd></div>` : null;
+        ${worth.value.new ? html` <small class=${worth.value.now < worth.value.before ? "less" : ""}>${worth.value.now >= worth.value.before ? "+" : "−"}${Math.abs(100 * (worth.value.now - worth.value.before)).toFixed(1)}</small>` : null}</dd></div>` : null;
   return html`<div class="progress"><dl>
     <div><dt>Answers</dt><dd>${now.answers.toLocaleString()}</dd></div>
     <div><dt>Time</dt><dd>${duration(now.seconds)}</dd></div>
@@ -196,7 +196,7 @@ function Tile({ asked, n }) {
   const state = given ? `${given}` : asked.likely ? "probably present" : "probably absent";
   return html`<div id=${`q${n}`} role="option" aria-selected=${marked} class=${["tile", given ?? (asked.likely ? "likely" : ""), n === focus.value ? "here" : ""].join(" ")}
       aria-label=${`${asked.category}, ${base(asked.name)}: ${state}`} onClick=${() => click(n)} onDblClick=${() => (large.value = true)}>
-    <img src=${thumb(asked.image, 320)} alt="" loading=${n < 12 ? "eager" : "lazy"} draggable=${false} />
+    <img src=${tile(asked.image)} alt="" loading=${n < 12 ? "eager" : "lazy"} draggable=${false} />
     <span class="sign" aria-hidden="true">${given ? SIGNS[given] : asked.likely ? "✓" : ""}</span>
     <span class="foot">${suspect ? html`<b><bdi>${asked.category}</bdi></b>` : null}<span class="p">${percent(asked.p)}</span></span>
   </div>`;
@@ -236,14 +236,14 @@ function Block() {
     ArrowDown: () => step(columns()), ArrowUp: () => step(-columns()),
     y: () => answer("present"), n: () => answer("absent"), u: () => answer("unsure"), s: () => answer("skip"),
     Enter: accept, z: undo, "Ctrl+z": undo, " ": () => (large.value = !large.value), m: () => (mapped.value = !mapped.value),
-    ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8, 9].map((n) => [String(n), () => also(n)])),
+    ...SIZE_KEYS, ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8, 9].map((n) => [String(n), () => also(n)])),
   }, [["Y", "present"], ["N", "absent"], ["U", "unsure: not asked for 30 days"], ["S", "skip"], ["Enter", "the rest as marked"],
-    ["J K", "next, back; arrows too"], ["Z", "take back, as often as you like"], ["Space", "enlarge"], ["M", "region map"], ["1 9", "also shows one of the last nine categories"]]);
+    ["J K", "next, back; arrows too"], ["Z", "take back, as often as you like"], ["Space", "enlarge"], ["M", "region map"], ["+ -", "larger, smaller tiles"], ["1 9", "also shows one of the last nine categories"]]);
   const { questions, given } = block.value ?? {};
   if (!questions) return html`<p class="wait" aria-busy="true">Choosing what is worth asking …</p>`;
   if (!questions.length)
     return html`${category.value ? html`<${Pick} />` : null}<${Empty} title="Nothing is left to ask here">${kind.value === "learn"
-      ? html`Every pair has an answer, or rests. Make a better run with <code>${status.value.learn}</code>.` : "No known label looks wrong enough, or a category has fewer than 8 known labels."}<//>`;
+      ? html`Every pair has an answer, or rests. <code>${status.value.apply}</code> makes a table of them, and <code>${status.value.learn}</code> a better run.` : "No known label looks wrong enough, or a category has fewer than 8 known labels."}<//>`;
   const open = questions.length - Object.keys(given).length;
   const name = questions[0].category;
   /** @type {Record<string, any>} */
@@ -255,8 +255,8 @@ function Block() {
   return html`
     <div class="ask"><h1>${heading[kind.value]}</h1>
       <p class="hint">Marked are the probable ones. Click what is otherwise, then accept.</p>
-      ${kind.value === "learn" ? html`<span class="space" /><${Pick} />` : null}</div>
-    <div class="tiles" role="listbox" tabindex="0" aria-label=${kind.value === "learn" ? name : KINDS[kind.value]} aria-multiselectable="true" aria-activedescendant=${`q${focus.value}`}>
+      <span class="controls"><${Size} />${kind.value === "learn" ? html`<${Pick} />` : null}</span></div>
+    <div class="tiles" style=${sized()} role="listbox" tabindex="0" aria-label=${kind.value === "learn" ? name : KINDS[kind.value]} aria-multiselectable="true" aria-activedescendant=${`q${focus.value}`}>
       ${questions.map((/** @type {any} */ asked, /** @type {number} */ n) => html`<${Tile} key=${n} asked=${asked} n=${n} />`)}</div>
     <div class="tools" role="toolbar" aria-label="Answers"><${Verdicts} />
       ${recent.value.length > 1 && kind.value === "learn" ? html`<details class="also"><summary>Also shows …</summary><div class="group">${recent.value.slice(1).map((each, n) =>

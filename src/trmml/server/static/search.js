@@ -1,5 +1,5 @@
 /** Search: words, tags, an image, or a part of one. */
-import { Empty, Refused, ask, base, fit, html, signal, spoken, status, thumb, useEffect, useRef } from "./base.js";
+import { Empty, Refused, SIZE_KEYS, Size, ask, base, fit, html, signal, sized, spoken, status, thumb, tile, useEffect, useRef } from "./base.js";
 import { open, useKeys } from "./keys.js";
 
 const text = signal("");
@@ -106,8 +106,19 @@ function Chips() {
     <datalist id="names">${status.value.search.map((/** @type {string} */ name) => html`<option value=${name} />`)}</datalist></div>`;
 }
 
+/** Some tags of a hit, those that were asked for first. @param {any} hit */
+function shownTags(hit) {
+  const asked = tags.value.map(([name]) => name);
+  const all = [...hit.given, ...hit.found];
+  return [...all.filter((name) => asked.includes(name)), ...all.filter((name) => !asked.includes(name))].slice(0, 3).join(", ");
+}
+
+/** What there is to search for, before anything is asked. */
+const Start = () => html`<p class="hint">Say what you look for, drop an image here, or begin with a tag:</p>
+  <div class="group">${status.value.search.slice(0, 60).map((/** @type {string} */ name) => html`<button onClick=${() => addTag(name)}><bdi>${name}</bdi></button>`)}</div>`;
+
 export default function Page() {
-  useKeys({}, []);
+  useKeys(SIZE_KEYS, [["+ -", "larger, smaller tiles"]]);
   useEffect(() => {
     const like = new URLSearchParams(location.search).get("like");
     if (like) resemble(like);
@@ -126,11 +137,11 @@ export default function Page() {
       <label class="switch"><input type="checkbox" checked=${strict.value} onChange=${() => { strict.value = !strict.value; void search(); }} /> Only what chance hardly reaches</label>
     </form>
     ${problem.value ? html`<p class="error" role="alert">${problem.value}</p>` : null}
-    ${!result ? html`<p class="hint">Say what you look for, add tags, or drop an image here.</p>` : html`
-      <p class="hint">${result.hits.length}${result.more ? " and more" : ""} images, best first.${result.least != null ? ` Below a score of ${result.least.toFixed(2)} nothing is shown.` : ""}</p>
-      <div class="tiles hits">${result.hits.map((/** @type {any} */ hit) => html`<button class="tile" key=${hit.image} disabled=${!hit.id} onClick=${() => (large.value = hit)} aria-label=${`${base(hit.image)}, score ${hit.score.toFixed(2)}`}>
-        ${hit.id ? html`<img src=${thumb(hit.id, 320)} alt="" loading="lazy" />` : html`<span class="blank">gone</span>`}
-        <span class="foot"><b><bdi>${[...hit.given, ...hit.found].slice(0, 3).join(", ")}</bdi></b><span class="p">${hit.score.toFixed(2)}</span></span></button>`)}</div>
+    ${!result ? html`<${Start} />` : html`
+      <div class="ask"><p class="hint">${result.hits.length}${result.more ? " and more" : ""} images, best first.${result.least != null ? ` Below a score of ${result.least.toFixed(2)} nothing is shown.` : ""}</p><span class="controls"><${Size} /></span></div>
+      <div class="tiles hits" style=${sized()}>${result.hits.map((/** @type {any} */ hit) => html`<button class="tile" key=${hit.image} disabled=${!hit.id} onClick=${() => (large.value = hit)} aria-label=${`${base(hit.image)}, score ${hit.score.toFixed(2)}`}>
+        ${hit.id ? html`<img src=${tile(hit.id)} alt="" loading="lazy" />` : html`<span class="blank">gone</span>`}
+        <span class="foot"><b><bdi>${shownTags(hit)}</bdi></b><span class="p">${hit.score.toFixed(2)}</span></span></button>`)}</div>
       ${result.hits.length ? null : html`<${Empty} title="Nothing is found">Take a tag away, or allow lower scores.<//>`}
       ${result.more ? html`<p class="center"><button onClick=${() => search(result.hits.length)}>Show more</button></p>` : null}`}
     ${large.value ? html`<${Large} key=${large.value.id} />` : null}`;

@@ -94,7 +94,7 @@ export function Whole() {
   }, [["Y", "tick or untick; Space too"], ["U", "unsure"], ["J K", "next, back"], ["-", "the rest is absent, or stays open"], ["Enter", "keep, next image"], ["S", "pass over"], ["Z", "take back"]]);
   const now = sheet.value;
   if (!now) return html`<p class="wait" aria-busy="true">Choosing an image …</p>`;
-  if (!now.image) return html`<${Empty} title="No image is left to ask about">Every image was shown in this session. Start the server again to see passed ones.<//>`;
+  if (!now.image) return html`<${Empty} title="No image is left to ask about">Each has its answers, or was shown in this session. Start the server again to see those that were passed over.<//>`;
   const kept = said();
   const absent = kept.filter((/** @type {any} */ [, verdict]) => verdict === "absent").length;
   const open = now.questions.length - kept.length;
