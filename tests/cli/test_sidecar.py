@@ -140,7 +140,9 @@ def test_pairs_and_lightroom(photos) -> None:
     good("write", photos, "--from", "labels.csv", "--pairs", "--naming", "lightroom")
     assert packet(photos / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
     assert packet(photos / "a.xmp").words(SUBJECT) == ["dog"]
-    good("undo")
+    good("undo", "photos/../photos")
+    again = run("undo", "photos")
+    assert again.exit_code == 0 and "nothing more, of 1 of the names: photos" in again.output
     done = good("write", photos, "--from", "labels.csv", "--for", "lightroom", "--csv", "l.csv")
     assert not list(photos.rglob("*.xmp")) and str(done["exiftool"]).startswith(
         "exiftool -sep '##'"

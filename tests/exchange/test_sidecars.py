@@ -17,6 +17,7 @@ from PIL import Image
 from trmml.errors import DataError
 from trmml.exchange import sidecars
 from trmml.exchange.embedded import embedded_keywords
+from trmml.exchange.keyword_table import Found, read_keywords
 from trmml.exchange.naming import found_images, raw_beside, sidecar_of
 from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS, Program, darktable, hidden, keywords_of
 from trmml.exchange.sidecars import Job, Manner, Report, write_sidecars
@@ -273,6 +274,54 @@ def test_undo_of_a_new_sidecar_that_was_edited_keeps_what_is_others(tmp_path) ->
     report = undo(tmp_path / "ledger.jsonl")
     assert report.removed == [sidecar_of(other)] and keywords_of(packet(sidecar_of(path))) == {}
     assert 'xmp:Rating="5"' in sidecar_of(path).read_text()
+
+
+def test_one_name_for_an_image_whatever_links_and_dots_lead_to_it(tmp_path, monkeypatch) -> None:
+    path = image(tmp_path / "photos")
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    ways = [path, Path("../photos/a.jpg"), Path("../link/a.jpg"), Path("../work/../link/a.jpg")]
+    ledger = tmp_path / "photos" / "ledger.jsonl"
+    for wrote in ways:
+        for asked in ways:
+            assert write(wrote, "dog").written
+            assert read_keywords([asked], ledger=ledger) == Found({asked: []}, 1, [])
+            assert undo(ledger, [asked]).removed == [sidecar_of(path)]
+
+
+def test_an_older_ledger_holds_paths_with_dots_and_links(tmp_path) -> None:
+    path = image(tmp_path / "photos")
+    (tmp_path / "link").symlink_to("photos")
+    write(path, "dog")
+    ledger = path.parent / "ledger.jsonl"
+    old = str(tmp_path / "photos" / ".." / "link")
+    ledger.write_text(ledger.read_text().replace(str(path.parent), old))
+    assert read_keywords([path], ledger=ledger).words == {path: []}
+    assert undo(ledger, [path]).removed == [sidecar_of(path)]
+
+
+def test_undo_of_a_folder_takes_raw_files_and_images_that_are_gone(tmp_path) -> None:
+    folder, ledger = tmp_path / "photos", tmp_path / "ledger.jsonl"
+    paths = [image(folder, "a.jpg"), image(folder / "below", "b.jpg"), folder / "a.cr2",
+             image(tmp_path / "photos2", "a.jpg")]  # fmt: skip
+    paths[2].write_bytes(b"raw")
+
+    def all_written() -> None:
+        jobs = [Job(each, sidecar_of(each), each.parent, (Word("dog"),)) for each in paths]
+        write_sidecars(jobs, ledger, MANNER)
+
+    all_written()
+    assert {*undo(ledger, [paths[0]]).removed} == {sidecar_of(paths[0]), sidecar_of(paths[2])}
+    all_written()
+    paths[1].unlink()
+    assert {*undo(ledger, [folder]).removed} == {sidecar_of(each) for each in paths[:3]}
+    again = undo(ledger, [folder])
+    assert again.nothing == [str(folder)] and not again.removed
+    paths[3].unlink()
+    assert undo(ledger, [paths[3]]).removed == [sidecar_of(paths[3])]
+    with pytest.raises(DataError, match="does not exist, and the ledger holds nothing"):
+        undo(ledger, [paths[3]])
 
 
 def test_undo_of_some_images_and_bad_ledgers(tmp_path) -> None:

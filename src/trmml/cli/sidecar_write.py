@@ -20,7 +20,7 @@ PROGRAMS: "tuple[Program, ...]" = (
     *("digikam", "darktable", "immich", "photoprism"),
     "lightroom",
 )
-_SHOWN = 5  # files that a line of the summary names; --json has all
+SHOWN = 5  # files that a line of the summary names; --json has all
 
 LedgerOption = Annotated[
     Path,
@@ -289,7 +289,7 @@ def tell_refused(refused: list[tuple[Path, str]]) -> None:
 def tell_read_only(paths: list[Path]) -> None:
     """A line on all files in places that cannot be written."""
     if paths:
-        first = ", ".join(map(str, paths[:_SHOWN]))
-        more = " ..." if len(paths) > _SHOWN else ""
+        first = ", ".join(map(str, paths[:SHOWN]))
+        more = " ..." if len(paths) > SHOWN else ""
         say(f"{len(paths)} sidecars are in places that cannot be written: {first}{more}; --to DIR"
             " writes a parallel tree")  # fmt: skip

@@ -104,8 +104,7 @@ def _words_of(
             continue
         fields.append(keywords_of(packet))
         own |= {same(entry.rsplit("|", 2)[0]) for entry in packet.words(OWN)}
-        own |= written.get(str(sidecar.resolve()), set())
-        own |= written.get(os.path.abspath(sidecar), set())
+        own |= written.get(os.path.realpath(sidecar), set())
     words = dict[str, str]()
     for name, texts in ((name, texts) for each in fields for name, texts in each.items()):
         for text in texts:

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,19 @@ def sidecars_of(image: Path) -> list[Path]:
     """The sidecars of an image that are there, under either name."""
     names = (image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp"))
     return [path for path in dict.fromkeys(names) if path.is_file()]
+
+
+def place_of(path: str | Path, real: Callable[[str], str] = os.path.realpath) -> str:
+    """The one name of a file: of its folders, links and ".." are followed.
+
+    A file that is a link itself keeps its name, for its sidecar lies beside the link.
+
+    Args:
+        path: of a file.
+        real: follows the links of a folder; may remember what it found.
+    """
+    folder, name = os.path.split(path)
+    return os.path.join(real(folder), name)
 
 
 def is_raw(image: Path) -> bool:

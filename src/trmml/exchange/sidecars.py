@@ -15,7 +15,7 @@ from trmml.curation.answers import new_id, now
 from trmml.errors import DataError
 from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.ledger import Entry, Ledger
-from trmml.exchange.naming import resolved
+from trmml.exchange.naming import place_of, resolved
 from trmml.exchange.readers import Keywords, hidden, keywords_of
 from trmml.exchange.splice import EMPTY, OWN, added, checked
 from trmml.exchange.words import Additions, Word, additions, provenance, refuse_hidden
@@ -147,7 +147,7 @@ def change_of(job: Job, manner: Manner) -> Change | None:
     new = checked(packet, edits, texts)
     refuse_hidden(hidden(counted, beside, keywords_of(parse(new))))
     entry = Entry(
-        new_id(), at, str(job.image.absolute()), str(path.absolute()), _hash(old), sha256(new),
+        new_id(), at, place_of(job.image), place_of(path), _hash(old), sha256(new),
         tuple((at, old.decode(), new.decode()) for at, old, new in edits),
         _filled(found, texts.get(OWN, [])), found.copied,
     )  # fmt: skip
