@@ -110,6 +110,21 @@ def test_a_new_sidecar_takes_over_what_it_would_hide(tmp_path) -> None:
     assert packet(tmp_path / "b.jpg.xmp").words(TAGS) == ["dog"] and report.hiding == [bare]
 
 
+def test_keywords_that_cannot_be_read_are_not_hidden(tmp_path) -> None:
+    path = image(tmp_path, "a.jpg", "R&D")
+    report = write(path, "dog")
+    assert not sidecar_of(path).exists() and [each for each, _ in report.refused] == [
+        sidecar_of(path)
+    ]
+    assert "may hold: it has XMP that is damaged" in report.refused[0][1]
+    sidecar_of(path).write_text(OLD)  # a lone dc:subject would get fields that hide the image's
+    assert "may hold" in write(path, "dog").refused[0][1] and sidecar_of(path).read_text() == OLD
+    bare = write(path, "dog", manner=Manner(MANNER.fields, bare=True))
+    assert bare.written == [sidecar_of(path)] and bare.hiding == [path]
+    assert write(path, "dog", "cat").written  # all fields are there, and nothing more is hidden
+    assert read_keywords([path], embedded=True).refused[0][0] == path
+
+
 @pytest.mark.parametrize("beside", ["", "TagsList"])
 @pytest.mark.parametrize("program", ["darktable", "photoprism"])
 def test_darktable_loses_no_word_of_an_image_whose_sidecar_gets_its_first_keywords(
@@ -127,7 +142,7 @@ def test_darktable_loses_no_word_of_an_image_whose_sidecar_gets_its_first_keywor
             "<digiKam:TagsList", f"<{tags}"
         )
         sidecar_of(path).write_text(text.replace("rdf:Bag", "rdf:Seq"))
-    words = embedded_keywords(path)
+    words = embedded_keywords(path).words
     assert darktable(words, {}) == [("Sea",), ("Places", "Sea")]
     assert hidden(words, {}, {SUBJECT: ["dog"]})["darktable"] == darktable(words, {})
     assert write(path, "dog", manner=Manner(fields_of([program]))).written

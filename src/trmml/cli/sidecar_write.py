@@ -84,7 +84,10 @@ def write(
     ] = None,
     bare: Annotated[
         bool,
-        typer.Option("--bare", help="Do not take over keywords that are in the image itself."),
+        typer.Option(
+            "--bare",
+            help="Do not take over keywords that are in the image itself, readable or not.",
+        ),
     ] = False,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Write the sidecar of the raw file beside, too.")

@@ -14,7 +14,7 @@ from trmml.errors import DataError
 from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.ledger import Ledger
 from trmml.exchange.naming import sidecars_of
-from trmml.exchange.readers import keywords_of
+from trmml.exchange.readers import Keywords, keywords_of
 from trmml.exchange.sidecars import bytes_of
 from trmml.exchange.splice import OWN
 from trmml.exchange.words import leaf_of, path_of, same
@@ -31,7 +31,7 @@ class Found(NamedTuple):
     Attributes:
         words: of each image, in one spelling.
         ours: how many words were left out because trmml wrote them.
-        refused: sidecars that cannot be read, with the reason.
+        refused: sidecars and images that cannot be read to the end, with the reason.
     """
 
     words: dict[Path, list[str]]
@@ -94,7 +94,11 @@ def _words_of(
     refused: list[tuple[Path, str]],
 ) -> tuple[dict[str, str], set[str]]:
     """The words of an image by what their spellings share, and which of them trmml wrote."""
-    fields = [embedded_keywords(image)] if embedded else []
+    fields: list[Keywords] = []
+    if embedded:
+        inside = embedded_keywords(image)
+        fields.append(inside.words)
+        refused += [(image, inside.unread)] if inside.unread else []
     own = set[str]()
     for sidecar in sidecars_of(image):
         try:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from trmml.curation.answers import new_id, now
 from trmml.errors import DataError
-from trmml.exchange.embedded import embedded_keywords
+from trmml.exchange.embedded import Inside, embedded_keywords
 from trmml.exchange.ledger import Entry, Ledger
 from trmml.exchange.naming import place_of, resolved
 from trmml.exchange.readers import Keywords, hidden, keywords_of
@@ -77,7 +77,7 @@ class Change(NamedTuple):
         base: the bytes that words are put into.
         new: the bytes with them.
         entry: for the ledger.
-        inside: keywords of the image.
+        inside: what the image may hold that a new field would hide.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Change(NamedTuple):
     base: bytes
     new: bytes
     entry: Entry
-    inside: Keywords
+    inside: Inside
 
 
 @dataclass
@@ -134,15 +134,19 @@ def change_of(job: Job, manner: Manner) -> Change | None:
     old = bytes_of(path)
     base = old if old is not None else (bytes_of(job.base) if job.base else None)
     packet = parse(EMPTY if base is None else base)
-    inside: Keywords = embedded_keywords(job.image)
-    beside = keywords_of(packet)
-    counted: Keywords = {} if manner.bare else inside
+    inside, beside = embedded_keywords(job.image), keywords_of(packet)
+    counted: Keywords = {} if manner.bare else inside.words
     found = additions(job.words, counted, beside, manner.fields, manner.under)
     texts = found.all
     if manner.provenance and (said := provenance(job.words, packet.words(OWN))):
         texts[OWN] = said
     if not any(texts.values()):
         return None
+    if found.copied and inside.unread and not manner.bare:
+        raise DataError(
+            f"would hide keywords that {job.image.name} may hold: it {inside.unread}. Mend that, or"
+            " write all the same with --bare"
+        )
     edits = added(packet, texts, at := now())
     new = checked(packet, edits, texts)
     refuse_hidden(hidden(counted, beside, keywords_of(parse(new))))
@@ -226,7 +230,7 @@ def _write(changes: list[tuple[Job, Change]], book: Ledger, manner: Manner, repo
             report.written.append(job.sidecar)
             if made.old is None:
                 report.created.append(job.sidecar)
-            if manner.bare and made.inside:
+            if manner.bare and any(made.inside):
                 report.hiding.append(job.image)
     finally:
         for folder in {change.path.parent for _, change in changes}:
