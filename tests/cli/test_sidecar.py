@@ -62,6 +62,8 @@ def test_our_words_are_told_apart_without_a_ledger(photos) -> None:
     assert packet(photos / "a.jpg.xmp").words(HIERARCHY) == ["Sea", "AI|dog"]
     Path("sidecars.jsonl").unlink()
     assert good("read", photos, "--out", "a.csv", "--under", "AI")["left_out"] == 2
+    for each in photos.rglob("*.xmp"):
+        each.unlink()
     good("write", photos, "--from", "labels.csv", "--provenance")
     assert packet(photos / "a.jpg.xmp").words(OWN)[0].startswith("dog||")
     Path("sidecars.jsonl").unlink()

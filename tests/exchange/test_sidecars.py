@@ -21,7 +21,7 @@ from trmml.exchange.keyword_table import Found, read_keywords
 from trmml.exchange.naming import found_images, raw_beside, sidecar_of
 from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS, Program, darktable, hidden, keywords_of
 from trmml.exchange.sidecars import Job, Manner, Report, write_sidecars
-from trmml.exchange.splice import DATE, OWN
+from trmml.exchange.splice import DATE, MICROSOFT, OWN
 from trmml.exchange.undo import undo
 from trmml.exchange.words import Word, fields_of
 from trmml.exchange.xmp import Packet, parse
@@ -241,6 +241,46 @@ def test_images_are_found_with_their_root(tmp_path) -> None:
     assert found_images([str(tmp_path)]) == {path: tmp_path}
     assert found_images([str(tmp_path / "a" / "*" / "*.jpg")]) == {path: tmp_path / "a"}
     assert found_images([str(path), str(tmp_path)]) == {path: path.parent}
+
+
+# Ours and theirs ---------------------------------------------------------------------------
+
+ROME = OLD.replace("<dc:subject>", "<lr:hierarchicalSubject xmlns:lr='http://ns.adobe.com/lightroom"
+                   "/1.0/'><rdf:Bag><rdf:li>Places|Rome</rdf:li></rdf:Bag>"
+                   "</lr:hierarchicalSubject><dc:subject>").replace("Beach", "dog")  # fmt: skip
+
+
+@pytest.mark.parametrize("known", ["ledger", "provenance"])
+def test_a_word_that_a_person_wrote_into_one_field_is_theirs(tmp_path, known: str) -> None:
+    path = image(tmp_path)
+    sidecar_of(path).write_text(ROME)
+    write(path, "dog", "cat", manner=Manner(MANNER.fields, provenance=known == "provenance"))
+    assert packet(sidecar_of(path)).words(HIERARCHY) == ["Places|Rome", "dog", "cat"]
+    ledger = tmp_path / "ledger.jsonl" if known == "ledger" else None
+    found = read_keywords([path], ledger=ledger)
+    assert {*found.words[path]} == {"Rome", "dog"} and found.ours == 1
+
+
+def test_our_words_stay_ours_in_fields_that_are_filled_later(tmp_path) -> None:
+    path, ledger = image(tmp_path), tmp_path / "ledger.jsonl"
+    for programs in (["photoprism"], ["digikam"], ["darktable"]):  # each adds fields
+        assert write(path, "dog", manner=Manner(fields_of(programs))).written
+    text = sidecar_of(path).read_text()
+    microsoft = "MicrosoftPhoto:LastKeywordXMP"
+    space = "xmlns:MicrosoftPhoto='http://ns.microsoft.com/photo/1.0/'"
+    more = f"<{microsoft} {space}><rdf:Bag><rdf:li>dog</rdf:li></rdf:Bag></{microsoft}>"
+    sidecar_of(path).write_text(text.replace("<dc:subject>", f"{more}<dc:subject>"))  # as digiKam
+    assert {MICROSOFT, SUBJECT, HIERARCHY, TAGS} == {*keywords_of(packet(sidecar_of(path)))}
+    assert read_keywords([path], ledger=ledger) == Found({path: []}, 1, [])
+
+
+def test_a_word_elsewhere_than_under_our_root_is_theirs(tmp_path) -> None:
+    path = image(tmp_path)
+    write(path, "dog", manner=Manner(MANNER.fields, ("AI",)))
+    assert read_keywords([path], under="AI") == Found({path: []}, 1, [])
+    text = sidecar_of(path).read_text()
+    sidecar_of(path).write_text(text.replace("AI|dog", "AI|dog</rdf:li><rdf:li>Pets|dog"))
+    assert read_keywords([path], under="AI") == Found({path: ["dog"]}, 0, [])
 
 
 # Undo --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from trmml.exchange.ledger import Entry, Ledger
 from trmml.exchange.naming import place_of, resolved
 from trmml.exchange.readers import Keywords, hidden, keywords_of
 from trmml.exchange.splice import EMPTY, OWN, added, checked
-from trmml.exchange.words import Additions, Word, additions, provenance, refuse_hidden
+from trmml.exchange.words import Additions, Word, additions, provenance, refuse_hidden, unsaid
 from trmml.exchange.xmp import LARGEST, parse
 from trmml.storage.atomic import FULL, whole_file
 
@@ -138,8 +138,9 @@ def change_of(job: Job, manner: Manner) -> Change | None:
     counted: Keywords = {} if manner.bare else inside.words
     found = additions(job.words, counted, beside, manner.fields, manner.under)
     texts = found.all
-    if manner.provenance and (said := provenance(job.words, packet.words(OWN))):
-        texts[OWN] = said
+    if manner.provenance:  # a word that a person wrote comes from no run
+        new_words = unsaid(job.words, inside.words, beside)
+        texts |= {OWN: said} if (said := provenance(new_words, packet.words(OWN))) else {}
     if not any(texts.values()):
         return None
     if found.copied and inside.unread and not manner.bare:
