@@ -194,6 +194,19 @@ def test_a_name_that_no_field_can_hold_is_told_and_the_others_are_written(photos
     assert packet(photos / "a.jpg.xmp").words(TAGS) == ["Sea", "dog"]
 
 
+def test_images_of_one_sidecar_are_named(photos) -> None:
+    image(photos, "a.png")
+    Path("labels.csv").write_text("image,dog,cat\na.jpg,1,\na.png,,1\n")
+    (photos / "a.xmp").write_text(OLD)
+    for words in (("write", photos, "--from", "labels.csv"), ("read", photos, "--out", "t.csv")):
+        result = run(*words)
+        assert result.exit_code == 0
+        assert "a.xmp is the sidecar of several images (a.jpg, a.png)" in result.output
+    result = run("undo")
+    assert result.exit_code == 0 and (photos / "a.xmp").read_text() == OLD, result.output
+    good("write", photos, "--from", "labels.csv", "--to", "out")
+
+
 def test_reading_and_undoing_import_no_torch(photos) -> None:
     good("write", photos, "--from", "labels.csv")
     assert imported(["sidecar", "read", photos, "--out", "t.csv", "--embedded"]) <= LIGHT

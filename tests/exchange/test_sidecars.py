@@ -271,16 +271,16 @@ def test_our_words_stay_ours_in_fields_that_are_filled_later(tmp_path) -> None:
     more = f"<{microsoft} {space}><rdf:Bag><rdf:li>dog</rdf:li></rdf:Bag></{microsoft}>"
     sidecar_of(path).write_text(text.replace("<dc:subject>", f"{more}<dc:subject>"))  # as digiKam
     assert {MICROSOFT, SUBJECT, HIERARCHY, TAGS} == {*keywords_of(packet(sidecar_of(path)))}
-    assert read_keywords([path], ledger=ledger) == Found({path: []}, 1, [])
+    assert read_keywords([path], ledger=ledger) == Found({path: []}, 1, [], {})
 
 
 def test_a_word_elsewhere_than_under_our_root_is_theirs(tmp_path) -> None:
     path = image(tmp_path)
     write(path, "dog", manner=Manner(MANNER.fields, ("AI",)))
-    assert read_keywords([path], under="AI") == Found({path: []}, 1, [])
+    assert read_keywords([path], under="AI") == Found({path: []}, 1, [], {})
     text = sidecar_of(path).read_text()
     sidecar_of(path).write_text(text.replace("AI|dog", "AI|dog</rdf:li><rdf:li>Pets|dog"))
-    assert read_keywords([path], under="AI") == Found({path: ["dog"]}, 0, [])
+    assert read_keywords([path], under="AI") == Found({path: ["dog"]}, 0, [], {})
 
 
 # Undo --------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_one_name_for_an_image_whatever_links_and_dots_lead_to_it(tmp_path, monk
     for wrote in ways:
         for asked in ways:
             assert write(wrote, "dog").written
-            assert read_keywords([asked], ledger=ledger) == Found({asked: []}, 1, [])
+            assert read_keywords([asked], ledger=ledger) == Found({asked: []}, 1, [], {})
             assert undo(ledger, [asked]).removed == [sidecar_of(path)]
 
 
@@ -421,6 +421,19 @@ def test_a_sidecar_that_changes_is_read_again_three_times(tmp_path, monkeypatch)
     assert packet(sidecar_of(other)).words(SUBJECT) == ["Beach 6"]
     undo(tmp_path / "ledger.jsonl", [other])
     assert packet(sidecar_of(other)).words(SUBJECT) == ["Beach 6"]
+
+
+def test_two_images_of_one_sidecar_are_undone_without_doubt(tmp_path) -> None:
+    paths, sidecar = [image(tmp_path, "a.jpg"), image(tmp_path, "a.png")], tmp_path / "a.xmp"
+    sidecar.write_text(OLD)
+    jobs = [Job(each, sidecar_of(each), tmp_path, (Word(each.suffix),)) for each in paths]
+    write_sidecars(jobs, tmp_path / "ledger.jsonl", MANNER)
+    assert packet(sidecar).words(SUBJECT) == ["Beach", ".jpg", ".png"]
+    assert read_keywords(paths).shared == {sidecar: paths}
+    sidecar.write_text(sidecar.read_text() + "\n")  # as any program may
+    report = undo(tmp_path / "ledger.jsonl")
+    assert not (report.doubtful or report.refused or report.moved)
+    assert keywords_of(packet(sidecar)) == {SUBJECT: ["Beach"]}
 
 
 FEW = """

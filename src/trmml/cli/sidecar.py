@@ -18,6 +18,7 @@ from trmml.cli.sidecar_write import (
     known_ledger,
     tell_read_only,
     tell_refused,
+    tell_shared,
     write,
 )
 
@@ -90,6 +91,7 @@ def read(
     else:
         show(f"{out}: {tagged} of {len(found)} images have keywords, {count} different ones;"
              f" {words.ours} words of trmml left out; names begin in {root}")  # fmt: skip
+    tell_shared(words.shared)
     tell_refused(words.refused)
     if words.refused:
         raise typer.Exit(1)

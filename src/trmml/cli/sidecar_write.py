@@ -116,7 +116,7 @@ def write(
     json: options.Json = False,
 ) -> None:
     """Write tags into XMP sidecars. Images stay as they are; what is in a sidecar stays, too."""
-    from trmml.exchange.naming import found_images
+    from trmml.exchange.naming import found_images, shared, sidecar_of
     from trmml.exchange.plan import Plan
     from trmml.exchange.sidecars import Manner, write_sidecars
     from trmml.exchange.words import fields_of
@@ -142,6 +142,7 @@ def write(
     else:
         options.writable(ledger)
         report = write_sidecars(plan.jobs(words), ledger, manner)
+    tell_shared(shared((image, sidecar_of(image, plan.naming)) for image in found))
     command = "" if dry_run else plan.write_csv(manner.under)
     if plan.rows and csv is None:
         say(f"Lightroom reads no sidecars of {len(plan.rows)} of the images, as they are no raw"
@@ -281,6 +282,14 @@ def known_ledger(ledger: Path) -> Path | None:
     say(f"no ledger {ledger} here: words that trmml wrote are known by --provenance and --under"
         " alone")  # fmt: skip
     return None
+
+
+def tell_shared(shared: "Mapping[Path, list[Path]]") -> None:
+    """A line for each sidecar that several images have."""
+    for sidecar, images in shared.items():
+        names = ", ".join(image.name for image in images)
+        say(f"{sidecar} is the sidecar of several images ({names}): each has the words of all;"
+            f" rename it to {images[0].name}.xmp, or whichever it belongs to")  # fmt: skip
 
 
 def tell_refused(refused: list[tuple[Path, str]]) -> None:

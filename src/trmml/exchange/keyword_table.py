@@ -13,7 +13,7 @@ from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
 from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.ledger import Ledger
-from trmml.exchange.naming import sidecars_of
+from trmml.exchange.naming import shared, sidecars_of
 from trmml.exchange.readers import ACDSEE, MEDIAPRO, Keywords, keywords_of
 from trmml.exchange.sidecars import bytes_of
 from trmml.exchange.splice import MICROSOFT, OWN
@@ -38,11 +38,13 @@ class Found(NamedTuple):
         words: of each image, in one spelling.
         ours: how many words were left out because trmml wrote them.
         refused: sidecars and images that cannot be read to the end, with the reason.
+        shared: images of each sidecar that several have, whose words count for each of them.
     """
 
     words: dict[Path, list[str]]
     ours: int
     refused: list[tuple[Path, str]]
+    shared: dict[Path, list[Path]]
 
 
 def read_keywords(
@@ -80,8 +82,10 @@ def read_keywords(
         for key, text in found[image].items():
             spelled[key][text] += 1
     best = {key: min(texts, key=lambda t: (-texts[t], t)) for key, texts in spelled.items()}
-    return Found({image: [best[key] for key in words] for image, words in found.items()},
-                 count, refused)  # fmt: skip
+    return Found(
+        {image: [best[key] for key in words] for image, words in found.items()},
+        count, refused, shared((image, each) for image in images for each in sidecars_of(image)),
+    )  # fmt: skip
 
 
 def _written(ledger: Path | None) -> Written:

@@ -248,6 +248,8 @@ def _made(job: Job, first: Change, book: Ledger, manner: Manner) -> Change | Non
             book.write([change.entry] if change else [])
         if change is None or replaced(change.path, change.old, change.new):
             return change
+        # It was never made, so `undo` need not wonder about a sidecar that others edit later.
+        book.mark("undone", [change.entry.id])
     raise DataError(f"changed {TRIES} times while it was written; close the program that does")
 
 
