@@ -191,7 +191,7 @@ def _words(
     from trmml.exchange.sources import is_journal, joined, said_of, tags_of
 
     images = list(found)
-    said = said_of(sources, found, **tables) if sources else {}
+    said = said_of(sources, found, **tables) if sources else []
     if run is None:
         return joined(((image, ()) for image in images), said)
     if accept != "threshold" and not all(map(is_journal, sources)):
