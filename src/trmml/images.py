@@ -145,7 +145,7 @@ def _decode(file: _File, name: str, max_pixels: int, at_least: int | None) -> Im
     head = file.read(_HEAD)
     if not head:
         raise DataError(f"{name} is empty (0 bytes). Copy it again, or remove it.")
-    formats = _heif(name) if is_heif(head) else _FORMATS
+    formats = heif_formats(name) if is_heif(head) else _FORMATS
     try:
         with _quiet.hold():
             versions = _versions(file) if _zero_filled(file, head) else ()
@@ -205,8 +205,12 @@ def _agreed(images: Sequence[Image.Image]) -> Image.Image:
     return images[0]
 
 
-def _heif(name: str) -> tuple[str, ...]:
-    """Return Pillow's name of HEIC, once the package that reads it is there."""
+def heif_formats(name: str) -> tuple[str, ...]:
+    """Return Pillow's name of HEIC, once the package that reads it is there.
+
+    Raises:
+        DataError: it is not there; the message begins with the name.
+    """
     try:
         import pi_heif
     except ImportError as error:

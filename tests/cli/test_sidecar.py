@@ -62,6 +62,8 @@ def test_our_words_are_told_apart_without_a_ledger(photos) -> None:
     assert packet(photos / "a.jpg.xmp").words(HIERARCHY) == ["Sea", "AI|dog"]
     Path("sidecars.jsonl").unlink()
     assert good("read", photos, "--out", "a.csv", "--under", "AI")["left_out"] == 2
+    for each in photos.rglob("*.xmp"):
+        each.unlink()
     good("write", photos, "--from", "labels.csv", "--provenance")
     assert packet(photos / "a.jpg.xmp").words(OWN)[0].startswith("dog||")
     Path("sidecars.jsonl").unlink()
@@ -140,7 +142,9 @@ def test_pairs_and_lightroom(photos) -> None:
     good("write", photos, "--from", "labels.csv", "--pairs", "--naming", "lightroom")
     assert packet(photos / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
     assert packet(photos / "a.xmp").words(SUBJECT) == ["dog"]
-    good("undo")
+    good("undo", "photos/../photos")
+    again = run("undo", "photos")
+    assert again.exit_code == 0 and "nothing more, of 1 of the names: photos" in again.output
     done = good("write", photos, "--from", "labels.csv", "--for", "lightroom", "--csv", "l.csv")
     assert not list(photos.rglob("*.xmp")) and str(done["exiftool"]).startswith(
         "exiftool -sep '##'"
@@ -188,6 +192,19 @@ def test_a_name_that_no_field_can_hold_is_told_and_the_others_are_written(photos
     result = run("write", photos, "--from", "labels.csv")
     assert result.exit_code == 1 and "the name 'a|b' holds |" in result.output
     assert packet(photos / "a.jpg.xmp").words(TAGS) == ["Sea", "dog"]
+
+
+def test_images_of_one_sidecar_are_named(photos) -> None:
+    image(photos, "a.png")
+    Path("labels.csv").write_text("image,dog,cat\na.jpg,1,\na.png,,1\n")
+    (photos / "a.xmp").write_text(OLD)
+    for words in (("write", photos, "--from", "labels.csv"), ("read", photos, "--out", "t.csv")):
+        result = run(*words)
+        assert result.exit_code == 0
+        assert "a.xmp is the sidecar of several images (a.jpg, a.png)" in result.output
+    result = run("undo")
+    assert result.exit_code == 0 and (photos / "a.xmp").read_text() == OLD, result.output
+    good("write", photos, "--from", "labels.csv", "--to", "out")
 
 
 def test_reading_and_undoing_import_no_torch(photos) -> None:

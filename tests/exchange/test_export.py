@@ -120,6 +120,16 @@ def test_lossy_forms_hold_what_is_present_and_a_table_the_rest(tmp_path: Path, f
     assert hashes(tmp_path / "in").items() <= before.items()
 
 
+@pytest.mark.parametrize("form", [*LOSSY[:3], "label-studio"])
+def test_the_table_beside_a_form_has_no_tag_of_a_run(tmp_path: Path, form: Any) -> None:
+    data = made(tmp_path / "in")
+    source = replace(Source.of_people(data), tags=~data.matrix.known)
+    ask: Any = "choices" if form == "label-studio" else None
+    done = export(form, source, tmp_path / "out", image_level=form == "coco", ask=ask)
+    assert states(read_folder(data.root, tmp_path / "out/trmml.csv")) == STATES
+    assert "without the 7 tags of the run" in done.lost[-1]
+
+
 def test_coco_tells_us_what_is_absent_and_what_unknown(tmp_path: Path) -> None:
     data = boxed(made(tmp_path / "in"))
     export("coco", Source.of_people(data), tmp_path / "out")

@@ -17,10 +17,11 @@ from PIL import Image
 from trmml.errors import DataError
 from trmml.exchange import sidecars
 from trmml.exchange.embedded import embedded_keywords
+from trmml.exchange.keyword_table import Found, read_keywords
 from trmml.exchange.naming import found_images, raw_beside, sidecar_of
 from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS, Program, darktable, hidden, keywords_of
 from trmml.exchange.sidecars import Job, Manner, Report, write_sidecars
-from trmml.exchange.splice import DATE, OWN
+from trmml.exchange.splice import DATE, MICROSOFT, OWN
 from trmml.exchange.undo import undo
 from trmml.exchange.words import Word, fields_of
 from trmml.exchange.xmp import Packet, parse
@@ -109,6 +110,21 @@ def test_a_new_sidecar_takes_over_what_it_would_hide(tmp_path) -> None:
     assert packet(tmp_path / "b.jpg.xmp").words(TAGS) == ["dog"] and report.hiding == [bare]
 
 
+def test_keywords_that_cannot_be_read_are_not_hidden(tmp_path) -> None:
+    path = image(tmp_path, "a.jpg", "R&D")
+    report = write(path, "dog")
+    assert not sidecar_of(path).exists() and [each for each, _ in report.refused] == [
+        sidecar_of(path)
+    ]
+    assert "may hold: it has XMP that is damaged" in report.refused[0][1]
+    sidecar_of(path).write_text(OLD)  # a lone dc:subject would get fields that hide the image's
+    assert "may hold" in write(path, "dog").refused[0][1] and sidecar_of(path).read_text() == OLD
+    bare = write(path, "dog", manner=Manner(MANNER.fields, bare=True))
+    assert bare.written == [sidecar_of(path)] and bare.hiding == [path]
+    assert write(path, "dog", "cat").written  # all fields are there, and nothing more is hidden
+    assert read_keywords([path], embedded=True).refused[0][0] == path
+
+
 @pytest.mark.parametrize("beside", ["", "TagsList"])
 @pytest.mark.parametrize("program", ["darktable", "photoprism"])
 def test_darktable_loses_no_word_of_an_image_whose_sidecar_gets_its_first_keywords(
@@ -126,7 +142,7 @@ def test_darktable_loses_no_word_of_an_image_whose_sidecar_gets_its_first_keywor
             "<digiKam:TagsList", f"<{tags}"
         )
         sidecar_of(path).write_text(text.replace("rdf:Bag", "rdf:Seq"))
-    words = embedded_keywords(path)
+    words = embedded_keywords(path).words
     assert darktable(words, {}) == [("Sea",), ("Places", "Sea")]
     assert hidden(words, {}, {SUBJECT: ["dog"]})["darktable"] == darktable(words, {})
     assert write(path, "dog", manner=Manner(fields_of([program]))).written
@@ -227,6 +243,46 @@ def test_images_are_found_with_their_root(tmp_path) -> None:
     assert found_images([str(path), str(tmp_path)]) == {path: path.parent}
 
 
+# Ours and theirs ---------------------------------------------------------------------------
+
+ROME = OLD.replace("<dc:subject>", "<lr:hierarchicalSubject xmlns:lr='http://ns.adobe.com/lightroom"
+                   "/1.0/'><rdf:Bag><rdf:li>Places|Rome</rdf:li></rdf:Bag>"
+                   "</lr:hierarchicalSubject><dc:subject>").replace("Beach", "dog")  # fmt: skip
+
+
+@pytest.mark.parametrize("known", ["ledger", "provenance"])
+def test_a_word_that_a_person_wrote_into_one_field_is_theirs(tmp_path, known: str) -> None:
+    path = image(tmp_path)
+    sidecar_of(path).write_text(ROME)
+    write(path, "dog", "cat", manner=Manner(MANNER.fields, provenance=known == "provenance"))
+    assert packet(sidecar_of(path)).words(HIERARCHY) == ["Places|Rome", "dog", "cat"]
+    ledger = tmp_path / "ledger.jsonl" if known == "ledger" else None
+    found = read_keywords([path], ledger=ledger)
+    assert {*found.words[path]} == {"Rome", "dog"} and found.ours == 1
+
+
+def test_our_words_stay_ours_in_fields_that_are_filled_later(tmp_path) -> None:
+    path, ledger = image(tmp_path), tmp_path / "ledger.jsonl"
+    for programs in (["photoprism"], ["digikam"], ["darktable"]):  # each adds fields
+        assert write(path, "dog", manner=Manner(fields_of(programs))).written
+    text = sidecar_of(path).read_text()
+    microsoft = "MicrosoftPhoto:LastKeywordXMP"
+    space = "xmlns:MicrosoftPhoto='http://ns.microsoft.com/photo/1.0/'"
+    more = f"<{microsoft} {space}><rdf:Bag><rdf:li>dog</rdf:li></rdf:Bag></{microsoft}>"
+    sidecar_of(path).write_text(text.replace("<dc:subject>", f"{more}<dc:subject>"))  # as digiKam
+    assert {MICROSOFT, SUBJECT, HIERARCHY, TAGS} == {*keywords_of(packet(sidecar_of(path)))}
+    assert read_keywords([path], ledger=ledger) == Found({path: []}, 1, [], {})
+
+
+def test_a_word_elsewhere_than_under_our_root_is_theirs(tmp_path) -> None:
+    path = image(tmp_path)
+    write(path, "dog", manner=Manner(MANNER.fields, ("AI",)))
+    assert read_keywords([path], under="AI") == Found({path: []}, 1, [], {})
+    text = sidecar_of(path).read_text()
+    sidecar_of(path).write_text(text.replace("AI|dog", "AI|dog</rdf:li><rdf:li>Pets|dog"))
+    assert read_keywords([path], under="AI") == Found({path: ["dog"]}, 0, [], {})
+
+
 # Undo --------------------------------------------------------------------------------------
 
 
@@ -275,6 +331,54 @@ def test_undo_of_a_new_sidecar_that_was_edited_keeps_what_is_others(tmp_path) ->
     assert 'xmp:Rating="5"' in sidecar_of(path).read_text()
 
 
+def test_one_name_for_an_image_whatever_links_and_dots_lead_to_it(tmp_path, monkeypatch) -> None:
+    path = image(tmp_path / "photos")
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    ways = [path, Path("../photos/a.jpg"), Path("../link/a.jpg"), Path("../work/../link/a.jpg")]
+    ledger = tmp_path / "photos" / "ledger.jsonl"
+    for wrote in ways:
+        for asked in ways:
+            assert write(wrote, "dog").written
+            assert read_keywords([asked], ledger=ledger) == Found({asked: []}, 1, [], {})
+            assert undo(ledger, [asked]).removed == [sidecar_of(path)]
+
+
+def test_an_older_ledger_holds_paths_with_dots_and_links(tmp_path) -> None:
+    path = image(tmp_path / "photos")
+    (tmp_path / "link").symlink_to("photos")
+    write(path, "dog")
+    ledger = path.parent / "ledger.jsonl"
+    old = str(tmp_path / "photos" / ".." / "link")
+    ledger.write_text(ledger.read_text().replace(str(path.parent), old))
+    assert read_keywords([path], ledger=ledger).words == {path: []}
+    assert undo(ledger, [path]).removed == [sidecar_of(path)]
+
+
+def test_undo_of_a_folder_takes_raw_files_and_images_that_are_gone(tmp_path) -> None:
+    folder, ledger = tmp_path / "photos", tmp_path / "ledger.jsonl"
+    paths = [image(folder, "a.jpg"), image(folder / "below", "b.jpg"), folder / "a.cr2",
+             image(tmp_path / "photos2", "a.jpg")]  # fmt: skip
+    paths[2].write_bytes(b"raw")
+
+    def all_written() -> None:
+        jobs = [Job(each, sidecar_of(each), each.parent, (Word("dog"),)) for each in paths]
+        write_sidecars(jobs, ledger, MANNER)
+
+    all_written()
+    assert {*undo(ledger, [paths[0]]).removed} == {sidecar_of(paths[0]), sidecar_of(paths[2])}
+    all_written()
+    paths[1].unlink()
+    assert {*undo(ledger, [folder]).removed} == {sidecar_of(each) for each in paths[:3]}
+    again = undo(ledger, [folder])
+    assert again.nothing == [str(folder)] and not again.removed
+    paths[3].unlink()
+    assert undo(ledger, [paths[3]]).removed == [sidecar_of(paths[3])]
+    with pytest.raises(DataError, match="does not exist, and the ledger holds nothing"):
+        undo(ledger, [paths[3]])
+
+
 def test_undo_of_some_images_and_bad_ledgers(tmp_path) -> None:
     first, second = image(tmp_path, "a.jpg"), image(tmp_path, "b.jpg")
     for each in (first, second):
@@ -317,6 +421,19 @@ def test_a_sidecar_that_changes_is_read_again_three_times(tmp_path, monkeypatch)
     assert packet(sidecar_of(other)).words(SUBJECT) == ["Beach 6"]
     undo(tmp_path / "ledger.jsonl", [other])
     assert packet(sidecar_of(other)).words(SUBJECT) == ["Beach 6"]
+
+
+def test_two_images_of_one_sidecar_are_undone_without_doubt(tmp_path) -> None:
+    paths, sidecar = [image(tmp_path, "a.jpg"), image(tmp_path, "a.png")], tmp_path / "a.xmp"
+    sidecar.write_text(OLD)
+    jobs = [Job(each, sidecar_of(each), tmp_path, (Word(each.suffix),)) for each in paths]
+    write_sidecars(jobs, tmp_path / "ledger.jsonl", MANNER)
+    assert packet(sidecar).words(SUBJECT) == ["Beach", ".jpg", ".png"]
+    assert read_keywords(paths).shared == {sidecar: paths}
+    sidecar.write_text(sidecar.read_text() + "\n")  # as any program may
+    report = undo(tmp_path / "ledger.jsonl")
+    assert not (report.doubtful or report.refused or report.moved)
+    assert keywords_of(packet(sidecar)) == {SUBJECT: ["Beach"]}
 
 
 FEW = """

@@ -12,7 +12,13 @@ from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, print_table, printable, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images
 from trmml.cli.runs import local_run
-from trmml.cli.sidecar_write import DEFAULT_LEDGER, LedgerOption, known_ledger, tell_refused
+from trmml.cli.sidecar_write import (
+    DEFAULT_LEDGER,
+    LedgerOption,
+    known_ledger,
+    tell_refused,
+    tell_shared,
+)
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
@@ -204,6 +210,7 @@ def _with_keywords(images: Path, labelled: "Dataset | None", ledger: Path) -> "D
     from trmml.image_search import find_images
 
     found = read_keywords(find_images([images]), ledger=known_ledger(ledger))
+    tell_shared(found.shared)
     tell_refused(found.refused)
     return with_keywords(found, images, labelled)
 

@@ -12,11 +12,13 @@ from trmml.cli.output import print_json, say, show
 from trmml.cli.reading import named_paths
 from trmml.cli.sidecar_write import (
     DEFAULT_LEDGER,
+    SHOWN,
     LedgerOption,
     UnderOption,
     known_ledger,
     tell_read_only,
     tell_refused,
+    tell_shared,
     write,
 )
 
@@ -89,6 +91,7 @@ def read(
     else:
         show(f"{out}: {tagged} of {len(found)} images have keywords, {count} different ones;"
              f" {words.ours} words of trmml left out; names begin in {root}")  # fmt: skip
+    tell_shared(words.shared)
     tell_refused(words.refused)
     if words.refused:
         raise typer.Exit(1)
@@ -104,30 +107,35 @@ def read(
 def undo(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IMAGES]...", help="Only sidecars of these; all without any."),
+        typer.Argument(
+            metavar="[IMAGES]...",
+            help="Only sidecars of these images, folders and patterns; all without any.",
+        ),
     ] = None,
     ledger: LedgerOption = DEFAULT_LEDGER,
     null: options.Null = False,
     json: options.Json = False,
 ) -> None:
     """Take added words out of sidecars. Untouched ones get their old bytes back."""
-    from trmml.exchange.naming import found_images
     from trmml.exchange.undo import undo as take_back
 
-    named = named_paths(images or (), null)
-    done = take_back(ledger, list(found_images(named)) if named else None)
+    done = take_back(ledger, named_paths(images or (), null) or None)
     restored = list(dict.fromkeys(path for path in done.written if path not in done.removed))
     if json:
         print_json({
             "restored": list(map(str, restored)), "removed": list(map(str, done.removed)),
             "moved": {str(path): what for path, what in done.moved},
-            "doubtful": list(map(str, done.doubtful)),
+            "doubtful": list(map(str, done.doubtful)), "nothing": done.nothing,
             "refused": {str(path): why for path, why in done.refused},
             "read_only": list(map(str, done.read_only)),
         })  # fmt: skip
     else:
         show(f"{len(restored)} sidecars without what was added, {len(done.removed)} that held"
              " nothing else removed")  # fmt: skip
+    if done.nothing:
+        first = ", ".join(done.nothing[:SHOWN])
+        say(f"{ledger} holds nothing, or nothing more, of {len(done.nothing)} of the names:"
+            f" {first}{' ...' if len(done.nothing) > SHOWN else ''}")  # fmt: skip
     for path, what in done.moved:
         say(f"{path}: edited since; no longer there: {what}")
     for path in done.doubtful:

@@ -20,7 +20,7 @@ PROGRAMS: "tuple[Program, ...]" = (
     *("digikam", "darktable", "immich", "photoprism"),
     "lightroom",
 )
-_SHOWN = 5  # files that a line of the summary names; --json has all
+SHOWN = 5  # files that a line of the summary names; --json has all
 
 LedgerOption = Annotated[
     Path,
@@ -84,7 +84,10 @@ def write(
     ] = None,
     bare: Annotated[
         bool,
-        typer.Option("--bare", help="Do not take over keywords that are in the image itself."),
+        typer.Option(
+            "--bare",
+            help="Do not take over keywords that are in the image itself, readable or not.",
+        ),
     ] = False,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Write the sidecar of the raw file beside, too.")
@@ -113,7 +116,7 @@ def write(
     json: options.Json = False,
 ) -> None:
     """Write tags into XMP sidecars. Images stay as they are; what is in a sidecar stays, too."""
-    from trmml.exchange.naming import found_images
+    from trmml.exchange.naming import found_images, shared, sidecar_of
     from trmml.exchange.plan import Plan
     from trmml.exchange.sidecars import Manner, write_sidecars
     from trmml.exchange.words import fields_of
@@ -139,6 +142,7 @@ def write(
     else:
         options.writable(ledger)
         report = write_sidecars(plan.jobs(words), ledger, manner)
+    tell_shared(shared((image, sidecar_of(image, plan.naming)) for image in found))
     command = "" if dry_run else plan.write_csv(manner.under)
     if plan.rows and csv is None:
         say(f"Lightroom reads no sidecars of {len(plan.rows)} of the images, as they are no raw"
@@ -187,7 +191,7 @@ def _words(
     from trmml.exchange.sources import is_journal, joined, said_of, tags_of
 
     images = list(found)
-    said = said_of(sources, found, **tables) if sources else {}
+    said = said_of(sources, found, **tables) if sources else []
     if run is None:
         return joined(((image, ()) for image in images), said)
     if accept != "threshold" and not all(map(is_journal, sources)):
@@ -280,6 +284,14 @@ def known_ledger(ledger: Path) -> Path | None:
     return None
 
 
+def tell_shared(shared: "Mapping[Path, list[Path]]") -> None:
+    """A line for each sidecar that several images have."""
+    for sidecar, images in shared.items():
+        names = ", ".join(image.name for image in images)
+        say(f"{sidecar} is the sidecar of several images ({names}): each has the words of all;"
+            f" rename it to {images[0].name}.xmp, or whichever it belongs to")  # fmt: skip
+
+
 def tell_refused(refused: list[tuple[Path, str]]) -> None:
     """A line for each file that stays as it is."""
     for path, reason in refused:
@@ -289,7 +301,7 @@ def tell_refused(refused: list[tuple[Path, str]]) -> None:
 def tell_read_only(paths: list[Path]) -> None:
     """A line on all files in places that cannot be written."""
     if paths:
-        first = ", ".join(map(str, paths[:_SHOWN]))
-        more = " ..." if len(paths) > _SHOWN else ""
+        first = ", ".join(map(str, paths[:SHOWN]))
+        more = " ..." if len(paths) > SHOWN else ""
         say(f"{len(paths)} sidecars are in places that cannot be written: {first}{more}; --to DIR"
             " writes a parallel tree")  # fmt: skip

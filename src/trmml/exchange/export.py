@@ -19,7 +19,7 @@ from trmml.settings.choices import AskForm, ExchangeForm, ImageTransfer
 from trmml.storage.atomic import whole_file
 from trmml.storage.drafts import draft_folder, remove_abandoned_drafts
 
-# Beside a form that cannot say all: a table with the three states.
+# Beside a form that cannot say all: a table with the three states of what people know.
 LABELS = "trmml.csv"
 _TABLES = ("wide", "long", "parquet")
 
@@ -98,7 +98,8 @@ def export(
                 case "yolo":
                     boxes = write_yolo(draft, source, images)
             if form != "label-studio" or ask == "choices":
-                write_csv(draft / LABELS, table_rows(data, "wide"))
+                # Without the run's tags: a run that is trained on them would learn from itself.
+                write_csv(draft / LABELS, table_rows(source.data, "wide"))
             draft.rename(out)
     return _exported(form, source, out, boxes, ask)
 
@@ -131,6 +132,8 @@ def _exported(form: ExchangeForm, source: Source, out: Path, boxes: int, ask: As
     unknown = data.matrix.known.numel() - present - absent
     held = 0 if data.boxes is None else len(data.boxes)
     lost = _lost(form, ask, absent, unknown)
+    if tags and form not in _TABLES and (form != "label-studio" or ask == "choices"):
+        lost.append(f"{LABELS} has what people know alone, without the {tags} tags of the run")
     if held > boxes:
         lost.append(f"{held - boxes} boxes are left out")
     return Exported(out, len(data), len(data.category_names), present, tags, absent, unknown,

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -13,10 +13,10 @@ from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
 from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.ledger import Ledger
-from trmml.exchange.naming import sidecars_of
-from trmml.exchange.readers import keywords_of
+from trmml.exchange.naming import shared, sidecars_of
+from trmml.exchange.readers import ACDSEE, MEDIAPRO, Keywords, keywords_of
 from trmml.exchange.sidecars import bytes_of
-from trmml.exchange.splice import OWN
+from trmml.exchange.splice import MICROSOFT, OWN
 from trmml.exchange.words import leaf_of, path_of, same
 from trmml.exchange.xmp import parse
 from trmml.storage.atomic import write_text
@@ -25,18 +25,26 @@ if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
 
 
+# By sidecar, each field with a word, by what the word's spellings share.
+Written = dict[str, set[tuple[str, str]]]
+# digiKam fills these from the fields that trmml writes; our words there are no person's.
+_COPIES = (MICROSOFT, MEDIAPRO, ACDSEE)
+
+
 class Found(NamedTuple):
     """The keywords of images.
 
     Attributes:
         words: of each image, in one spelling.
         ours: how many words were left out because trmml wrote them.
-        refused: sidecars that cannot be read, with the reason.
+        refused: sidecars and images that cannot be read to the end, with the reason.
+        shared: images of each sidecar that several have, whose words count for each of them.
     """
 
     words: dict[Path, list[str]]
     ours: int
     refused: list[tuple[Path, str]]
+    shared: dict[Path, list[Path]]
 
 
 def read_keywords(
@@ -50,7 +58,8 @@ def read_keywords(
     """The keywords of images, from their sidecars.
 
     Spellings that differ in case or in the form of accents are one word, in the commonest one. Of
-    a tree of keywords the last level counts.
+    a tree of keywords the last level counts. A word is trmml's where it wrote it into each field
+    that holds it.
 
     Args:
         images: files.
@@ -67,54 +76,82 @@ def read_keywords(
     found, refused, count = dict[Path, dict[str, str]](), list[tuple[Path, str]](), 0
     for image in images:
         words, own = _words_of(image, embedded, written, under, refused)
-        left_out = set() if ours else own & set(words)
+        left_out = set() if ours else own
         count += len(left_out)
         found[image] = {key: text for key, text in words.items() if key not in left_out}
         for key, text in found[image].items():
             spelled[key][text] += 1
     best = {key: min(texts, key=lambda t: (-texts[t], t)) for key, texts in spelled.items()}
-    return Found({image: [best[key] for key in words] for image, words in found.items()},
-                 count, refused)  # fmt: skip
+    return Found(
+        {image: [best[key] for key in words] for image, words in found.items()},
+        count, refused, shared((image, each) for image in images for each in sidecars_of(image)),
+    )  # fmt: skip
 
 
-def _written(ledger: Path | None) -> dict[str, set[str]]:
+def _written(ledger: Path | None) -> Written:
     """What was written into each sidecar, by path."""
-    written: dict[str, set[str]] = defaultdict(set)
+    written: Written = defaultdict(set)
     for entry in Ledger(ledger).read().entries if ledger is not None else ():
-        for name, texts in entry.ours.items():
-            written[entry.sidecar] |= {same(leaf_of(name, text)) for text in texts}
+        there = written[entry.sidecar]
+        there |= {(n, same(leaf_of(n, w))) for n, ws in entry.ours.items() if n != OWN for w in ws}
+        ours = {word for _, word in there}
+        copied = {(n, same(leaf_of(n, w))) for n, ws in entry.copied.items() for w in ws}
+        there |= {(name, word) for name, word in copied if word in ours}
     return written
 
 
 def _words_of(
     image: Path,
     embedded: bool,
-    written: Mapping[str, set[str]],
+    written: Written,
     under: str | None,
     refused: list[tuple[Path, str]],
 ) -> tuple[dict[str, str], set[str]]:
-    """The words of an image by what their spellings share, and which of them trmml wrote."""
-    fields = [embedded_keywords(image)] if embedded else []
-    own = set[str]()
+    """The words of an image by what their spellings share, and which of them trmml alone wrote."""
+    words, theirs = dict[str, str](), set[str]()
+
+    def take(fields: Keywords, place: str = "", said: Iterable[str] = ()) -> None:
+        for word, text, ours in _judged(fields, written.get(place, set()), set(said), under):
+            words.setdefault(word, text)
+            theirs.update(() if ours else [word])
+
+    if embedded:
+        inside = embedded_keywords(image)
+        take(inside.words)
+        refused += [(image, inside.unread)] if inside.unread else []
     for sidecar in sidecars_of(image):
         try:
             packet = parse(bytes_of(sidecar) or b"")
         except DataError as error:
             refused.append((sidecar, str(error)))
             continue
-        fields.append(keywords_of(packet))
-        own |= {same(entry.rsplit("|", 2)[0]) for entry in packet.words(OWN)}
-        own |= written.get(str(sidecar.resolve()), set())
-        own |= written.get(os.path.abspath(sidecar), set())
-    words = dict[str, str]()
-    for name, texts in ((name, texts) for each in fields for name, texts in each.items()):
-        for text in texts:
-            path = path_of(name, text)
-            if path and under is not None and same(path[0]) == same(under):
-                own.add(same(path[-1]))
-            if path and path != (under,) and clean_name(path[-1]):
-                words.setdefault(same(path[-1]), clean_name(path[-1]))
-    return words, own
+        said = (same(entry.rsplit("|", 2)[0]) for entry in packet.words(OWN))
+        take(keywords_of(packet), os.path.realpath(sidecar), said)
+    return words, set(words) - theirs
+
+
+def _judged(
+    fields: Keywords, written: set[tuple[str, str]], said: set[str], under: str | None
+) -> Iterator[tuple[str, str, bool]]:
+    """Each word of a file, its spelling, and whether its field got it from trmml.
+
+    Args:
+        fields: the words of the file.
+        written: what the ledger says was written, by field.
+        said: what the file itself says trmml wrote, whatever the field; the ledger knows better.
+        under: the root that trmml's words were put under.
+    """
+    entries = [(name, path_of(name, text)) for name, texts in fields.items() for text in texts]
+    paths = [(name, path) for name, path in entries
+             if path and clean_name(path[-1]) and path != (under,)]  # fmt: skip
+    root = None if under is None else same(under)
+    rooted = {same(path[-1]) for _, path in paths if same(path[0]) == root}
+    ours = {word for _, word in written}
+    for name, path in paths:
+        word = same(path[-1])
+        listed = (name, word) in written or (name in _COPIES and word in ours)
+        below = same(path[0]) == root or (len(path) == 1 and word in rooted)
+        yield word, clean_name(path[-1]), listed or below or (word in said and word not in ours)
 
 
 def write_keywords(

@@ -7,10 +7,12 @@ was killed between the two, the hashes of the sidecar tell; see `undo.py`.
 import json
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trmml.errors import DataError
+from trmml.exchange.naming import place_of
 from trmml.exchange.splice import Edit
 
 NAME = "sidecars.jsonl"
@@ -22,8 +24,8 @@ class Entry(NamedTuple):
     Attributes:
         id: of the entry.
         at: when, in UTC.
-        image: path.
-        sidecar: path, absolute, links followed.
+        image: path, as `place_of` gives it.
+        sidecar: path, the same; a link was followed.
         before: SHA-256 of the sidecar, in hex; None where there was none.
         after: the same with what is added.
         edits: the bytes that change, as text.
@@ -112,10 +114,13 @@ class Ledger:
                 " `trmml sidecar write` wrote: --ledger FILE."
             ) from error
         entries, marks = dict[str, Entry](), {"done": set[str](), "undone": set[str]()}
+        real = cache(os.path.realpath)  # of the few folders of many entries
         for number, line in enumerate(lines, 1):
             tree = _tree(line)
             if set(tree) == set(Entry._fields):
-                entries[tree["id"]] = Entry(**tree)
+                # Older ledgers hold paths with "..", and links of folders.
+                places = {key: place_of(tree[key], real) for key in ("image", "sidecar")}
+                entries[tree["id"]] = Entry(**{**tree, **places})
             elif len(tree) == 1 and set(tree) < set(marks):
                 for what, ids in tree.items():
                     marks[what].update(ids)

@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,31 @@ def sidecars_of(image: Path) -> list[Path]:
     """The sidecars of an image that are there, under either name."""
     names = (image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp"))
     return [path for path in dict.fromkeys(names) if path.is_file()]
+
+
+def shared(sidecars: Iterable[tuple[Path, Path]]) -> dict[Path, list[Path]]:
+    """The images of each sidecar that several have, as `a.xmp` beside `a.jpg` and `a.png`.
+
+    Args:
+        sidecars: image and sidecar.
+    """
+    images = defaultdict[Path, list[Path]](list)
+    for image, sidecar in sidecars:
+        images[sidecar].append(image)
+    return {sidecar: each for sidecar, each in images.items() if len(each) > 1}
+
+
+def place_of(path: str | Path, real: Callable[[str], str] = os.path.realpath) -> str:
+    """The one name of a file: of its folders, links and ".." are followed.
+
+    A file that is a link itself keeps its name, for its sidecar lies beside the link.
+
+    Args:
+        path: of a file.
+        real: follows the links of a folder; may remember what it found.
+    """
+    folder, name = os.path.split(path)
+    return os.path.join(real(folder), name)
 
 
 def is_raw(image: Path) -> bool:

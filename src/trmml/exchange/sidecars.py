@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from trmml.curation.answers import new_id, now
 from trmml.errors import DataError
-from trmml.exchange.embedded import embedded_keywords
+from trmml.exchange.embedded import Inside, embedded_keywords
 from trmml.exchange.ledger import Entry, Ledger
-from trmml.exchange.naming import resolved
+from trmml.exchange.naming import place_of, resolved
 from trmml.exchange.readers import Keywords, hidden, keywords_of
 from trmml.exchange.splice import EMPTY, OWN, added, checked
-from trmml.exchange.words import Additions, Word, additions, provenance, refuse_hidden
+from trmml.exchange.words import Additions, Word, additions, provenance, refuse_hidden, unsaid
 from trmml.exchange.xmp import LARGEST, parse
 from trmml.storage.atomic import FULL, whole_file
 
@@ -77,7 +77,7 @@ class Change(NamedTuple):
         base: the bytes that words are put into.
         new: the bytes with them.
         entry: for the ledger.
-        inside: keywords of the image.
+        inside: what the image may hold that a new field would hide.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Change(NamedTuple):
     base: bytes
     new: bytes
     entry: Entry
-    inside: Keywords
+    inside: Inside
 
 
 @dataclass
@@ -134,20 +134,25 @@ def change_of(job: Job, manner: Manner) -> Change | None:
     old = bytes_of(path)
     base = old if old is not None else (bytes_of(job.base) if job.base else None)
     packet = parse(EMPTY if base is None else base)
-    inside: Keywords = embedded_keywords(job.image)
-    beside = keywords_of(packet)
-    counted: Keywords = {} if manner.bare else inside
+    inside, beside = embedded_keywords(job.image), keywords_of(packet)
+    counted: Keywords = {} if manner.bare else inside.words
     found = additions(job.words, counted, beside, manner.fields, manner.under)
     texts = found.all
-    if manner.provenance and (said := provenance(job.words, packet.words(OWN))):
-        texts[OWN] = said
+    if manner.provenance:  # a word that a person wrote comes from no run
+        new_words = unsaid(job.words, inside.words, beside)
+        texts |= {OWN: said} if (said := provenance(new_words, packet.words(OWN))) else {}
     if not any(texts.values()):
         return None
+    if found.copied and inside.unread and not manner.bare:
+        raise DataError(
+            f"would hide keywords that {job.image.name} may hold: it {inside.unread}. Mend that, or"
+            " write all the same with --bare"
+        )
     edits = added(packet, texts, at := now())
     new = checked(packet, edits, texts)
     refuse_hidden(hidden(counted, beside, keywords_of(parse(new))))
     entry = Entry(
-        new_id(), at, str(job.image.absolute()), str(path.absolute()), _hash(old), sha256(new),
+        new_id(), at, place_of(job.image), place_of(path), _hash(old), sha256(new),
         tuple((at, old.decode(), new.decode()) for at, old, new in edits),
         _filled(found, texts.get(OWN, [])), found.copied,
     )  # fmt: skip
@@ -226,7 +231,7 @@ def _write(changes: list[tuple[Job, Change]], book: Ledger, manner: Manner, repo
             report.written.append(job.sidecar)
             if made.old is None:
                 report.created.append(job.sidecar)
-            if manner.bare and made.inside:
+            if manner.bare and any(made.inside):
                 report.hiding.append(job.image)
     finally:
         for folder in {change.path.parent for _, change in changes}:
@@ -243,6 +248,8 @@ def _made(job: Job, first: Change, book: Ledger, manner: Manner) -> Change | Non
             book.write([change.entry] if change else [])
         if change is None or replaced(change.path, change.old, change.new):
             return change
+        # It was never made, so `undo` need not wonder about a sidecar that others edit later.
+        book.mark("undone", [change.entry.id])
     raise DataError(f"changed {TRIES} times while it was written; close the program that does")
 
 

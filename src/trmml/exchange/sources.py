@@ -11,14 +11,46 @@ from trmml.storage.hashes import hash_file
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
+    from trmml.labels.matrix import LabelMatrix
     from trmml.settings.choices import Blank
 
 DIGITS = 12
 _SQLITE = b"SQLite format 3\0"
-# By absolute path of an image and what the spellings of a name share: the word, and whether it is
-# present.
 Worded = Iterator[tuple[Path, tuple[Word, ...]]]
-Said = dict[str, dict[str, tuple[Word, bool]]]
+# By what the spellings of a name share: the word, and whether it is present.
+Told = dict[str, tuple[Word, bool]]
+# Of each source, by absolute path of an image; a later source counts before an earlier one.
+Said = list[Mapping[str, Told]]
+
+
+class Listed(Mapping[str, Told]):
+    """What a table says, by absolute path; words are made as an image is asked for.
+
+    A full table knows each pair, and an object for each would take a hundred times the memory.
+
+    Args:
+        rows: in the matrix, by absolute path.
+        words: a category each.
+        matrix: the labels.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, int], words: Sequence[Word], matrix: "LabelMatrix"
+    ) -> None:
+        self._rows, self._matrix = rows, matrix
+        self._words = [(same(word.name), word) for word in words]
+
+    def __getitem__(self, path: str) -> Told:
+        row = self._rows[path]
+        labels = self._matrix.labels[row].tolist()
+        known = self._matrix.known[row].nonzero()[:, 0].tolist()
+        return {self._words[c][0]: (self._words[c][1], labels[c]) for c in known}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def is_run(path: str | Path) -> bool:
@@ -44,7 +76,7 @@ def said_of(
     minus_one: "Blank | None" = None,
     **how: Any,
 ) -> Said:
-    """What tables and journals say of images; a later source counts before an earlier one.
+    """What tables and journals say of images, in their order.
 
     Args:
         sources: files of labels in any form that `read_folder` reads, and journals of answers.
@@ -56,26 +88,25 @@ def said_of(
     Raises:
         DataError: a file cannot be read, or names none of the images.
     """
-    said: Said = {}
+    said: Said = []
     for source in sources:
-        if is_journal(source):
-            found = _answered(source, images)
-        else:
-            found = _listed(source, images, blank or "unknown", minus_one, **how)
-        if not found:
+        found: Said = (
+            [_answered(source, images)] if is_journal(source)
+            else _listed(source, images, blank or "unknown", minus_one, **how)
+        )  # fmt: skip
+        if not any(found):
             raise DataError(
                 f"{source} says nothing of the {len(images)} images. Name the folder that its"
                 " names begin in."
             )
-        for path, words in found.items():
-            said.setdefault(path, {}).update(words)
+        said += found
     return said
 
 
 def _listed(
     source: Path, images: Mapping[Path, Path], blank: "Blank", minus_one: "Blank | None", **how: Any
 ) -> Said:
-    """The labels of a table."""
+    """The labels of a table, for each folder that images were found under."""
     from trmml.datasets.formats.folder import read_labels
     from trmml.datasets.image_files import ImageFiles
 
@@ -83,27 +114,23 @@ def _listed(
     wanted = {os.path.abspath(image) for image in images}
     for root in dict.fromkeys(images.values()):
         data, _ = read_labels(root, source, blank, minus_one, **how)
-        files, known, labels = ImageFiles(root), data.matrix.known, data.matrix.labels
+        files, rows = ImageFiles(root), dict[str, int]()
         for row, name in enumerate(data.images):
             found = files.find(name)
             path = os.path.abspath(root / found) if found is not None else ""
             if path in wanted:
-                said[path] = {
-                    same(data.category_names[c]): (
-                        Word(data.category_names[c], None, digits),
-                        bool(labels[row, c]),
-                    )
-                    for c in known[row].nonzero()[:, 0].tolist()
-                }
+                rows[path] = row
+        words = [Word(name, None, digits) for name in data.category_names]
+        said.append(Listed(rows, words, data.matrix))
     return said
 
 
-def _answered(source: Path, images: Mapping[Path, Path]) -> Said:
+def _answered(source: Path, images: Mapping[Path, Path]) -> Mapping[str, Told]:
     """The answers of a journal, by the contents of the images."""
     from trmml.curation.answers import existing
     from trmml.curation.standing import sha256_of, standing
 
-    digits, by_content = hash_file(source)[:DIGITS], dict[str, dict[str, tuple[Word, bool]]]()
+    digits, by_content = hash_file(source)[:DIGITS], dict[str, Told]()
     with existing(source) as journal:
         settled = standing(journal.rows()).last
     for (sha256, name), (_, state) in settled.items():
@@ -117,7 +144,9 @@ def _answered(source: Path, images: Mapping[Path, Path]) -> Said:
 def joined(tagged: Worded, said: Said) -> Worded:
     """The words of each image: what is said to be present, and tags of which nothing is said."""
     for image, tags in tagged:
-        known = said.get(os.path.abspath(image), {})
+        path, known = os.path.abspath(image), Told()
+        for source in said:
+            known |= source.get(path, {})
         present = [word for word, yes in known.values() if yes]
         yield image, (*present, *(tag for tag in tags if same(tag.name) not in known))
 

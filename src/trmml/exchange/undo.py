@@ -1,12 +1,15 @@
 """Take words back out of sidecars: exactly, where nobody touched them since, else word by word."""
 
+import glob
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trmml.errors import DataError
 from trmml.exchange.ledger import Entry, Ledger
+from trmml.exchange.naming import is_raw, place_of
 from trmml.exchange.sidecars import Report, alone, bytes_of, force, replaced, sha256
 from trmml.exchange.splice import DATE, Edit, label, spliced, unspliced
 from trmml.exchange.xmp import ABOUT, Element, Packet, list_of, parse
@@ -20,30 +23,32 @@ class Undone(Report):
         removed: sidecars that were ours alone, and are gone.
         moved: sidecars that others edited since, with what of ours is no longer there.
         doubtful: sidecars of which nobody knows whether they were written; they are left alone.
+        nothing: names of which the ledger holds nothing, or nothing more.
     """
 
     removed: list[Path] = field(default_factory=list)
     moved: list[tuple[Path, str]] = field(default_factory=list)
     doubtful: list[Path] = field(default_factory=list)
+    nothing: list[str] = field(default_factory=list)
 
 
-def undo(ledger: Path, images: Sequence[Path] | None = None) -> Undone:
+def undo(ledger: Path, named: Sequence[str | Path] | None = None) -> Undone:
     """Undo what a ledger holds, the last first; to repeat it does no harm.
 
     Args:
         ledger: that `write_sidecars` wrote.
-        images: those whose sidecars are meant; None for all.
+        named: images whose sidecars are meant, folders of them and patterns, there or not; None for
+            all. Raw files of the same name go with an image.
 
     Raises:
-        DataError: there is no such ledger.
+        DataError: there is no such ledger, or a name is neither there nor in the ledger.
     """
     book, report = Ledger(ledger), Undone()
     entries, done = book.read()
-    wanted = None if images is None else {os.path.abspath(image) for image in images}
+    if named is not None:
+        entries = _of(entries, named, report)
     undone = list[str]()
     for entry in reversed(entries):
-        if wanted is not None and entry.image not in wanted:
-            continue
         try:
             if _taken_back(entry, entry.id in done, report):
                 undone.append(entry.id)
@@ -53,6 +58,49 @@ def undo(ledger: Path, images: Sequence[Path] | None = None) -> Undone:
         force(folder)
     book.mark("undone", undone)
     return report
+
+
+def _of(entries: list[Entry], named: Sequence[str | Path], report: Undone) -> list[Entry]:
+    """The entries of what is named, by their paths alone: an image may be gone since.
+
+    Raises:
+        DataError: a name is neither there nor in the ledger.
+    """
+    found = defaultdict[str, set[str]](set)
+    for entry in entries:
+        for key in _keys(Path(entry.image)):
+            found[key].add(entry.id)
+    wanted = set[str]()
+    for name in map(str, named):
+        matched = glob.glob(name, recursive=True)
+        paths = [name] if os.path.lexists(name) or not matched else matched
+        ids = set[str]().union(*(found.get(key, ()) for path in paths for key in _asked(path)))
+        if not (ids or matched or os.path.lexists(name)):
+            raise DataError(
+                f"{name} does not exist, and the ledger holds nothing of it. Name images, folders"
+                " or patterns that `trmml sidecar write` was given."
+            )
+        report.nothing += [] if ids else [name]
+        wanted |= ids
+    return [entry for entry in entries if entry.id in wanted]
+
+
+def _keys(image: Path) -> list[str]:
+    """What an image of the ledger is found by: itself, and its folders with a slash behind."""
+    beside = [_any_raw(str(image))] if is_raw(image) else []
+    return [str(image), *beside, *(os.path.join(folder, "") for folder in image.parents)]
+
+
+def _asked(path: str) -> list[str]:
+    """The keys of what is named: a folder, or an image with the raw files of its name."""
+    if os.path.isdir(path):
+        return [os.path.join(os.path.realpath(path), "")]
+    place = place_of(path)
+    return [place] if is_raw(Path(place)) else [place, _any_raw(place)]
+
+
+def _any_raw(image: str) -> str:
+    return f"{os.path.splitext(image)[0]}.*"
 
 
 def _taken_back(entry: Entry, written: bool, report: Undone) -> bool:

@@ -121,6 +121,12 @@ def additions(
     return Additions(ours, copied)
 
 
+def unsaid(words: Sequence[Word], inside: Keywords, beside: Keywords) -> list[Word]:
+    """Those words that neither the image nor its sidecar holds, in whatever field."""
+    there = {*_places(inside), *_places(beside)}
+    return [word for word in words if same(word.name) not in there]
+
+
 def provenance(words: Sequence[Word], there: Sequence[str]) -> list[str]:
     """The entries `name|probability|run` that say where words come from, but for those there."""
     known = {same(entry.rsplit("|", 2)[0]) for entry in there}
