@@ -1,19 +1,26 @@
 """What a server answers while its run is loaded, and what becomes of a run that cannot be."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from tests.cli.test_main import run
+from tests.conftest import ToyImages
 from tests.server.browser import chromium, needs_chromium, signed_in
 from tests.server.conftest import PORT, TOKEN, listening
+from tests.toy import ToyEncoder
 from trmml.errors import DataError
+from trmml.search.build import build_index
 from trmml.server.guard import LOOPBACK, PAGES, Gate
 from trmml.server.opening import Opening, Site
-from trmml.server.serve import listen, run_server
+from trmml.server.serve import check_index, listen, run_server
 
 GATE = Gate(frozenset(LOOPBACK), TOKEN, PORT)
 KNOWN = {"Authorization": f"Bearer {TOKEN}", "X-Trmml": "1"}
@@ -128,3 +135,20 @@ def test_a_page_tells_how_far_it_is_then_goes_on(loading, served) -> None:
                 page.locator(".tile").first.wait_for()
         finally:
             loading.go.set()
+
+
+def test_an_index_of_another_encoder_is_told_before_anything_listens(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+    build_index(finished_run, toy_images.test, tmp_path / "index", encoder=ToyEncoder())
+    check_index(tmp_path / "index", finished_run)
+    other = tmp_path / "run"
+    shutil.copytree(finished_run, other)
+    tree = json.loads((other / "model.json").read_text("utf-8"))
+    tree["encoder"] |= {"name": "another", "image_checksum": "0" * 64}
+    (other / "model.json").write_text(json.dumps(tree))
+    monkeypatch.setattr("trmml.server.serve.listen", lambda *given: pytest.fail("it listened"))
+    done = run("serve", other, "--index", tmp_path / "index", "--port", "0")
+    assert done.exit_code == 1 and "was made with the encoder" in done.stderr
+    assert "has another; make an index with `trmml index DIR" in done.stderr

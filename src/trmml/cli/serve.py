@@ -56,7 +56,7 @@ def serve(
     """Tag, review and search in the browser. Listens on this machine alone."""
     try:
         from trmml.server.opening import Opening
-        from trmml.server.serve import listen, run_server, token_for
+        from trmml.server.serve import check_index, listen, run_server, token_for
     except ImportError as error:
         from trmml.errors import MissingExtraError
 
@@ -73,6 +73,8 @@ def serve(
         from trmml.training.run_folder import load_card
 
         load_card(run)  # says what is missing
+    if index is not None:
+        check_index(index, run)
     key = token_for(token, run)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     with listen(host, port) as listening:

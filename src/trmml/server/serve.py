@@ -9,9 +9,11 @@ from pathlib import Path
 
 import uvicorn
 
-from trmml.errors import ConfigError
+from trmml.errors import CheckpointError, ConfigError
+from trmml.search.table import open_images
 from trmml.server.opening import Opening
 from trmml.storage.cache import cache_folder
+from trmml.storage.json_text import parse_object
 
 # Shorter ones can be guessed.
 SHORTEST_TOKEN = 32
@@ -37,6 +39,25 @@ def listen(host: str, port: int) -> socket.socket:
     # without it a reply in two pieces waits 40 ms for the client's acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
+
+
+def check_index(index: Path, run: Path) -> None:
+    """Raise where an index is not of the run's encoder. Only their cards are read, without torch.
+
+    Raises:
+        CheckpointError: it is of another one, or there is no index.
+    """
+    card = open_images(index)[1]
+    try:
+        own = parse_object((run / "model.json").read_bytes())["encoder"]
+        name, checksum = own["name"], own["image_checksum"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # whoever loads the run says what is wrong with it
+    if card.encoder["image_checksum"] != checksum:
+        raise CheckpointError(
+            f"{index} was made with the encoder {card.encoder['name']}, and {run} has {name}; make"
+            f" an index with `trmml index DIR --run {run} --out`"
+        )
 
 
 def token_for(wanted: str, run: Path) -> str | None:

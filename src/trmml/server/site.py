@@ -14,7 +14,7 @@ from trmml.curation.collection import read_collection
 from trmml.curation.queue import Queue
 from trmml.datasets.base import Dataset
 from trmml.deploy.kept import load_scorer
-from trmml.errors import CheckpointError, ConfigError
+from trmml.errors import ConfigError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
 from trmml.labels.matrix import LabelMatrix
@@ -29,9 +29,10 @@ from trmml.server.opening import Site, page_routes
 from trmml.server.pages import Meter, image_routes, run_routes, session_routes
 from trmml.server.problems import add_handlers
 from trmml.server.review import Desk, review_routes
+from trmml.server.serve import check_index
 from trmml.server.tagging import Explainer, tag_routes
 from trmml.storage.provenance import versions
-from trmml.training.run_folder import RunCard, load_card
+from trmml.training.run_folder import load_card
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
     load = partial(
         load_scorer, wish.run, encoder=wish.encoder, trust=wish.trust, device=wish.device
     )
-    index = None if wish.index is None else _index(wish, card)
+    index = None if wish.index is None else _index(wish)
     roots = [
         *([] if wish.data is None else [wish.data.root]),
         *([] if index is None else [index.root]),
@@ -145,24 +146,19 @@ def _commands(wish: Wish) -> dict[str, str]:
     return {key: shlex.join(words) for key, words in commands.items()}
 
 
-def _index(wish: Wish, card: RunCard) -> Index:
+def _index(wish: Wish) -> Index:
     """The index to search.
 
     Raises:
         CheckpointError: it was made with another encoder.
     """
     assert wish.index is not None
-    index = Index(
+    check_index(wish.index, wish.run)
+    return Index(
         wish.index,
         partial(EncoderEmbedder, encoder=wish.encoder, trust=wish.trust, where=wish.index),
         in_memory=True,
     )
-    if index.card.encoder["image_checksum"] != card.encoder.image_checksum:
-        raise CheckpointError(
-            f"{wish.index} was made with the encoder {index.card.encoder['name']}, and {wish.run}"
-            f" has {card.encoder.name}; make an index with `trmml index DIR --run {wish.run} --out`"
-        )
-    return index
 
 
 def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None) -> Desk:
