@@ -25,9 +25,8 @@ from trmml.curation.answers import (
     existing,
     new_id,
     now,
-    read_lines,
-    write_lines,
 )
+from trmml.curation.journal_lines import read_lines, write_lines
 from trmml.curation.live_pairs import LivePairs
 from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
 from trmml.datasets.base import Dataset

@@ -10,7 +10,7 @@ from tests.scale.test_run import job, manifest, rows_of
 from trmml.errors import MissingExtraError
 from trmml.scale import run as run_module
 from trmml.scale.job import part_card
-from trmml.scale.run import status
+from trmml.scale.status import status
 
 lance = pytest.importorskip("lance", reason="the extra `lance` is not installed")
 

@@ -23,7 +23,8 @@ from trmml.scale.job import part_card, read_job
 from trmml.scale.lance_table import read_rows
 from trmml.scale.manifest import write_manifest
 from trmml.scale.objects import Storage, UnreachableError
-from trmml.scale.run import Status, status, tag_manifest
+from trmml.scale.run import tag_manifest
+from trmml.scale.status import Status, status
 from trmml.tagging.tagger import Tagger
 
 

@@ -221,7 +221,8 @@ def learn(
 
 def export(answers: AnswerFile, out: NewFile, json: options.Json = False) -> None:
     """Write all answers as JSON lines, for people, git and other tools."""
-    from trmml.curation.answers import existing, write_lines
+    from trmml.curation.answers import existing
+    from trmml.curation.journal_lines import write_lines
     from trmml.errors import DataError
 
     if out.is_file():
@@ -241,7 +242,8 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Merge JSON lines into a journal. A row that is there already is left out."""
-    from trmml.curation.answers import Answers, read_lines
+    from trmml.curation.answers import Answers
+    from trmml.curation.journal_lines import read_lines
 
     read = {path: read_lines(path) for path in lines}  # all, before a journal is made
     merged = []

@@ -157,7 +157,7 @@ def tag(
 @batch.command(cls=Verb, epilog=examples("trmml batch status tagged"))
 def status(out: JobFolder, json: options.Json = False) -> None:
     """Show how far a job is."""
-    from trmml.scale.run import status as status_of
+    from trmml.scale.status import status as status_of
 
     _print(status_of(out).to_dict(), json)
 

@@ -82,9 +82,8 @@ def complete(
     from trmml.datasets.tables.changed import changed_cells
     from trmml.training.run_folder import load_card
 
-    refuse_old(out, labels)
-    if provenance is not None:
-        refuse_old(provenance, labels)
+    for new in filter(None, (out, provenance)):
+        refuse_old(new, labels)
     if provenance is not None and provenance.absolute() == out.absolute():
         raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
     names, others = read_names(categories), list[str]()

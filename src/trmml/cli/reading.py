@@ -73,7 +73,8 @@ def with_answers(data: "Dataset", labels: Path | None, answers: Path | None) -> 
         return data
     import hashlib
 
-    from trmml.curation.answers import existing, lines_of
+    from trmml.curation.answers import existing
+    from trmml.curation.journal_lines import lines_of
     from trmml.curation.standing import apply_answers
     from trmml.storage.hashes import hash_file
 

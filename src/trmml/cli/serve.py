@@ -73,8 +73,7 @@ def serve(
         from trmml.training.run_folder import load_card
 
         load_card(run)  # says what is missing
-    if index is not None:
-        check_index(index, run)
+    check_index(index, run)
     key = token_for(token, run)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     with listen(host, port) as listening:

@@ -4,10 +4,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -21,7 +20,6 @@ from trmml.scale.job import (
     ordered,
     part_card,
     part_path,
-    part_paths,
     read_job,
     rows_checksum,
 )
@@ -29,6 +27,7 @@ from trmml.scale.lance_table import begin_table, join, lance
 from trmml.scale.manifest import read_manifest
 from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.part import tag_part
+from trmml.scale.status import Status, status
 from trmml.settings.choices import BatchFormat, Engine
 from trmml.storage.atomic import write_text
 from trmml.storage.hashes import hash_file
@@ -40,32 +39,6 @@ logger = logging.getLogger(__name__)
 
 # Of a part, before it is left for the next time.
 ATTEMPTS = 2
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a job is.
-
-    Attributes:
-        rows: of the manifest.
-        done: rows in the parts that are written.
-        errors: rows of images that could not be read.
-        parts, parts_done: of the job.
-        failed: parts that failed twice in the last call.
-        images_per_second: of the parts that are written, each by itself; 0 before the first.
-    """
-
-    rows: int
-    done: int
-    errors: int
-    parts: int
-    parts_done: int
-    failed: int
-    images_per_second: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -332,28 +305,3 @@ def _do(todo: Sequence[pl.DataFrame], out: Path, drive: Drive) -> None:
         for rows, why in failed
     )
     write_text(out / FAILED, "".join(lines))
-
-
-def status(out: Path | str) -> Status:
-    """How far the job of a folder is; only the ends of its files are read.
-
-    Raises:
-        ConfigError: no job was begun there.
-        CheckpointError: the job or a part is damaged.
-    """
-    out = Path(out)
-    job = read_job(out)
-    if job is None:
-        raise ConfigError(f"{out} holds no job; begin one: trmml batch tag RUN MANIFEST {out}")
-    cards = [card for path in part_paths(out, job) if (card := part_card(path))]
-    done, seconds = sum(c["images"] for c in cards), sum(c["milliseconds"] for c in cards) / 1000
-    failed = out / FAILED
-    return Status(
-        rows=job.rows,
-        done=done,
-        errors=sum(card["errors"] for card in cards),
-        parts=-(-job.rows // job.part),
-        parts_done=len(cards),
-        failed=len(failed.read_text("utf-8").splitlines()) if failed.is_file() else 0,
-        images_per_second=round(done / seconds, 2) if seconds else 0.0,
-    )

@@ -41,12 +41,18 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def check_index(index: Path, run: Path) -> None:
+def check_index(index: Path | None, run: Path) -> None:
     """Raise where an index is not of the run's encoder. Only their cards are read, without torch.
+
+    Args:
+        index: folder; None where none is served.
+        run: folder.
 
     Raises:
         CheckpointError: it is of another one, or there is no index.
     """
+    if index is None:
+        return
     card = open_images(index)[1]
     try:
         own = parse_object((run / "model.json").read_bytes())["encoder"]
