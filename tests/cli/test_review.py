@@ -87,7 +87,11 @@ def test_ask_about_whole_images(finished_run: Path, given: dict[str, Path]) -> N
     assert (bad.exit_code, "leave --kind and --category out" in bad.stderr) == (2, True)
 
 
-def test_the_queue_lists_and_asks_nothing(finished_run: Path, given: dict[str, Path]) -> None:
+def test_the_queue_lists_and_asks_nothing(
+    finished_run: Path, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     plain = {name: given[name] for name in ("images", "labels")}
     lines = good("review", "queue", finished_run, *words(plain), "--trust", "--jsonl").splitlines()
     open_pairs = [tree for line in lines if (tree := json.loads(line))["why"] == "learn"]
@@ -96,7 +100,7 @@ def test_the_queue_lists_and_asks_nothing(finished_run: Path, given: dict[str, P
     assert {tree["was"] for tree in open_pairs} == {"unknown"}
     text = good("review", "queue", finished_run, *words(plain), "--trust", "--category", "red")
     assert "worth asking: 1" in text
-    assert not given["answers"].exists()
+    assert not given["answers"].exists() and not [*Path().iterdir()]
     bad = run("review", "queue", finished_run, *words(given), "--trust")
     assert (bad.exit_code, "there is no file" in bad.stderr) == (1, True)
     bad = run("review", "queue", finished_run, *words(plain), "--trust", "--category", "pink")

@@ -149,13 +149,18 @@ def test_an_answer_counts_for_all_copies_that_were_named(tmp_path: Path) -> None
         assert done.data.matrix.known.tolist() == [[True, True], [True, True], [False, False]]
         assert done.data.matrix.labels.tolist() == [[True, False], [True, False], [False, False]]
         assert done.other_images == 0
-    live = LivePairs(data, rows[:1])
-    assert live.known.sum() == 1  # nobody has named the copy
-    live.take(rows[1:])
-    assert torch.equal(live.known, done.data.matrix.known)
-    assert torch.equal(live.asked, live.known)
-    live.take([row(None, id="Z" * 26, undoes=rows[0].id, sha256=a, image="a.jpg", category="cat")])
-    assert live.known[:, 0].sum() == 0 and live.known[:, 1].sum() == 2
+    with Answers(tmp_path / "a.sqlite") as journal:
+        journal.add(rows[:1])
+        live = LivePairs(data, journal, rows[:1])
+        assert live.known.sum() == 1  # nobody has named the copy
+        journal.add(rows[1:])
+        assert live.take(rows[1:]) == {1}
+        assert torch.equal(live.known, done.data.matrix.known)
+        assert torch.equal(live.asked, live.known)
+        back = row(None, undoes=rows[0].id, sha256=a, image="a.jpg", category="cat")
+        journal.add([back])
+        assert live.take([back]) == {0}
+        assert live.known[:, 0].sum() == 0 and live.known[:, 1].sum() == 2
 
 
 def test_images_that_could_not_be_read_are_told_apart_by_their_names(tmp_path: Path) -> None:
@@ -168,8 +173,10 @@ def test_images_that_could_not_be_read_are_told_apart_by_their_names(tmp_path: P
     for places in (None, places_by_name(data, rows)):
         done = apply_answers(data, rows, places)
         assert done.pairs == {(0, 0): "present", (1, 0): "absent"}
-    live = LivePairs(data, [])
-    live.take(rows)
+    with Answers(tmp_path / "a.sqlite") as journal:
+        live = LivePairs(data, journal, [])
+        journal.add(rows)
+        live.take(rows)
     assert live.known[:, 0].tolist() == [True, True, False] and live.labels[:, 0].sum() == 1
 
 
@@ -361,3 +368,17 @@ def test_the_tally_counts_what_stands(tmp_path: Path) -> None:
         assert answers.tally() == (4, 1, 2800, 0, 1)
         answers.add([row("9", None, undoes="8")])
         assert answers.tally() == (3, 0, 2100, 0, 1)
+
+
+def test_rows_of_one_image_are_found_by_an_index(tmp_path: Path) -> None:
+    rows = [row(sha256="aa"), row(sha256="bb"), row(sha256="", image="aa"), row(sha256="aa")]
+    with Answers(tmp_path / "a.sqlite") as answers:
+        answers._base.execute("DROP INDEX answers_of_image")  # as journals were before
+        answers.add(rows)
+    assert existing(tmp_path / "a.sqlite").about("aa") == [rows[0], *rows[2:]]
+    asked: list[str] = []
+    with Answers(tmp_path / "a.sqlite") as answers:
+        answers._base.set_trace_callback(asked.append)
+        assert answers.about("aa") == [rows[0], *rows[2:]] and answers.about("a.jpg") == []
+        plan = answers._base.execute(f"EXPLAIN QUERY PLAN {asked[0]}").fetchall()
+    assert "answers_of_image" in plan[0][-1]

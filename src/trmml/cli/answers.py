@@ -50,7 +50,7 @@ def open_queue(
     from trmml.curation.collection import read_collection
     from trmml.curation.queue import Queue
 
-    journal = Answers(answers if answers is not None else ":memory:")
+    journal = Answers(answers)
     with shown_progress() as progress:
         collection = read_collection(run, data, progress=progress, **how)
     queue = Queue(collection, journal, who=who, categories=categories or ())
@@ -139,11 +139,9 @@ def apply(
     from trmml.datasets.formats.folder import from_table
     from trmml.datasets.tables.changed import as_table, changed_cells, is_wide_csv, with_cells
     from trmml.datasets.tables.table import read_table
-    from trmml.errors import DataError
-    from trmml.storage.atomic import write_bytes
+    from trmml.storage.atomic import refuse_old, write_bytes
 
-    if out.exists():
-        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
+    refuse_old(out)
     with existing(answers) as journal:
         rows = journal.rows()
     table = TableOptions(read_names(categories), blank, minus_one, separator)
@@ -223,10 +221,9 @@ def export(answers: AnswerFile, out: NewFile, json: options.Json = False) -> Non
     """Write all answers as JSON lines, for people, git and other tools."""
     from trmml.curation.answers import existing
     from trmml.curation.journal_lines import write_lines
-    from trmml.errors import DataError
+    from trmml.storage.atomic import refuse_old
 
-    if out.is_file():
-        raise DataError(f"{out} is there already, and nothing is written over. Name a new file.")
+    refuse_old(out)
     with existing(answers) as journal:
         rows = journal.rows()
     write_lines(rows, out)

@@ -39,6 +39,10 @@ CREATE TRIGGER answers_stay BEFORE UPDATE ON answers
 CREATE TRIGGER answers_remain BEFORE DELETE ON answers
     BEGIN SELECT RAISE(ABORT, 'answers are only added'); END;
 """
+# By which an image is known, as `standing.identity` has it. The same expression in both, or SQLite
+# reads the whole journal for the rows of one image.
+_IDENTITY = "COALESCE(NULLIF(sha256, ''), image)"
+_BY_IMAGE = f"CREATE INDEX IF NOT EXISTS answers_of_image ON answers ({_IDENTITY})"
 _UNDOS = "SELECT id, undoes FROM answers WHERE undoes IS NOT NULL ORDER BY id DESC"
 _TALLY = """
 WITH taken AS (SELECT value FROM json_each(?)),
@@ -130,15 +134,19 @@ class Answers:
     """A journal on disk; any number of processes may read and add at once.
 
     Args:
-        path: of the file; made where it is not there.
+        path: of the file; made where it is not there. None: a journal in memory, which is lost.
         read_only: only to read what is there; the folder may be one that nothing is written to.
 
     Raises:
         DataError: the file is something else, damaged, of a later version, or cannot be written.
     """
 
-    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str | None, *, read_only: bool = False) -> None:
+        self.path = Path(path or ":memory:")
+        if path is None:
+            self._base = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            self._prepare()
+            return
         if self.path.is_file() and self.path.stat().st_size:
             with self.path.open("rb") as file:
                 if file.read(len(_HEADER)) != _HEADER:
@@ -192,6 +200,7 @@ class Answers:
         elif version != FORMAT or "answers" not in tables:
             self._base.execute("ROLLBACK")
             raise DataError(self._other(version))
+        self._base.execute(_BY_IMAGE)
         self._base.execute("COMMIT")
 
     def add(self, answers: Iterable[Answer]) -> int:
@@ -226,6 +235,16 @@ class Answers:
                 "SELECT *, rowid FROM answers WHERE rowid > ? ORDER BY rowid", (number,)
             ).fetchall()
         return [_answer(row[:-1]) for row in rows], rows[-1][-1] if rows else number
+
+    def about(self, image: str) -> list[Answer]:
+        """Rows about one image, in the order of their ids.
+
+        Args:
+            image: its identity: the hash of its bytes, or its name where they were not read.
+        """
+        what = f"SELECT * FROM answers WHERE {_IDENTITY} = ? ORDER BY id"
+        with self._told():
+            return [*map(_answer, self._base.execute(what, (image,)))]
 
     def tally(self) -> Tally:
         """How much was answered, counted in the file: a long journal is read by each page."""

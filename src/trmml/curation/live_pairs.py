@@ -1,14 +1,17 @@
-"""What is known of each pair, and which may be asked about, kept up to date answer by answer."""
+"""What is known of each pair, and which may be asked about, kept up to date answer by answer.
 
-from collections.abc import Iterable, Sequence
+Rows stay in the journal: two hours of review are 80,000 of them, which would take 50 MB here. Those
+about one image are read again when another comes.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from trmml.curation.answers import Answer, State
+from trmml.curation.answers import Answer, Answers, State
 from trmml.curation.standing import (
-    Pair,
     apply_answers,
     identity,
     places_by_content,
@@ -23,6 +26,11 @@ from trmml.labels.matrix import LabelMatrix
 class LivePairs:
     """Labels of a data set as its table and its answers have them now.
 
+    Args:
+        data: images and labels.
+        answers: the journal.
+        rows: those of its rows that count at the start, in the order of their ids.
+
     Attributes:
         applied: what the rows at the start did.
         labels: True where a pair is present; its entries change as answers come.
@@ -32,8 +40,9 @@ class LivePairs:
         places: of images by their identity, copies together.
     """
 
-    def __init__(self, data: Dataset, rows: Sequence[Answer]) -> None:
-        self.data, self.places = data, places_by_content(data, rows)
+    def __init__(self, data: Dataset, answers: Answers, rows: Sequence[Answer]) -> None:
+        self.data, self._answers = data, answers
+        self.places = places_by_content(data, rows)
         self.applied = apply_answers(data, rows, self.places)
         matrix = self.applied.data.matrix
         self.labels, self.known = matrix.labels, matrix.known
@@ -46,9 +55,6 @@ class LivePairs:
         self._old = {row.id for row in rows if row.answer == "skip"}
         self._images = {name: place for place, name in enumerate(data.images)}
         self._columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
-        self._rows: dict[Pair, list[Answer]] = {}
-        for row in rows:
-            self._rows.setdefault((identity(row), clean_name(row.category)), []).append(row)
         for image, name in standing(rows).resting:
             if image in self.places and name in self._columns:
                 self.asked[self.places[image], self._columns[name]] = True
@@ -60,19 +66,15 @@ class LivePairs:
             return
         here.append(place)
         if len(here) > 1:
-            for pair in [pair for pair in self._rows if pair[0] == image]:
-                if pair[1] in self._columns:
-                    self._settle(pair)
+            self._settle(image)
 
     def take(self, rows: Iterable[Answer]) -> set[int]:
         """Count further rows; return the categories that they are about."""
-        touched = set[Pair]()
+        touched = dict[str, set[str]]()
         for row in rows:
-            pair = identity(row), clean_name(row.category)
-            self._rows.setdefault(pair, []).append(row)
-            if pair[1] in self._columns and self._is_here(row):
-                touched.add(pair)
-        return {self._settle(pair) for pair in touched}
+            if clean_name(row.category) in self._columns and self._is_here(row):
+                touched.setdefault(identity(row), set()).add(clean_name(row.category))
+        return {column for image, names in touched.items() for column in self._settle(image, names)}
 
     def matrix(self, categories: Sequence[int]) -> LabelMatrix:
         """A copy of some columns."""
@@ -90,14 +92,31 @@ class LivePairs:
                 self.note(image, place)
         return image in self.places
 
-    def _settle(self, pair: Pair) -> int:
+    def _settle(self, image: str, names: Collection[str] | None = None) -> list[int]:
+        """Put what the journal says of an image in its place; return the categories.
+
+        Args:
+            image: its identity.
+            names: of the categories, cleaned; all that the journal has a row about by default.
+        """
+        rows = self._answers.about(image)
+        by_name: dict[str, list[Answer]] = {}
+        for row in rows:
+            by_name.setdefault(clean_name(row.category), []).append(row)
+        wanted = [
+            name for name in by_name if name in self._columns and (not names or name in names)
+        ]
+        for name in wanted:
+            self._settle_pair(image, name, by_name[name])
+        return [self._columns[name] for name in wanted]
+
+    def _settle_pair(self, image: str, name: str, rows: Sequence[Answer]) -> None:
         """Put what all rows about a pair say together in its place."""
-        column = self._columns[pair[1]]
-        rows = sorted(self._rows[pair])
+        column, pair = self._columns[name], (image, name)
         said, given = standing(rows), self.data.matrix
         gone = said.taken | self._old
         passed = any(row.answer == "skip" and row.id not in gone for row in rows)
-        for place in self.places[pair[0]]:
+        for place in self.places[image]:
             here = place, column
             if pair in said.last:
                 state = self.answered[column][place] = said.last[pair][1]
@@ -107,4 +126,3 @@ class LivePairs:
                 present, known = bool(given.labels[here]), bool(given.known[here])
             self.labels[here], self.known[here] = present, known
             self.asked[here] = pair in said.last or pair in said.resting or passed
-        return column

@@ -94,7 +94,8 @@ class Queue:
         self._session: list[list[Answer]] = []
         self._shown = set[int]()
         rows, self._read = answers.since(0)
-        self.pairs, self.head = LivePairs(collection.data, sorted(rows)), FastHead(collection)
+        self.pairs = LivePairs(collection.data, answers, sorted(rows))
+        self.head = FastHead(collection)
         answered = [place for place, found in enumerate(self.pairs.answered) if found]
         self.head.learn(answered, self.pairs.matrix(answered), anew=True)
         # Of each category, how many pairs are open and the sum of their info.

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from trmml.curation.complete import MODEL, Completed
@@ -22,7 +22,7 @@ from trmml.datasets.tables.changed import as_table, with_cells
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank, CompletedFormat
-from trmml.storage.atomic import whole_file, write_bytes
+from trmml.storage.atomic import refuse_old, whole_file, write_bytes
 
 # Known labels that a probability is explained by.
 REASONS = 3
@@ -52,7 +52,8 @@ def write_completed(
     Raises:
         DataError: `out` is there already, or the table cannot be copied.
     """
-    refuse_old(out, table)
+    refuse_table(out, table)
+    refuse_old(out)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -78,16 +79,14 @@ def _refuse_other_forms(table: Path) -> None:
         raise DataError(f"{table} lists names and has no column for each category; {other}")
 
 
-def refuse_old(out: Path, table: Path | None) -> None:
-    """Refuse to write over a file, above all over the table that is read.
+def refuse_table(out: Path, table: Path | None) -> None:
+    """Refuse to write over the table that is read, in words of its own.
 
     Raises:
-        DataError: there is a file.
+        DataError: it is the same file.
     """
     if table is not None and out.exists() and table.exists() and out.samefile(table):
         raise DataError(f"{out} is the table itself, which is never written; name a new file")
-    if out.is_file():
-        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
 
 
 def write_provenance(completed: Completed, out: Path) -> None:
@@ -98,12 +97,14 @@ def write_provenance(completed: Completed, out: Path) -> None:
     the known labels that added or took most, as in "+0.8 beach" or "-0.5 not sky".
     """
     numbers = torch.arange(len(completed.collection.data))
+    names = completed.collection.category_names
+    wanted = torch.tensor([name in completed.asked for name in names])
     with TemporaryDirectory(prefix=".trmml-", dir=out.absolute().parent) as folder:
         parts = [Path(folder) / "0000000.parquet"]
         pl.DataFrame(schema=_SCHEMA).write_parquet(parts[0])
         for some in torch.split(numbers, PROVENANCE_IMAGES):  # all rows at once fill the memory
             parts.append(Path(folder) / f"{len(parts):07}.parquet")
-            _reasons(completed, some.tolist()).write_parquet(parts[-1])
+            _reasons(completed, some.tolist(), wanted).write_parquet(parts[-1])
         with whole_file(out) as part:
             pl.scan_parquet(parts).sink_parquet(part)
 
@@ -117,10 +118,11 @@ _SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def _reasons(completed: Completed, numbers: Sequence[int]) -> pl.DataFrame:
-    """The rows of some images."""
+def _reasons(
+    completed: Completed, numbers: Sequence[int], wanted: Bool[Tensor, " C"]
+) -> pl.DataFrame:
+    """The rows of some images, about the categories that are wanted."""
     names, given = completed.collection.category_names, completed.collection.matrix
-    wanted = torch.tensor([name in completed.asked for name in names])
     asked = ~given.known[numbers] & wanted
     (image, column), counts = asked.nonzero(as_tuple=True), asked.sum(dim=1).tolist()
     image = torch.tensor(numbers)[image]

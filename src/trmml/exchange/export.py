@@ -16,7 +16,7 @@ from trmml.exchange.source import Source
 from trmml.exchange.writing import refuse_unfit
 from trmml.exchange.yolo import write_yolo
 from trmml.settings.choices import AskForm, ExchangeForm, ImageTransfer
-from trmml.storage.atomic import whole_file
+from trmml.storage.atomic import refuse_old, whole_file
 from trmml.storage.drafts import draft_folder, remove_abandoned_drafts
 
 # Beside a form that cannot say all: a table with the three states of what people know.
@@ -76,8 +76,7 @@ def export(
         DataError: `out` exists, or the form cannot hold the labels or a name.
     """
     remove_abandoned_drafts(out)
-    if out.exists() or out.is_symlink():
-        raise DataError(f"{out} is there already, and nothing is written over. Name a new one.")
+    refuse_old(out)
     data, boxes = source.shown, 0
     ask = ask_form(ask, len(data.category_names))
     _refuse_names(data)

@@ -19,7 +19,7 @@ from trmml.exchange.sidecars import bytes_of
 from trmml.exchange.splice import MICROSOFT, OWN
 from trmml.exchange.words import leaf_of, path_of, same
 from trmml.exchange.xmp import parse
-from trmml.storage.atomic import write_text
+from trmml.storage.atomic import refuse_old, write_text
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
@@ -169,8 +169,7 @@ def write_keywords(
     Raises:
         DataError: the file is there, nobody tagged anything, or a name cannot be written.
     """
-    if out.exists():
-        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
+    refuse_old(out)
     names = sorted({word for words in found.words.values() for word in words})
     if not names:
         raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trmml.errors import DataError
 from trmml.exchange.words import Word
-from trmml.storage.atomic import write_text
+from trmml.storage.atomic import refuse_old, write_text
 
 SEPARATOR = "##"
 COLUMNS = ("SourceFile", "XMP-dc:Subject", "XMP-lr:HierarchicalSubject")
@@ -28,8 +28,7 @@ def write_table(
     Raises:
         DataError: a word holds what parts words, or the file is there.
     """
-    if out.exists():
-        raise DataError(f"{out} is there already, and no table is written over. Name a new file.")
+    refuse_old(out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -48,8 +48,10 @@ def write_sheet(path: Path, title: str, hits: Sequence[Hit]) -> None:
     Raises:
         DataError: another file is there, or it cannot be written.
     """
-    if path.is_file() and not path.read_bytes()[: len(_HEAD)].startswith(_HEAD.encode()):
-        raise DataError(f"{path} is there already and no contact sheet; name a new file")
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_HEAD)) != _HEAD.encode():
+                raise DataError(f"{path} is there already and no contact sheet; name a new file")
     items = "\n".join(map(_item, hits))
     count = f"{len(hits)} image{'s' * (len(hits) != 1)}"
     page = (

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trmml.errors import DataError
+
 # The disk, a quota or the largest size of a file is reached.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What another machine, or an older version, left behind is removed when it is as old as this.
@@ -111,6 +113,18 @@ def _is_alive(process: int) -> bool:
     except (OSError, OverflowError):  # another user's
         return True
     return True
+
+
+def refuse_old(path: Path) -> None:
+    """Refuse a place where something is already that writing would replace.
+
+    A link that leads nowhere is something; a pipe and a device are written to and stay.
+
+    Raises:
+        DataError: there is something.
+    """
+    if path.is_file() or path.is_dir() or (path.is_symlink() and not path.exists()):
+        raise DataError(f"{path} is there already, and nothing is written over. Name a new one.")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
