@@ -12,8 +12,7 @@ settings/       <method>.toml that the cells ran with, and where each comes from
 """
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ from trmml.benchmark.report import summary_json
 from trmml.benchmark.results import Comparison, Results, compared, drawn_maps
 from trmml.encoders.base import short_name
 from trmml.errors import CheckpointError, DataError
+from trmml.settings.choices import PROTOCOLS
+from trmml.settings.files import read_toml, to_toml
 from trmml.storage.atomic import write_json, write_text
 
 # Fields that all cells of a grid have in common, or that only a restart needs.
@@ -104,7 +105,8 @@ def publish(
     write_text(place / "summary.json", summary_json(results))
     write_json(place / "about.json", {"commands": commands})
     for method in {cell.method for cell in found}:
-        _settings_of(method, place / "settings", settings)
+        protocols = {cell.protocol for cell in found if cell.method == method}
+        _settings_of(f"{method}.toml", protocols, place / "settings", settings)
 
 
 def read_published(folder: Path) -> Published:
@@ -153,13 +155,24 @@ def _read_draws(place: Path, earlier: Results) -> dict[str, Float[Tensor, " B"]]
         ) from None
 
 
-def _settings_of(method: str, place: Path, settings: Path | None) -> None:
-    """Put a method's TOML beside its cells, or take away what they were not run with."""
-    name = f"{method}.toml"
+def _settings_of(name: str, protocols: Collection[str], place: Path, settings: Path | None) -> None:
+    """Put a method's parts of these protocols beside its cells; those of others stay.
+
+    A part that the cells were not run with is taken away.
+    """
+    new = settings / name if settings is not None else None
+    given = read_toml(new) if new is not None and new.is_file() else {}
+    before = read_toml(place / name) if (place / name).is_file() else {}
+
+    def parts(of: str | None) -> dict[str, Any]:
+        old, now = (tree if of is None else tree.get(of, {}) for tree in (before, given))
+        chosen = {part: now if part in protocols else old for part in PROTOCOLS}
+        return {part: tree[part] for part, tree in chosen.items() if part in tree}
+
     (place / name).unlink(missing_ok=True)
-    if settings is not None and (settings / name).is_file():
+    if found := parts(None):
         place.mkdir(exist_ok=True)
-        shutil.copyfile(settings / name, place / name)
+        write_text(place / name, to_toml({**found, "provenance": parts("provenance")}))
 
 
 def _small(cell: Cell, settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -86,7 +86,6 @@ def test_every_method_has_its_key():
         "trmml-full",
         "trmml",
         "trmml-paper",
-        "two-layers",
     ]
     assert [k for k, m in METHODS.items() if m.full_labels] == ["probe-full", "trmml-full"]
 

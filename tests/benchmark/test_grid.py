@@ -137,6 +137,14 @@ def test_the_curve_has_a_point_for_each_epoch(whole: tuple[Path, Counted]) -> No
         assert len(steps) == cell.epoch.get("of", 0) and steps == sorted(set(steps))
 
 
+def test_epochs_that_least_steps_added_are_counted(data: BenchmarkData, tmp_path: Path) -> None:
+    more = quick({"least_steps": 10})["trmml"]
+    methods = Counted([]).methods(["trmml"])
+    run(data, tmp_path, methods, known=[SIXTY], seeds=[0], settings={"trmml": more})
+    (cell,) = CellFolder(tmp_path).cells().values()
+    assert len(cell.curve) == cell.epoch["of"] > 2 and cell.curve[-1][0] >= 10
+
+
 def test_best_on_test_stands_apart(whole: tuple[Path, Counted]) -> None:
     for cell in CellFolder(whole[0]).cells().values():
         if cell.method == "zero-shot":

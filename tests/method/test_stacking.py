@@ -357,6 +357,11 @@ def test_an_opinion_that_learned_anew_counts_as_before() -> None:
     after = 3 * before + 7  # the same opinion on another scale
     stacking.rescale(1, before[:20], after[:20])
     assert torch.allclose(stacking([match, after]), said, atol=1e-4)
+    # One image has no spread to go by; what is there stays, and stays finite.
+    kept = {name: value.clone() for name, value in stacking.state_dict().items()}
+    stacking.rescale(1, before[:1], after[:1])
+    stacking.adapt(torch.stack([match, before])[:, :1], torch.stack([match, after])[:, :1])
+    assert all(torch.equal(value, kept[name]) for name, value in stacking.state_dict().items())
 
 
 def test_opinions_that_agree_do_not_trade_their_weights_by_chance() -> None:

@@ -15,6 +15,7 @@ from trmml.benchmark.table_text import to_markdown
 from trmml.benchmark.tables import map_table
 from trmml.errors import CheckpointError, DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.settings.files import read_toml
 
 COMMAND = "trmml benchmark --data folder data/toys --out runs/toys"
 
@@ -95,7 +96,7 @@ def test_settings_go_with_the_cells_that_ran_with_them(out: Path, tmp_path: Path
     found, place = tmp_path / "found", tmp_path / "toys" / "settings"
     found.mkdir()
     for key in ("trmml", "probe-masked", "coop"):
-        (found / f"{key}.toml").write_text(f"# {key}\n")
+        (found / f"{key}.toml").write_text("[partial.training]\nepochs = 3\n")
     published.publish(out, tmp_path, command=COMMAND, draws=5, settings=found)
     # Not that of CoOp, which has no cell here.
     assert sorted(p.name for p in place.iterdir()) == ["probe-masked.toml", "trmml.toml"]
@@ -108,6 +109,24 @@ def test_settings_go_with_the_cells_that_ran_with_them(out: Path, tmp_path: Path
             part.add(cell, folder.ranks(cell))
     published.publish(part.root, tmp_path, command=COMMAND, draws=5, settings=found)
     assert [p.name for p in place.iterdir()] == ["probe-masked.toml"]
+
+
+def test_settings_of_the_other_protocol_stay(out: Path, tmp_path: Path) -> None:
+    found, place = tmp_path / "found", tmp_path / "toys" / "settings"
+    found.mkdir()
+    text = "[partial.training]\nepochs = {}\n\n[single_positive.training]\nepochs = {}\n"
+    text += "\n[provenance.partial]\ntrials = {}\n"
+    (found / "trmml.toml").write_text(text.format(3, 4, 8))
+    published.publish(out, tmp_path, command=COMMAND, draws=5, settings=found)
+    assert read_toml(place / "trmml.toml") == read_toml(found / "trmml.toml")
+    (found / "trmml.toml").write_text(text.format(5, 6, 9))
+    folder, part = CellFolder(out), CellFolder(tmp_path / "part")
+    part.open(folder.grid(), folder.test_labels())
+    for cell in folder.cells().values():
+        if cell.method == "trmml" and cell.protocol == "partial":
+            part.add(cell, folder.ranks(cell))
+    published.publish(part.root, tmp_path, command=COMMAND, draws=5, settings=found)
+    assert (place / "trmml.toml").read_text() == text.format(5, 4, 9)
 
 
 def test_draws_that_lack_are_told(out: Path, tmp_path: Path) -> None:

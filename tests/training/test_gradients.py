@@ -90,11 +90,10 @@ def balance(categories: int, share: float, **losses: object) -> float:
 
 
 def test_neither_categories_nor_known_share_change_the_balance() -> None:
-    # 0.72 with 10 categories, 0.63 with 200, 0.58 with 200 of which a fifth is known. A sum over
-    # the pairs of an image, as below, moves it 20 times as far.
-    few = balance(10, 0.8)
-    assert balance(200, 0.8) == pytest.approx(few, rel=0.3)
-    assert balance(200, 0.2) == pytest.approx(few, rel=0.4)
+    # 0.72 with 10 categories, 0.63 with 200, 0.58 with 200 of which a fifth is known: within 20 %
+    # of their middle. A sum over the pairs of an image, as below, moves it 20 times as far.
+    found = [balance(10, 0.8), balance(200, 0.8), balance(200, 0.2)]
+    assert found == pytest.approx([sum(found) / 3] * 3, rel=0.2)
 
 
 def test_a_sum_over_the_pairs_of_an_image_outweighs_the_rest_with_many_categories() -> None:

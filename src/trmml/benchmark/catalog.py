@@ -211,7 +211,7 @@ _ALL = (
     ),
     Method(
         "trmml's two layers alone", "two-layers", two_layers.TwoLayersSettings,
-        two_layers.build_two_layers, PROBE_SPACE, pooled=True, baseline=False,
+        two_layers.build_two_layers, PROBE_SPACE, pooled=True,
     ),
 )  # fmt: skip
 

@@ -87,7 +87,7 @@ def demo(
         images: how many to train on.
         test_images: how many to test on.
         encoder: instead of the bundled one.
-        settings: instead of the defaults; the seed is replaced.
+        settings: instead of the defaults; the seed is replaced, and `training.refit` is off.
         progress: told (what, done, total) while something long runs.
         note: told a line for people after each step.
 
@@ -101,7 +101,7 @@ def demo(
     started, out, say = time.monotonic(), Path(out), note or (lambda line: None)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the demo")
-    settings = _seeded(settings or Settings(), seed)
+    settings = _comparable(settings or Settings(), seed)
     with held_folder(out):
         _claim(out)
         full = _draw(out / "data" / "train", images, seed)
@@ -168,8 +168,9 @@ def _is_own(path: Path) -> bool:
     return any(fnmatch(path.as_posix(), pattern) for pattern in OWN)
 
 
-def _seeded(settings: Settings, seed: int) -> Settings:
-    training = settings.training.model_copy(update={"seed": seed})
+def _comparable(settings: Settings, seed: int) -> Settings:
+    """With the seed, and as long a training as the others have: all learn from the same images."""
+    training = settings.training.model_copy(update={"seed": seed, "refit": False})
     return settings.model_copy(update={"training": training})
 
 

@@ -132,7 +132,7 @@ class CellRunner:
             test=logits,
             held=trainer.held_logits,
             held_labels=mask.subset(trainer.held),
-            epoch=_epoch(trainer, training.epochs, self.epoch),
+            epoch=_epoch(trainer, self.epoch),
             seconds=took,
             best_on_test=best,
             refit_map=again,
@@ -248,13 +248,13 @@ def _defined(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _epoch(trainer: Trainer, epochs: int, by: EpochRule) -> dict[str, Any]:
+def _epoch(trainer: Trainer, by: EpochRule) -> dict[str, Any]:
     best = trainer.best_record
     scored = not math.isnan(best["held_out_map"])  # single positive has nothing to choose by
     return {
         "by": by if scored else "last",
         "chosen": best["epoch"],
-        "of": epochs,
+        "of": trainer.training.epochs,
         "held_out_map": _defined(best["held_out_map"]),
     }
 

@@ -1,6 +1,7 @@
 """The tables of a benchmark: mAP, differences to the best baseline, all figures, seconds."""
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from trmml.benchmark.bootstrap import Spread
 from trmml.benchmark.catalog import METHODS
@@ -142,13 +143,14 @@ def time_table(results: Results) -> Table:
     rows = []
     for line in results.lines:
         cells = {c.fingerprint: c for c in results.cells if c.method == line.key}.values()
-        values = [TableValue(sum(c.seconds[part] for c in cells) / len(cells)) for part in parts]
+        # A mean would be that of the one cell during which the machine slept.
+        values = [TableValue(median(c.seconds[part] for c in cells)) for part in parts]
         rows.append(_row(line, values))
     devices = ", ".join(sorted({cell.device for cell in results.cells}))
     return Table(
         name="seconds",
         title=f"{results.dataset}: seconds per cell",
-        note=f"Mean over cells, features at hand; on {devices}.",
+        note=f"Median over cells, features at hand; on {devices}.",
         columns=parts,
         rows=tuple(rows),
         mark_best=False,

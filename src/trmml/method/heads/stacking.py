@@ -103,8 +103,10 @@ class Stacking(nn.Module):
         Args:
             number: of the head.
             before: its logits of some images when mean and spread were measured.
-            after: its logits of the same images now.
+            after: its logits of the same images now; a single one has no spread, nor changes it.
         """
+        if len(before) < 2:
+            return
         ratio = after.std(dim=0) / before.std(dim=0).clamp(min=LEAST_SPREAD)
         centred = self.mean[number] - before.mean(dim=0)
         self.mean[number] = centred * ratio + after.mean(dim=0)
@@ -116,8 +118,10 @@ class Stacking(nn.Module):
 
         Args:
             before: logits of some images when the weights were fitted.
-            after: logits of the same images now.
+            after: logits of the same images now; see `rescale`.
         """
+        if before.shape[1] < 2:
+            return
         mean, spread = self.mean[0].clone(), self.spread[0].clone()
         for number in range(len(before)):
             self.rescale(number, before[number], after[number])
