@@ -128,6 +128,14 @@ def test_dualcoop_reads_positions_and_the_mean_as_its_own_code_does():
     assert torch.allclose(model(batch).logits[:1], plain(shown).logits, atol=1e-4)
 
 
+def test_dualcoop_says_that_positions_are_of_one_view():
+    encoder = ToyEncoder()
+    encoder.patch_positions = torch.zeros(10, 12)
+    settings = DualCoOpSettings(dual={"positions": True}, training={"scored_views": 2})
+    with pytest.raises(ConfigError, match=r"training\.scored_views=2 joins the patches"):
+        build_dualcoop(frozen_encoder(encoder), NAMES, settings)
+
+
 def test_dualcoop_says_that_an_encoder_has_no_positions():
     with pytest.raises(ConfigError, match=r"dual\.positions .* encoder ToyEncoder has none"):
         dualcoop(dual={"positions": True})

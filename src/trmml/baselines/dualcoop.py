@@ -117,8 +117,8 @@ def build_dualcoop(
     """DualCoOp for one encoder and one list of categories.
 
     Raises:
-        ConfigError: there is no template for the negative prompts, or the encoder has no position
-            embeddings and they are asked for.
+        ConfigError: there is no template for the negative prompts, or position embeddings are asked
+            for and the encoder has none, or images are scored in several views.
     """
     generator = torch.Generator().manual_seed(settings.training.seed)
     positive, negative = build_prompts(frozen.encoder, category_names, settings.prompts, generator)
@@ -134,6 +134,12 @@ def build_dualcoop(
         raise ConfigError(
             f"dual.positions asks for position embeddings of the patches, but the encoder"
             f" {frozen.identity.name} has none; use a ResNet of CLIP, or leave it off"
+        )
+    if positions is not None and settings.training.scored_views > 1:
+        raise ConfigError(
+            "dual.positions has one embedding for each patch of an image, but"
+            f" training.scored_views={settings.training.scored_views} joins the patches of as many"
+            " views; score one view, or leave dual.positions off"
         )
     return DualCoOp(
         project=frozen.encoder.project,
