@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from tests.hub.fake_api import FakeApi
+from tests.tiny_clip_files import CONFIGS, TEXT, architectures, save_openai_archive, state
 from tests.toy import ToyEncoder, kept_encoder
-from trmml.errors import CheckpointError, ConfigError, TrmmlError
+from trmml.encoders.clip import load as clip_load
+from trmml.errors import CheckpointError, ConfigError, EncoderError, TrmmlError
 from trmml.hub.card import write_card
 from trmml.hub.checks import encoder_fault, identifying
 from trmml.hub.repository import pull, push
@@ -23,6 +26,7 @@ from trmml.storage.cache import cache_folder
 from trmml.tagging.tagger import Tagger
 from trmml.training.run_folder import card_sum, load_card
 
+__all__ = ["architectures"]  # a fixture
 hub = pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
 NAME = "anna/toys"
 # Others can load it by this name, as far as can be told without the network.
@@ -318,6 +322,60 @@ def test_hostile_repositories_are_refused_in_a_sentence(
     with pytest.raises(CheckpointError, match=words):
         pull(NAME, tmp_path / "back", api=api)
     assert list(tmp_path.iterdir()) == []
+
+
+def _encoder_of_config(folder: Path) -> None:
+    text = {
+        **TEXT, "hf_tokenizer_name": "evil/enc", "tokenizer_kwargs": {"trust_remote_code": True}
+    }  # fmt: skip
+    config = {"model_cfg": {**CONFIGS["tiny-RN"], "text_cfg": text}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(state(), folder / "open_clip_model.safetensors")
+
+
+def _encoder_of_archive(folder: Path) -> None:
+    config = {"model_cfg": CONFIGS["tiny-RN"]}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_openai_archive(state(), folder / "open_clip_pytorch_model.bin")
+
+
+HOSTILE_ENCODERS = {
+    "tokenizer": (_encoder_of_config, "gives the tokenizer trust_remote_code"),
+    "archive": (_encoder_of_archive, "Of the Hub only safetensors are read"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_ENCODERS)
+def test_an_encoder_that_a_pulled_run_names_runs_nothing(
+    kind: str,
+    finished_run: Path,
+    api: FakeApi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make, words = HOSTILE_ENCODERS[kind]
+    files, ran = tmp_path / "encoder", list[str]()
+    files.mkdir()
+    make(files)
+
+    def download(model_id: str, filename: str = "open_clip_pytorch_model.bin") -> str:
+        assert model_id == "evil/enc"
+        if not (files / filename).is_file():
+            raise FileNotFoundError(filename)
+        return str(files / filename)
+
+    def tokenizer(name: str, **options: object) -> object:
+        ran.append(name)
+        return open_clip.SimpleTokenizer()
+
+    monkeypatch.setattr(clip_load, "download_pretrained_from_hf", download)
+    monkeypatch.setattr(open_clip, "get_tokenizer", tokenizer)
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: ran.append("archive"))
+    pushed(finished_run, api, encoder="hf-hub:evil/enc")
+    back = pull(NAME, tmp_path / "back", api=api)
+    with pytest.raises(EncoderError, match=words):
+        Tagger.load(back, also=["boat"])
+    assert ran == []
 
 
 def test_code_is_refused_before_anything_is_fetched(finished_run: Path, api: FakeApi) -> None:
