@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from trmml.errors import ConfigError
 from trmml.features import ranks
 from trmml.training.fabric import make_fabric
 
-KINDS = ("default", "images", "whole")
+KINDS = ("default", "images", "whole", "live")
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what one process and what two processes made."""
     folder = tmp_path_factory.mktemp("several")
-    shown = torch.from_numpy(write_images(folder / "images", 400, 3))
+    shown = torch.from_numpy(write_images(folder / "images", 383, 3))  # the last batch has 51
     torch.save(shown, folder / "shown.pt")
     for kind in KINDS:
         train_steps(kind, folder, 1)
@@ -58,9 +59,9 @@ def test_two_processes_have_the_weights_of_one(both: Path, kind: str) -> None:
 
 
 def test_the_two_have_unequal_counts_of_known_labels() -> None:
-    matrix = labels(torch.zeros(400, 4, dtype=torch.bool))
+    matrix = labels(torch.zeros(383, 4, dtype=torch.bool))
     assert 0.08 < matrix.known_share < 0.12
-    batches = torch.randperm(400, generator=torch.Generator().manual_seed(0)).split(64)
+    batches = torch.randperm(383, generator=torch.Generator().manual_seed(0)).split(64)
     counts = [[int(matrix.known[b[r::2]].sum()) for r in (0, 1)] for b in batches]
     assert sum(one != two for one, two in counts) >= 4
 
@@ -87,6 +88,28 @@ def test_one_numbered_card_is_no_place_for_several(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="--devices takes several"):
         make_fabric("cuda:1", "32-true", devices=2)
+
+
+def test_cards_are_counted_before_processes_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="4 processes need a card each, and torch finds 1 here"):
+        make_fabric("cuda", "32-true", devices=4)
+
+
+def test_torchrun_and_devices_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--devices 4 was asked for, and torchrun begins 2"):
+        make_fabric("cpu", "32-true", devices=4)
+
+
+def test_processes_wait_longer_than_half_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda self: None)
+    fabric = make_fabric("cpu", "32-true", devices=2)
+    assert fabric.strategy._timeout >= timedelta(days=1)
 
 
 # The command ----------------------------------------------------------------------------------

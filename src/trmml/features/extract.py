@@ -104,9 +104,16 @@ def encode_images(
     if not paths:
         raise DataError("expected at least one image to encode, got none")
     encoding, frozen = encoding or Encoding(), frozen_encoder(encoder)
-    frozen = in_precision(frozen, best_precision(encoding.precision, paths, frozen))
     root = encoding.store or default_root()
-    key = _with_decoder(root, _key(frozen, encoding.form), paths[:SEARCHED], frozen)
+    # What is measured may come out another way in each process; the first one's counts for all.
+    precision = encoding.precision
+    if not ranks.number():
+        precision = best_precision(precision, paths, frozen)
+    frozen = in_precision(frozen, ranks.of_first(precision))
+    key = _key(frozen, encoding.form)
+    if not ranks.number():
+        key = _with_decoder(root, key, paths[:SEARCHED], frozen)
+    key = ranks.of_first(key)
     run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
     if encoding.live:
         return run.conclude(run.live(root, key), "fp32")
@@ -147,26 +154,51 @@ class _Run:
         if lacking:
             with nullcontext(lacking) if ranks.number() else store.filling(lacking) as left:
                 unread = self.fill_together(store, rows, ranks.of_first(left))
-            store.lacking(list(rows))  # takes notice of what other processes added
             reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
+            # Takes notice of what other processes added, too.
+            missed = [r for r in store.lacking(list(rows)) if r.partition(".")[0] not in reasons]
+            if missed:
+                raise DataError(
+                    f"features of {len(missed)} images are not in the store {store.folder} after"
+                    " they were encoded; is it one folder for all processes, with none removing"
+                    " files from it? Name one that all reach with --store, and run again"
+                )
             self.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
         kept = [content for i, content in contents.items() if i not in self.bad]
         names = [[_row(content, self.seed, view) for content in kept] for view in range(self.views)]
         return store.features(names) if kept else None
 
     def contents(self, hashes: ContentHashes) -> dict[int, str]:
-        """Hash of each file's content; a file that cannot be read is an error, or noted."""
+        """Hash of each file's content; a file that cannot be read is an error, or noted.
+
+        Of several processes each reads its share.
+        """
+        every = ranks.of_all((self._read(hashes), hashes.unsaved))
+        if not ranks.number():
+            hashes.save(also=[unsaved for _, unsaved in every])
+        found = {index: content for share, _ in every for index, content in share.items()}
         hashed: dict[int, str] = {}
-        with ThreadPoolExecutor(workers()) as pool:
-            for index, content in enumerate(pool.map(lambda p: _content(hashes, p), self.paths)):
-                if isinstance(content, DataError):
-                    self._note(index, content)
-                else:
-                    hashed[index] = content
-                if len(self.paths) >= MANY:
-                    self._tell("read", index + 1, len(self.paths))
-        hashes.save()
+        for index in sorted(found):
+            content = found[index]
+            if isinstance(content, DataError):
+                self._note(index, content)
+            else:
+                hashed[index] = content
         return hashed
+
+    def _read(self, hashes: ContentHashes) -> dict[int, str | DataError]:
+        """Hashes of this process's share of the files, or why one cannot be read."""
+        mine, found = range(ranks.number(), len(self.paths), ranks.count()), {}
+        with ThreadPoolExecutor(workers()) as pool:
+            read = pool.map(lambda index: _content(hashes, self.paths[index]), mine)
+            for done, (index, content) in enumerate(zip(mine, read, strict=True), 1):
+                found[index] = content
+                if isinstance(content, DataError) and self.on_bad_image == "error":
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
+                if len(self.paths) >= MANY:
+                    self._tell("read", done, len(mine))
+        return found
 
     def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
