@@ -18,6 +18,7 @@ from trmml.errors import DataError
 from trmml.features import ranks
 from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
+from trmml.features.contents import read_contents, why_unreadable
 from trmml.features.decoding import (
     SEARCHED,
     Decoding,
@@ -29,12 +30,9 @@ from trmml.features.decoding import (
 )
 from trmml.features.loader import best_precision, load_batches
 from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
-from trmml.images import BadImage, read_image
+from trmml.images import BadImage
 from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
-
-# Images from which reading the files to know their content is worth a progress bar.
-MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -169,36 +167,13 @@ class _Run:
         return store.features(names) if kept else None
 
     def contents(self, hashes: ContentHashes) -> dict[int, str]:
-        """Hash of each file's content; a file that cannot be read is an error, or noted.
-
-        Of several processes each reads its share.
-        """
-        every = ranks.of_all((self._read(hashes), hashes.unsaved))
-        if not ranks.number():
-            hashes.save(also=[unsaved for _, unsaved in every])
-        found = {index: content for share, _ in every for index, content in share.items()}
-        hashed: dict[int, str] = {}
-        for index in sorted(found):
-            content = found[index]
+        """Hash of each file's content; a file that cannot be read is an error, or noted."""
+        stop = self.on_bad_image == "error"
+        found = read_contents(self.paths, hashes, stop=stop, progress=self.progress)
+        for index, content in found.items():
             if isinstance(content, DataError):
                 self._note(index, content)
-            else:
-                hashed[index] = content
-        return hashed
-
-    def _read(self, hashes: ContentHashes) -> dict[int, str | DataError]:
-        """Hashes of this process's share of the files, or why one cannot be read."""
-        mine, found = range(ranks.number(), len(self.paths), ranks.count()), {}
-        with ThreadPoolExecutor(workers()) as pool:
-            read = pool.map(lambda index: _content(hashes, self.paths[index]), mine)
-            for done, (index, content) in enumerate(zip(mine, read, strict=True), 1):
-                found[index] = content
-                if isinstance(content, DataError) and self.on_bad_image == "error":
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    break
-                if len(self.paths) >= MANY:
-                    self._tell("read", done, len(mine))
-        return found
+        return {index: content for index, content in found.items() if isinstance(content, str)}
 
     def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
@@ -282,22 +257,6 @@ class _Run:
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(what, done, total)
-
-
-def _content(hashes: ContentHashes, path: Path) -> str | DataError:
-    try:
-        return hashes.look_up(path)
-    except OSError:
-        return DataError(why_unreadable(path) or f"{path} cannot be read; check the disk")
-
-
-def why_unreadable(path: Path) -> str | None:
-    """Why an image cannot be read; None for one that can."""
-    try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def _row(content: str, seed: int, view: int) -> str:
