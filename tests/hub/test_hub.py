@@ -111,6 +111,25 @@ def test_labels_and_onnx_go_on_request(finished_run: Path, api: FakeApi, tmp_pat
     assert set(api.fetched) == OWN  # neither is needed to tag
 
 
+def test_an_onnx_file_goes_with_its_weights(
+    finished_run: Path, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    (tmp_path / "model.onnx.data").write_bytes(b"weights")
+    files = pushed(finished_run, api, onnx=tmp_path / "model.onnx")
+    assert files["model.onnx.data"] == b"weights"
+    about = api.model_info
+
+    def large(*given: object, **how: object) -> object:
+        found = about(*given, **how)  # type: ignore[arg-type]
+        for file in found.siblings:
+            file.size = 2**32 if file.rfilename.startswith("model.onnx") else file.size
+        return found
+
+    monkeypatch.setattr(api, "model_info", large)
+    pull(NAME, tmp_path / "back", api=api)  # it does not fetch them
+
+
 def test_private_by_default_and_never_public_unasked(finished_run: Path, api: FakeApi) -> None:
     pushed(finished_run, api)
     assert api.private[NAME]
@@ -260,6 +279,8 @@ def test_the_card_parses_and_has_the_run_s_figures(finished_run: Path, tmp_path:
     assert (result.task_type, result.dataset_name) == ("image-classification", "toys")
     own = load_card(run)
     assert f"mAP is {100 * own.chosen['held_out_map']:.1f}" in card.text.replace("\n", " ")
+    again = "Held-out figures are of the model before it was trained again on all images."
+    assert (again in card.text) == bool(own.chosen.get("refit"))
     assert f"hf:{NAME}" in card.text and "| trmml | 81.2 | 70.0 | - |" in card.text
     for name, threshold in zip(own.category_names, own.calibration.thresholds, strict=True):
         assert f"| {name} | {float(threshold):.3f} |" in card.text
