@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TOY_SPEC, ToyImages
-from tests.toy import write_images
+from tests.toy import kept_encoder, write_images
 from tests.training.several import labels, train_steps
-from trmml.errors import ConfigError
+from trmml.datasets.formats.folder import read_folder
+from trmml.errors import CheckpointError, ConfigError
 from trmml.features import ranks
+from trmml.reporting.fit import fit
 from trmml.training.fabric import make_fabric
 
 KINDS = ("default", "images", "whole", "live")
@@ -110,6 +112,22 @@ def test_processes_wait_longer_than_half_an_hour(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda self: None)
     fabric = make_fabric("cpu", "32-true", devices=2)
     assert fabric.strategy._timeout >= timedelta(days=1)
+
+
+def test_the_folder_is_looked_at_before_processes_begin(
+    toy_images: ToyImages, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_: object, **__: object) -> None:
+        raise AssertionError("it was launched")
+
+    monkeypatch.setattr("trmml.reporting.fit.make_fabric", launch)
+    data = read_folder(toy_images.train, toy_images.train_table)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        next(fit(data, kept_encoder(), finished_run))
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the first one says it
+    with pytest.raises(AssertionError, match="it was launched"):
+        next(fit(data, kept_encoder(), finished_run))
 
 
 # The command ----------------------------------------------------------------------------------
