@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trmml.encoders.clip import weights as clip_weights
 from trmml.encoders.clip.load import build_model
+from trmml.storage.hashes import hash_file
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 CONFIGS = {
@@ -72,6 +74,11 @@ class Holder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def published(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Have an archive pass for one that OpenAI published."""
+    monkeypatch.setattr(clip_weights, "_openai_checksums", lambda: {hash_file(path)})
 
 
 def save_openai_archive(entries: dict[str, Tensor], path: Path) -> None:

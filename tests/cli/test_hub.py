@@ -44,6 +44,33 @@ def test_card(finished_run: Path) -> None:
     assert run(*words).exit_code == 2  # the licence is missing
 
 
+def test_nothing_is_written_into_the_cache(finished_run: Path, toy_images: ToyImages) -> None:
+    good("hub", "push", finished_run, "anna/toys", "--license", "mit", *ENCODER)
+    for words, instead in (
+        (["serve", "hf:anna/toys"], "give --answers FILE, or --read-only"),
+        (["report", "hf:anna/toys"], "trmml hub pull"),
+        (["evaluate", "hf:anna/toys", "--images", toy_images.test, "--report"], "trmml hub pull"),
+    ):
+        result = run(*words)
+        assert result.exit_code == 2
+        said = " ".join(result.stderr.replace("│", " ").split())
+        assert "would be kept in the cache" in said and instead in said
+
+
+def test_errors_before_the_command_begins_are_one_line_too(
+    toy_images: ToyImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> Path:
+        raise OSError(28, "No space left on device", "/cache/model.json")
+
+    monkeypatch.setattr("trmml.hub.repository.pull", broken)
+    result = run("tag", "hf:anna/toys", toy_images.test)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: /cache/model.json: No space left on device")
+    result = run("tag", "hf:anna/toys", toy_images.test, "--debug")
+    assert isinstance(result.exception, OSError)
+
+
 def test_what_the_hub_lacks_is_said_in_a_sentence(toy_images: ToyImages) -> None:
     result = run("tag", "hf:anna/none", toy_images.test)
     assert result.exit_code == 1

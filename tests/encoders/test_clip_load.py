@@ -11,7 +11,14 @@ from open_clip.transformer import QuickGELU
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.tiny_clip_files import CONFIGS, TEXT, architectures, save_openai_archive, state
+from tests.tiny_clip_files import (
+    CONFIGS,
+    TEXT,
+    architectures,
+    published,
+    save_openai_archive,
+    state,
+)
 from trmml.encoders import bundled, load_encoder
 from trmml.encoders.base import identify
 from trmml.encoders.clip import load as clip_load
@@ -46,9 +53,10 @@ def test_every_kind_of_file_gives_the_same_encoder(tmp_path: Path, file: Path) -
     assert cropped.name.endswith("(center-crop)")
 
 
-def test_openais_archive_means_quick_gelu(tmp_path: Path) -> None:
+def test_openais_archive_means_quick_gelu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "RN.pt"
     save_openai_archive(state(), path)
+    published(monkeypatch, path)
     found = load_open_clip(f"tiny-RN:{path}")
     assert isinstance(found.text_tower.transformer.resblocks[0].mlp.gelu, QuickGELU)
     torch.manual_seed(0)
@@ -105,14 +113,20 @@ def test_models_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file
 
     def download(model_id: str, filename: str | None = None) -> str:
         assert model_id == "owner/model"
-        return str(config if filename else file)
+        return str({"open_clip_config.json": config, "open_clip_model.safetensors": file}[filename])
 
     monkeypatch.setattr(clip_load, "download_pretrained_from_hf", download)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: open_clip.SimpleTokenizer())
     assert load_encoder("hf-hub:owner/model").size == 64
-    config.write_text("{}")
-    with pytest.raises(EncoderError, match="has no 'model_cfg'"):
-        load_encoder("hf-hub:owner/model")
+    for tree, words in (
+        ({}, "has no 'model_cfg'"),
+        ({"model_cfg": {"text_cfg": {}}}, "has no 'vision_cfg'"),
+        ({"model_cfg": {**CONFIGS["tiny-RN"], "vision_cfg": {"timm_model_name": "hf-hub:evil/x"}}},
+         "has timm fetch 'hf-hub:evil/x'"),
+    ):  # fmt: skip
+        config.write_text(json.dumps(tree))
+        with pytest.raises(EncoderError, match=words):
+            load_encoder("hf-hub:owner/model")
 
     def unknown(model_id: str, filename: str | None = None) -> str:
         raise FileNotFoundError("no such repository")
@@ -129,12 +143,41 @@ def test_a_folder_of_a_hub_model(
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS["tiny-RN"]}))
     with pytest.raises(EncoderError, match=r"expected open_clip_config\.json and open_clip_model"):
         load_encoder(f"{prefix}{tmp_path}")
+    torch.save(state(), tmp_path / "open_clip_pytorch_model.bin")
+    if prefix == "local-dir:":
+        assert load_encoder(f"{prefix}{tmp_path}").size == 64
+    else:  # as of the hub itself
+        with pytest.raises(EncoderError, match=r"and open_clip_model\.safetensors in the folder"):
+            load_encoder(f"{prefix}{tmp_path}")
     save_file(state(), tmp_path / "open_clip_model.safetensors")
     found = load_encoder(f"{prefix}{tmp_path}")
     assert found.size == 64 and identify(found).name == f"{prefix}{tmp_path}"
     (tmp_path / "open_clip_config.json").write_text("[]")
     with pytest.raises(EncoderError, match=r"open_clip_config\.json is no JSON object"):
         load_encoder(f"{prefix}{tmp_path}")
+
+
+@pytest.mark.parametrize("prefix", ["local-dir:", "hf-hub:"])
+def test_a_tokenizer_runs_no_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefix: str
+) -> None:
+    text = {**TEXT, "hf_tokenizer_name": "owner/model", "tokenizer_kwargs": {"clean": "whitespace"}}
+    config = {**CONFIGS["tiny-RN"], "text_cfg": text}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(state(), tmp_path / "open_clip_model.safetensors")
+    asked: list[dict[str, object]] = []
+
+    def get_tokenizer(name: str, **options: object) -> object:
+        asked.append(options)
+        return open_clip.SimpleTokenizer()
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", get_tokenizer)
+    load_encoder(f"{prefix}{tmp_path}")
+    assert asked == [{"trust_remote_code": False}]
+    text["tokenizer_kwargs"] = {"clean": "lower", "trust_remote_code": True}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    with pytest.raises(EncoderError, match="gives the tokenizer trust_remote_code, and only clean"):
+        load_encoder(f"{prefix}{tmp_path}", text=False)
 
 
 def test_the_configuration_is_left_as_it_is() -> None:
@@ -262,10 +305,14 @@ def test_text_weights_of_safetensors_are_not_read(
 
 
 def test_openais_archive_without_text(
-    tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "openai.pt"
     save_openai_archive(state("tiny-ViT"), path)
+    published(monkeypatch, path)
     request.getfixturevalue("no_text")
     found = load_open_clip(f"tiny-ViT:{path}", text=False)
     assert isinstance(found.image_tower.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
@@ -338,11 +385,14 @@ def test_a_bundle_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "patches"), [("RN101", 196), ("ViT-B-16", 784)])
-def test_real_architectures(name: str, patches: int, tmp_path: Path) -> None:
+def test_real_architectures(
+    name: str, patches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = build_model(open_clip.get_model_config(name), quick_gelu=True).eval()
     path = tmp_path / "archive.pt"
     save_openai_archive(model.state_dict(), path)
+    published(monkeypatch, path)
     fit_weights(model, read_weights(path)[0], name)
     encoder = load_encoder(f"{name}:{path}")
     images = torch.randn(1, 3, 224, 224)

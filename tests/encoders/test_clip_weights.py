@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_clip_files import CONFIGS, architectures, state
+from tests.tiny_clip_files import CONFIGS, architectures, published, save_openai_archive, state
+from trmml.encoders.clip import weights as clip_weights
 from trmml.encoders.clip.load import build_model
 from trmml.encoders.clip.weights import fit_weights, matching_architectures, read_weights
 from trmml.errors import EncoderError
@@ -80,8 +81,24 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             read_weights(Path(name))
 
 
-def test_a_broken_archive(tmp_path: Path) -> None:
+def test_an_archive_that_openai_did_not_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_openai_archive(state(), tmp_path / "a.pt")
+    sums = clip_weights._openai_checksums()
+    assert len(sums) == 9 and all(len(one) == 64 for one in sums)
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(torch.jit, "load", load)
+    with pytest.raises(EncoderError, match=r"none of those OpenAI published.*refused"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_a_broken_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a/constants.pkl", b"x")
+    published(monkeypatch, tmp_path / "a.pt")
     with pytest.raises(EncoderError, match="TorchScript archive that torch"):
         read_weights(tmp_path / "a.pt")

@@ -13,9 +13,10 @@ from PIL import Image
 from tests.toy import ToyEncoder, write_images
 from trmml.encoders.speed import precision
 from trmml.errors import DataError
-from trmml.features import store
+from trmml.features import extract, ranks, store
 from trmml.features.admin import list_stores
 from trmml.features.base import LiveFeatures
+from trmml.features.contents import read_contents
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
@@ -327,3 +328,42 @@ def test_unchanged_files_are_read_once(paths, root, monkeypatch):
         encode(paths, root)
     (root / "files.json").write_text("damaged")
     assert new_work(paths, root) == 0
+
+
+# Of several processes -----------------------------------------------------------------------
+
+
+def test_the_first_process_chooses_the_precision(paths, root, monkeypatch):
+    """What another one measures may come out another way, and names another store."""
+
+    def measure(*_):
+        raise AssertionError("it was measured here, too")
+
+    monkeypatch.setattr(extract, "best_precision", measure)
+    monkeypatch.setattr(ranks, "number", lambda: 1)
+    monkeypatch.setattr(ranks, "of_first", lambda value: "fp32" if value == "auto" else value)
+    encoding = Encoding(store=root, live=True, precision="auto")
+    assert encode_images(paths, Counted(), encoding=encoding).precision == "fp32"
+
+
+def test_features_that_no_process_has_added_are_an_error(paths, root, monkeypatch):
+    monkeypatch.setattr(extract._Run, "fill_together", lambda *_: {})
+    with pytest.raises(DataError, match=r"features of 5 images are not in the store .*--store"):
+        encode(paths, root)
+
+
+def test_each_process_reads_its_share(paths, root, monkeypatch):
+    other = {0: "a", 2: "c", 4: DataError("e is broken")}
+    unsaved = {"/elsewhere/0.png": [1, 2, "a"]}
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "of_all", lambda mine: [(other, unsaved), mine])
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks, "number", lambda: 1)
+        hashes = contents.ContentHashes(root)
+        found = read_contents(paths, hashes, stop=False, progress=None)
+    own = {index: contents.ContentHashes(None).look_up(paths[index]) for index in (1, 3)}
+    assert list(found) == [0, 1, 2, 3, 4] and found == {**other, **own}
+    assert not (root / "files.json").exists()  # the first one saves
+    monkeypatch.setattr(ranks, "number", lambda: 0)
+    read_contents([], contents.ContentHashes(root), stop=False, progress=None)
+    assert json.loads((root / "files.json").read_text("utf-8")) == unsaved

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from tests.hub.fake_api import FakeApi
+from tests.tiny_clip_files import CONFIGS, TEXT, architectures, save_openai_archive, state
 from tests.toy import ToyEncoder, kept_encoder
-from trmml.errors import CheckpointError, ConfigError, TrmmlError
+from trmml.encoders.clip import load as clip_load
+from trmml.errors import CheckpointError, ConfigError, EncoderError, TrmmlError
 from trmml.hub.card import write_card
 from trmml.hub.checks import encoder_fault, identifying
 from trmml.hub.repository import pull, push
@@ -23,6 +26,7 @@ from trmml.storage.cache import cache_folder
 from trmml.tagging.tagger import Tagger
 from trmml.training.run_folder import card_sum, load_card
 
+__all__ = ["architectures"]  # a fixture
 hub = pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
 NAME = "anna/toys"
 # Others can load it by this name, as far as can be told without the network.
@@ -105,6 +109,25 @@ def test_labels_and_onnx_go_on_request(finished_run: Path, api: FakeApi, tmp_pat
     assert set(files) == OWN | {"known.safetensors", "model.onnx"}
     pull(NAME, tmp_path / "back", api=api)
     assert set(api.fetched) == OWN  # neither is needed to tag
+
+
+def test_an_onnx_file_goes_with_its_weights(
+    finished_run: Path, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    (tmp_path / "model.onnx.data").write_bytes(b"weights")
+    files = pushed(finished_run, api, onnx=tmp_path / "model.onnx")
+    assert files["model.onnx.data"] == b"weights"
+    about = api.model_info
+
+    def large(*given: object, **how: object) -> object:
+        found = about(*given, **how)  # type: ignore[arg-type]
+        for file in found.siblings:
+            file.size = 2**32 if file.rfilename.startswith("model.onnx") else file.size
+        return found
+
+    monkeypatch.setattr(api, "model_info", large)
+    pull(NAME, tmp_path / "back", api=api)  # it does not fetch them
 
 
 def test_private_by_default_and_never_public_unasked(finished_run: Path, api: FakeApi) -> None:
@@ -256,6 +279,8 @@ def test_the_card_parses_and_has_the_run_s_figures(finished_run: Path, tmp_path:
     assert (result.task_type, result.dataset_name) == ("image-classification", "toys")
     own = load_card(run)
     assert f"mAP is {100 * own.chosen['held_out_map']:.1f}" in card.text.replace("\n", " ")
+    again = "Held-out figures are of the model before it was trained again on all images."
+    assert (again in card.text) == bool(own.chosen.get("refit"))
     assert f"hf:{NAME}" in card.text and "| trmml | 81.2 | 70.0 | - |" in card.text
     for name, threshold in zip(own.category_names, own.calibration.thresholds, strict=True):
         assert f"| {name} | {float(threshold):.3f} |" in card.text
@@ -318,6 +343,60 @@ def test_hostile_repositories_are_refused_in_a_sentence(
     with pytest.raises(CheckpointError, match=words):
         pull(NAME, tmp_path / "back", api=api)
     assert list(tmp_path.iterdir()) == []
+
+
+def _encoder_of_config(folder: Path) -> None:
+    text = {
+        **TEXT, "hf_tokenizer_name": "evil/enc", "tokenizer_kwargs": {"trust_remote_code": True}
+    }  # fmt: skip
+    config = {"model_cfg": {**CONFIGS["tiny-RN"], "text_cfg": text}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(state(), folder / "open_clip_model.safetensors")
+
+
+def _encoder_of_archive(folder: Path) -> None:
+    config = {"model_cfg": CONFIGS["tiny-RN"]}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_openai_archive(state(), folder / "open_clip_pytorch_model.bin")
+
+
+HOSTILE_ENCODERS = {
+    "tokenizer": (_encoder_of_config, "gives the tokenizer trust_remote_code"),
+    "archive": (_encoder_of_archive, "Of the Hub only safetensors are read"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_ENCODERS)
+def test_an_encoder_that_a_pulled_run_names_runs_nothing(
+    kind: str,
+    finished_run: Path,
+    api: FakeApi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make, words = HOSTILE_ENCODERS[kind]
+    files, ran = tmp_path / "encoder", list[str]()
+    files.mkdir()
+    make(files)
+
+    def download(model_id: str, filename: str = "open_clip_pytorch_model.bin") -> str:
+        assert model_id == "evil/enc"
+        if not (files / filename).is_file():
+            raise FileNotFoundError(filename)
+        return str(files / filename)
+
+    def tokenizer(name: str, **options: object) -> object:
+        ran.append(name)
+        return open_clip.SimpleTokenizer()
+
+    monkeypatch.setattr(clip_load, "download_pretrained_from_hf", download)
+    monkeypatch.setattr(open_clip, "get_tokenizer", tokenizer)
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: ran.append("archive"))
+    pushed(finished_run, api, encoder="hf-hub:evil/enc")
+    back = pull(NAME, tmp_path / "back", api=api)
+    with pytest.raises(EncoderError, match=words):
+        Tagger.load(back, also=["boat"])
+    assert ran == []
 
 
 def test_code_is_refused_before_anything_is_fetched(finished_run: Path, api: FakeApi) -> None:

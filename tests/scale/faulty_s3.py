@@ -21,10 +21,12 @@ class FaultyS3:
         requests: how many of each method and path.
         slow_seconds: that a slow body pauses.
         refuse: code of an error that objects are refused with; "" for none.
+        failing_lists: how many of the next lists fail with a 500.
     """
 
     slow_seconds = 1.0
     refuse = ""
+    failing_lists = 0
 
     def __init__(self) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -36,6 +38,9 @@ class FaultyS3:
         with self._lock:
             self.requests[environ["REQUEST_METHOD"], path] += 1
             count = self.requests[environ["REQUEST_METHOD"], path]
+        if environ["REQUEST_METHOD"] == "GET" and self._list_fails(environ["QUERY_STRING"]):
+            start("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"broken"]
         if environ["REQUEST_METHOD"] != "GET" or path.count("/") < 2:
             return self._moto(environ, start)
         if self.refuse:
@@ -50,6 +55,13 @@ class FaultyS3:
         if "cut" in path and count == 1:
             return [b"".join(body)[:20]]  # the head has promised more
         return body
+
+    def _list_fails(self, query: str) -> bool:
+        """Whether a request is for a page of a list, which fails now."""
+        with self._lock:
+            fails = "list-type=2" in query and self.failing_lists > 0
+            self.failing_lists -= fails
+        return fails
 
     def _slowly(self, body: Iterable[bytes]) -> Iterator[bytes]:
         content = b"".join(body)

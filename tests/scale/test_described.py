@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests.conftest import ToyImages
@@ -68,6 +69,26 @@ def test_images_of_a_job_are_not_encoded_anew(
         for name in ("image_feature", "probability"):
             assert row.pop(name) == pytest.approx(plain.pop(name), abs=2e-3)
         assert row == plain
+
+
+def test_a_damaged_part_is_left_out(finished_run: Path, tagged: Path) -> None:
+    if (tagged / "images.lance").exists():
+        pytest.skip("parts of a table hold no rows")
+    damaged, whole, *_ = sorted(tagged.glob("part-*.parquet"))
+    sums = [pl.read_parquet(path)["sha256"][0] for path in (damaged, whole)]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert list(described_by(tagged, finished_run)(sums)) == sums[1:]
+
+
+def test_what_a_job_says_knows_no_further_categories(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="leave --from or --also out"):
+        build_index(
+            finished_run, toy_images.test, tmp_path / "out", encoder=ToyEncoder(),
+            also=["boat"], known=lambda sums: {}, replace_other=True,
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_job_that_does_not_serve_is_refused(

@@ -1,6 +1,5 @@
 """Manifests: what sources stand for, and manifests that are refused."""
 
-import io
 import os
 from pathlib import Path
 
@@ -42,8 +41,10 @@ def test_a_list_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert frame["id"].to_list() == lines.split()
     assert frame["uri"].to_list()[1:] == [str(tmp_path / "missing.png"), "s3://bucket/a.jpg"]
     assert frame["size"].to_list()[1:] == [None, None]
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    assert manifest_of(tmp_path, "-").equals(frame)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())  # as Windows writes it
+    assert manifest_of(tmp_path, "list.txt").equals(frame)
+    write_manifest(["-"], tmp_path / "n.parquet", names=lines.split())
+    assert read_manifest(tmp_path / "n.parquet").equals(frame)
 
 
 def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
@@ -59,6 +60,27 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
         manifest_of(tmp_path, tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         manifest_of(tmp_path, tmp_path / "missing.txt")
+    with pytest.raises(DataError, match="photoss is not there"):
+        manifest_of(tmp_path, tmp_path / "photoss")
+
+
+def test_a_folder_is_no_place_for_a_manifest(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", 1)
+    with pytest.raises(DataError, match="is a folder; name a Parquet file"):
+        write_manifest([str(tmp_path / "set")], tmp_path)
+
+
+def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    write_images(tmp_path / "set", 3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="bytes are needed"):
+            write_manifest([str(tmp_path / "set")], tmp_path / "m.parquet")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names there are Unicode")

@@ -87,8 +87,24 @@ def test_another_size_than_the_manifest_says(s3: tuple[Storage, FaultyS3], tmp_p
     storage, _ = s3
     (tmp_path / "a.jpg").write_bytes(CONTENT)
     for uri in ("s3://museum/scans/plain.jpg", str(tmp_path / "a.jpg")):
-        with pytest.raises(DataError, match="has 10240 bytes, the manifest says 9"):
+        with pytest.raises(DataError, match="has more than 9 bytes, the manifest says 9"):
             storage.read(uri, 9)
+        with pytest.raises(DataError, match="has 10240 bytes, the manifest says 10241"):
+            storage.read(uri, 10_241)
+
+
+def test_an_object_that_has_grown_is_not_read_whole_nor_again(
+    s3: tuple[Storage, FaultyS3], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, server = s3
+    got: list[int] = []
+    tried = Storage._tried
+    monkeypatch.setattr(
+        Storage, "_tried", lambda *given: (got.append(len(c := tried(*given))), c)[1]
+    )
+    with pytest.raises(DataError, match="has more than 9 bytes"):
+        storage.read("s3://museum/scans/plain.jpg", 9)
+    assert server.requests["GET", "/museum/scans/plain.jpg"] == 1 and got == [10]
 
 
 def test_a_huge_object_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,6 +117,7 @@ def test_a_huge_object_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "other.jpg").touch()
     for path in (tmp_path, tmp_path / "missing.jpg", "bad\0name.jpg"):
         with pytest.raises(DataError, match="cannot be read"):
             Storage().read(str(path), None)
@@ -135,15 +152,23 @@ def test_odd_names_of_objects(s3: tuple[Storage, FaultyS3], tmp_path: Path) -> N
         assert storage.read(row["uri"], row["size"]) == row["id"].encode()
 
 
-def test_more_objects_than_a_page_of_the_list_holds(
-    s3: tuple[Storage, FaultyS3], tmp_path: Path
-) -> None:
-    storage, _ = s3
+def test_a_list_of_several_pages_of_which_some_fail(s3: tuple[Storage, FaultyS3]) -> None:
+    storage, server = s3
     client = boto3.client("s3", endpoint_url=storage.options["endpoint_url"])
     for number in range(1003):
         client.put_object(Bucket="museum", Key=f"many/{number:04}.jpg", Body=b"x")
-    write_manifest(["s3://museum/many"], tmp_path / "m.parquet", storage=storage)
-    assert len(read_manifest(tmp_path / "m.parquet")) == 1003
+    found = storage.find("s3://museum/many")
+    first = next(found)  # a page is told of before the next is asked for
+    server.failing_lists = 2
+    assert [first.id, *(one.id for one in found)] == [f"{n:04}.jpg" for n in range(1003)]
+    assert server.failing_lists == 0
+    server.failing_lists = 3
+    with pytest.raises(DataError, match="s3://museum/many cannot be listed"):
+        list(storage.find("s3://museum/many"))
+    client.put_object(Bucket="museum", Key="many/1003.jpg", Body=b"x")  # no list is remembered
+    assert len(list(storage.find("s3://museum/many/"))) == 1004
+    (one,) = storage.find("s3://museum/many/0007.jpg")
+    assert (one.id, one.uri, one.size) == ("0007.jpg", "s3://museum/many/0007.jpg", 1)
 
 
 def test_no_more_is_read_of_an_object_of_unknown_size(
@@ -189,13 +214,17 @@ def test_a_first_object_that_may_not_be_read_begins_nothing(
             finished_run, tmp_path / "m.parquet", tmp_path / "out", device="cpu", trust=True,
             storage=storage,
         )  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_of_the_disk_and_a_disk_that_is_gone_are_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UnreachableError, match="check the storage"):
-        Storage().read(str(tmp_path / "unmounted" / "a.jpg"), 9)
+    (tmp_path / "empty").mkdir()
+    for folder in ("unmounted", "empty"):
+        for size in (9, None):
+            with pytest.raises(UnreachableError, match="is the disk mounted"):
+                Storage().read(str(tmp_path / folder / "a.jpg"), size)
     (tmp_path / "a.jpg").write_bytes(CONTENT)
 
     def broken(*_: object, **__: object) -> None:

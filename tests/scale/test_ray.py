@@ -1,20 +1,25 @@
 """Ray's workers write the rows of the local engine, whatever is killed."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.scale.test_run import job, manifest, rows_of
-from trmml.errors import MissingExtraError
+from trmml.errors import ConfigError, MissingExtraError
+from trmml.scale.job import read_job
 from trmml.scale.manifest import write_manifest
 
 __all__ = ["manifest"]  # a fixture
@@ -47,6 +52,99 @@ def test_a_missing_ray_names_its_extra(
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(MissingExtraError, match=r"trmml\[ray\]"):
         job(finished_run, manifest, tmp_path / "out", engine="ray")
+
+
+@pytest.fixture
+def fake_ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Ray in this process, as far as the engine asks it; gives what it was asked."""
+    asked: dict[str, Any] = {}
+
+    class Data:
+        def __init__(self, items: list[dict[str, Any]]) -> None:
+            self.items = items
+
+        def map_batches(self, kind: Any, *, fn_constructor_kwargs: Any, **how: Any) -> "Data":
+            asked.update(how, **fn_constructor_kwargs)
+            worker, rows = kind(**fn_constructor_kwargs), []
+            for item in self.items:
+                batch = {name: np.array([value], dtype=object) for name, value in item.items()}
+                rows.append({name: values[0] for name, values in worker(batch).items()})
+            return Data(rows)
+
+        def iter_rows(self) -> Iterator[dict[str, Any]]:
+            return iter(self.items)
+
+    ray, data = ModuleType("ray"), ModuleType("ray.data")
+    vars(ray).update(
+        data=data,
+        is_initialized=lambda: False,
+        init=lambda address, **how: asked.update(how, address=address),
+    )
+    vars(data).update(
+        from_items=lambda items, override_num_blocks: Data(items),
+        ActorPoolStrategy=lambda size: size,
+        DataContext=SimpleNamespace(get_current=lambda: SimpleNamespace()),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    return asked
+
+
+def test_workers_find_the_run_from_any_folder_and_ray_is_started_here(
+    finished_run: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_ray: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    job(finished_run, manifest, tmp_path / "local")
+    monkeypatch.chdir(finished_run.parent)
+    job(Path(finished_run.name), manifest, tmp_path / "ray", engine="ray")
+    assert fake_ray["loading"].run == finished_run.absolute()
+    assert fake_ray["address"] == "local" and fake_ray["num_gpus"] == 0
+    assert rows_of(tmp_path / "ray").equals(rows_of(tmp_path / "local"))
+
+
+def test_the_driver_needs_no_card_and_workers_no_number(
+    finished_run: Path, manifest: Path, tmp_path: Path, fake_ray: dict[str, Any]
+) -> None:
+    words: dict[str, Any] = {"engine": "ray", "address": "10.0.0.1:6379"}
+    with pytest.raises(ConfigError, match="cuda:1 names none"):
+        job(finished_run, manifest, tmp_path / "out", device="cuda:1", **words)
+    with pytest.raises(ConfigError, match="cannot tell what the cluster's workers have"):
+        job(finished_run, manifest, tmp_path / "out", device="auto", **words)
+    assert not (tmp_path / "out").exists()
+
+    def stop(*_: object, **__: object) -> None:
+        raise RuntimeError("as far as the driver goes")
+
+    vars(sys.modules["ray"])["init"] = stop
+    with pytest.raises(RuntimeError, match="as far as"):
+        job(finished_run, manifest, tmp_path / "out", device="cuda", **words)
+    begun = read_job(tmp_path / "out")
+    assert begun is not None and (begun.device, begun.by) == ("cuda", "torch")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_full_disk_of_a_worker_ends_the_job_and_another_error_does_not(
+    finished_run: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_ray: dict[str, Any],
+    number: int,
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(number, "as it is", "/there/part")
+
+    monkeypatch.setattr("trmml.scale.run.tag_part", broken)
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="as it is") as caught:
+            job(finished_run, manifest, tmp_path / "out", engine="ray")
+        assert (caught.value.errno, caught.value.filename) == (number, "/there/part")
+    else:
+        assert job(finished_run, manifest, tmp_path / "out", engine="ray").failed == 4
 
 
 DRIVER = """

@@ -1,9 +1,12 @@
 """Jobs over a manifest: rows as `tag` has them, bad images, resuming, kills, failing storage."""
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import struct
+import threading
 import time
 import zlib
 from multiprocessing.process import BaseProcess
@@ -26,6 +29,7 @@ from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.run import tag_manifest
 from trmml.scale.status import Status, status
 from trmml.tagging.tagger import Tagger
+from trmml.training.run_folder import summed
 
 
 @pytest.fixture
@@ -114,7 +118,8 @@ def test_what_is_done_is_not_done_again(
     assert status(out).parts_done == 2
     job(finished_run, manifest, out)
     assert rows_of(out).equals(whole)
-    assert len(read) == len(pl.read_parquet(lost)) + len(pl.read_parquet(damaged))
+    # The first one is read before all, to see that the storage is there.
+    assert len(read) == 1 + len(pl.read_parquet(lost)) + len(pl.read_parquet(damaged))
     kept = {path: path.stat().st_mtime_ns for path in times if path not in (lost, damaged)}
     assert all(times[path] == now for path, now in kept.items())
     read.clear()
@@ -181,6 +186,103 @@ def test_the_first_object_is_asked_for_before_any_work(finished_run: Path, tmp_p
     storage = Storage({"endpoint_url": "http://127.0.0.1:9"}, attempts=1)
     with pytest.raises(UnreachableError, match="check the storage"):
         job(finished_run, tmp_path / "m.parquet", tmp_path / "out", storage=storage)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_not_mounted_begins_nothing(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    shutil.copytree(toy_images.test, disk)
+    write_manifest([str(disk)], tmp_path / "m.parquet")
+    disk.rename(away)
+    disk.mkdir()  # its place is there, and empty
+    with pytest.raises(UnreachableError, match="is the disk mounted"):
+        job(finished_run, tmp_path / "m.parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    disk.rmdir()
+    away.rename(disk)
+    assert job(finished_run, tmp_path / "m.parquet", tmp_path / "out").errors == 0
+
+
+def test_a_further_commit_on_the_hub_is_the_same_run(
+    finished_run: Path, manifest: Path, tmp_path: Path
+) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run in runs:
+        shutil.copytree(finished_run, run)
+        tree = json.loads((run / "model.json").read_text("utf-8"))
+        tree["pulled_from"] = {"repository": "anna/toys", "commit": run.name}
+        (run / "model.json").write_text(json.dumps(summed(tree)), "utf-8")
+    first, second = (job(run, manifest, tmp_path / "out") for run in runs)
+    assert first == second
+    tree["category_names"] = tree["category_names"][::-1]
+    (runs[1] / "model.json").write_text(json.dumps(summed(tree)), "utf-8")
+    with pytest.raises(CheckpointError, match="holds another job: run, category_names differ"):
+        job(runs[1], manifest, tmp_path / "out")
+
+
+def test_a_job_says_on_which_kind_of_device(
+    finished_run: Path, manifest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job(finished_run, manifest, out)
+    tree = json.loads((out / "job.json").read_text("utf-8"))
+    assert tree["device"] == "cpu"
+    (out / "job.json").write_text(json.dumps({**tree, "device": "cuda"}), "utf-8")
+    with pytest.raises(CheckpointError, match="holds another job: device differ"):
+        job(finished_run, manifest, out)
+    for path in out.glob("part-*"):
+        path.unlink()
+    del tree["device"]  # as it was begun by an older version
+    (out / "job.json").write_text(json.dumps(tree), "utf-8")
+    before = json.dumps(tree)
+    assert job(finished_run, manifest, out).done == 19
+    assert (out / "job.json").read_text("utf-8") == before
+
+
+def test_images_that_are_read_ahead_are_bounded_whatever_the_batch(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, most = [0], [0]
+    lock, read, prepared = threading.Lock(), Storage.read, part_module._prepared
+
+    def counted(by: int) -> None:
+        with lock:
+            held[0] += by
+            most[0] = max(most[0], held[0])
+
+    def count_read(self: Storage, uri: str, size: int | None) -> bytes:
+        counted(1)
+        return read(self, uri, size)
+
+    def count_prepared(*given: object) -> object:
+        counted(-1)
+        return prepared(*given)  # type: ignore[arg-type]
+
+    write_manifest([str(toy_images.test)], tmp_path / "m.parquet")
+    monkeypatch.setattr(run_module, "_probe", lambda *_: None)
+    monkeypatch.setattr(part_module, "IN_FLIGHT", 3)
+    monkeypatch.setattr(Storage, "read", count_read)
+    monkeypatch.setattr(part_module, "_prepared", count_prepared)
+    done = job(finished_run, tmp_path / "m.parquet", tmp_path / "out", batch=16, part=16)
+    assert done.done == 16 and held == [0] and most[0] <= 6
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_an_error_of_the_disk_fails_a_part_and_not_the_job(
+    finished_run: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "part")
+
+    monkeypatch.setattr(part_module, "write_bytes", broken)
+    done = job(finished_run, manifest, tmp_path / "out")
+    assert (done.done, done.failed) == (0, 4)
 
 
 def test_a_full_disk_ends_the_job(

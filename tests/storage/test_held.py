@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLock
 
 from trmml.errors import CheckpointError
 from trmml.storage.held import held_folder
@@ -36,8 +37,19 @@ def test_the_second_says_who_holds_it_and_a_killed_process_holds_nothing(tmp_pat
         process.wait()
         assert (run / ".lock").is_file()
         with held_folder(run):
-            assert f"process {os.getpid()}" in (run / ".lock").read_text("utf-8")
+            assert f"process {os.getpid()}" in (run / ".lock.who").read_text("utf-8")
     assert not list(run.iterdir())
+
+
+def test_the_lock_keeps_what_its_maker_wrote_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without locks of the file system, the lock file says whose process must have ended."""
+    monkeypatch.setattr("trmml.storage.held.FileLock", SoftFileLock)
+    with held_folder(tmp_path / "run"):
+        mark = (tmp_path / "run" / ".lock").read_text("utf-8")
+        assert str(os.getpid()) in mark.splitlines()
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_holds_a_folder_may_hold_it_again(tmp_path: Path) -> None:

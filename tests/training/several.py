@@ -38,14 +38,20 @@ def labels(shown: torch.Tensor) -> LabelMatrix:
 
 
 def settings_of(kind: str) -> Settings:
-    """Settings of a comparison: the defaults, all parts, or sums over images."""
+    """Settings of a comparison: the defaults, all parts, sums over images, or no store."""
     parts: dict[str, dict[str, object]] = {
         "default": {},
         "whole": {**WHOLE, "prototypes": {"warm_up_share": 0.0}},
         "images": {"losses": {"reduction": "images"}},
+        "live": {},
     }[kind]
     tree = {n: {**NO_NOISE.get(n, {}), **parts.get(n, {})} for n in {*NO_NOISE, *parts}}
-    training = {"batch_size": 64, "epochs": 4, "held_out_share": 0.2, "views": 1}
+    training = {
+        "batch_size": 64,
+        "epochs": 10 if kind == "live" else 4,
+        "held_out_share": 0.2,
+        "views": 1,
+    }
     return Settings(**tree, training=training)
 
 
@@ -59,16 +65,17 @@ def train_steps(kind: str, folder: Path, devices: int) -> None:
     """
     settings, frozen = settings_of(kind), frozen_encoder(kept_encoder())
     fabric = make_fabric("cpu", "32-true", devices=devices)
+    # Of 65 to train on, the last batch has one: fewer than there are processes.
+    images, live = sorted((folder / "images").iterdir()), kind == "live"
+    images = images[:81] if live else images
     encoded = encode_images(
-        sorted((folder / "images").iterdir()),
-        frozen,
-        encoding=Encoding(store=folder / f"store-{kind}-{devices}"),
+        images, frozen, encoding=Encoding(store=folder / f"store-{kind}-{devices}", live=live)
     )
     model = build_trmml(frozen, tuple(COLOURS), settings)
     trainer = Trainer(
         model=model,
         source=encoded.source,
-        matrix=labels(torch.load(folder / "shown.pt")),
+        matrix=labels(torch.load(folder / "shown.pt")[: len(images)]),
         truth=None,
         training=settings.training,
         fabric=fabric,

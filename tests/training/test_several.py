@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TOY_SPEC, ToyImages
-from tests.toy import write_images
+from tests.toy import kept_encoder, write_images
 from tests.training.several import labels, train_steps
-from trmml.errors import ConfigError
+from trmml.datasets.formats.folder import read_folder
+from trmml.errors import CheckpointError, ConfigError
 from trmml.features import ranks
+from trmml.reporting.fit import fit
 from trmml.training.fabric import make_fabric
 
-KINDS = ("default", "images", "whole")
+KINDS = ("default", "images", "whole", "live")
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what one process and what two processes made."""
     folder = tmp_path_factory.mktemp("several")
-    shown = torch.from_numpy(write_images(folder / "images", 400, 3))
+    shown = torch.from_numpy(write_images(folder / "images", 383, 3))  # the last batch has 51
     torch.save(shown, folder / "shown.pt")
     for kind in KINDS:
         train_steps(kind, folder, 1)
@@ -58,9 +61,9 @@ def test_two_processes_have_the_weights_of_one(both: Path, kind: str) -> None:
 
 
 def test_the_two_have_unequal_counts_of_known_labels() -> None:
-    matrix = labels(torch.zeros(400, 4, dtype=torch.bool))
+    matrix = labels(torch.zeros(383, 4, dtype=torch.bool))
     assert 0.08 < matrix.known_share < 0.12
-    batches = torch.randperm(400, generator=torch.Generator().manual_seed(0)).split(64)
+    batches = torch.randperm(383, generator=torch.Generator().manual_seed(0)).split(64)
     counts = [[int(matrix.known[b[r::2]].sum()) for r in (0, 1)] for b in batches]
     assert sum(one != two for one, two in counts) >= 4
 
@@ -87,6 +90,44 @@ def test_one_numbered_card_is_no_place_for_several(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="--devices takes several"):
         make_fabric("cuda:1", "32-true", devices=2)
+
+
+def test_cards_are_counted_before_processes_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="4 processes need a card each, and torch finds 1 here"):
+        make_fabric("cuda", "32-true", devices=4)
+
+
+def test_torchrun_and_devices_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--devices 4 was asked for, and torchrun begins 2"):
+        make_fabric("cpu", "32-true", devices=4)
+
+
+def test_processes_wait_longer_than_half_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda self: None)
+    fabric = make_fabric("cpu", "32-true", devices=2)
+    assert fabric.strategy._timeout >= timedelta(days=1)
+
+
+def test_the_folder_is_looked_at_before_processes_begin(
+    toy_images: ToyImages, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(*_: object, **__: object) -> None:
+        raise AssertionError("it was launched")
+
+    monkeypatch.setattr("trmml.reporting.fit.make_fabric", launch)
+    data = read_folder(toy_images.train, toy_images.train_table)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        next(fit(data, kept_encoder(), finished_run))
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the first one says it
+    with pytest.raises(AssertionError, match="it was launched"):
+        next(fit(data, kept_encoder(), finished_run))
 
 
 # The command ----------------------------------------------------------------------------------

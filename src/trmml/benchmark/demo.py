@@ -24,7 +24,7 @@ from trmml.reporting.comparison import HeldOut, method_name, results, score, zer
 from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json, write_text
-from trmml.storage.held import LOCK, held_folder
+from trmml.storage.held import LOCK, WHO, held_folder
 from trmml.synthetic import write_scenes
 from trmml.tagging.evaluate import evaluate
 from trmml.tagging.tagger import Tagger
@@ -149,7 +149,7 @@ def _claim(out: Path) -> None:
     Raises:
         ConfigError: the folder holds something that no demo wrote.
     """
-    files = [path for path in out.rglob("*") if not path.is_dir() and path.name != LOCK]
+    files = [path for path in out.rglob("*") if not path.is_dir() and path.name not in (LOCK, WHO)]
     foreign = [path for path in files if not _is_own(path.relative_to(out))]
     if files and (foreign or not (out / MARK).is_file()):
         raise ConfigError(
@@ -159,7 +159,7 @@ def _claim(out: Path) -> None:
     for path in out.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name not in (LOCK, WHO):
             path.unlink()
     write_text(out / MARK, json.dumps({"made by": "trmml demo, which may replace this folder"}))
 

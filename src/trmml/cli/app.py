@@ -53,7 +53,7 @@ class Verb(TyperCommand):
         except Exception as error:
             if ctx.find_root().params.get("debug"):
                 raise
-            fail(_one_line(error))
+            fail(one_line(error))
 
 
 @contextmanager
@@ -72,7 +72,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What is said of an error."""
     if isinstance(error, TrmmlError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:

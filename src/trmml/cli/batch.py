@@ -1,5 +1,6 @@
 """`trmml batch manifest | tag | status`: parse, call, print."""
 
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,8 @@ import typer
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, say, show, shown_progress
-from trmml.settings.choices import BatchFormat, Engine
+from trmml.cli.reading import names_on_stdin
+from trmml.settings.choices import BatchFormat, BatchPrecision, Engine
 
 if TYPE_CHECKING:
     from trmml.scale.objects import Storage
@@ -22,8 +24,8 @@ StorageOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="For fsspec, as endpoint_url; may be repeated. No credentials: those are taken from"
-        " the environment.",
+        help="For fsspec, as endpoint_url; may be repeated. true, false and numbers are what they"
+        " say, unless in double quotes. No credentials: those are taken from the environment.",
     ),
 ]
 Sources = Annotated[
@@ -36,7 +38,7 @@ Sources = Annotated[
 ]
 ManifestOut = Annotated[
     Path,
-    typer.Option("--out", help="Parquet file to write.", callback=options.writable),
+    typer.Option("--out", help="Parquet file to write.", callback=options.writable_file),
 ]
 Manifest = Annotated[
     Path,
@@ -57,7 +59,12 @@ EngineOption = Annotated[
     Engine, typer.Option(help="This process, or Ray on this machine or a cluster.")
 ]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; by default Ray starts here.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes of Ray, each with the run.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of Ray, each with the run. [default: 1]")
+]
+JobPrecision = Annotated[
+    BatchPrecision, typer.Option("--precision", help="Arithmetic of the encoder.")
+]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images that are scored together.")]
 PartSize = Annotated[int, typer.Option("--part", min=1, help="Images in a file of the output.")]
 RetryErrors = Annotated[
@@ -70,7 +77,17 @@ Files = Annotated[BatchFormat, typer.Option("--format", help="Parquet files, or 
 def _storage(given: list[str] | None) -> "Storage":
     from trmml.scale.objects import Storage
 
-    return Storage(options.named_values(given, "--storage-option"))
+    named = options.named_values(given, "--storage-option")
+    return Storage({name: _typed(value) for name, value in named.items()})
+
+
+def _typed(value: str) -> Any:
+    """What an option says: true, false, a number, a text in quotes, else the text as it is."""
+    try:
+        said = loads(value)
+    except ValueError:
+        return value
+    return said if isinstance(said, bool | int | float | str) else value
 
 
 @batch.command(
@@ -85,13 +102,19 @@ def manifest(
     sources: Sources,
     out: ManifestOut,
     storage_option: StorageOption = None,
+    null: options.Null = False,
     json: options.Json = False,
 ) -> None:
     """List the images to tag. One Parquet file with id, uri, size and etag."""
     from trmml.scale.manifest import write_manifest
 
+    if sources.count("-") > 1:
+        raise typer.BadParameter("- is given twice, and stdin holds one list; give it once")
+    names = names_on_stdin(null) if "-" in sources else ()
     with shown_progress() as progress:
-        rows = write_manifest(sources, out, storage=_storage(storage_option), progress=progress)
+        rows = write_manifest(
+            sources, out, names=names, storage=_storage(storage_option), progress=progress
+        )
     if json:
         print_json({"manifest": str(out), "rows": rows})
     else:
@@ -113,9 +136,10 @@ def tag(
     what: What = "tags,probabilities",
     engine: EngineOption = "local",
     address: Address = None,
-    workers: Workers = 1,
+    workers: Workers = None,
+    encoder: options.RunEncoder = None,
     device: options.Device = "auto",
-    precision: options.TagPrecision = "fp32",
+    precision: JobPrecision = "fp32",
     batch_size: BatchSize = 64,
     part: PartSize = 10_000,
     files: Files = "parquet",
@@ -125,6 +149,8 @@ def tag(
     json: options.Json = False,
 ) -> None:
     """Tag the images of a manifest. Goes on where it was stopped; a bad image is a row."""
+    if engine != "ray" and (workers is not None or address is not None):
+        raise typer.BadParameter("--workers and --address are of Ray: say --engine ray as well")
     from trmml.scale.run import tag_manifest
 
     with shown_progress() as progress:
@@ -135,13 +161,14 @@ def tag(
             what=[name.strip() for name in what.split(",") if name.strip()],
             engine=engine,
             address=address,
-            workers=workers,
+            workers=workers or 1,
             device=device,
             precision=precision,
             batch=batch_size,
             part=part,
             files=files,
             retry_errors=retry_errors,
+            encoder=encoder,
             trust=trust,
             storage=_storage(storage_option),
             progress=progress,

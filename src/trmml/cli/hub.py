@@ -71,7 +71,7 @@ def push(
         if onnx:
             from trmml.deploy.onnx_file import export
 
-            made = export(run, Path(folder) / "model.onnx").path
+            made = export(run, Path(folder) / "model.onnx", encoder=encoder).path
         pushed = push_run(
             run,
             name,

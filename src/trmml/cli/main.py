@@ -24,6 +24,7 @@ from trmml.cli.output import (
 )
 from trmml.cli.reading import TableOptions, named_paths, read_either, read_names, with_answers
 from trmml.cli.review import review
+from trmml.cli.runs import refuse_cached
 from trmml.cli.search import add_commands
 from trmml.cli.serve import serve
 from trmml.cli.sidecar import sidecar
@@ -198,6 +199,7 @@ def evaluate(
     from trmml.tagging.tagger import Tagger
 
     if report:
+        refuse_cached(run, "the report")
         options.writable(run / "report.html")
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     names = read_names(categories)
@@ -305,6 +307,7 @@ def export(
 @app.command(cls=Verb, epilog=examples("trmml report runs/photos"))
 def report(run: options.Run, json: options.Json = False) -> None:
     """Write a run's report.html anew."""
+    refuse_cached(run, "the report")
     options.writable(run / "report.html")
     from trmml.reporting.report import write_report
 

@@ -116,11 +116,11 @@ def named_paths(images: Sequence[str], null: bool = False) -> list[str]:
     """The arguments, with the names on stdin in the place of "-"."""
     named: list[str] = []
     for image in images:
-        named += _names_on_stdin(null) if image == "-" else [image]
+        named += names_on_stdin(null) if image == "-" else [image]
     return named
 
 
-def _names_on_stdin(null: bool) -> list[str]:
+def names_on_stdin(null: bool) -> list[str]:
     """Names that end with a zero byte or, else, a line end; no other character ends one."""
     content = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")
     if null:

@@ -10,6 +10,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.output import say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images, read_names
+from trmml.cli.runs import refuse_cached
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
@@ -66,8 +67,8 @@ def serve(
     away = host not in ("127.0.0.1", "localhost", "::1")
     if away and token == "none":
         raise typer.BadParameter(f"--host {host} is open to other machines, so it needs a token")
-    if labels is not None and images is None:
-        raise typer.BadParameter("--labels needs --images, the folder of the images")
+    if answers is None and not read_only:
+        refuse_cached(run, "answers", "give --answers FILE, or --read-only")
     images, labels = _collection(run, images, labels)
     if not (run / "model.json").is_file():
         from trmml.training.run_folder import load_card
@@ -115,6 +116,8 @@ def _collection(
     run: Path, images: Path | None, labels: Path | None
 ) -> tuple[Path | None, Path | None]:
     """Folder and table under review: as the options say, or the demo's own."""
+    if labels is not None and images is None:
+        raise typer.BadParameter("--labels needs --images, the folder of the images")
     drawn = run / "data" / "train"
     if images is None and (run / "demo.json").is_file():
         return drawn, drawn / "labels_partial.csv"

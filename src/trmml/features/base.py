@@ -135,6 +135,8 @@ class LiveFeatures:
 
     def batch(self, indices: Int[Tensor, " B"], views: Int[Tensor, " B"] | None = None) -> Features:
         """See `FeatureSource.batch`."""
+        if not len(indices):  # a process's share of a small batch
+            return self._none()
         views = torch.zeros_like(indices) if views is None else views
         chosen = [
             view_of(path, content, self._seed, view)
@@ -144,6 +146,12 @@ class LiveFeatures:
         ]
         batches = load_batches(chosen, self._frozen, self._decoding)
         return Features.cat([encode_batch(self._frozen, batch.pixels) for batch in batches])
+
+    def _none(self) -> Features:
+        """Features of no image, in the encoder's shape."""
+        identity, device = self._frozen.identity, self._frozen.device
+        hidden = torch.empty(0, identity.patches, identity.hidden_size, device=device)
+        return Features(hidden, torch.empty(0, identity.feature_size, device=device))
 
     def subset(self, indices: Sequence[int]) -> "LiveFeatures":
         """Only some of the images, in the given order."""

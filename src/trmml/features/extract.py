@@ -18,6 +18,7 @@ from trmml.errors import DataError
 from trmml.features import ranks
 from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
+from trmml.features.contents import read_contents, why_unreadable
 from trmml.features.decoding import (
     SEARCHED,
     Decoding,
@@ -29,12 +30,9 @@ from trmml.features.decoding import (
 )
 from trmml.features.loader import best_precision, load_batches
 from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
-from trmml.images import BadImage, read_image
+from trmml.images import BadImage
 from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
-
-# Images from which reading the files to know their content is worth a progress bar.
-MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,16 @@ def encode_images(
     if not paths:
         raise DataError("expected at least one image to encode, got none")
     encoding, frozen = encoding or Encoding(), frozen_encoder(encoder)
-    frozen = in_precision(frozen, best_precision(encoding.precision, paths, frozen))
     root = encoding.store or default_root()
-    key = _with_decoder(root, _key(frozen, encoding.form), paths[:SEARCHED], frozen)
+    # What is measured may come out another way in each process; the first one's counts for all.
+    precision = encoding.precision
+    if not ranks.number():
+        precision = best_precision(precision, paths, frozen)
+    frozen = in_precision(frozen, ranks.of_first(precision))
+    key = _key(frozen, encoding.form)
+    if not ranks.number():
+        key = _with_decoder(root, key, paths[:SEARCHED], frozen)
+    key = ranks.of_first(key)
     run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
     if encoding.live:
         return run.conclude(run.live(root, key), "fp32")
@@ -147,8 +152,15 @@ class _Run:
         if lacking:
             with nullcontext(lacking) if ranks.number() else store.filling(lacking) as left:
                 unread = self.fill_together(store, rows, ranks.of_first(left))
-            store.lacking(list(rows))  # takes notice of what other processes added
             reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
+            # Takes notice of what other processes added, too.
+            missed = [r for r in store.lacking(list(rows)) if r.partition(".")[0] not in reasons]
+            if missed:
+                raise DataError(
+                    f"features of {len(missed)} images are not in the store {store.folder} after"
+                    " they were encoded; is it one folder for all processes, with none removing"
+                    " files from it? Name one that all reach with --store, and run again"
+                )
             self.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
         kept = [content for i, content in contents.items() if i not in self.bad]
         names = [[_row(content, self.seed, view) for content in kept] for view in range(self.views)]
@@ -156,17 +168,12 @@ class _Run:
 
     def contents(self, hashes: ContentHashes) -> dict[int, str]:
         """Hash of each file's content; a file that cannot be read is an error, or noted."""
-        hashed: dict[int, str] = {}
-        with ThreadPoolExecutor(workers()) as pool:
-            for index, content in enumerate(pool.map(lambda p: _content(hashes, p), self.paths)):
-                if isinstance(content, DataError):
-                    self._note(index, content)
-                else:
-                    hashed[index] = content
-                if len(self.paths) >= MANY:
-                    self._tell("read", index + 1, len(self.paths))
-        hashes.save()
-        return hashed
+        stop = self.on_bad_image == "error"
+        found = read_contents(self.paths, hashes, stop=stop, progress=self.progress)
+        for index, content in found.items():
+            if isinstance(content, DataError):
+                self._note(index, content)
+        return {index: content for index, content in found.items() if isinstance(content, str)}
 
     def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
@@ -250,22 +257,6 @@ class _Run:
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(what, done, total)
-
-
-def _content(hashes: ContentHashes, path: Path) -> str | DataError:
-    try:
-        return hashes.look_up(path)
-    except OSError:
-        return DataError(why_unreadable(path) or f"{path} cannot be read; check the disk")
-
-
-def why_unreadable(path: Path) -> str | None:
-    """Why an image cannot be read; None for one that can."""
-    try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def _row(content: str, seed: int, view: int) -> str:

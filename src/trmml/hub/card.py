@@ -125,6 +125,11 @@ def _body(
         f" {'not to be had' if held is None else format(100 * held, '.1f')}. They chose the epoch,"
         " so expect less of new images.\n"
     )
+    if chosen.get("refit"):
+        yield (
+            "Held-out figures are of the model before it was trained again on all images. The"
+            " weights here are those of the second training.\n"
+        )
     yield "| category | threshold | AP, held out | known present | known absent |"
     yield "|---|---|---|---|---|"
     yield from _categories(run, card)

@@ -107,7 +107,7 @@ def check_listing(name: str, sizes: Mapping[str, int | None]) -> None:
             raise CheckpointError(
                 _refused(name, f"{file} is code or a pickle, which a run has not")
             )
-        if (size or 0) > (most := PULLED.get(file, 2**31)):
+        if file in PULLED and (size or 0) > (most := PULLED[file]):
             raise CheckpointError(
                 _refused(name, f"{file} has {size} bytes; in a run it has at most {most}")
             )

@@ -19,7 +19,7 @@ from trmml.training.run_folder import load_card, summed
 
 PREFIX = "hf:"
 # All that `push` may send.
-PUSHED = {*PULLED, "report.html", "known.safetensors", "model.onnx"}
+PUSHED = {*PULLED, "report.html", "known.safetensors", "model.onnx", "model.onnx.data"}
 # Asked for before huggingface_hub is imported anywhere: it reads this once.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -64,7 +64,7 @@ def push(
         encoder: how others load the encoder, where the run names a place of this machine.
         report: also report.html, which shows training images.
         labels: also known.safetensors, the labels that were known.
-        onnx: also this file, as model.onnx.
+        onnx: also this file, as model.onnx, and what `export` wrote beside it.
         dataset: see `write_card`.
         revision: branch to push to.
         dry_run: send nothing.
@@ -107,6 +107,8 @@ def _gather(
         shutil.copyfile(run / name, folder / name)
     if onnx is not None:
         shutil.copyfile(onnx, folder / "model.onnx")
+        if (data := Path(f"{onnx}.data")).is_file():  # weights beyond 2 GiB
+            shutil.copyfile(data, folder / "model.onnx.data")
     tree = parse_object((run / "model.json").read_bytes())
     spec = encoder or card.encoder_spec
     if fault := encoder_fault(spec):

@@ -1,6 +1,7 @@
 """`fit`: train a run, compare it with zero-shot where there are test images, and report."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from trmml.storage.held import held_folder
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
 from trmml.training.fabric import make_fabric, pick_device
-from trmml.training.fit import kept_rows, train_run
+from trmml.training.fit import check_folder, kept_rows, train_run
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import load_card, remove_states
 
@@ -105,6 +106,7 @@ def fit(
         truth = data.matrix if truth is None else truth
         data = _hide(data, mask, settings.training.seed)
     note(_described(data))
+    _look_first(out, resume, data.root)
     fabric = make_fabric(device, settings.training.precision, devices=devices, nodes=nodes)
     with nullcontext() if ranks.number() else held_folder(out):
         if ranks.of_first(resume and _is_trained(out)):
@@ -169,6 +171,13 @@ def _is_beside_the_first(
     number = ranks.number()
     ranks.part()
     return number > 0
+
+
+def _look_first(out: Path, resume: bool, images: Path) -> None:
+    """Look at the folder before other processes begin, which would say the same of it."""
+    begun = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    if begun == "0" and not (resume and _is_trained(out)):
+        check_folder(out, resume, images)
 
 
 def _is_trained(run: Path) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from trmml.errors import CheckpointError, ConfigError
-from trmml.scale.job import part_paths, read_job
+from trmml.scale.job import part_card, part_paths, read_job
 from trmml.scale.lance_table import read_rows
 from trmml.search.build import Described, Known
-from trmml.storage.hashes import hash_file
+from trmml.storage.provenance import run_identity
 
 COLUMNS = ("sha256", "image_feature", "probability")
 
@@ -38,12 +38,12 @@ def described_by(out: Path | str, run: Path | str) -> Known:
             f"{out} was computed in {job.precision}, and an index has features in fp32; leave"
             " --from out, or do the job with --precision fp32"
         )
-    if job.run != hash_file(Path(run) / "model.json"):
+    if job.run != run_identity(Path(run)):
         raise CheckpointError(f"{out} was tagged with another run than {run}; name that run")
 
     if job.files == "lance":
         return _known_by_table(out)
-    parts = part_paths(out, job)
+    parts = [path for path in part_paths(out, job) if part_card(path)]  # others are damaged
     if not parts:
         return lambda sums: {}
     good = pl.scan_parquet(parts, include_file_paths="part").filter(pl.col("error").is_null())

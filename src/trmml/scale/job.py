@@ -52,6 +52,7 @@ class Job:
         rows, manifest: number and checksum of the manifest's rows.
         trmml: version that began the job.
         files: of which kind the output is.
+        device: kind of it, as "cpu" or "cuda"; "" in jobs that were begun before it was noted.
     """
 
     format: int
@@ -70,6 +71,7 @@ class Job:
     manifest: str
     trmml: str
     files: BatchFormat = "parquet"
+    device: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -99,6 +101,8 @@ class Job:
         tree = {name: value for name, value in asdict(self).items() if name != "trmml"}
         if self.files == "parquet":  # as before there was a choice
             del tree["files"]
+        if not self.device:
+            del tree["device"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,15 +146,17 @@ def read_job(out: Path) -> Job | None:
 
 
 def begin(out: Path, job: Job) -> None:
-    """Write down what is computed, or see that the folder's job is the same.
+    """Write down what is computed."""
+    write_json(out / CARD, job.to_dict())
+
+
+def refuse_other(out: Path, there: Job, job: Job) -> None:
+    """See that the folder's job is the one to do.
 
     Raises:
         CheckpointError: it is another job.
     """
-    there = read_job(out)
-    if there is None:
-        write_json(out / CARD, job.to_dict())
-    elif there.checksum != job.checksum:
+    if there.checksum != job.checksum:
         old, new = there.to_dict(), job.to_dict()
         other = [name for name in old if name != "trmml" and old[name] != new[name]]
         raise CheckpointError(

@@ -1,15 +1,15 @@
 """A manifest: the images of a job, one Parquet file with id, uri, size and etag."""
 
 import io
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from trmml.errors import DataError
-from trmml.scale.objects import Object, Storage, file_object, refuse_password
-from trmml.storage.atomic import whole_file
+from trmml.scale.folders import Object, file_object
+from trmml.scale.objects import Storage, refuse_password
+from trmml.storage.atomic import write_bytes
 
 SCHEMA = {"id": pl.String, "uri": pl.String, "size": pl.Int64, "etag": pl.String}
 
@@ -18,6 +18,7 @@ def write_manifest(
     sources: Sequence[str],
     out: Path | str,
     *,
+    names: Sequence[str] = (),
     storage: Storage | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> int:
@@ -25,18 +26,23 @@ def write_manifest(
 
     Args:
         sources: folders, files, URLs as s3://bucket/prefix, lists (a .txt file with a path or URL a
-            line; - is stdin).
-        out: of the manifest.
+            line; - is `names`).
+        out: of the manifest; its folder is there.
+        names: paths and URLs, as of a list.
         storage: how URLs are read.
         progress: called with ("list", done, done) now and then.
 
     Raises:
-        DataError: a source stands for no image, or two images have one id.
+        DataError: a source is not there or stands for no image, two images have one id, or `out` is
+            a folder.
+        OSError: the disk is full.
     """
+    if Path(out).is_dir():
+        raise DataError(f"{out} is a folder; name a Parquet file in it")
     rows: list[Object] = []
     for source in sources:
         before = len(rows)
-        for found in _objects(source, storage or Storage()):
+        for found in _objects(source, names, storage or Storage()):
             rows.append(found)
             if progress is not None and len(rows) % 10_000 == 0:
                 progress("list", len(rows), len(rows))
@@ -44,8 +50,9 @@ def write_manifest(
             raise DataError(f"{source} holds no image; name a folder, a URL or a list of images")
     frame = pl.DataFrame({n: [getattr(row, n) for row in rows] for n in SCHEMA}, schema=SCHEMA)
     _check_ids(frame, "the sources")
-    with whole_file(Path(out)) as part:
-        frame.write_parquet(part)
+    file = io.BytesIO()  # polars does not say that the disk is full
+    frame.write_parquet(file)
+    write_bytes(Path(out), file.getvalue())
     return len(frame)
 
 
@@ -83,13 +90,13 @@ def _check_ids(frame: pl.DataFrame, where: str) -> None:
     )
 
 
-def _objects(source: str, storage: Storage) -> Iterator[Object]:
+def _objects(source: str, names: Sequence[str], storage: Storage) -> Iterator[Object]:
     """The images of one source."""
     if source == "-":
-        yield from _of_list(sys.stdin)
+        yield from _of_list(names)
     elif source.lower().endswith(".txt") and "://" not in source:
         try:
-            text = Path(source).read_text("utf-8")
+            text = Path(source).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the list {source} cannot be read: {error}") from error
         yield from _of_list(io.StringIO(text))

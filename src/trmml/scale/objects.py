@@ -1,4 +1,4 @@
-"""Images in folders and in object storage: listed with their sizes, and read whole."""
+"""Images in object storage and on disks: listed with their sizes, and read whole."""
 
 import errno
 import os
@@ -12,6 +12,7 @@ from typing import Any
 from trmml.errors import ConfigError, DataError, MissingExtraError
 from trmml.image_search import SUFFIXES
 from trmml.images import is_special
+from trmml.scale.folders import Object, listed
 
 # Bytes above which an object is not read: so many are held in memory, times those in flight.
 MOST_BYTES = 64 * 2**20
@@ -24,23 +25,6 @@ _OF_ALL = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket",
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Object:
-    """One image of a manifest.
-
-    Attributes:
-        id: its name below the source; it is found by this name again.
-        uri: absolute path, or URL.
-        size: bytes; None where nobody has looked.
-        etag: changes when the content does: the storage's own, or a file's time in nanoseconds.
-    """
-
-    id: str
-    uri: str
-    size: int | None
-    etag: str | None
 
 
 class UnreachableError(DataError):
@@ -62,7 +46,7 @@ class Storage:
         ConfigError: an option is a credential.
     """
 
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 5
     first_wait: float = 0.5
     timeout: float = 120.0
@@ -90,14 +74,16 @@ class Storage:
             raise DataError(
                 f"{uri} has {size} bytes, at most {MOST_BYTES} are read; make it smaller"
             )
-        reading = _local(uri) if "://" not in uri else self._remote(uri, size)
+        most = MOST_BYTES if size is None else size
+        reading = _local(uri, most) if "://" not in uri else self._remote(uri, most)
         content = self._tried(reading, uri, size)
-        if len(content) > MOST_BYTES:
+        if size is None and len(content) > MOST_BYTES:
             raise DataError(f"{uri} has more than {MOST_BYTES} bytes; make it smaller")
         if size is not None and len(content) != size:
+            has = f"more than {size}" if len(content) > size else str(len(content))
             raise DataError(
-                f"{uri} has {len(content)} bytes, the manifest says {size}: it was cut off or"
-                " changed; make the manifest anew"
+                f"{uri} has {has} bytes, the manifest says {size}: it was cut off or changed; make"
+                " the manifest anew"
             )
         return content
 
@@ -106,36 +92,44 @@ class Storage:
         remote, content, last = "://" in uri, None, Exception()
         attempts = self.attempts if remote else 1
         for attempt in range(attempts):
-            if attempt:
-                time.sleep(random.uniform(0, self.first_wait * 2 ** (attempt - 1)))
+            self._wait(attempt)
             content = None
             try:
                 content = reading()
             except DataError:
                 raise
             except Exception as error:  # each storage has errors of its own
-                if _is_of_one(error, uri, size):
+                if _is_of_one(error, uri):
                     words = getattr(error, "strerror", None) or str(error)
                     raise DataError(f"{uri} cannot be read: {words}. Check the name.") from error
                 last = error
                 if _code(error) in _OF_ALL:  # and another attempt would not help
                     break
                 continue
-            if size in (None, len(content)):
+            if size is None or len(content) >= size:  # a longer one has changed
                 return content
         if content is not None:  # the caller says that its size is another
             return content
+        if not remote and isinstance(last, FileNotFoundError):
+            raise UnreachableError(
+                f"{uri} is not there, and its folder is gone or empty: is the disk mounted? Else"
+                " make the manifest anew"
+            ) from last
         raise UnreachableError(
             f"{uri} was asked for {attempt + 1} times and did not come"
             f" ({type(last).__name__}: {last}); check the storage and the credentials, then run the"
             " same command again"
         ) from last
 
-    def _remote(self, uri: str, size: int | None) -> Callable[[], bytes]:
-        """Reads an object of fsspec's; each attempt ends after `timeout`."""
+    def _wait(self, attempt: int) -> None:
+        """Wait before an attempt, but the first."""
+        if attempt:
+            time.sleep(random.uniform(0, self.first_wait * 2 ** (attempt - 1)))
+
+    def _remote(self, uri: str, most: int) -> Callable[[], bytes]:
+        """Reads at most a byte more of an object of fsspec's; each attempt ends after `timeout`."""
         system, path = self._system(uri)
-        # One of unknown size may be larger than the memory.
-        part = {} if size is not None else {"end": MOST_BYTES + 1}
+        part = {"end": most + 1}
         if not system.async_impl:
             return lambda: bytes(system.cat_file(path, **part))
         from fsspec.asyn import sync
@@ -144,7 +138,7 @@ class Storage:
             try:
                 found = sync(system.loop, system._cat_file, path, timeout=self.timeout, **part)
             except Exception as error:
-                if part and _code(error) in ("InvalidRange", "416"):  # there is no first byte
+                if _code(error) in ("InvalidRange", "416"):  # there is no first byte
                     return b""
                 raise
             return bytes(found)
@@ -178,24 +172,63 @@ class Storage:
             DataError: nothing is there, it may not be listed, or a name is no Unicode.
         """
         refuse_password(source)
-        return _listed(source) if "://" not in source else self._listed(source)
+        return listed(source) if "://" not in source else self._listed(source)
 
     def _listed(self, source: str) -> Iterator[Object]:
         system, top = self._system(source)
-        try:
-            found = system.find(top, detail=True)
-        except Exception as error:  # each storage has errors of its own
-            raise DataError(
-                f"{source} cannot be listed: {error}. Check its name and the credentials in the"
-                " environment, and --storage-option."
-            ) from error
-        for path, about in sorted(found.items()):
+        if source.startswith("s3://"):
+            found = self._pages(source, system, top)
+        else:
+            found = iter(sorted(self._asked(source, lambda: system.find(top, detail=True)).items()))
+        for path, about in found:
             if not path.lower().endswith(SUFFIXES):
                 continue
             name = path[len(top.rstrip("/")) :].lstrip("/") or path.rpartition("/")[2]
             etag = about.get("ETag") or about.get("etag")
             tag = None if etag is None else str(etag).strip('"')
             yield Object(name, str(system.unstrip_protocol(path)), about.get("size"), tag)
+
+    def _pages(self, source: str, system: Any, top: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Objects of S3 with what the list says of them, a page of a thousand at a time."""
+        from fsspec.asyn import sync
+
+        bucket, key, _ = system.split_path(top)
+        given = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
+
+        def page() -> Any:
+            call = system._call_s3
+            return sync(system.loop, call, "list_objects_v2", timeout=self.timeout, **given)
+
+        some = False
+        while True:
+            found = self._asked(source, page)
+            for about in found.get("Contents", []):
+                some = True
+                yield f"{bucket}/{about['Key']}", {**about, "size": about["Size"]}
+            if not found.get("IsTruncated"):
+                break
+            given["ContinuationToken"] = found["NextContinuationToken"]
+        if key and not some:  # it names one object
+            yield top, self._asked(source, lambda: system.info(top))
+
+    def _asked(self, source: str, ask: Callable[[], Any]) -> Any:
+        """What a storage says of a source, asked for again where it does not answer.
+
+        Raises:
+            DataError: it does not answer, or refuses.
+        """
+        for attempt in range(self.attempts):
+            self._wait(attempt)
+            try:
+                return ask()
+            except Exception as error:  # each storage has errors of its own
+                last = error
+                if isinstance(error, _OF_ONE) or _code(error) in _OF_ALL:
+                    break
+        raise DataError(
+            f"{source} cannot be listed: {last}. Check its name and the credentials in the"
+            " environment, and --storage-option."
+        ) from last
 
 
 def refuse_password(url: str) -> None:
@@ -220,74 +253,32 @@ def _code(error: BaseException) -> str:
         return ""
 
 
-def _is_of_one(error: Exception, uri: str, size: int | None) -> bool:
+def _is_of_one(error: Exception, uri: str) -> bool:
     """Whether an error is the object's own, so that its row may say so for good."""
     if "://" in uri:
         return isinstance(error, _OF_ONE) and _code(error) not in _OF_ALL
-    if isinstance(error, FileNotFoundError):  # what had a size had a folder: is the disk there?
-        return size is None or os.path.isdir(os.path.dirname(uri))
+    if isinstance(error, FileNotFoundError):  # where nothing is, a disk may be missing
+        return _holds_something(os.path.dirname(uri))
     own = isinstance(error, OSError) and error.errno in _OF_ONE_FILE
     return own or isinstance(error, _OF_ONE) or not isinstance(error, OSError)
 
 
-def _local(path: str) -> Callable[[], bytes]:
+def _holds_something(folder: str) -> bool:
+    """Whether a folder is there with an entry in it: a place for a disk is empty without."""
+    try:
+        with os.scandir(folder) as found:
+            return next(found, None) is not None
+    except OSError:
+        return False
+
+
+def _local(path: str, most: int) -> Callable[[], bytes]:
+    """Reads at most a byte more of a file."""
+
     def read() -> bytes:
         if is_special(path):
             raise DataError(f"{path} is a pipe, socket or device, not an image. Name a file.")
         with open(path, "rb") as file:
-            return file.read(MOST_BYTES + 1)
+            return file.read(most + 1)
 
     return read
-
-
-def _listed(source: str) -> Iterator[Object]:
-    """The images below a folder with their sizes; folder by folder, sorted by name."""
-    top = os.path.abspath(source)
-    if not os.path.isdir(top):
-        yield file_object(source, os.path.basename(source))
-        return
-    for folder, entries in _folders(top):
-        for entry in entries:
-            if entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                stat = entry.stat()
-                name = os.path.relpath(entry.path, top) if folder != top else entry.name
-                uri = _unicode(entry.path)
-                yield Object(name.replace(os.sep, "/"), uri, stat.st_size, f"{stat.st_mtime_ns:x}")
-
-
-def file_object(path: str, name: str) -> Object:
-    """A file by its path, with its size where it is there."""
-    uri = _unicode(os.path.abspath(path))
-    try:
-        stat = os.stat(path)
-    except OSError:  # its row will say why
-        return Object(name, uri, None, None)
-    return Object(name, uri, stat.st_size, f"{stat.st_mtime_ns:x}")
-
-
-def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Each folder with what lies in it; names that begin with a dot are passed over."""
-    waiting = [top]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            raise DataError(
-                f"cannot list the folder {folder}: {error.strerror}. Allow reading it."
-            ) from error
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-        waiting += [e.path for e in reversed(shown) if e.is_dir(follow_symlinks=False)]
-        yield folder, shown
-
-
-def _unicode(path: str) -> str:
-    """The path, which a manifest can hold."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{path!r} has a name that is no UTF-8, which a manifest cannot hold; rename the file"
-        ) from OSError(errno.EILSEQ, "no UTF-8")
-    return path

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -93,23 +94,36 @@ def tag_part(
 def _read(
     rows: pl.DataFrame, batch: int, scorer: Scorer, storage: Storage
 ) -> Iterator[tuple[pl.DataFrame, list[_Image]]]:
-    """The images in batches: contents are read one batch ahead, and prepared where that pays."""
+    """The images in batches, read ahead and prepared where that pays.
+
+    Contents wait for a core at most `IN_FLIGHT` at a time, and as many are read ahead; where they
+    are prepared as they come, a batch is.
+    """
     chunks = list(rows.iter_slices(batch))
+    size = batch if scorer.ahead else IN_FLIGHT
+    pieces = [list(chunk.iter_slices(size)) for chunk in chunks]
+    coming = itertools.chain.from_iterable(pieces)
     remote = rows["uri"].str.contains("://").any()
     load = ThreadPoolExecutor(IN_FLIGHT if remote else max(2, cores()), thread_name_prefix="read")
     decode = ThreadPoolExecutor(max(2, cores()), thread_name_prefix="decode")
 
-    def start(chunk: pl.DataFrame) -> list[Any]:
-        pairs = zip(chunk["uri"], chunk["size"], strict=True)
+    def start(piece: pl.DataFrame | None) -> list[Any]:
+        if piece is None:
+            return []
+        pairs = zip(piece["uri"], piece["size"], strict=True)
         return [load.submit(_loaded, storage, scorer, uri, size) for uri, size in pairs]
 
     try:
-        waiting = start(chunks[0])
-        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
-            read = [future.result() for future in waiting]
-            waiting = [] if following is None else start(following)
-            prepared = decode.map(lambda one, uri: _prepared(one, scorer, uri), read, chunk["uri"])
-            yield chunk, list(prepared)
+        waiting = start(next(coming))
+        for chunk, own in zip(chunks, pieces, strict=True):
+            images: list[_Image] = []
+            for piece in own:
+                read = [future.result() for future in waiting]
+                waiting = start(next(coming, None))
+                images += decode.map(
+                    lambda one, uri: _prepared(one, scorer, uri), read, piece["uri"]
+                )
+            yield chunk, images
     finally:
         load.shutdown(cancel_futures=True)
         decode.shutdown(cancel_futures=True)

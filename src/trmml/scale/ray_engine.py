@@ -39,6 +39,7 @@ def drive(
 
     Raises:
         MissingExtraError: Ray is not installed.
+        OSError: the disk is full.
     """
     if not (todo := list(parts)):
         return
@@ -58,6 +59,8 @@ def drive(
         num_gpus=1 if loading.device.startswith("cuda") else 0,
     )
     for row in done.iter_rows():
+        if row["errno"]:
+            raise OSError(int(row["errno"]), str(row["error"]), str(row["file"]))
         rows = todo[int(row["number"])]
         why = row["error"] or None
         counted(0 if why else len(rows))
@@ -71,7 +74,7 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
     if not ray.is_initialized():
         own = {} if address else {"num_cpus": _threads(workers) * workers + SPARE}
         ray.init(
-            address,
+            address or "local",  # else it would join whatever runs here, or RAY_ADDRESS names
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -93,13 +96,21 @@ class _Worker:
         self._scorer = loading.scorer(job.what, job.precision, job.by)
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
-        """Do parts; an error comes back as words, for an exception would end the whole job."""
-        errors = []
+        """Do parts; an error comes back in words, for Ray would wrap an exception in its own.
+
+        A full disk comes back with its number and the file, and ends the job on the driver.
+        """
+        done: dict[str, list[Any]] = {"error": [], "errno": [], "file": []}
         for packed in items["rows"]:
-            rows = pl.read_ipc(io.BytesIO(packed))
-            why = why_failed(self._job, self._out, rows, self._scorer, self._loading.storage)
-            errors.append(why or "")
-        return {"number": items["number"], "error": errors}
+            rows, number, file = pl.read_ipc(io.BytesIO(packed)), 0, ""
+            try:
+                why = why_failed(self._job, self._out, rows, self._scorer, self._loading.storage)
+            except OSError as error:
+                why, number = error.strerror, error.errno or 0
+                file = str(error.filename or self._out)
+            for name, value in (("error", why or ""), ("errno", number), ("file", file)):
+                done[name].append(value)
+        return {"number": items["number"], **done}
 
 
 def _packed(rows: pl.DataFrame) -> bytes:

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from trmml.scale.job import (
     part_card,
     part_path,
     read_job,
+    refuse_other,
     rows_checksum,
 )
 from trmml.scale.lance_table import begin_table, join, lance
@@ -29,10 +30,10 @@ from trmml.scale.objects import Storage, UnreachableError
 from trmml.scale.part import tag_part
 from trmml.scale.status import Status, status
 from trmml.settings.choices import BatchFormat, Engine
-from trmml.storage.atomic import write_text
-from trmml.storage.hashes import hash_file
+from trmml.storage.atomic import FULL, write_text
 from trmml.storage.held import held_folder
 from trmml.storage.json_text import parse_object
+from trmml.storage.provenance import run_identity
 from trmml.tagging.scorer import Scorer
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,16 @@ class Loading:
     """How workers load the run and read images; the same everywhere.
 
     Args:
-        run: folder of the run.
+        run: absolute folder of the run.
         device: "cpu", "cuda", ...
-        trust: see `Tagger.load`.
+        encoder: see `Tagger.load`, as `trust`.
+        trust: whether a factory may run.
         storage: how objects are read.
     """
 
     run: Path
     device: str
+    encoder: str | None
     trust: bool
     storage: Storage
 
@@ -66,13 +69,13 @@ class Loading:
         """
         found = load_scorer(
             self.run, features="features" in what or by == "torch", device=self.device,
-            precision=precision, trust=self.trust,
+            precision=precision, encoder=self.encoder, trust=self.trust,
         )  # fmt: skip
         if by not in (None, found.by):
             raise ConfigError(
                 "the job began with ONNX Runtime on the processor, which does not serve now: use"
-                " the same --device and --what, and a cache that can be written; or name a new"
-                " folder"
+                " the same --device, --what and --encoder, and a cache that can be written; or name"
+                " a new folder"
             )
         return found
 
@@ -96,6 +99,7 @@ def tag_manifest(
     part: int = 10_000,
     files: BatchFormat = "parquet",
     retry_errors: bool = False,
+    encoder: str | None = None,
     trust: bool = False,
     storage: Storage | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -114,13 +118,15 @@ def tag_manifest(
         engine: "local" is this process; "ray" is a cluster, or Ray's processes on this machine.
         address: of a Ray cluster; None starts Ray here.
         workers: of Ray.
-        device: "auto", "cpu", "cuda", ...; of Ray each worker has a card where it is "cuda".
+        device: "auto", "cpu", "cuda", ...; of Ray each worker has a card where it is "cuda", and
+            of a cluster it must be said.
         precision: of the encoder.
         batch: images that are scored together.
         part: rows of a part.
         files: Parquet, one a part, or one Lance table.
         retry_errors: also do parts again in which an image could not be read.
-        trust: see `Tagger.load`.
+        encoder: see `Tagger.load`, as `trust`.
+        trust: whether a factory may run.
         storage: how URLs are read.
         progress: called with ("tag", done, total).
 
@@ -141,13 +147,16 @@ def tag_manifest(
         raise ConfigError("expected --batch and --part from 1 and a --precision other than auto")
     if files == "lance":
         lance()  # is missed before any work
-    loading = Loading(run, _device(device), trust, storage or Storage())
+    chosen = _device(device, engine, address)
+    loading = Loading(run.absolute(), chosen, encoder, trust, storage or Storage())
     with held_folder(out):
         there = read_job(out)
-        scorer = loading.scorer(asked, precision, None if there is None else there.by)
+        scorer = _scorer(loading, engine, asked, precision, there)
         job = _job(run, rows, scorer, asked, precision=precision, batch=batch, part=part,
-                   files=files)  # fmt: skip
-        begin(out, job)
+                   files=files, device=chosen.partition(":")[0])  # fmt: skip
+        if there is not None:
+            job = job if there.device else replace(job, device="")
+            refuse_other(out, there, job)
         slices = list(rows.iter_slices(part))
         paths = [part_path(out, each, job) for each in slices]
         cards = map(part_card, paths)
@@ -156,9 +165,11 @@ def tag_manifest(
             for each, card in zip(slices, cards, strict=True)
             if card is None or (retry_errors and card["errors"])
         ]
+        _probe(todo, loading.storage)
+        if there is None:
+            begin(out, job)
         if files == "lance":
             begin_table(out, job)
-        _probe(todo, loading.storage)
         counted = _Counted(progress, rows.height - sum(map(len, todo)), rows.height)
         drive = _drive(engine, job, out, loading, scorer, counted, address, workers)
         _do(todo, out, drive)
@@ -167,13 +178,36 @@ def tag_manifest(
         return status(out)
 
 
-def _device(device: str) -> str:
-    """The device that "auto" stands for; the processor needs no torch."""
-    if device == "cpu":
+def _device(device: str, engine: Engine, address: str | None) -> str:
+    """The device that "auto" stands for; the processor needs no torch.
+
+    Raises:
+        ConfigError: it is not here, or none that Ray's workers can have.
+    """
+    if engine == "ray" and device.startswith("cuda:"):
+        raise ConfigError(
+            f"Ray gives each worker a card and shows it no other, so {device} names none; say"
+            " --device cuda"
+        )
+    if engine == "ray" and address and device == "auto":
+        raise ConfigError(
+            "this machine cannot tell what the cluster's workers have; say --device cuda or cpu"
+        )
+    if device == "cpu" or (device == "cuda" and engine == "ray" and address):
         return device
     from trmml.training.fabric import pick_device  # torch takes seconds to import
 
     return pick_device(device)
+
+
+def _scorer(
+    loading: Loading, engine: Engine, what: list[str], precision: str, there: Job | None
+) -> Scorer:
+    """The run on this machine: to score or, before Ray's workers with cards, to say what it is."""
+    by = None if there is None else there.by
+    if engine == "ray" and loading.device != "cpu":  # where this machine may have no card to spare
+        return replace(loading, device="cpu").scorer(["features"], "fp32", by)
+    return loading.scorer(what, precision, by)
 
 
 def _job(
@@ -186,13 +220,14 @@ def _job(
     batch: int,
     part: int,
     files: BatchFormat,
+    device: str,
 ) -> Job:
     from importlib.metadata import version
 
     card = parse_object((run / "model.json").read_bytes())
     return Job(
         format=FORMAT,
-        run=hash_file(run / "model.json"),
+        run=run_identity(run),
         encoder=card["encoder"],
         category_names=list(scorer.category_names),
         thresholds=[float(value) for value in scorer.thresholds],
@@ -207,18 +242,20 @@ def _job(
         manifest=rows_checksum(rows),
         trmml=version("trmml"),
         files=files,
+        device=device,
     )
 
 
 def _probe(todo: Sequence[pl.DataFrame], storage: Storage) -> None:
     """Raise before any work where the storage of the first image does not answer."""
-    if todo and "://" in todo[0]["uri"][0]:
+    if todo:
+        uri = todo[0]["uri"][0]
         try:
-            storage.read(todo[0]["uri"][0], todo[0]["size"][0])
+            storage.read(uri, todo[0]["size"][0])
         except UnreachableError:
             raise
         except DataError as error:  # the image's own; its row will say so
-            if isinstance(error.__cause__, PermissionError):
+            if "://" in uri and isinstance(error.__cause__, PermissionError):
                 raise UnreachableError(
                     f"{error} The first image may not be read, so nothing was begun; check the"
                     " credentials in the environment"
@@ -280,12 +317,16 @@ def why_failed(
     storage: Storage,
     counted: Callable[[int], None] | None = None,
 ) -> str | None:
-    """Do a part; None where it is written, else why not. A full disk ends the job."""
+    """Do a part; None where it is written, else why not.
+
+    Raises:
+        OSError: the disk is full; the other parts would fail as well.
+    """
     try:
         tag_part(job, out, rows, scorer, storage, counted)
-    except OSError:
-        raise
     except Exception as error:  # of one part; the others go on
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         logger.info("a part failed", exc_info=True)
         return f"{type(error).__name__}: {error}"
     return None

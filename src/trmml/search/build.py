@@ -12,9 +12,10 @@ from PIL import Image
 
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
-from trmml.errors import CheckpointError, DataError
+from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.features.base import Progress
-from trmml.features.extract import Encoding, encode_images, why_unreadable
+from trmml.features.contents import why_unreadable
+from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
 from trmml.search.approximate import index_vectors
 from trmml.search.changes import File, image_names, old_rows, to_describe
@@ -33,9 +34,8 @@ from trmml.search.table import (
     open_images,
     vectors,
 )
-from trmml.storage.hashes import hash_file
 from trmml.storage.held import held_folder
-from trmml.storage.provenance import versions
+from trmml.storage.provenance import run_identity, versions
 from trmml.tagging.tagger import Tagger
 
 # Images whose rows are written at once: Lance makes a file of each write.
@@ -119,8 +119,14 @@ def build_index(
 
     Raises:
         CheckpointError: no finished run there, another encoder, or an index of another run.
+        ConfigError: both `known` and `also` are given.
         DataError: no image there, or LanceDB is not installed.
     """
+    if known is not None and also:
+        raise ConfigError(
+            "what a job says of images knows nothing of further categories; leave --from or --also"
+            " out"
+        )
     root, out = Path(images), Path(out)
     connect(out)  # LanceDB is missed before anything long
     names = image_names(root, exclude) if only is None else sorted(set(only))
@@ -157,7 +163,7 @@ def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
         encoder={name: getattr(identity, name) for name in kept},
         encoder_spec=tagger.card.encoder_spec,
         template=tagger.card.settings.prompts.template,
-        run=hash_file(run / "model.json"),
+        run=run_identity(run),
         category_names=list(tagger.category_names),
         thresholds=[float(value) for value in tagger.thresholds()],
         trmml=versions()["trmml"],

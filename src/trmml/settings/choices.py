@@ -47,6 +47,8 @@ BatchOutput = Literal["tags", "probabilities", "features", "maps"]
 BATCH_OUTPUTS: tuple[BatchOutput, ...] = ("tags", "probabilities", "features", "maps")
 Engine = Literal["local", "ray"]
 BatchFormat = Literal["parquet", "lance"]
+# Of the encoder in such a job: "auto" could come out another way when it goes on.
+BatchPrecision = Literal["fp32", "channels-last", "bf16", "fp16", "compile", "onnx", "int8"]
 
 # What a review asks about: open pairs, known labels that look wrong, or both.
 ReviewKind = Literal["learn", "suspects", "both"]

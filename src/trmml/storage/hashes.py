@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -72,8 +72,19 @@ class ContentHashes:
             self._new[name] = [*now, digest]
         return digest
 
-    def save(self) -> None:
-        """Remember what was read; of two processes that save at once, one has to read again."""
+    @property
+    def unsaved(self) -> dict[str, Any]:
+        """What was read since the last save, for `save` in another process."""
+        return dict(self._new)
+
+    def save(self, also: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Remember what was read; of two processes that save at once, one has to read again.
+
+        Args:
+            also: what other processes have read, see `unsaved`.
+        """
+        for other in also:
+            self._new |= other
         if self._path is None or not self._new:
             return
         self._known |= self._new

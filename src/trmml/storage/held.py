@@ -7,12 +7,15 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from trmml.errors import CheckpointError
 from trmml.storage.atomic import sweep, told_if_full
 
 LOCK = ".lock"
+# Says who holds it. Not the lock itself: where a file system knows no locks, that file says which
+# process of which machine must have ended before another one takes it.
+WHO = ".lock.who"
 
 
 @contextmanager
@@ -36,25 +39,26 @@ def held_folder(folder: Path) -> Iterator[None]:
         sweep(folder)
         now = datetime.now(UTC).astimezone().isoformat(" ", "seconds")
         who = f"process {os.getpid()} on {platform.node()} since {now}"
-        with suppress(PermissionError), told_if_full(folder / LOCK, len(who)):  # on Windows
-            (folder / LOCK).write_text(who, "utf-8")
+        with told_if_full(folder / WHO, len(who)):
+            (folder / WHO).write_text(who, "utf-8")
         yield
     finally:
         with suppress(OSError):
+            (folder / WHO).unlink(missing_ok=True)
             (folder / LOCK).unlink()
             for each in made:  # where nothing was written
                 each.rmdir()
         lock.release()
 
 
-def _take(lock: FileLock, folder: Path) -> None:
+def _take(lock: BaseFileLock, folder: Path) -> None:
     """Take the lock of a folder, which is made if need be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise CheckpointError(
-            f"{folder} is in use by {_holder(folder / LOCK)}; wait for it, stop it, or name another"
+            f"{folder} is in use by {_holder(folder / WHO)}; wait for it, stop it, or name another"
             " folder"
         ) from None
     except OSError as error:
@@ -65,6 +69,6 @@ def _take(lock: FileLock, folder: Path) -> None:
 
 def _holder(path: Path) -> str:
     """Who holds a lock, as it says itself."""
-    with suppress(OSError, UnicodeDecodeError):  # some systems do not let others read it
+    with suppress(OSError, UnicodeDecodeError):  # it may just be written
         return path.read_text("utf-8") or "another process"
     return "another process"

@@ -1,10 +1,14 @@
 """Where a number comes from: versions of packages, the commit, the processor."""
 
 import functools
+import hashlib
+import json
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from trmml.storage.json_text import parse_object
 
 PACKAGES = ("trmml", "torch", "torchvision", "open-clip-torch", "numpy", "pillow")
 
@@ -32,6 +36,22 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def run_identity(run: Path) -> str:
+    """SHA-256, in hex, of a run's model.json, but for where on the Hub it was pulled from.
+
+    A further commit there, of the card's text alone, leaves the run what it is.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no JSON object.
+    """
+    content = (run / "model.json").read_bytes()
+    tree = parse_object(content)
+    if "pulled_from" in tree:  # the card's own sum is of that, too
+        own = {n: v for n, v in tree.items() if n not in ("pulled_from", "card_sha256")}
+        content = json.dumps(own, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def processor() -> str:

@@ -1,6 +1,7 @@
 """Where training runs: one process on one device, or several that share each batch."""
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,9 @@ from trmml.settings.choices import Precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+# The first process may test, report or wait for another's store as long as it takes.
+PATIENCE = timedelta(days=7)
 
 
 def pick_device(device: str) -> str:
@@ -39,13 +43,19 @@ def make_fabric(device: str, precision: Precision, *, devices: int = 1, nodes: i
     The others begin the same command anew and come here, too; under `torchrun` it has begun them.
 
     Raises:
-        ConfigError: see `pick_device`; or one device has a number, and several are asked for.
+        ConfigError: see `pick_device`; one device has a number, and several are asked for; or there
+            are fewer cards, or torchrun begins another number.
     """
     from lightning_fabric import Fabric  # imports all of torch.compile
 
     kind, _, number = pick_device(device).partition(":")
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun says it all
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        asked, devices = devices, int(os.environ["LOCAL_WORLD_SIZE"])
+        if asked not in (1, devices):
+            raise ConfigError(
+                f"--devices {asked} was asked for, and torchrun begins {devices} on each machine;"
+                " leave --devices out"
+            )
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     elif nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & set(os.environ):
         raise ConfigError(
@@ -78,8 +88,14 @@ def _launched(
 
     if kind == "mps" or named:
         raise ConfigError("--devices takes several cards or processes: say --device cpu or cuda")
+    if kind == "cuda" and devices > (cards := torch.cuda.device_count()):
+        raise ConfigError(
+            f"{devices} processes need a card each, and torch finds {cards} here; ask for fewer"
+            " --devices, or say --device cpu"
+        )
     # Counts and held-out logits lie in the memory of the processor, also with cards.
-    joined = Joined(process_group_backend="gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl")
+    backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
+    joined = Joined(process_group_backend=backend, timeout=PATIENCE)
     fabric = Fabric(
         accelerator=kind, devices=devices, num_nodes=nodes, strategy=joined, precision=precision
     )

@@ -86,7 +86,7 @@ def train_run(
     training = settings.training
     fabric = fabric or make_fabric(device, training.precision)
     with nullcontext() if ranks.number() else held_folder(out):
-        _check_folder(out, resume, data.root)
+        check_folder(out, resume, data.root)
         frozen = frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec)
         encoded = encoded or encode_images(
             data.paths,
@@ -154,8 +154,12 @@ def _planned(data: Dataset, settings: Settings) -> Settings:
     return settings.model_copy(update={"training": training})
 
 
-def _check_folder(out: Path, resume: bool, images: Path) -> None:
-    """Refuse to overwrite a run, to write among images, and to resume what is not there."""
+def check_folder(out: Path, resume: bool, images: Path) -> None:
+    """Refuse to overwrite a run, to write among images, and to resume what is not there.
+
+    Raises:
+        CheckpointError: naming what is there.
+    """
     if ranks.number():
         return  # the first process looks
     if out.resolve() == images.resolve():

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 BUILD_ERRORS = (RuntimeError, TypeError, ValueError, KeyError, OSError, AssertionError)
 PREPROCESS_KEYS = ("mean", "std", "interpolation")
+# All that a stranger's configuration may say of its tokenizer: the rest reaches transformers, and
+# there `trust_remote_code` runs what the author wrote.
+TOKENIZER_KEYS = {"clean", "strip_sep_token", "reduction_mask", "language"}
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,17 @@ def load_open_clip(
 
     Args:
         spec: `RN101:openai` (a tag of open_clip, downloaded once), `RN101:weights.safetensors`
-            (also a torch state dict, or OpenAI's own archive), `hf-hub:owner/model`, or
-            `local-dir:FOLDER` for a copy of such a model; a folder may follow `hf-hub:` as well.
+            (also a torch state dict, or OpenAI's own archive), `hf-hub:owner/model`, of which
+            safetensors alone are read, or `local-dir:FOLDER` for a copy of such a model; a folder
+            may follow `hf-hub:` as well.
             Weights of OpenAI in another file than their archive need `RN101-quickgelu`.
         image_size: side of the input in pixels; the model's own by default.
         text: whether to load the text tower and the tokenizer.
         resize_mode: see `OpenClipEncoder`.
 
     Raises:
-        EncoderError: unknown architecture or tag, no network, weights that do not fit, or a model
-            for which no patch feature is defined.
+        EncoderError: unknown architecture or tag, no network, weights that do not fit, a model for
+            which no patch feature is defined, or one that would run code of its author.
         MissingExtraError: its tokenizer needs transformers.
     """
     folder = Path(spec.removeprefix(LOCAL_DIR_PREFIX).removeprefix(HF_HUB_PREFIX)).expanduser()
@@ -82,7 +86,7 @@ def load_open_clip(
     fit_weights(model, state, spec)
     return OpenClipEncoder(
         model,
-        _tokenizer(architecture, spec) if text else None,
+        _tokenizer(architecture, spec, source.config) if text else None,
         name=spec if resize_mode == "squash" else f"{spec} ({resize_mode})",
         size=image_size,
         resize_mode=resize_mode,
@@ -101,6 +105,7 @@ def build_model(config: dict[str, Any], *, quick_gelu: bool = False) -> nn.Modul
         EncoderError: open_clip, timm or transformers cannot build it.
     """
     settings = {**config, "text_cfg": dict(config["text_cfg"])}
+    settings["vision_cfg"] = _without_weights(config["vision_cfg"])
     custom_text = settings.pop("custom_text", False) or "hf_model_name" in settings["text_cfg"]
     if "hf_model_name" in settings["text_cfg"]:
         settings["text_cfg"]["hf_model_pretrained"] = False  # the weights follow
@@ -138,7 +143,7 @@ def build_image_model(config: dict[str, Any], *, quick_gelu: bool = False) -> Im
     Raises:
         EncoderError: open_clip or timm cannot build it.
     """
-    parts = config["embed_dim"], config["vision_cfg"]
+    parts = config["embed_dim"], _without_weights(config["vision_cfg"])
     quick_gelu = quick_gelu or config.get("quick_gelu", False)
     with contextlib.suppress(*BUILD_ERRORS), torch.device("meta"):
         model = ImageModel(_build_vision_tower(*parts, quick_gelu))
@@ -149,6 +154,13 @@ def build_image_model(config: dict[str, Any], *, quick_gelu: bool = False) -> Im
         return ImageModel(_build_vision_tower(*parts, quick_gelu))
     except BUILD_ERRORS as error:
         raise EncoderError(f"open_clip cannot build this model: {error}") from error
+
+
+def _without_weights(vision: dict[str, Any]) -> dict[str, Any]:
+    """The image tower's configuration; timm is to fetch no weights, for they follow."""
+    if "timm_model_name" not in vision:
+        return vision
+    return {**vision, "timm_model_pretrained": False}
 
 
 def check_architecture(architecture: str) -> None:
@@ -192,20 +204,29 @@ def _hub_source(spec: str) -> Source:
     model_id = spec.removeprefix(HF_HUB_PREFIX)
     try:
         config_file = download_pretrained_from_hf(model_id, filename=HF_CONFIG_NAME)
-        weights = download_pretrained_from_hf(model_id)
     except Exception as error:  # as above
         raise _offline(spec, error) from error
+    try:
+        weights = download_pretrained_from_hf(model_id, filename=HF_SAFE_WEIGHTS_NAME)
+    except Exception as error:
+        raise EncoderError(
+            f"{spec}: its {HF_SAFE_WEIGHTS_NAME} could not be downloaded ({_reason(error)}). Of the"
+            " Hub only safetensors are read, for other files can hold code: ask its author for"
+            " them, or check the network"
+        ) from error
     return _described(spec, Path(config_file), Path(weights))
 
 
 def _folder_source(spec: str, folder: Path) -> Source:
     """Configuration and weights of a model's folder, as the hub has it."""
-    places = [folder / name for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
-    weights = next((place for place in places if place.is_file()), None)
+    names = [HF_SAFE_WEIGHTS_NAME]
+    if spec.startswith(LOCAL_DIR_PREFIX):
+        names += [HF_WEIGHTS_NAME]
+    weights = next((folder / name for name in names if (folder / name).is_file()), None)
     if weights is None or not (folder / HF_CONFIG_NAME).is_file():
         raise EncoderError(
-            f"{spec}: expected {HF_CONFIG_NAME} and {HF_SAFE_WEIGHTS_NAME} (or {HF_WEIGHTS_NAME}) "
-            f"in the folder {folder}. Copy both there, or give architecture:path/to/weights"
+            f"{spec}: expected {HF_CONFIG_NAME} and {' or '.join(names)} in the folder {folder}."
+            " Copy both there, or give architecture:path/to/weights"
         )
     return _described(spec, folder / HF_CONFIG_NAME, weights)
 
@@ -217,8 +238,28 @@ def _described(spec: str, config: Path, weights: Path) -> Source:
         raise EncoderError(f"{spec}: its {config.name} is no JSON object: {error}") from error
     if not isinstance(content.get("model_cfg"), dict):
         raise EncoderError(f"{spec}: its {config.name} has no 'model_cfg'")
+    _refuse_code(spec, config.name, content["model_cfg"])
     preprocess = _preprocess(content.get("preprocess_cfg", {}))
     return Source(weights, content["model_cfg"], preprocess=preprocess)
+
+
+def _refuse_code(spec: str, name: str, config: dict[str, Any]) -> None:
+    """Raise where a configuration would have other libraries fetch or run what its author wrote."""
+    vision, text = (config.get(part) for part in ("vision_cfg", "text_cfg"))
+    if not isinstance(vision, dict) or not isinstance(text, dict):
+        raise EncoderError(f"{spec}: its {name} has no 'vision_cfg' and 'text_cfg'")
+    if ":" in str(vision.get("timm_model_name")):
+        raise EncoderError(
+            f"{spec} is refused: its {name} has timm fetch {vision['timm_model_name']!r}; ask its"
+            " author for a name of timm's own"
+        )
+    given = text.get("tokenizer_kwargs") or {}
+    if not isinstance(given, dict) or (more := sorted(set(given) - TOKENIZER_KEYS)):
+        raise EncoderError(
+            f"{spec} is refused: its {name} gives the tokenizer"
+            f" {', '.join(more) if isinstance(given, dict) else 'no names'}, and only"
+            f" {', '.join(sorted(TOKENIZER_KEYS))} are taken, for others can run code"
+        )
 
 
 def _agreed_preprocess(architecture: str) -> dict[str, Any]:
@@ -232,22 +273,26 @@ def _preprocess(values: dict[str, Any]) -> dict[str, Any]:
     return {key: values[key] for key in PREPROCESS_KEYS if values.get(key)}
 
 
+def _reason(error: Exception) -> str:
+    """The first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _offline(spec: str, error: Exception) -> EncoderError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return EncoderError(
-        f"{spec}: the weights could not be downloaded ({reason[:200]}). Check the network, or "
+        f"{spec}: the weights could not be downloaded ({_reason(error)}). Check the network, or "
         "download them elsewhere and give the file: architecture:path/to/weights.safetensors"
     )
 
 
-def _tokenizer(architecture: str, spec: str) -> Any:
-    """open_clip's tokenizer; some are on the Hugging Face hub."""
+def _tokenizer(architecture: str, spec: str, config: dict[str, Any]) -> Any:
+    """open_clip's tokenizer; some are on the Hugging Face hub, and code beside them is not run."""
+    said = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
     try:
-        return open_clip.get_tokenizer(architecture)
+        return open_clip.get_tokenizer(architecture, **said)
     except ImportError as error:
         raise MissingExtraError(f"the tokenizer of {spec}", "huggingface") from error
     except Exception as error:  # the hub's client raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EncoderError(
-            f"{spec}: its tokenizer could not be downloaded ({reason[:200]}); check the network"
+            f"{spec}: its tokenizer could not be downloaded ({_reason(error)}); check the network"
         ) from error

@@ -1,7 +1,7 @@
 """Weights of open_clip models: read from a file without running code, fitted strictly to a model.
 
 Three kinds of file are read: safetensors, a torch state dict (tensors only), and the TorchScript
-archive that OpenAI published. Nothing is ever unpickled beyond tensors.
+archives that OpenAI published, by their checksums. Nothing is ever unpickled beyond tensors.
 """
 
 import pickle
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from trmml.errors import EncoderError
+from trmml.storage.hashes import hash_file
 
 StateDict = dict[str, Tensor]
 
@@ -125,7 +126,19 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
+def _openai_checksums() -> set[str]:
+    """SHA-256 of the archives that OpenAI published; they stand in their addresses."""
+    tags = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
+    urls = [str(tag.get("url")) for tag in tags]
+    return {url.split("/")[-2] for url in urls if "openaipublic" in url}
+
+
 def _read_torchscript(path: Path) -> StateDict:
+    if hash_file(path) not in _openai_checksums():  # loading one runs what it holds
+        raise EncoderError(
+            f"{path}: a TorchScript archive that is none of those OpenAI published; reading it"
+            " could run code, so it is refused. Ask for safetensors"
+        )
     with warnings.catch_warnings():
         # torch is retiring TorchScript; OpenAI's archives exist in no other form.
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.*")
