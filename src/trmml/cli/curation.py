@@ -78,14 +78,12 @@ def complete(
     """Fill a table's blanks by a run and what is known. Given cells stay as they are."""
     from trmml.cli.reading import with_answers
     from trmml.curation.complete import complete as complete_run
-    from trmml.curation.writing import refuse_table, write_completed, write_provenance
+    from trmml.curation.writing import refuse_to_overwrite, write_completed, write_provenance
     from trmml.datasets.tables.changed import changed_cells
-    from trmml.storage.atomic import refuse_old
     from trmml.training.run_folder import load_card
 
     for new in filter(None, (out, provenance)):
-        refuse_table(new, labels)
-        refuse_old(new)
+        refuse_to_overwrite(new, labels)
     if provenance is not None and provenance.absolute() == out.absolute():
         raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
     names, others = read_names(categories), list[str]()

@@ -52,8 +52,7 @@ def write_completed(
     Raises:
         DataError: `out` is there already, or the table cannot be copied.
     """
-    refuse_table(out, table)
-    refuse_old(out)
+    refuse_to_overwrite(out, table)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -79,14 +78,15 @@ def _refuse_other_forms(table: Path) -> None:
         raise DataError(f"{table} lists names and has no column for each category; {other}")
 
 
-def refuse_table(out: Path, table: Path | None) -> None:
-    """Refuse to write over the table that is read, in words of its own.
+def refuse_to_overwrite(out: Path, table: Path | None) -> None:
+    """Refuse a place where something is already, the table that is read in words of its own.
 
     Raises:
-        DataError: it is the same file.
+        DataError: there is something.
     """
     if table is not None and out.exists() and table.exists() and out.samefile(table):
         raise DataError(f"{out} is the table itself, which is never written; name a new file")
+    refuse_old(out)
 
 
 def write_provenance(completed: Completed, out: Path) -> None:
