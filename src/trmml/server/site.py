@@ -162,7 +162,7 @@ def _index(wish: Wish) -> Index:
 
 
 def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None) -> Desk:
-    kept = library.add(data.paths)
+    kept = library.add(data.paths, progress)
     if len(kept) < len(data):
         logger.warning(
             "%d of %d images are copies, unreadable or elsewhere, and are not asked about",
