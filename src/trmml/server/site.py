@@ -29,8 +29,8 @@ from trmml.server.opening import Site, page_routes
 from trmml.server.pages import Meter, image_routes, run_routes, session_routes
 from trmml.server.problems import add_handlers
 from trmml.server.review import Desk, review_routes
-from trmml.server.serve import check_index
 from trmml.server.tagging import Explainer, tag_routes
+from trmml.server.uploads import Intake
 from trmml.storage.provenance import versions
 from trmml.training.run_folder import load_card
 
@@ -109,7 +109,7 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
     for router in (
         session_routes(gate), image_routes(library),
         run_routes(wish.run, status, meter),
-        tag_routes(batcher, library, explainer), review_routes(desk),
+        tag_routes(batcher, library, explainer, Intake(gate.most_bytes)), review_routes(desk),
         search_routes(None if index is None else Searcher(index, library)),
     ):  # fmt: skip
         app.include_router(router)
@@ -147,13 +147,8 @@ def _commands(wish: Wish) -> dict[str, str]:
 
 
 def _index(wish: Wish) -> Index:
-    """The index to search.
-
-    Raises:
-        CheckpointError: it was made with another encoder.
-    """
+    """The index to search, which `check_index` has passed."""
     assert wish.index is not None
-    check_index(wish.index, wish.run)
     return Index(
         wish.index,
         partial(EncoderEmbedder, encoder=wish.encoder, trust=wish.trust, where=wish.index),
