@@ -167,5 +167,13 @@ def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None
         wish.run, data.subset(kept), encoder=wish.encoder, trust=wish.trust, device=wish.device,
         on_bad_image="skip", progress=progress,
     )  # fmt: skip
-    queue = Queue(collection, Answers(wish.answers or wish.run / "answers.sqlite"), who=wish.who)
-    return Desk(queue, library, read_only=wish.read_only)
+    journal = partial(Answers, _journal(wish), read_only=wish.read_only)
+    queue = Queue(collection, journal(), who=wish.who)
+    return Desk(queue, library, journal, read_only=wish.read_only)
+
+
+def _journal(wish: Wish) -> Path | None:
+    """The journal; None where none is there, and none may be made."""
+    path = wish.answers or wish.run / "answers.sqlite"
+    there = path.is_file() and path.stat().st_size
+    return path if there or not wish.read_only else None
