@@ -106,10 +106,10 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
         "search": [] if index is None else index.card.category_names,
         "texts": bool(card.encoder.token_size), **_commands(wish),
     }  # fmt: skip
-    for router in (
-        session_routes(gate), image_routes(library),
+    for router in (  # looked through in this order, so what programs ask for most is first
+        tag_routes(batcher, library, explainer, Intake(gate.most_bytes)),
+        session_routes(gate), image_routes(library), review_routes(desk),
         run_routes(wish.run, status, meter),
-        tag_routes(batcher, library, explainer, Intake(gate.most_bytes)), review_routes(desk),
         search_routes(None if index is None else Searcher(index, library)),
     ):  # fmt: skip
         app.include_router(router)

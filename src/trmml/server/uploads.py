@@ -33,6 +33,7 @@ FORMS = {
         },
     }
 }  # fmt: skip
+_IDS = TypeAdapter(dict[str, list[Sha256]])
 # Bytes of bodies that are held at once; a request of the largest size that is allowed fits twice.
 MOST_HELD = 512 << 20
 
@@ -136,7 +137,6 @@ async def _parts(request: Request, stream: AsyncGenerator[bytes, None]) -> list[
 def _ids(body: bytes) -> list[str]:
     """The ids in a body of JSON."""
     try:
-        tree = TypeAdapter(dict[str, list[Sha256]]).validate_json(body)
-        return tree["images"]
+        return _IDS.validate_json(body)["images"]
     except (ValidationError, KeyError):
         raise Problem(422, 'expected {"images": [id, ...]}, each id 64 digits in hex') from None
