@@ -21,6 +21,10 @@ class DataError(TrmmlError):
     """A table, a label, a folder or an image is not what was asked for."""
 
 
+class JournalError(DataError):
+    """A journal of answers cannot be used now: it is locked or damaged, or the disk is full."""
+
+
 class MissingSplitError(DataError):
     """A data set has no training set, or no test set."""
 

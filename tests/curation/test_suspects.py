@@ -66,16 +66,6 @@ def test_few_labels_have_no_suspects_and_are_named() -> None:
     assert found.too_few.tolist() == [1]
 
 
-def test_what_was_asked_is_not_asked_again() -> None:
-    labels = torch.ones(10, 1).bool()
-    asked = torch.zeros(10, 1).bool()
-    asked[2:] = True
-    found = suspects(
-        torch.full((10, 1), -1.0), LabelMatrix(labels, labels), given=True, asked=asked
-    )
-    assert found.pairs[:, 0].tolist() == [0, 1]
-
-
 def test_labels_behind_unknown_pairs_change_nothing() -> None:
     logits, matrix, _ = drawn(wrong=0.1)
     known = torch.arange(IMAGES * CATEGORIES).reshape(IMAGES, CATEGORIES) % 3 > 0

@@ -1,6 +1,7 @@
 """What the API answers, and what it keeps."""
 
 import socket
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from starlette.testclient import TestClient
 
 from tests.conftest import TOY_SPEC
 from tests.server.conftest import Served, make
-from trmml.curation.answers import Answers, new_id
+from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.deploy.tag import tag
 from trmml.errors import DataError
 from trmml.server.batching import MOST_WAITING, Batcher
@@ -165,11 +166,40 @@ def test_suspects_and_progress(own) -> None:
     assert client.get("/api/v1/worth").json() == worth
 
 
-def test_a_server_that_only_reads_keeps_nothing(finished_run, toy_images, tmp_path) -> None:
+def test_a_server_that_only_reads_keeps_and_makes_nothing(
+    finished_run, toy_images, tmp_path
+) -> None:
     closed = make(finished_run, toy_images, tmp_path, read_only=True)
     answer = keep(closed.client(), row(question(closed.client()), "present"))
     assert answer.status_code == 403 and "--read-only" in answer.json()["detail"]
-    assert kept(closed) == []
+    assert closed.client().get("/api/v1/progress").json()["answers"] == 0
+    assert not list(tmp_path.glob("answers*"))
+
+
+def test_a_server_that_only_reads_counts_what_is_there(finished_run, toy_images, tmp_path) -> None:
+    said = Answer(new_id(), now(), "", "003.png", "", "red", "absent", "unknown", None, "typed", "")
+    with Answers(tmp_path / "answers.sqlite") as journal:
+        journal.add([said])
+    closed = make(finished_run, toy_images, tmp_path, read_only=True)
+    assert closed.client().get("/api/v1/progress").json()["answers"] == 1
+    assert kept(closed) == [said]
+
+
+def test_a_journal_that_is_locked_is_no_fault_of_the_request(
+    finished_run, toy_images, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("trmml.curation.answers.BUSY_SECONDS", 0.0)
+    own = make(finished_run, toy_images, tmp_path)
+    client = own.client()
+    said = row(question(client), "present")
+    other = sqlite3.connect(own.answers, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = keep(client, said)
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+    assert "Another process" in answer.json()["detail"]
+    other.execute("ROLLBACK")
+    other.close()
+    assert keep(client, said).json() == {"kept": 1, "new": 1}
 
 
 def test_the_run_tells_its_figures(client) -> None:

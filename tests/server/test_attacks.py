@@ -2,21 +2,26 @@
 
 import base64
 import io
+import logging
 import os
 import socket
+import time
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from tests.cli.test_main import run
 from tests.server.conftest import PORT, TOKEN, Served
 from trmml.errors import ConfigError
 from trmml.server.guard import Gate
 from trmml.server.library import Library
 from trmml.server.problems import Problem
 from trmml.server.serve import token_for
+from trmml.server.uploads import MOST_HELD, Intake
 
 HERE = f"http://127.0.0.1:{PORT}"
 WRITE = "/api/v1/answers"
@@ -159,7 +164,7 @@ def test_too_many_parts_and_too_many_bytes_are_refused(client: TestClient) -> No
     rows = client.post(
         WRITE, content=b" " * (2 << 20), headers={"Content-Type": "application/json"}
     )
-    assert rows.status_code == 413
+    assert rows.status_code == 413 and "--max-upload" not in sentence(rows)  # not of these
 
 
 def ask(port: int, head: str, body: bytes = b"") -> bytes:
@@ -178,11 +183,11 @@ def test_an_upload_of_ten_gigabytes_is_refused_before_it_is_sent(port: int) -> N
 
 def test_a_stream_without_a_length_is_counted(port: int) -> None:
     kind = "Content-Type: multipart/form-data; boundary=x"
-    chunk = b"80000\r\n" + b"\0" * 0x80000 + b"\r\n"
-    reply = ask(
-        port, f"POST /api/v1/tag HTTP/1.1\r\n{kind}\r\nTransfer-Encoding: chunked", chunk * 5
-    )
-    assert reply.partition(b"\r\n")[0].split()[1] in (b"413", b"400")
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    chunks = [part, *[b"\0" * 0x80000] * 5]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks)
+    reply = ask(port, f"POST /api/v1/tag HTTP/1.1\r\n{kind}\r\nTransfer-Encoding: chunked", body)
+    assert reply.partition(b"\r\n")[0].split()[1] == b"413"
 
 
 def test_scripts_in_names_stay_text(client: TestClient) -> None:
@@ -193,9 +198,20 @@ def test_scripts_in_names_stay_text(client: TestClient) -> None:
     assert "<script>" not in page.text and "onload=" not in page.text
     told = client.get("/api/v1/queue", params={"category": "<script>alert(1)</script>"})
     assert told.status_code == 422 and told.headers["content-type"] == "application/problem+json"
-    # Styles and a script stand in the report itself: it is a stranger to the pages.
-    report = client.get("/report")
-    assert report.status_code in (200, 404)
+
+
+def test_the_report_is_a_stranger_to_the_pages(client: TestClient, finished_run: Path) -> None:
+    """Styles and a script stand in it, so it gets a policy of its own, and reaches nothing."""
+    path = finished_run / "report.html"
+    before = path.read_bytes() if path.exists() else None
+    path.write_text("<script>alert(1)</script>", "utf-8")
+    try:
+        policy = client.get("/report").headers["content-security-policy"]
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+    told = dict(each.strip().partition(" ")[::2] for each in policy.split(";"))
+    assert told["sandbox"] == "allow-scripts" and told["default-src"] == "'none'"
+    assert told["img-src"] == "data:" and "connect-src" not in told
 
 
 def test_an_image_is_made_anew(client: TestClient, served: Served) -> None:
@@ -205,6 +221,87 @@ def test_an_image_is_made_anew(client: TestClient, served: Served) -> None:
     answer = client.get(f"/api/v1/thumb/{told['images'][0]}")
     assert answer.headers["content-type"] == "image/jpeg" and b"<script>" not in answer.content
     assert answer.content.startswith(b"\xff\xd8") and "immutable" in answer.headers["cache-control"]
+
+
+def test_other_machines_need_a_token(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trmml.server.serve.listen", lambda *given: pytest.fail("it listened"))
+    for host in ("0.0.0.0", "::", "192.168.1.5", ""):
+        done = run("serve", finished_run, "--host", host, "--token", "none")
+        assert done.exit_code == 2 and "needs a token" in done.stderr, host
+
+
+def test_logs_hold_no_key_and_no_query(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = served.client()
+    client.get("/api/v1/queue", params={"category": "secret-category"})
+    client.post("/api/v1/session", json={"token": TOKEN})
+    client.get("/api/v1/status", headers={"Authorization": f"Bearer {TOKEN}x"})
+    client.get("/api/v1/status", params={"t": TOKEN})
+    told = [each.getMessage() for each in caplog.records if each.name.startswith("trmml")]
+    assert "GET /api/v1/queue 422" in told and "GET /api/v1/status 401" in told
+    assert not any(TOKEN in each or "secret-category" in each for each in told)
+
+
+def test_what_clients_make_up_is_not_counted_apart(served: Served, monkeypatch) -> None:
+    client = served.client()
+    for number in range(5):
+        client.request(f"MADE{number}", "/api/v1/status", headers={"Host": "evil.example"})
+        client.get(f"/made/up/{number}")
+    monkeypatch.setattr("trmml.server.review.Desk.progress", lambda desk: 1 / 0)
+    assert client.get("/api/v1/progress").status_code == 500
+    told = client.get("/metrics").text
+    assert "MADE" not in told and "/made/up" not in told
+    assert 'trmml_requests_total{method="other",path="other",status="421"} 5.0' in told
+    assert 'trmml_requests_total{method="GET",path="/api/v1/progress",status="500"} 1.0' in told
+
+
+def upload(count: int) -> bytes:
+    """The beginning of a request for tags that may be so long."""
+    return (
+        f"POST /api/v1/tag HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"X-Trmml: 1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        f"Content-Length: {count}\r\n\r\n--x"
+    ).encode()
+
+
+def test_slow_uploads_take_no_place(served: Served, port: int, monkeypatch) -> None:
+    """A place in the queue is taken when a body is there: clients may send a byte now and then."""
+    monkeypatch.setattr("trmml.server.batching.MOST_WAITING", 2)
+    with ExitStack() as stack:
+        for _ in range(4):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            slow.sendall(upload(100_000))
+        time.sleep(0.3)
+        answer = served.client().post("/api/v1/tag", files={"image": png(8, 8)})
+        assert answer.status_code == 200, answer.text
+
+
+def test_bodies_that_are_held_are_bounded(served: Served, monkeypatch) -> None:
+    intake = Intake(10)
+    with intake.room() as first, pytest.raises(Problem) as told, intake.room() as second:
+        for body in (first, second):
+            body.take(MOST_HELD // 2 + 1)
+    assert told.value.status_code == 503 and told.value.headers == {"Retry-After": "1"}
+    with intake.room() as body:  # all was let go
+        body.take(MOST_HELD)
+
+
+def test_uploads_are_not_written(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda *given, **how: pytest.fail("it wrote"))
+    large = png(8, 8) + b"\0" * (3 << 19)
+    assert client.post("/api/v1/tag", files={"image": large}).status_code == 200
+
+
+def test_images_are_tagged_though_their_uploads_are_forgotten(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = served.client()
+    monkeypatch.setattr("trmml.server.library.Recent.put", lambda *given: None)
+    sent = [("image", png(8, 8 + n)) for n in range(3)]
+    told = client.post("/api/v1/tag?explain=true&top=1", files=sent).json()["images"]
+    assert [len(each["tags"]) for each in told] == [1, 1, 1] and all(
+        "maps" in each for each in told
+    )
 
 
 def test_a_password_serves_as_a_token() -> None:

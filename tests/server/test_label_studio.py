@@ -6,6 +6,7 @@ from tests.server.conftest import TOKEN, Served, make
 from tests.server.test_api import kept
 from trmml.curation.standing import standing
 from trmml.exchange.label_studio import _config
+from trmml.server.review import Desk
 
 CATEGORIES = ("red", "green", "blue", "yellow")
 
@@ -19,13 +20,14 @@ def task(name: str) -> dict[str, object]:
     return {"id": 1, "data": {"image": f"/data/local-files/?d=images/{name}"}}
 
 
-def say(client, action, number=7, at="2026-11-29T10:00:00Z", **choices):
+def say(client, action, number=7, at="2026-11-29T10:00:00Z", about=None, **choices):
     result = [
         {"from_name": name, "to_name": "image", "type": "choices", "value": {"choices": [value]}}
         for name, value in choices.items()
     ]
     body = {
-        "action": action, "task": task("003.png"), "annotations": [{"id": number}],
+        "action": action, "task": about or task("003.png"),
+        "annotations": [{"id": number}],
         "annotation": {"id": number, "completed_by": 4, "updated_at": at, "result": result},
     }  # fmt: skip
     return client.post("/label-studio/webhook", json=body)
@@ -98,3 +100,51 @@ def test_ticks_in_the_list_of_all_say_that_the_others_are_absent(studio) -> None
     }
     studio.client().post("/label-studio/webhook", json=body)
     assert told(studio) == {name: "present" if name == "blue" else "absent" for name in CATEGORIES}
+
+
+def test_news_that_come_late_change_nothing(studio) -> None:
+    client = studio.client()
+    say(client, "ANNOTATION_UPDATED", at="2026-11-29T11:00:00Z", green="yes")
+    say(client, "ANNOTATION_CREATED", at="2026-11-29T10:00:00Z", red="yes", green="no")
+    assert told(studio) == {"green": "present"} and len(kept(studio)) == 1
+    say(client, "ANNOTATIONS_DELETED")
+    say(client, "ANNOTATION_CREATED", at="2026-11-29T10:00:00Z", red="yes", green="no")
+    assert told(studio) == {}
+
+
+def test_many_are_deleted_by_one_look_at_the_journal(studio, monkeypatch) -> None:
+    client, looks = studio.client(), []
+    for number in range(5):
+        say(client, "ANNOTATION_CREATED", number=number, red="yes")
+    real = Desk.select
+    monkeypatch.setattr(Desk, "select", lambda *given: looks.append(1) or real(*given))
+    body = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": n} for n in range(4)]}
+    client.post("/label-studio/webhook", json=body)
+    assert len(looks) == 1 and len(kept(studio)) == 9
+    assert told(studio) == {"red": "present"}
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("/data/local-files/?d=images/003.png", True),
+        ("/data/local-files/?d=003.png", True),
+        ("http://photos.example/images/003.png", True),
+        ("/data/local-files/?d=images/B/003.png", False),  # of another folder, the same name
+        ("http://photos.example/B/003.png", False),
+        ("/data/local-files/?d=images/nothing.png", False),
+    ],
+)
+def test_a_name_counts_where_its_folder_is_the_collections(studio, address, found) -> None:
+    say(studio.client(), "ANNOTATION_CREATED", about={"data": {"image": address}}, red="yes")
+    assert bool(kept(studio)) == found
+
+
+def test_a_hash_says_more_than_a_name(studio) -> None:
+    client, asked = studio.client(), studio.client().get("/api/v1/queue").json()["questions"][0]
+    other = {**task("003.png"), "meta": {"trmml": {"sha256": "0" * 64}}}
+    say(client, "ANNOTATION_CREATED", about=other, red="yes")
+    assert kept(studio) == []
+    moved = {"data": {"image": "x/y.png"}, "meta": {"trmml": {"sha256": asked["image"]}}}
+    say(client, "ANNOTATION_CREATED", about=moved, red="yes")
+    assert kept(studio)[0].image == asked["name"]

@@ -79,7 +79,8 @@ def serve(
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
-        hosts = frozenset(name.lower() for name in (*LOOPBACK, host, *(allow_host or ())))
+        name = _address(host)
+        hosts = frozenset(each.lower() for each in (*LOOPBACK, name, *(allow_host or ())))
         gate = Gate(hosts, key, port, most_bytes=_bytes(max_upload))
 
         def load(tell: "Progress") -> "Site":
@@ -92,7 +93,6 @@ def serve(
             with shown_progress() as shown:
                 return open_site(wish, gate, _both(shown, tell))
 
-        name = "127.0.0.1" if away else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{port}/" + (f"#t={key}" if key else "")
         show(address)
         if open_:
@@ -100,6 +100,12 @@ def serve(
         with contextlib.suppress(KeyboardInterrupt):  # how it is ended
             run_server(Opening(gate, load), listening)
     say("Ended. All that was answered is on the disk.")
+
+
+def _address(host: str) -> str:
+    """How an address of the web names a host; where any is listened at, this machine."""
+    any_host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return any_host.get(host) or (f"[{host}]" if ":" in host else host)
 
 
 def _both(first: "Progress", second: "Progress") -> "Progress":

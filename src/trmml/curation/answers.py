@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from trmml.errors import DataError
+from trmml.errors import DataError, JournalError
 
 Verdict = Literal["present", "absent", "unsure", "skip"]
 State = Literal["present", "absent", "unknown"]
@@ -43,13 +43,14 @@ CREATE TRIGGER answers_remain BEFORE DELETE ON answers
 # reads the whole journal for the rows of one image.
 _IDENTITY = "COALESCE(NULLIF(sha256, ''), image)"
 _BY_IMAGE = f"CREATE INDEX IF NOT EXISTS answers_of_image ON answers ({_IDENTITY})"
-_UNDOS = "SELECT id, undoes FROM answers WHERE undoes IS NOT NULL ORDER BY id DESC"
+_UNDONE = "CREATE INDEX IF NOT EXISTS answers_undone ON answers (undoes) WHERE undoes IS NOT NULL"
+_UNDOS = "SELECT id, undoes FROM answers WHERE undoes IS NOT NULL AND rowid <= ? ORDER BY id DESC"
 _TALLY = """
-WITH taken AS (SELECT value FROM json_each(?)),
-given AS (SELECT * FROM answers WHERE answer IS NOT NULL AND id NOT IN taken),
-gold AS (SELECT * FROM given WHERE why = 'gold' AND answer IN ('present', 'absent'))
 SELECT COUNT(*), COALESCE(SUM(answer = 'present'), 0), COALESCE(SUM(ms), 0),
-    (SELECT COUNT(*) FROM gold WHERE answer = was), (SELECT COUNT(*) FROM gold) FROM given
+    COALESCE(SUM(why = 'gold' AND answer IN ('present', 'absent') AND answer = was), 0),
+    COALESCE(SUM(why = 'gold' AND answer IN ('present', 'absent')), 0)
+FROM answers
+WHERE answer IS NOT NULL AND rowid <= ? AND id NOT IN (SELECT value FROM json_each(?))
 """
 
 
@@ -201,13 +202,14 @@ class Answers:
             self._base.execute("ROLLBACK")
             raise DataError(self._other(version))
         self._base.execute(_BY_IMAGE)
+        self._base.execute(_UNDONE)
         self._base.execute("COMMIT")
 
     def add(self, answers: Iterable[Answer]) -> int:
         """Number of rows that were new; they are on the disk, all or none.
 
         Raises:
-            DataError: another process wrote for longer than 5 s, or the disk is full.
+            JournalError: another process wrote for longer than 5 s, or the disk is full.
         """
         marks = ", ".join("?" * len(Answer._fields))
         with self._told():
@@ -246,11 +248,26 @@ class Answers:
         with self._told():
             return [*map(_answer, self._base.execute(what, (image,)))]
 
-    def tally(self) -> Tally:
-        """How much was answered, counted in the file: a long journal is read by each page."""
+    def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query of the table `answers` finds.
+
+        Args:
+            query: in SQL; it only reads.
+            values: of its question marks.
+        """
         with self._told():
-            taken = json.dumps([*taken_back(self._base.execute(_UNDOS))])
-            return Tally(*self._base.execute(_TALLY, (taken,)).fetchone())
+            return self._base.execute(query, values).fetchall()
+
+    def tally(self, upto: int | None = None) -> Tally:
+        """How much was answered, counted in the file.
+
+        Args:
+            upto: number of the last row that is counted; all by default.
+        """
+        number = sys.maxsize if upto is None else upto
+        with self._told():
+            taken = json.dumps([*taken_back(self._base.execute(_UNDOS, (number,)))])
+            return Tally(*self._base.execute(_TALLY, (number, taken)).fetchone())
 
     def close(self) -> None:
         """Close the file."""
@@ -279,7 +296,9 @@ class Answers:
                 )
             elif "malformed" in reason or "not a database" in reason:
                 advice = "Restore it from a backup, or from what `trmml review export` wrote."
-            raise DataError(f"cannot use the answers in {self.path}: {reason}. {advice}") from error
+            raise JournalError(
+                f"cannot use the answers in {self.path}: {reason}. {advice}"
+            ) from error
 
 
 def taken_back(undos: Iterable[tuple[str, str]]) -> set[str]:

@@ -53,6 +53,7 @@ class LivePairs:
             self.asked[place, column] = True
         # Who passes a pair over does not see it again in this session; in another one he does.
         self._old = {row.id for row in rows if row.answer == "skip"}
+        self._hashes = dict[int, str]()
         self._images = {name: place for place, name in enumerate(data.images)}
         self._columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
         for image, name in standing(rows).resting:
@@ -67,6 +68,17 @@ class LivePairs:
         here.append(place)
         if len(here) > 1:
             self._settle(image)
+
+    def note_all(self, hashes: Sequence[str]) -> None:
+        """Take note of all images by the hashes of their bytes, so that no file is read for a row.
+
+        Args:
+            hashes: in the order of the images; "" where one could not be read.
+        """
+        self._hashes = dict(enumerate(hashes))
+        for place, image in self._hashes.items():
+            if image:
+                self.note(image, place)
 
     def take(self, rows: Iterable[Answer]) -> set[int]:
         """Count further rows; return the categories that they are about."""
@@ -88,7 +100,9 @@ class LivePairs:
         """Whether its image is in the data; another person's may be seen for the first time."""
         place, image = self._images.get(row.image), identity(row)
         if place is not None and place not in self.places.get(image, ()):
-            if row.sha256 in ("", sha256_of(self.data.root / row.image)):
+            if place not in self._hashes:
+                self._hashes[place] = sha256_of(self.data.root / row.image)
+            if row.sha256 in ("", self._hashes[place]):
                 self.note(image, place)
         return image in self.places
 

@@ -93,6 +93,7 @@ class Queue:
         self._seed, self._draw = seed, random.Random(seed)
         self._session: list[list[Answer]] = []
         self._shown = set[int]()
+        self._lists = dict[bool, Suspects]()
         rows, self._read = answers.since(0)
         self.pairs = LivePairs(collection.data, answers, sorted(rows))
         self.head = FastHead(collection)
@@ -237,13 +238,20 @@ class Queue:
         ]
 
     def suspect_list(self, *, given: bool) -> Suspects:
-        """One whole list; see `suspects.suspects`.
+        """One whole list, without what was asked about; see `suspects.suspects`.
+
+        Slow the first time: what is known at the start says what is suspect, not the answers.
 
         Args:
             given: labels that are given present, or absent.
         """
-        asked = self.pairs.asked | ~self._wanted
-        return suspects(self._label_logits, self.collection.matrix, given=given, asked=asked)
+        if given not in self._lists:
+            logits = self._label_logits
+            self._lists[given] = suspects(logits, self.collection.matrix, given=given)
+        found = self._lists[given]
+        images, categories = found.pairs.T
+        left = ~self.pairs.asked[images, categories] & self._wanted[categories]
+        return Suspects(found.pairs[left], found.quality[left], found.too_few)
 
     @cached_property
     def _label_logits(self) -> Float[Tensor, "N C"]:

@@ -11,7 +11,7 @@ At a rate e, a label that was expected with probability p is wrong with e (1 - p
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trmml.curation.collection import Collection
@@ -55,7 +55,6 @@ def suspects(
     matrix: LabelMatrix,
     *,
     given: bool,
-    asked: Bool[Tensor, "N C"] | None = None,
 ) -> Suspects:
     """Known labels that are more probably wrong than right, the most suspect first.
 
@@ -63,7 +62,6 @@ def suspects(
         logits: from `label_logits`.
         matrix: what is known.
         given: True: labels that are given present; False: absent.
-        asked: pairs that people have answered about already; they are not asked again.
     """
     state = matrix.labels if given else matrix.known & ~matrix.labels
     count = state.sum(dim=0)
@@ -71,8 +69,6 @@ def suspects(
     rate = error_rate(logits, matrix, given=given)
     quality = 1 - (rate / max(1 - rate, 1e-6) * against.exp()).clamp(max=1)
     doubted = state & (quality < 0.5) & (count >= FEWEST)
-    if asked is not None:
-        doubted &= ~asked
     pairs = doubted.nonzero()
     order = against[doubted].argsort(descending=True, stable=True)
     too_few = ((count > 0) & (count < FEWEST)).nonzero()[:, 0]

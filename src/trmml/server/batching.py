@@ -4,11 +4,12 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,8 @@ from trmml.tagging.scorer import Scorer, prepared
 
 # Requests that wait; images in a batch, and what its first waits while others are decoded.
 MOST_WAITING, MOST_IMAGES, SECONDS = 64, 16, 0.02
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Batcher:
@@ -53,12 +56,16 @@ class Batcher:
         finally:
             self.waiting -= 1
 
+    async def in_pool(self, work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """What some work on an image returns, done by a thread that also decodes."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, partial(work, *given, **named))
+
     async def probabilities(self, source: Path | bytes) -> Float[np.ndarray, " K"] | DataError:
         """Of one image; an error in its place where it cannot be read."""
         self._decoding += 1
         try:
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._pool, prepared, self.scorer, source)
+            pixels = await self.in_pool(prepared, self.scorer, source)
         finally:
             self._decoding -= 1
         if isinstance(pixels, DataError):

@@ -2,9 +2,12 @@
 
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
@@ -55,12 +58,9 @@ class Searcher:
             DataError: see `query.parse_query` and `Index.search`.
         """
         source = None if wanted.like is None else self._library.source(wanted.like)
-        with tempfile.TemporaryDirectory(prefix="trmml-") as folder, self._lock:
-            if isinstance(source, bytes):
-                (Path(folder) / "upload").write_bytes(source)
-                source = Path(folder) / "upload"
+        with self._lock, _on_disk(source) as path:
             found = self.index.search(
-                self._query(wanted, source),
+                self._query(wanted, path),
                 top=wanted.offset + wanted.limit + 1,
                 least=wanted.min if wanted.text or wanted.like else None,
             )
@@ -87,12 +87,26 @@ class Searcher:
         return str(path.relative_to(self.index.root)) if inside else str(path)
 
 
+@contextmanager
+def _on_disk(source: Path | bytes | None) -> Iterator[Path | None]:
+    """The file of an image; what was sent lies in one meanwhile, as encoders read files."""
+    if not isinstance(source, bytes):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="trmml-") as folder:
+        path = Path(folder) / "upload"
+        path.write_bytes(source)
+        yield path
+
+
 def search_routes(searcher: Searcher | None) -> APIRouter:
     """The part of the API that searches."""
     router = APIRouter(prefix="/api/v1", tags=["search"])
 
+    searching = CapacityLimiter(1)  # those that wait hold no thread
+
     @router.post("/search")
-    def search(wanted: Wanted) -> dict[str, Any]:
+    async def search(wanted: Wanted) -> dict[str, Any]:
         """Images that show what is asked for, best first."""
         if searcher is None:
             raise Problem(
@@ -100,6 +114,6 @@ def search_routes(searcher: Searcher | None) -> APIRouter:
                 "there is no index to search: make one with `trmml index DIR --run RUN --out INDEX`"
                 " and start `trmml serve` with --index INDEX",
             )
-        return searcher.find(wanted)
+        return await to_thread.run_sync(searcher.find, wanted, limiter=searching)
 
     return router

@@ -27,6 +27,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 PAGES = ("/", "/tag", "/review", "/search", "/run", "/api")
 OPEN = frozenset((*PAGES, "/health", "/api/v1/session"))
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+METHODS = (*SAFE, "POST", "PUT", "PATCH", "DELETE")
 # Bytes of a request without images.
 SMALL = 1 << 20
 UPLOADS = ("/api/v1/tag", "/api/v1/images")
@@ -108,7 +109,7 @@ class Gate:
             )
         length, most = headers.get("content-length", "0"), self.limit(path)
         if not length.isdecimal() or int(length[:20]) > most:
-            raise too_large(most)
+            raise too_large(path, most)
 
     def limit(self, path: str) -> int:
         """Bytes that a request may have."""
@@ -128,11 +129,10 @@ class Gate:
         return any(hmac.compare_digest(each.encode(), self.session.encode()) for each in held)
 
 
-def too_large(most: int) -> Problem:
+def too_large(path: str, most: int) -> Problem:
     """What is said of a request that is too long."""
-    return Problem(
-        413, f"the request is longer than {most:,} bytes. Send less; --max-upload sets the limit."
-    )
+    advice = "; --max-upload sets the limit" if path in UPLOADS else " at a time"
+    return Problem(413, f"the request is longer than {most:,} bytes. Send less{advice}.")
 
 
 def _name(host: str) -> str:
@@ -179,8 +179,9 @@ class Guard:
         except TimeoutError:
             told = f"it took longer than {self._gate.seconds:.0f} seconds. Send less at a time."
             await passage.refuse(Problem(503, told, {"Retry-After": "5"}))
-        logger.info("%s %s %d", scope["method"], scope["path"], passage.status)
-        self._count(scope, passage.status, time.monotonic() - started)
+        finally:  # an error of ours comes through here after its reply was sent
+            logger.info("%s %s %d", scope["method"], scope["path"], passage.status)
+            self._count(scope, passage.status, time.monotonic() - started)
 
 
 class _Passage:
@@ -194,7 +195,7 @@ class _Passage:
         message = await self._receive()
         self._count += len(message.get("body", b""))
         if self._count > self._most:
-            raise too_large(self._most)
+            raise too_large(self._scope["path"], self._most)
         return message
 
     async def send(self, message: Message) -> None:

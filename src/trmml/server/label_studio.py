@@ -7,6 +7,7 @@ Source of the requests: label_studio_ml/api.py of HumanSignal/label-studio-ml-ba
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,15 @@ from trmml.exchange.label_studio import TAGS, results_of
 from trmml.server.batching import Batcher
 from trmml.server.review import Desk
 
+# Answers by the marks in their ids, and whether one that is not taken back itself undoes them.
+_GIVEN = """
+SELECT *, EXISTS (
+    SELECT 1 FROM answers AS undo WHERE undo.undoes = answers.id
+    AND NOT EXISTS (SELECT 1 FROM answers AS redo WHERE redo.undoes = undo.id)
+) FROM answers
+WHERE who LIKE 'label-studio:%' AND answer IS NOT NULL
+AND SUBSTR(id, 11, 8) IN (SELECT value FROM json_each(?)) ORDER BY id
+"""
 YES_NO: dict[str, Verdict] = {"yes": "present", "no": "absent"}
 
 
@@ -108,19 +118,25 @@ async def _predicted(task: Task, desk: Desk, batcher: Batcher, choices: bool) ->
 
 
 def place_of(task: Task, desk: Desk) -> int | None:
-    """The image of a task in the collection; None where it is not in it."""
+    """The image of a task in the collection; None where it is not in it, or that is not clear.
+
+    A name counts where nothing stands before it in the task's address, or the collection's folder:
+    of `images/B/001.jpg`, `001.jpg` is another image.
+    """
     told = (task.meta or {}).get("trmml")
     known = told.get("sha256") if isinstance(told, dict) else None
-    if isinstance(known, str) and known in desk.places:
-        return desk.places[known]
+    if isinstance(known, str):
+        return desk.places.get(known)
     try:
         address = urlsplit(str(task.data.get("image", "")))
     except ValueError:
         return None
     path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
-    parts = path.strip("/").split("/")
-    tails = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((desk.by_name[tail] for tail in tails if tail in desk.by_name), None)
+    parts, folder = path.strip("/").split("/"), desk.queue.collection.data.root.resolve().name
+    starts = [n for n in range(len(parts)) if n == 0 or parts[n - 1] == folder]
+    names = ("/".join(parts[start:]) for start in starts)
+    found = [desk.by_name[name] for name in names if name in desk.by_name]
+    return found[0] if len(found) == 1 else None
 
 
 def verdicts(result: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Verdict]:
@@ -140,29 +156,29 @@ def verdicts(result: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str
 
 def _rows(told: Told, desk: Desk) -> list[Answer]:
     """The rows of what happened: answers, and what they no longer say taken back."""
-    gone = [row for each in told.annotations for row in _standing(desk, each.id)]
     if told.action == "ANNOTATIONS_DELETED":
-        return [_undone(row, f"delete {row.id}") for row in gone]
+        gone = _given(desk, [each.id for each in told.annotations])
+        return [_undone(row, f"delete {row.id}") for row, stands in gone if stands]
     place = None if told.task is None else place_of(told.task, desk)
     if told.annotation is None or place is None:
         return []
+    given, at = _given(desk, [told.annotation.id]), _moment(told.annotation)
+    if any(row.id[:10] > encoded_id(at, bytes(10))[:10] for row, _ in given):
+        return []  # it is late: a newer state of the annotation came first
     said = verdicts(told.annotation.result, desk.queue.collection.category_names)
-    old = _standing(desk, told.annotation.id)
+    old = [row for row, stands in given if stands]
     rows = [_undone(row, row.id) for row in old if said.get(row.category) != row.answer]
     same = {row.category for row in old if said.get(row.category) == row.answer}
     return rows + [
-        _row(told.annotation, desk, place, name, verdict)
+        _row(told.annotation, at, desk, place, name, verdict)
         for name, verdict in said.items()
         if name not in same
     ]
 
 
-def _row(told: Annotation, desk: Desk, place: int, name: str, verdict: Verdict) -> Answer:
-    at = told.updated_at or datetime.now(UTC)
+def _row(told: Annotation, at: int, desk: Desk, place: int, name: str, verdict: Verdict) -> Answer:
     who = told.completed_by.get("id") if isinstance(told.completed_by, dict) else told.completed_by
-    made = encoded_id(
-        int(at.timestamp() * 1000), _mark(told.id) + _digest(f"{at} {name} {verdict}")
-    )
+    made = encoded_id(at, _mark(told.id) + _digest(f"{at} {name} {verdict}"))
     return Answer(
         made, now(), f"label-studio:{who}", desk.queue.collection.data.images[place],
         desk.ids[place], name, verdict, "unknown", None, "typed", desk.queue.collection.run[:12],
@@ -175,16 +191,16 @@ def _undone(row: Answer, why: str) -> Answer:
     return row._replace(id=made, at=now(), answer=None, ms=None, undoes=row.id)
 
 
-def _standing(desk: Desk, annotation: int) -> list[Answer]:
-    """Rows of an annotation that were not taken back: its number is marked in their ids."""
-    rows = desk.rows()
-    taken = {row.undoes for row in rows}
-    mark = encoded_id(0, _mark(annotation) + bytes(5))[10:18]
-    return [
-        row
-        for row in rows
-        if row.who.startswith("label-studio:") and row.id[10:18] == mark and row.id not in taken
-    ]
+def _moment(told: Annotation) -> int:
+    """When an annotation became what it is, in milliseconds."""
+    return int((told.updated_at or datetime.now(UTC)).timestamp() * 1000)
+
+
+def _given(desk: Desk, annotations: Sequence[int]) -> list[tuple[Answer, bool]]:
+    """Rows of annotations, and whether they stand: their numbers are marked in their ids."""
+    marks = {encoded_id(0, _mark(each) + bytes(5))[10:18] for each in annotations}
+    found = desk.select(_GIVEN, json.dumps([*marks]))
+    return [(Answer._make(row), not taken) for *row, taken in found]
 
 
 def _mark(annotation: int) -> bytes:

@@ -3,26 +3,59 @@
 import io
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Hashable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
 
 from trmml.errors import DataError
+from trmml.features.base import Progress
 from trmml.images import read_image
 from trmml.server.problems import Problem
 from trmml.storage.cache import cache_folder
 from trmml.storage.hashes import ContentHashes
-from trmml.storage.sessions import cores
 
-# Longest sides of what is sent, in pixels; small ones are kept in memory, so many of them.
-WIDTHS, KEPT = (160, 320, 640, 1280, 2048), 2000
-KEPT_WIDTH = 640
+# Longest sides of what is sent, in pixels; those up to the third are kept in memory.
+WIDTHS, KEPT_WIDTH = (160, 320, 640, 1280, 2048), 640
+# Bytes that are kept of these: browsers keep them, too, so few are asked for twice.
+THUMBS = 16 << 20
 # Bytes of uploads that are remembered, for a search or a region map.
 UPLOADS = 128 << 20
+# After which what was read of a large folder is remembered, should the server be killed.
+SAVE_SECONDS = 10.0
+
+
+class Recent:
+    """Contents by name, of which the oldest are forgotten.
+
+    Args:
+        most: bytes that are held; the newest content is held however long it is.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size = most, 0
+        self._contents: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Hashable) -> bytes | None:
+        """A content, which becomes the newest; None where there is none."""
+        with self._lock:
+            if name in self._contents:
+                self._contents.move_to_end(name)
+            return self._contents.get(name)
+
+    def put(self, name: Hashable, content: bytes) -> None:
+        """Hold a content; a name stands for one content for ever."""
+        with self._lock:
+            if name not in self._contents:
+                self._size += len(content)
+            self._contents[name] = content
+            self._contents.move_to_end(name)
+            while len(self._contents) > 1 and self._size > self._most:
+                self._size -= len(self._contents.popitem(last=False)[1])
 
 
 class Library:
@@ -36,20 +69,30 @@ class Library:
         self._roots = [os.path.realpath(root) for root in roots]
         self._hashes = ContentHashes(cache_folder() / "serve", make=sha256)
         self._paths, self._ids = dict[str, Path](), dict[Path, str]()
-        self._uploads: OrderedDict[str, bytes] = OrderedDict()
-        self._lock, self._decoding = threading.Lock(), threading.BoundedSemaphore(cores())
-        self._small = lru_cache(KEPT)(self._encoded)
+        self._uploads, self._thumbs = Recent(UPLOADS), Recent(THUMBS)
 
-    def add(self, paths: Sequence[Path]) -> list[int]:
+    def add(self, paths: Sequence[Path], progress: Progress | None = None) -> list[int]:
         """Take files in; the places of those that have an id of their own.
 
         Left out are copies of one before, files outside of the folders, and what cannot be read.
+
+        Args:
+            paths: of the files, each of which is read the first time.
+            progress: called with ("hash", done, total); what it raises ends this.
         """
         found: dict[str, int] = {}
-        for place, path in enumerate(paths):
-            if (name := self.id_of(path)) is not None:
-                found.setdefault(name, place)
-        self._hashes.save()
+        saved = time.monotonic()
+        try:
+            for place, path in enumerate(paths):
+                if (name := self.id_of(path)) is not None:
+                    found.setdefault(name, place)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._hashes.save()
+                    saved = time.monotonic()
+                if progress is not None:
+                    progress("hash", place + 1, len(paths))
+        finally:
+            self._hashes.save()
         return list(found.values())
 
     def id_of(self, path: Path) -> str | None:
@@ -67,11 +110,7 @@ class Library:
     def upload(self, content: bytes) -> str:
         """The id of bytes that somebody sent; they are forgotten after some others."""
         name = sha256(content).hexdigest()
-        with self._lock:
-            self._uploads[name] = content
-            self._uploads.move_to_end(name)
-            while len(self._uploads) > 1 and sum(map(len, self._uploads.values())) > UPLOADS:
-                self._uploads.popitem(last=False)
+        self._uploads.put(name, content)
         return name
 
     def source(self, name: str) -> Path | bytes:
@@ -98,19 +137,19 @@ class Library:
         Raises:
             Problem: there is none, or it cannot be read.
         """
-        self.source(name)
+        source = self.source(name)
         pixels = next((each for each in WIDTHS if each >= width), WIDTHS[-1])
-        return (self._small if pixels <= KEPT_WIDTH else self._encoded)(name, pixels)
-
-    def _encoded(self, name: str, pixels: int) -> bytes:
+        if (kept := self._thumbs.get((name, pixels))) is not None:
+            return kept
         try:
-            with self._decoding:
-                image = read_image(self.source(name), at_least=pixels)
-                image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+            image = read_image(source, at_least=pixels)
         except DataError as error:
             raise Problem(422, str(error)) from None
+        image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         image.save(file, "JPEG", quality=85)
+        if pixels <= KEPT_WIDTH:
+            self._thumbs.put((name, pixels), file.getvalue())
         return file.getvalue()
 
     def _inside(self, path: Path) -> bool:

@@ -4,6 +4,7 @@ Importing torch and open_clip takes seconds, and the first look at a folder enco
 page that tells how far this is beats none. Nothing here imports torch, or FastAPI.
 """
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,13 +18,15 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trmml.server.guard import PAGES, Gate, Guard
+from trmml.server.guard import METHODS, PAGES, Gate, Guard
 from trmml.server.problems import Problem, answer
 
 STATIC = Path(__file__).parent / "static"
-EVERY = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 # What the stages of loading are called on the page; others go by their own name.
-STAGES = {"read": "reading", "check": "checking", "encode": "encoding", "score": "scoring"}
+STAGES = {
+    "hash": "hashing", "read": "reading", "check": "checking", "encode": "encoding",
+    "score": "scoring",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Opening:
         self.give_up: Callable[[], None] = lambda: None
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="load")
-        rest = Route("/{rest:path}", self._wait, methods=EVERY)
+        rest = Route("/{rest:path}", self._wait, methods=METHODS)
         early = Starlette(
             routes=[*page_routes(), Route("/health", _health), rest], lifespan=self._living
         )
@@ -68,7 +71,7 @@ class Opening:
         self._thread.start()
         yield
         self._ended = True
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)  # requests in hand go on
         if self._site is not None:
             self._site.close()
 

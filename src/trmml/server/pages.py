@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,11 +11,12 @@ from pydantic import BaseModel
 from starlette.types import Scope
 
 from trmml.reporting.report import score_run
-from trmml.server.guard import Gate
+from trmml.server.guard import METHODS, Gate
 from trmml.server.library import Library
 from trmml.server.problems import Problem
 from trmml.server.review import Name, Sha256
 from trmml.storage.json_text import parse_object
+from trmml.storage.sessions import cores
 from trmml.training.run_folder import load_card
 
 # The report is a page of its own with styles and a script in it; it may reach nothing of ours.
@@ -48,9 +50,10 @@ class Meter:
         Gauge("trmml_waiting", "Requests for tags.", registry=self.registry).set_function(waiting)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Take note of a request."""
+        """Take note of a request; what a client makes up is no label, or each would be kept."""
         path = getattr(scope.get("route"), "path", "other")  # of the route: ids are not counted
-        self._requests.labels(scope["method"], path, str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._requests.labels(method, path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
 
@@ -75,16 +78,22 @@ def image_routes(library: Library) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["images"])
     # What an id stands for never changes.
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+    # Those that wait to be decoded hold no thread: other requests need one.
+    decoding = CapacityLimiter(cores())
+
+    async def jpeg(name: str, width: int) -> Response:
+        content = await to_thread.run_sync(library.jpeg, name, width, limiter=decoding)
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     @router.get("/thumb/{name}", response_class=Response)
-    def thumb(name: Sha256, w: Annotated[int, Query(ge=16, le=2048)] = 320) -> Response:
+    async def thumb(name: Sha256, w: Annotated[int, Query(ge=16, le=2048)] = 320) -> Response:
         """An image at most a little larger than `w` pixels."""
-        return Response(library.jpeg(name, w), media_type="image/jpeg", headers=headers)
+        return await jpeg(name, w)
 
     @router.get("/images/{name}", response_class=Response)
-    def image(name: Sha256) -> Response:
+    async def image(name: Sha256) -> Response:
         """An image at most 2048 pixels long."""
-        return Response(library.jpeg(name, 2048), media_type="image/jpeg", headers=headers)
+        return await jpeg(name, 2048)
 
     return router
 
@@ -94,12 +103,12 @@ def run_routes(run: Path, status: dict[str, Any], meter: Meter) -> APIRouter:
     router = APIRouter(tags=["server"])
 
     @router.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """Whether the server lives."""
         return {"status": "UP"}
 
     @router.get("/api/v1/status")
-    def tell() -> dict[str, Any]:
+    async def tell() -> dict[str, Any]:
         """What this server has: its run, categories, and which parts work."""
         return status
 

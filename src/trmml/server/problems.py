@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from trmml.errors import TrmmlError
+from trmml.errors import JournalError, TrmmlError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -56,6 +56,10 @@ def add_handlers(app: "FastAPI") -> None:
     @app.exception_handler(TrmmlError)
     async def bad_input(request: Request, error: TrmmlError) -> JSONResponse:
         return answer(Problem(422, str(error)))
+
+    @app.exception_handler(JournalError)
+    async def not_now(request: Request, error: JournalError) -> JSONResponse:
+        return answer(Problem(503, str(error), {"Retry-After": "5"}))  # the request is in order
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -4,15 +4,17 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, StringConstraints
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, now
 from trmml.curation.cross_fit import cross_fitted
+from trmml.curation.live_tally import LiveTally
 from trmml.curation.queue import Question, Queue
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -56,14 +58,24 @@ class Desk:
     Args:
         queue: of its questions.
         library: of its images.
+        journal: connects to the journal of the queue once more.
         read_only: whether answers are refused.
     """
 
-    def __init__(self, queue: Queue, library: Library, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        library: Library,
+        journal: Callable[[], Answers],
+        *,
+        read_only: bool = False,
+    ) -> None:
         self.queue, self._read_only = queue, read_only
-        self._asking, self._writing = threading.Lock(), threading.Lock()
-        # Its own connection, so that an answer waits for no question.
-        self._journal = Answers(queue.answers.path)
+        self._asking, self._writing, self._counting = (threading.Lock() for _ in range(3))
+        self._doubting, self._weighing = threading.Lock(), threading.Lock()
+        # Connections of their own: an answer waits for no question, and for nothing that is read.
+        self._journal, self._read = journal(), journal()
+        self._tally = LiveTally(self._read)
         # By which a page knows whether answers that it still holds are for this journal.
         self.journal = sha256(os.fsencode(queue.answers.path.resolve())).hexdigest()[:16]
         data = queue.collection.data
@@ -72,7 +84,10 @@ class Desk:
         self.places = {name: place for place, name in enumerate(self.ids)}
         self.by_name = {name: place for place, name in enumerate(data.images)}
         self._categories = frozenset(data.category_names)
-        self._start, self._worth = queue.pairs.known.clone(), dict[str, Any]()
+        queue.pairs.note_all(self.ids)
+        self._start = LabelMatrix(queue.pairs.labels.clone(), queue.pairs.known.clone())
+        self._weighed: LabelMatrix | None = None
+        self._worth: dict[str, Any] = {"new": 0, "before": None, "now": None, "took": 0.0}
 
     def block(
         self, kind: Kind, count: int, category: str | None, after: str | None
@@ -81,8 +96,8 @@ class Desk:
         if category is not None and category not in self._categories:
             raise DataError(f"the run has no category {category!r:.80}; /api/v1/status lists them")
         if kind != "learn":
-            # Slow at first, and only then.
-            self.queue.suspect_list(given=kind == "wrong")
+            with self._doubting:  # slow at first, and only then
+                self.queue.suspect_list(given=kind == "wrong")
         with self._asking:
             if kind == "learn":
                 asked = self.queue.next(count, category=category, after=after)
@@ -122,10 +137,10 @@ class Desk:
         with self._writing:
             return self._journal.add(rows)
 
-    def rows(self) -> list[Answer]:
-        """All that is in the journal."""
-        with self._writing:
-            return self._journal.rows()
+    def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """See `Answers.select`."""
+        with self._counting:
+            return self._read.select(query, *values)
 
     def _row(self, row: Row) -> Answer:
         if row.image not in self.places:
@@ -142,8 +157,8 @@ class Desk:
 
     def progress(self) -> dict[str, Any]:
         """What was answered so far, how long it took, and what is left."""
-        with self._writing:
-            tally = self._journal.tally()
+        with self._counting:
+            tally = self._tally.now()
         with self._asking:
             self.queue.take_new()
             known, left = self.queue.pairs.known.float().mean(), self.queue.left
@@ -161,26 +176,35 @@ class Desk:
         """What this session's answers bought: mAP of linear heads, before and with them.
 
         Both are scored on the pairs that were known at the start, each image by heads that never
-        saw it or a near-duplicate of it. None where no category has enough to score.
+        saw it or a near-duplicate of it. None where no category has enough to score. The figures
+        before the newest answers, while another request computes those with them.
         """
+        if not self._weighing.acquire(blocking=False):
+            return self._worth
+        try:
+            return self._weigh()
+        finally:
+            self._weighing.release()
+
+    def _weigh(self) -> dict[str, Any]:
         with self._asking:
             self.queue.take_new()
-            pairs = self.queue.pairs
-            now_known = LabelMatrix(pairs.labels.clone(), pairs.known.clone())
-        new = int((now_known.known & ~self._start).sum())
-        if self._worth.get("new") == new:
+            pairs, start = self.queue.pairs, self._start
+            found = LabelMatrix(pairs.labels.clone(), pairs.known.clone())
+        if self._weighed is not None and not _differences(found, self._weighed):
             return self._worth
-        started = time.monotonic()
-        before = self._mean_ap(LabelMatrix(now_known.labels, self._start), now_known)
-        after = self._mean_ap(now_known, now_known) if new else before
-        self._worth = {"new": new, "before": before, "now": after}
-        self._worth["took"] = round(time.monotonic() - started, 2)
+        started, new = time.monotonic(), _differences(found, start)
+        before = self._mean_ap(start, found)
+        after = self._mean_ap(found, found) if new else before
+        self._weighed, took = found, time.monotonic() - started
+        self._worth = {"new": new, "before": before, "now": after, "took": round(took, 2)}
         return self._worth
 
     def _mean_ap(self, learned: LabelMatrix, truth: LabelMatrix) -> float | None:
         collection = self.queue.collection
         logits = cross_fitted(collection.inputs, learned, collection.folds)
-        found = mean_defined(average_precisions(logits, truth.labels, self._start & truth.known))
+        scored = self._start.known & truth.known
+        found = mean_defined(average_precisions(logits, truth.labels, scored))
         return None if math.isnan(found) else round(found, 4)
 
     def alike(self, feature: Any, category: str, count: int = 3) -> list[str]:
@@ -205,9 +229,16 @@ class Desk:
         }
 
 
+def _differences(one: LabelMatrix, other: LabelMatrix) -> int:
+    """Number of pairs that two matrices know different things of."""
+    present = (one.labels & one.known) ^ (other.labels & other.known)
+    return int((present | (one.known ^ other.known)).sum())
+
+
 def review_routes(desk: Desk | None) -> APIRouter:
     """The part of the API that asks people."""
     router = APIRouter(prefix="/api/v1", tags=["review"])
+    keeping = CapacityLimiter(1)  # a thread that no other request takes; they write by turns
 
     def here() -> Desk:
         if desk is None:
@@ -232,9 +263,10 @@ def review_routes(desk: Desk | None) -> APIRouter:
         return {"images": here().whole(n, anew)}
 
     @router.post("/answers")
-    def answers(rows: Rows) -> dict[str, int]:
+    async def answers(rows: Rows) -> dict[str, int]:
         """Keep answers. They are on the disk when the reply is sent; a known id changes nothing."""
-        return {"kept": len(rows.answers), "new": here().keep(rows.answers)}
+        new = await to_thread.run_sync(here().keep, rows.answers, limiter=keeping)
+        return {"kept": len(rows.answers), "new": new}
 
     @router.get("/progress")
     def progress() -> dict[str, Any]:

@@ -29,8 +29,8 @@ from trmml.server.opening import Site, page_routes
 from trmml.server.pages import Meter, image_routes, run_routes, session_routes
 from trmml.server.problems import add_handlers
 from trmml.server.review import Desk, review_routes
-from trmml.server.serve import check_index
 from trmml.server.tagging import Explainer, tag_routes
+from trmml.server.uploads import Intake
 from trmml.storage.provenance import versions
 from trmml.training.run_folder import load_card
 
@@ -106,10 +106,10 @@ def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
         "search": [] if index is None else index.card.category_names,
         "texts": bool(card.encoder.token_size), **_commands(wish),
     }  # fmt: skip
-    for router in (
-        session_routes(gate), image_routes(library),
+    for router in (  # looked through in this order, so what programs ask for most is first
+        tag_routes(batcher, library, explainer, Intake(gate.most_bytes)),
+        session_routes(gate), image_routes(library), review_routes(desk),
         run_routes(wish.run, status, meter),
-        tag_routes(batcher, library, explainer), review_routes(desk),
         search_routes(None if index is None else Searcher(index, library)),
     ):  # fmt: skip
         app.include_router(router)
@@ -147,13 +147,8 @@ def _commands(wish: Wish) -> dict[str, str]:
 
 
 def _index(wish: Wish) -> Index:
-    """The index to search.
-
-    Raises:
-        CheckpointError: it was made with another encoder.
-    """
+    """The index to search, which `check_index` has passed."""
     assert wish.index is not None
-    check_index(wish.index, wish.run)
     return Index(
         wish.index,
         partial(EncoderEmbedder, encoder=wish.encoder, trust=wish.trust, where=wish.index),
@@ -162,7 +157,7 @@ def _index(wish: Wish) -> Index:
 
 
 def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None) -> Desk:
-    kept = library.add(data.paths)
+    kept = library.add(data.paths, progress)
     if len(kept) < len(data):
         logger.warning(
             "%d of %d images are copies, unreadable or elsewhere, and are not asked about",
@@ -172,5 +167,13 @@ def _desk(wish: Wish, data: Dataset, library: Library, progress: Progress | None
         wish.run, data.subset(kept), encoder=wish.encoder, trust=wish.trust, device=wish.device,
         on_bad_image="skip", progress=progress,
     )  # fmt: skip
-    queue = Queue(collection, Answers(wish.answers or wish.run / "answers.sqlite"), who=wish.who)
-    return Desk(queue, library, read_only=wish.read_only)
+    journal = partial(Answers, _journal(wish), read_only=wish.read_only)
+    queue = Queue(collection, journal(), who=wish.who)
+    return Desk(queue, library, journal, read_only=wish.read_only)
+
+
+def _journal(wish: Wish) -> Path | None:
+    """The journal; None where none is there, and none may be made."""
+    path = wish.answers or wish.run / "answers.sqlite"
+    there = path.is_file() and path.stat().st_size
+    return path if there or not wish.read_only else None

@@ -1,42 +1,22 @@
 """Tags of images that are sent, or that are of the collection, with why."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
-from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import UploadFile
 
 from trmml.errors import DataError
 from trmml.server.batching import Batcher
 from trmml.server.library import Library, status_of
 from trmml.server.problems import Problem
-from trmml.server.review import Desk, Name, Sha256
+from trmml.server.review import Desk, Name
+from trmml.server.uploads import FORMS, Intake
 from trmml.tagging.scorer import Scorer
 from trmml.tagging.tags import Choice, Tag
-
-MOST_IMAGES = 32
-_ID = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-# The two forms that a request may have, for the OpenAPI document.
-_FORMS = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": {
-                "type": "object", "required": ["image"],
-                "properties": {"image": {"type": "array", "minItems": 1, "maxItems": MOST_IMAGES,
-                                         "items": {"type": "string", "format": "binary"}}},
-            }},
-            "application/json": {"schema": {
-                "type": "object", "required": ["images"],
-                "properties": {"images": {"type": "array", "minItems": 1, "maxItems": MOST_IMAGES,
-                                          "items": _ID}},
-            }},
-        },
-    }
-}  # fmt: skip
 
 
 class Explainer:
@@ -50,6 +30,8 @@ class Explainer:
     def __init__(self, load: Callable[[], Scorer], desk: Desk | None) -> None:
         self._load, self._desk = load, desk
         self._scorer: Scorer | None = None
+        # A request that ended for its 30 seconds leaves its thread at work.
+        self._lock = threading.Lock()
 
     def explain(self, source: Any, names: Sequence[str]) -> dict[str, Any]:
         """Maps over the patches, row by row, the largest 1, and ids of images that are alike.
@@ -58,6 +40,10 @@ class Explainer:
             source: file or bytes of an image that can be read.
             names: of tags.
         """
+        with self._lock:
+            return self._explained(source, names)
+
+    def _explained(self, source: Any, names: Sequence[str]) -> dict[str, Any]:
         self._scorer = scorer = self._scorer or self._load()
         strange = [name for name in names if name not in scorer.category_names]
         if strange:
@@ -74,12 +60,14 @@ class Explainer:
         return {"maps": {"rows": rows, "columns": columns, "values": maps}, "alike": alike}
 
 
-def tag_routes(batcher: Batcher, library: Library, explainer: Explainer) -> APIRouter:
+def tag_routes(
+    batcher: Batcher, library: Library, explainer: Explainer, intake: Intake
+) -> APIRouter:
     """The part of the API that tags."""
     router = APIRouter(prefix="/api/v1", tags=["tag"])
     explaining = asyncio.Lock()
 
-    @router.post("/tag", openapi_extra=_FORMS)
+    @router.post("/tag", openapi_extra=FORMS)
     async def tag(
         request: Request,
         top: Annotated[int | None, Query(ge=1)] = None,
@@ -92,33 +80,58 @@ def tag_routes(batcher: Batcher, library: Library, explainer: Explainer) -> APIR
         With `explain`, also where each tag is, and images alike; and the same of `category`.
         """
         choice = Choice(top, threshold)
-        with batcher.place():
-            names = await _images(request, library)
-            told = await asyncio.gather(
-                *(_tagged(name, choice, batcher, library) for name in names)
-            )
-            if len(told) == 1 and "error" in told[0]:
-                raise Problem(told[0]["status"], told[0]["error"])
-            readable = [each for each in told if "error" not in each]
-            for each in readable if explain else ():
-                async with explaining:
-                    shown = [*(tag["category"] for tag in each["tags"]), *(category or ())]
-                    source = library.source(each["image"])
-                    each |= await asyncio.to_thread(explainer.explain, source, shown)
+        with intake.room() as body:
+            sources = [_source(each, library) for each in await body.images(request)]
+            with batcher.place():
+                told = await asyncio.gather(
+                    *(_tagged(each, choice, batcher, library) for each in sources)
+                )
+                if len(told) == 1 and "error" in told[0]:
+                    raise Problem(told[0]["status"], told[0]["error"])
+                for (_, source), each in zip(sources, told, strict=True) if explain else ():
+                    if "error" not in each:
+                        shown = [*(tag["category"] for tag in each["tags"]), *(category or ())]
+                        async with explaining:
+                            each |= await asyncio.to_thread(explainer.explain, source, shown)
         return {"images": told}
 
-    @router.post("/images", openapi_extra=_FORMS)
+    @router.post("/images", openapi_extra=FORMS)
     async def images(request: Request) -> dict[str, list[str]]:
         """Ids of images that are sent, to search with; they are forgotten after others."""
-        return {"images": await _images(request, library)}
+        with intake.room() as body:
+            sources = [_source(each, library) for each in await body.images(request)]
+            return {"images": [await _name(*each, batcher, library) for each in sources]}
 
     return router
 
 
-async def _tagged(name: str, choice: Choice, batcher: Batcher, library: Library) -> dict[str, Any]:
+Source = tuple[str | None, Path | bytes]  # the id of an image, and the file or what was sent
+
+
+def _source(sent: bytes | str, library: Library) -> Source:
+    """What an image of a request is: what is sent has no id yet.
+
+    Raises:
+        Problem: there is no image of this id.
+    """
+    return (None, sent) if isinstance(sent, bytes) else (sent, library.source(sent))
+
+
+async def _name(known: str | None, source: Path | bytes, batcher: Batcher, library: Library) -> str:
+    """The id of an image; what was sent is remembered under it."""
+    if known is None and isinstance(source, bytes):
+        return await batcher.in_pool(library.upload, source)
+    return str(known)
+
+
+async def _tagged(
+    image: Source, choice: Choice, batcher: Batcher, library: Library
+) -> dict[str, Any]:
     """What is told of one image."""
-    source = library.source(name)
-    found = await batcher.probabilities(source)
+    _, source = image
+    name, found = await asyncio.gather(
+        _name(*image, batcher, library), batcher.probabilities(source)
+    )
     if isinstance(found, DataError):
         status = status_of(source) if isinstance(source, bytes) else 422
         return {"image": name, "tags": [], "error": str(found), "status": status}
@@ -133,31 +146,3 @@ def _told(tag: Tag) -> dict[str, Any]:
         "probability": round(tag.probability, 6),
         "threshold": round(tag.threshold, 6),
     }
-
-
-async def _images(request: Request, library: Library) -> list[str]:
-    """Ids of the images of a request: parts that are sent, or ids in JSON.
-
-    Raises:
-        Problem: there is none, or it is of no such form.
-    """
-    if request.headers["content-type"].partition(";")[0].strip().lower() == "application/json":
-        names = _ids(await request.body())
-    else:
-        async with request.form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
-            parts = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
-            names = [library.upload(await part.read()) for part in parts]
-    if not 0 < len(names) <= MOST_IMAGES:
-        raise Problem(
-            422, f"expected 1 to {MOST_IMAGES} images as parts called `image`, got {len(names)}"
-        )
-    return names
-
-
-def _ids(body: bytes) -> list[str]:
-    """The ids in a body of JSON."""
-    try:
-        tree = TypeAdapter(dict[str, list[Sha256]]).validate_json(body)
-        return tree["images"]
-    except (ValidationError, KeyError):
-        raise Problem(422, 'expected {"images": [id, ...]}, each id 64 digits in hex') from None
