@@ -57,7 +57,10 @@ function Frame() {
     if (!ready.value) return;
     const [title, load] = at(path);
     document.title = `${title} – ${status.value.run} – trmml`;
-    void load().then((page) => where.value === path && (shown.value = { path, page: page.default }));
+    void load().then((page) => where.value === path && (shown.value = { path, page: page.default }), () => {
+      trouble.value = "gone";
+      if (shown.value.path) go(shown.value.path); // what is there stays
+    });
   }, [path, ready.value]);
   const { page: Page } = shown.value;
   return html`
