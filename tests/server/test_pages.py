@@ -168,6 +168,21 @@ def test_a_part_of_an_image_is_searched_for(page) -> None:
     page.get_by_text("nothing is shown").wait_for()
 
 
+def test_a_part_is_named_by_numbers_with_keys_alone(page) -> None:
+    page.goto(page.url.replace("/review", "/search"))
+    page.locator(".add").fill("no such tag")
+    page.keyboard.press("Enter")
+    page.get_by_text('has no tag "no such tag"').wait_for()
+    page.locator(".group button", has_text="red").press("Enter")
+    page.locator(".hits .tile").first.press("Enter")
+    page.locator("dialog summary").press("Enter")
+    page.get_by_label("Left").fill("10")
+    with page.expect_request("**/api/v1/search") as asked:
+        page.keyboard.press("Enter")
+    assert asked.value.post_data_json["box"] == [0.1, 0.25, 0.75, 0.75]
+    page.get_by_text("like a part of this").wait_for()
+
+
 def test_tiles_of_another_size_are_remembered(page, served) -> None:
     before = count(served.answers)
 

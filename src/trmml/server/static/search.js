@@ -11,6 +11,8 @@ const box = signal(/** @type {number[]|null} */ (null));
 const strict = signal(false);
 const found = signal(/** @type {any} */ (null));
 const problem = signal("");
+/** What was named as a tag and is none; Enter searches in the same moment, which may go well. */
+const strange = signal("");
 const large = signal(/** @type {any} */ (null));
 let asked = 0;
 /** Of a part that is named by numbers, in percent of the image, from its top left. */
@@ -40,12 +42,9 @@ async function search(offset = 0) {
 function addTag(name) {
   const yes = !name.startsWith("-");
   const plain = yes ? name : name.slice(1).trim();
-  problem.value = "";
+  strange.value = plain && !status.value.search.includes(plain) ? plain : "";
+  if (strange.value) return false;
   if (!plain) return true;
-  if (!status.value.search.includes(plain)) {
-    problem.value = `The index has no tag ${JSON.stringify(plain)}. The field lists those that it has.`;
-    return false;
-  }
   tags.value = [...tags.value.filter(([each]) => each !== plain), [plain, yes]];
   void search();
   return true;
@@ -156,6 +155,7 @@ export default function Page() {
       <${Chips} />
       <label class="switch"><input type="checkbox" checked=${strict.value} onChange=${() => { strict.value = !strict.value; void search(); }} /> Only what chance hardly reaches</label>
     </form>
+    ${strange.value ? html`<p class="error" role="alert">The index has no tag "<bdi>${strange.value}</bdi>". The field lists those that it has.</p>` : null}
     ${problem.value ? html`<p class="error" role="alert">${problem.value}</p>` : null}
     ${!result ? html`<${Start} />` : html`
       <div class="ask"><p class="hint">${result.hits.length}${result.more ? " and more" : ""} images, best first.${result.least != null ? ` Below a score of ${result.least.toFixed(2)} nothing is shown.` : ""}</p><span class="controls"><${Size} /></span></div>
