@@ -1,5 +1,6 @@
 """The pages in a browser, as a person uses them."""
 
+import base64
 import json
 import os
 import shutil
@@ -53,6 +54,23 @@ def test_images_that_are_dropped_get_tags(page, served) -> None:
     page.locator(".heat").first.wait_for()
     page.locator(".tag").first.click()
     assert "threshold" in page.locator(".why").first.inner_text()
+
+
+DROP = """(text) => {
+  const files = new DataTransfer();
+  files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a.png"));
+  const how = {dataTransfer: files, bubbles: true, cancelable: true};
+  return ["dragover", "drop"].map((kind) => !document.body.dispatchEvent(new DragEvent(kind, how)));
+}"""
+
+
+@pytest.mark.parametrize("path", ["/tag", "/search"])
+def test_a_file_that_is_dropped_beside_its_place_is_taken(page, served, path) -> None:
+    page.goto(page.url.replace("/review", path))
+    page.locator("main h1").wait_for(state="attached")
+    image = base64.b64encode(next(served.images.iterdir()).read_bytes()).decode()
+    assert page.evaluate(DROP, image) == [True, True]  # the browser opens nothing
+    page.locator(".card .tags" if path == "/tag" else "dialog.large").wait_for()
 
 
 def test_a_file_that_is_no_image_is_told(page, tmp_path) -> None:

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from tests.server.browser import looked, needs_chromium, saved, signed_in, until
 from tests.server.conftest import TOKEN, answers, count, listening, make
 from trmml.curation.standing import standing
@@ -267,8 +265,8 @@ def test_the_way_back_outlives_other_pages_and_a_reload(page, served) -> None:
     page.keyboard.press("y")
     page.keyboard.press("y")
     saved(page)
-    page.get_by_role("link", name="Search").click()
-    page.locator(".field input").first.wait_for()
+    page.get_by_role("link", name="Tag").click()
+    page.locator(".drop").wait_for()
     page.go_back()
     first_tile(page)
     assert page.locator(".tile.present").count() == 2
@@ -375,22 +373,3 @@ def test_where_nothing_is_kept_nothing_is_answered(
         page.keyboard.press("y")
         page.locator(".tile").first.click()
         assert page.locator(".tile:is(.present, .absent)").count() == 0
-
-
-DROP = """(text) => {
-  const files = new DataTransfer();
-  files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a.png"));
-  const how = {dataTransfer: files, bubbles: true, cancelable: true};
-  return ["dragover", "drop"].map((kind) => !document.body.dispatchEvent(new DragEvent(kind, how)));
-}"""
-
-
-@pytest.mark.parametrize("path", ["/tag", "/search"])
-def test_a_file_that_is_dropped_beside_its_place_is_taken(page, served, path) -> None:
-    import base64
-
-    page.goto(page.url.replace("/review", path))
-    page.locator("main h1").wait_for(state="attached")
-    image = base64.b64encode(next(served.images.iterdir()).read_bytes()).decode()
-    assert page.evaluate(DROP, image) == [True, True]  # the browser opens nothing
-    page.locator(".card .tags" if path == "/tag" else "dialog.large").wait_for()
