@@ -1,7 +1,8 @@
 """Debian's Chromium, driven by Playwright; pages that leave the machine or fail are noticed."""
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,3 +51,21 @@ def signed_in(browser: Any, port: int, token: str, **how: Any) -> Iterator[Any]:
     home = f"http://127.0.0.1:{port}/"
     assert [url for url in asked if not url.startswith(home)] == []
     assert errors == []
+
+
+def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def saved(page: Any) -> None:
+    """Wait until the server has all that the page knows."""
+    page.locator(".saved[data-unsaved='0']").wait_for()
+
+
+def looked(page: Any) -> None:
+    """Wait as long as a block or an image must have been there before it is accepted."""
+    page.wait_for_timeout(350)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -13,6 +14,9 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from tests.conftest import TOY_SPEC, ToyImages
+from tests.server.browser import chromium, signed_in
+from trmml.curation.answers import Answers
+from trmml.curation.standing import standing
 from trmml.datasets.formats.folder import read_folder
 from trmml.labels.matrix import LabelMatrix
 from trmml.server.guard import LOOPBACK, Gate
@@ -81,6 +85,19 @@ def make(
     return Served(open_site(wish, gate).app, images, folder / "answers.sqlite")
 
 
+def answers(path: Path) -> list[Any]:
+    """All rows of a journal."""
+    with Answers(path) as journal:
+        return journal.rows()
+
+
+def count(path: Path) -> int:
+    """Answers that stand."""
+    rows = answers(path)
+    taken = standing(rows).taken
+    return sum(row.answer is not None and row.id not in taken for row in rows)
+
+
 @pytest.fixture(scope="module")
 def served(
     finished_run: Path, toy_images: ToyImages, tmp_path_factory: pytest.TempPathFactory
@@ -110,3 +127,15 @@ def listening(app: ASGIApp) -> Iterator[int]:
 def port(served: Served) -> Iterator[int]:
     with listening(served.app) as number:
         yield number
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Any, port: int) -> Iterator[Any]:
+    with signed_in(browser, port, TOKEN) as found:
+        yield found

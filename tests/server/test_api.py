@@ -202,6 +202,17 @@ def test_a_journal_that_is_locked_is_no_fault_of_the_request(
     assert keep(client, said).json() == {"kept": 1, "new": 1}
 
 
+def test_answers_for_another_journal_are_not_taken(own) -> None:
+    client = own.client()
+    told = row(question(client), "present")
+    answer = client.post("/api/v1/answers", json={"answers": [told], "journal": "f" * 16})
+    assert answer.status_code == 409 and "--who" in answer.json()["detail"]
+    assert kept(own) == []
+    journal = client.get("/api/v1/status").json()["journal"]
+    answer = client.post("/api/v1/answers", json={"answers": [told], "journal": journal})
+    assert answer.status_code == 200 and [each.id for each in kept(own)] == [told["id"]]
+
+
 def test_the_run_tells_its_figures(client) -> None:
     told = client.get("/api/v1/run").json()
     assert 0 <= told["held_out"]["mean_ap"] <= 1 and len(told["held_out"]["per_category"]) == 4

@@ -1,35 +1,36 @@
 """The pages in a browser, as a person uses them."""
 
+import base64
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import TOY_SPEC
-from tests.server.browser import chromium, needs_chromium, signed_in
-from tests.server.conftest import STRANGE, TOKEN, Served, listening, make
-from trmml.curation.answers import Answers
-from trmml.curation.standing import standing
+from tests.server.browser import looked, needs_chromium, saved, signed_in, until
+from tests.server.conftest import STRANGE, TOKEN, Served, answers, count, listening, make
 from trmml.search.build import build_index
 from trmml.server.guard import LOOPBACK, Gate
 from trmml.server.site import Wish, open_site, unlabelled
 from trmml.training.run_folder import card_sum
 
 pytestmark = needs_chromium
-PAGES = ("/tag", "/review", "/review?kind=images", "/search", "/run", "/api")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
+# What each page holds when it is there: a placeholder has a heading, too.
+PAGES = {
+    "/tag": ".card .why",
+    "/review": ".tile",
+    "/review?kind=images": ".checks li",
+    "/search": ".hits .tile",
+    "/run": ".bars li",
+    "/api": ".way",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,35 +40,6 @@ def served(finished_run, toy_images, tmp_path_factory) -> Served:
     index = folder / "index"
     build_index(finished_run, toy_images.test, index, encoder=TOY_SPEC)
     return make(finished_run, toy_images, folder, index=index)
-
-
-@pytest.fixture
-def page(browser, served, port):
-    with signed_in(browser, port, TOKEN) as found:
-        yield found
-
-
-def answers(path: Path) -> list[Any]:
-    with Answers(path) as journal:
-        return journal.rows()
-
-
-def count(path: Path) -> int:
-    """Answers that stand."""
-    rows = answers(path)
-    taken = standing(rows).taken
-    return sum(row.answer is not None and row.id not in taken for row in rows)
-
-
-def until(what, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-
-
-def saved(page: Any) -> None:
-    page.locator(".saved[data-unsaved='0']").wait_for()
 
 
 def test_images_that_are_dropped_get_tags(page, served) -> None:
@@ -82,6 +54,23 @@ def test_images_that_are_dropped_get_tags(page, served) -> None:
     page.locator(".heat").first.wait_for()
     page.locator(".tag").first.click()
     assert "threshold" in page.locator(".why").first.inner_text()
+
+
+DROP = """(text) => {
+  const files = new DataTransfer();
+  files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a.png"));
+  const how = {dataTransfer: files, bubbles: true, cancelable: true};
+  return ["dragover", "drop"].map((kind) => !document.body.dispatchEvent(new DragEvent(kind, how)));
+}"""
+
+
+@pytest.mark.parametrize("path", ["/tag", "/search"])
+def test_a_file_that_is_dropped_beside_its_place_is_taken(page, served, path) -> None:
+    page.goto(page.url.replace("/review", path))
+    page.locator("main h1").wait_for(state="attached")
+    image = base64.b64encode(next(served.images.iterdir()).read_bytes()).decode()
+    assert page.evaluate(DROP, image) == [True, True]  # the browser opens nothing
+    page.locator(".card .tags" if path == "/tag" else "dialog.large").wait_for()
 
 
 def test_a_file_that_is_no_image_is_told(page, tmp_path) -> None:
@@ -101,6 +90,7 @@ def test_a_block_by_keys_alone_then_taken_back(page, served) -> None:
         page.keyboard.press(key)
     for state in ("present", "absent", "unsure", "skip"):
         assert page.locator(f".tile.{state}").count() >= 1, state
+    looked(page)
     page.keyboard.press("Enter")
     until(lambda: page.locator("h1 em").all_inner_texts() not in ([], [name]))
     saved(page)
@@ -130,8 +120,9 @@ def test_a_whole_image_with_its_ticks(page, served) -> None:
     page.locator(".checks li").first.wait_for()
     open_pairs = page.locator(".checks li").count()
     ticks = page.locator(".checks input:checked").count()
-    page.keyboard.press("y")
+    page.keyboard.press("Space")
     assert page.locator(".checks input:checked").count() != ticks
+    looked(page)
     page.keyboard.press("Enter")
     saved(page)
     until(lambda: count(served.answers) == before + open_pairs)
@@ -195,6 +186,21 @@ def test_a_part_of_an_image_is_searched_for(page) -> None:
     page.get_by_text("nothing is shown").wait_for()
 
 
+def test_a_part_is_named_by_numbers_with_keys_alone(page) -> None:
+    page.goto(page.url.replace("/review", "/search"))
+    page.locator(".add").fill("no such tag")
+    page.keyboard.press("Enter")
+    page.get_by_text('has no tag "no such tag"').wait_for()
+    page.locator(".group button", has_text="red").press("Enter")
+    page.locator(".hits .tile").first.press("Enter")
+    page.locator("dialog summary").press("Enter")
+    page.get_by_label("Left").fill("10")
+    with page.expect_request("**/api/v1/search") as asked:
+        page.keyboard.press("Enter")
+    assert asked.value.post_data_json["box"] == [0.1, 0.25, 0.75, 0.75]
+    page.get_by_text("like a part of this").wait_for()
+
+
 def test_tiles_of_another_size_are_remembered(page, served) -> None:
     before = count(served.answers)
 
@@ -223,36 +229,53 @@ def test_tiles_of_another_size_are_remembered(page, served) -> None:
     assert count(served.answers) == before
 
 
-def test_twice_as_large_nothing_is_cut_off(browser, port) -> None:
+def filled(page: Any, port: int, image: Path) -> Iterator[str]:
+    """Each page in turn, once it holds what it is for, and its dialogs."""
+    for path, what in PAGES.items():
+        page.goto(f"http://127.0.0.1:{port}{path}")
+        if path == "/tag":
+            page.set_input_files("input[type=file]", image)
+            page.locator(".card .tags").wait_for()
+            page.get_by_text("Also what is below").click()
+            page.locator(".tag").first.click()
+        if path == "/search":
+            page.locator(".group button", has_text="red").click()
+        page.locator(what).first.wait_for()
+        yield path
+        if path in ("/review", "/search"):
+            # Over a page that another size of tiles has scrolled.
+            page.locator(".corner" if path == "/review" else ".hits .tile").first.click()
+            page.locator("dialog.large").wait_for()
+            yield f"{path}, enlarged"
+
+
+def test_twice_as_large_nothing_is_cut_off(browser, served, port) -> None:
     """A zoom of 200 % leaves half of the pixels of a style sheet."""
+    image = served.images / STRANGE
     for width in (640, 400):
         view = {"width": width, "height": 430}
         with signed_in(browser, port, TOKEN, viewport=view, device_scale_factor=2) as page:
             page.evaluate("localStorage.setItem('tiles', '4')")
-            for path in PAGES:
-                page.goto(f"http://127.0.0.1:{port}{path}")
-                page.locator("main h1").first.wait_for(state="attached")
+            for name in filled(page, port, image):
                 wide = page.evaluate("document.documentElement.scrollWidth")
-                assert wide <= width, f"{path} at {width}"
+                assert wide <= width, f"{name} at {width}"
+                inner = "[...document.querySelectorAll('dialog')].map(d => d.scrollWidth)"
+                assert all(each <= width for each in page.evaluate(inner)), f"{name} at {width}"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, port, scheme) -> None:
+def test_axe_finds_nothing_serious(browser, served, port, scheme) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     with signed_in(browser, port, TOKEN, color_scheme=scheme) as page:
-        for path in PAGES:
-            page.goto(f"http://127.0.0.1:{port}{path}")
-            page.locator("main h1").first.wait_for(state="attached")
-            if path.startswith("/review"):
-                page.locator(".tile, .checks li").first.wait_for()
+        for name in filled(page, port, served.images / STRANGE):
             found = Axe().run(page).response["violations"]
             serious = [
                 (each["id"], [node["html"][:200] for node in each["nodes"]][:3])
                 for each in found
                 if each["impact"] in ("serious", "critical")
             ]
-            assert serious == [], path
+            assert serious == [], name
 
 
 # What a stranger might call a category; no file's name can hold the end of a script.

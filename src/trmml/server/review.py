@@ -47,9 +47,14 @@ class Row(BaseModel):
 
 
 class Rows(BaseModel):
-    """Answers that are sent together: all are kept, or none."""
+    """Answers that are sent together: all are kept, or none.
+
+    Attributes:
+        journal: that they are for, as /api/v1/status names it; without it, whichever there is.
+    """
 
     answers: Annotated[list[Row], Field(max_length=2000)]
+    journal: Name | None = None
 
 
 class Desk:
@@ -76,8 +81,9 @@ class Desk:
         # Connections of their own: an answer waits for no question, and for nothing that is read.
         self._journal, self._read = journal(), journal()
         self._tally = LiveTally(self._read)
-        # By which a page knows whether answers that it still holds are for this journal.
-        self.journal = sha256(os.fsencode(queue.answers.path.resolve())).hexdigest()[:16]
+        # By which a page knows whether answers that it still holds are for this journal and person.
+        named = os.fsencode(queue.answers.path.resolve()) + b"\0" + os.fsencode(queue.who)
+        self.journal = sha256(named).hexdigest()[:16]
         data = queue.collection.data
         self.paths = data.paths
         self.ids = [library.id_of(path) or "" for path in self.paths]
@@ -121,21 +127,33 @@ class Desk:
             for asked, names in zip(found, known, strict=True)
         ]
 
-    def keep(self, rows: Sequence[Row]) -> int:
+    def keep(self, sent: Rows) -> int:
         """Number of rows that were new; all are on the disk.
 
         Raises:
-            Problem: nothing may be written here, or an image is not of this collection.
+            Problem: nothing may be written here, the rows are for another journal, or an image is
+                not of this collection.
             DataError: a category that the run lacks, or a row that neither answers nor takes back.
         """
-        return self.add([self._row(row) for row in rows])
+        if sent.journal not in (None, self.journal):
+            raise Problem(
+                409,
+                "these answers are for another journal, or by another person, than this server was"
+                " started with; start it again with their --answers and --who, or reload the page"
+                " to go on with its own",
+            )
+        self._check_writable()  # before any row: what is refused for all is no row's fault
+        return self.add([self._row(row) for row in sent.answers])
 
     def add(self, rows: Sequence[Answer]) -> int:
         """Number of rows that were new; all are on the disk, or none where nothing may be kept."""
-        if self._read_only:
-            raise Problem(403, "this server was started with --read-only: nothing is kept")
+        self._check_writable()
         with self._writing:
             return self._journal.add(rows)
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise Problem(403, "this server was started with --read-only: nothing is kept")
 
     def select(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """See `Answers.select`."""
@@ -265,7 +283,7 @@ def review_routes(desk: Desk | None) -> APIRouter:
     @router.post("/answers")
     async def answers(rows: Rows) -> dict[str, int]:
         """Keep answers. They are on the disk when the reply is sent; a known id changes nothing."""
-        new = await to_thread.run_sync(here().keep, rows.answers, limiter=keeping)
+        new = await to_thread.run_sync(here().keep, rows, limiter=keeping)
         return {"kept": len(rows.answers), "new": new}
 
     @router.get("/progress")

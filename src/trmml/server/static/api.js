@@ -2,6 +2,7 @@
 import { ask, html, signal, useEffect } from "./base.js";
 
 const tree = signal(/** @type {any} */ (null));
+const problem = signal("");
 
 /** @param {any} schema */
 function shape(schema) {
@@ -10,8 +11,8 @@ function shape(schema) {
 }
 
 export default function Page() {
-  useEffect(() => { ask("/openapi.json").then((told) => (tree.value = told), () => {}); }, []);
-  if (!tree.value) return html`<h1>API</h1><p class="wait" aria-busy="true">Reading …</p>`;
+  useEffect(() => { ask("/openapi.json").then((told) => (tree.value = told), (error) => (problem.value = error.message)); }, []);
+  if (!tree.value) return html`<h1>API</h1>${problem.value ? html`<p class="error" role="alert">${problem.value}</p>` : html`<p class="wait" aria-busy="true">Reading …</p>`}`;
   const schemas = Object.entries(tree.value.components?.schemas ?? {}).filter(([name]) => !/Validation/.test(name));
   return html`<h1>API</h1><p class="hint">Scripts send <code>Authorization: Bearer TOKEN</code>, and <code>X-Trmml: 1</code> with what changes something.
     The document for programs: <a href="/api/v1/openapi.json">openapi.json</a>.</p>

@@ -16,7 +16,20 @@ export const status = signal(/** @type {any} */ (null));
 /** Why nothing goes on: "", "signed-out" or "gone". */
 export const trouble = signal("");
 /** The last thing that happened, read aloud. */
-export const spoken = signal("");
+const spoken = signal("");
+/** Have something read aloud; the same words again are a change, too. @param {string} words */
+export const say = (words) => void (spoken.value = words === spoken.value ? `${words}\u00a0` : words);
+/** Where it is read from. An open dialog needs its own: all beside it is silent. */
+export const Spoken = () => html`<p class="sr" role="status" aria-live="polite">${spoken.value}</p>`;
+
+/** The page that is shown, by its path. */
+export const where = signal(location.pathname);
+
+/** Go to another page of ours. What this one holds stays in memory. @param {string} to */
+export function go(to) {
+  history.pushState(null, "", to);
+  where.value = location.pathname;
+}
 
 /** A request that was not done. */
 export class Refused extends Error {
@@ -27,16 +40,20 @@ export class Refused extends Error {
   }
 }
 
+/** Whether a request that failed may be done later as it is. @param {any} error */
+export const passing = (error) => error instanceof Refused && [0, 401, 408, 429, 503].includes(error.code);
+
 /**
  * The JSON that the server answers.
  * @param {string} path below /api/v1
  * @param {any} [body] sent as JSON, or a form as it is
  * @param {boolean} [wait] whether to send again later where too many ask
+ * @param {AbortSignal} [stop] by which whoever asks gives up
  * @returns {Promise<any>}
  */
-export async function ask(path, body, wait = true) {
+export async function ask(path, body, wait = true, stop) {
   /** @type {RequestInit} */
-  const how = { headers: { "X-Trmml": "1" } };
+  const how = { headers: { "X-Trmml": "1" }, signal: stop };
   if (body !== undefined) {
     how.method = "POST";
     how.body = body instanceof FormData ? body : JSON.stringify(body);
@@ -46,6 +63,7 @@ export async function ask(path, body, wait = true) {
   try {
     answer = await fetch("/api/v1" + path, how);
   } catch {
+    if (stop?.aborted) throw new Refused(0, "Nobody waits for it.");
     trouble.value = "gone";
     throw new Refused(0, "The server cannot be reached.");
   }
@@ -54,7 +72,7 @@ export async function ask(path, body, wait = true) {
   const told = await answer.json().catch(() => ({ detail: answer.statusText }));
   if (answer.status === 503 && wait) {
     await later(1000 * Number(answer.headers.get("Retry-After") || 1));
-    return ask(path, body, false);
+    return ask(path, body, false, stop);
   }
   throw new Refused(answer.status, told.detail);
 }

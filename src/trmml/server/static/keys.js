@@ -1,5 +1,5 @@
 /** Keys of a page, each with a button; they rest while somebody types, and can be switched off. */
-import { html, signal, useEffect } from "./base.js";
+import { go, html, signal, useEffect } from "./base.js";
 
 export const single = signal(localStorage.getItem("keys") !== "off");
 export const helping = signal(false);
@@ -17,6 +17,8 @@ const typing = (target) =>
   && !(target instanceof HTMLInputElement && /^(checkbox|radio|button|range)$/.test(target.type));
 /** Keys that move a slider. */
 const MOVES = /^(Arrow|Home|End|Page)/;
+/** Keys that go on while they are held. One that answers would answer what nobody has seen. */
+const HELD = /^(Arrow.*|[jk])$/i;
 
 /**
  * Have keys do things while a page is shown.
@@ -34,15 +36,17 @@ export function useKeys(actions, words) {
       if (typing(event.target) || event.altKey || helping.value) return;
       if (event.target instanceof HTMLInputElement && event.target.type === "range" && MOVES.test(event.key)) return;
       const chord = event.ctrlKey || event.metaKey;
-      if (!chord && !single.value) return;
+      const focused = event.target instanceof HTMLElement ? event.target : document.body;
+      // Where they are off, they still work in a list that has the focus.
+      if (!chord && !single.value && !focused.closest("[role=listbox]")) return;
       // A button that has the focus does what it says on Enter and Space.
       const doing = event.key === "Enter" ? "button, a, summary" : event.key === " " ? "button, a, summary, input" : "";
-      if (doing && event.target instanceof HTMLElement && event.target.closest(doing)) return;
+      if (doing && focused.closest(doing)) return void (event.repeat && event.preventDefault());
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       const act = actions[chord ? `Ctrl+${key}` : key];
       if (!act) return;
       event.preventDefault();
-      act();
+      if (!event.repeat || HELD.test(key)) act();
     };
     addEventListener("keydown", press);
     addEventListener("click", release);
@@ -69,7 +73,7 @@ export function Help() {
       if (event.key === "/" && single.value) {
         const field = document.querySelector("input[type=search]");
         if (field instanceof HTMLElement) field.focus();
-        else location.href = "/search";
+        else go("/search");
         event.preventDefault();
       }
     };

@@ -2,6 +2,7 @@
 import { ask, html, signal, status, useEffect } from "./base.js";
 
 const run = signal(/** @type {any} */ (null));
+const problem = signal("");
 /** Sort by AP, or as the table has them. */
 const sorted = signal(true);
 
@@ -16,8 +17,8 @@ function Methods() {
 }
 
 export default function Page() {
-  useEffect(() => { ask("/run").then((told) => (run.value = told), () => {}); }, []);
-  if (!run.value) return html`<h1>Run</h1><p class="wait" aria-busy="true">Reading …</p>`;
+  useEffect(() => { ask("/run").then((told) => (run.value = told), (error) => (problem.value = error.message)); }, []);
+  if (!run.value) return html`<h1>Run</h1>${problem.value ? html`<p class="error" role="alert">${problem.value}</p>` : html`<p class="wait" aria-busy="true">Reading …</p>`}`;
   const { held_out: own, training, report } = run.value;
   const rows = [...own.per_category];
   if (sorted.value) rows.sort((a, b) => (b.ap ?? -1) - (a.ap ?? -1));

@@ -1,5 +1,5 @@
 /** Search: words, tags, an image, or a part of one. */
-import { Empty, Refused, SIZE_KEYS, Size, ask, base, fit, html, signal, sized, spoken, status, thumb, tile, useEffect, useRef } from "./base.js";
+import { Empty, Refused, SIZE_KEYS, Size, ask, base, fit, html, say, signal, sized, status, thumb, tile, useEffect, useRef } from "./base.js";
 import { open, useKeys } from "./keys.js";
 
 const text = signal("");
@@ -11,8 +11,12 @@ const box = signal(/** @type {number[]|null} */ (null));
 const strict = signal(false);
 const found = signal(/** @type {any} */ (null));
 const problem = signal("");
+/** What was named as a tag and is none; Enter searches in the same moment, which may go well. */
+const strange = signal("");
 const large = signal(/** @type {any} */ (null));
 let asked = 0;
+/** Of a part that is named by numbers, in percent of the image, from its top left. */
+const EDGES = [["Left", 25], ["Top", 25], ["Right", 75], ["Bottom", 75]];
 
 /** @param {number} [offset] hits that are shown already */
 async function search(offset = 0) {
@@ -28,7 +32,7 @@ async function search(offset = 0) {
     });
     if (number !== asked) return;
     found.value = offset ? { ...told, hits: [...found.value.hits, ...told.hits] } : told;
-    spoken.value = `${found.value.hits.length} images`;
+    say(`${found.value.hits.length} images`);
   } catch (error) {
     if (number === asked && error instanceof Refused) problem.value = error.message;
   }
@@ -38,7 +42,9 @@ async function search(offset = 0) {
 function addTag(name) {
   const yes = !name.startsWith("-");
   const plain = yes ? name : name.slice(1).trim();
-  if (!status.value.search.includes(plain)) return false;
+  strange.value = plain && !status.value.search.includes(plain) ? plain : "";
+  if (strange.value) return false;
+  if (!plain) return true;
   tags.value = [...tags.value.filter(([each]) => each !== plain), [plain, yes]];
   void search();
   return true;
@@ -82,6 +88,13 @@ function Large() {
     chosen.current = edges[2] - edges[0] > 0.02 && edges[3] - edges[1] > 0.02 ? edges : null;
     Object.assign(mark.current.style, { left: `${100 * edges[0]}%`, top: `${100 * edges[1]}%`, width: `${100 * (edges[2] - edges[0])}%`, height: `${100 * (edges[3] - edges[1])}%`, display: "block" });
   };
+  /** @param {any} event */
+  const exact = (event) => {
+    event.preventDefault();
+    const [left, top, right, bottom] = [...event.target.querySelectorAll("input")].map((each) => each.valueAsNumber / 100);
+    draw([left, top], [right, bottom]);
+    if (event.submitter && chosen.current) resemble(hit.id, chosen.current);
+  };
   return html`<dialog class="large" aria-label=${base(hit.image)} ref=${open} onClose=${() => (large.value = null)}>
     <div class="stage" tabindex="-1" autofocus><div class="hold pickable" ref=${area}
       onPointerDown=${(/** @type {any} */ e) => { e.preventDefault(); if (first.current) return; first.current = at(e); e.currentTarget.setPointerCapture(e.pointerId); }}
@@ -91,7 +104,10 @@ function Large() {
     <div class="row"><b><bdi>${base(hit.image)}</bdi></b> <span class="hint">${[...hit.given, ...hit.found].join(", ")}</span><span class="space" />
       <span class="hint">Drag over a part, or click two corners, to search for it.</span>
       <button class="main" onClick=${() => resemble(hit.id)}>More like this</button>
-      <button onClick=${() => (large.value = null)}>Close</button></div>
+      <button onClick=${() => (large.value = null)}>Close</button>
+      <details class="exact"><summary>A part by numbers</summary><form class="group" onInput=${(/** @type {any} */ e) => exact({ preventDefault() {}, target: e.currentTarget })} onSubmit=${exact}>
+        ${EDGES.map(([name, value]) => html`<label key=${name}>${name} <input type="number" min="0" max="100" step="1" required defaultValue=${value} /> %</label>`)}
+        <button>Search this part</button></form></details></div>
   </dialog>`;
 }
 
@@ -122,20 +138,24 @@ export default function Page() {
   useEffect(() => {
     const like = new URLSearchParams(location.search).get("like");
     if (like) resemble(like);
+    /** @param {DragEvent} event */
+    const drop = (event) => void upload(event.dataTransfer?.files[0]);
+    addEventListener("drop", drop);
+    return () => removeEventListener("drop", drop);
   }, []);
   if (!status.value.search.length)
     return html`<${Empty} title="There is no index to search">Make one with <code>${status.value.make_index}</code>, and
       start <code>trmml serve</code> again with <code>--index ${status.value.make_index.split(" ").pop()}</code>.<//>`;
   const result = found.value;
   return html`<h1 class="sr">Search</h1>
-    <form class="find" role="search" onSubmit=${(/** @type {any} */ e) => { e.preventDefault(); void search(); }}
-      onDragOver=${(/** @type {any} */ e) => e.preventDefault()} onDrop=${(/** @type {any} */ e) => { e.preventDefault(); void upload(e.dataTransfer.files[0]); }}>
+    <form class="find" role="search" onSubmit=${(/** @type {any} */ e) => { e.preventDefault(); void search(); }}>
       <div class="field"><input type="search" aria-label="What the images show" disabled=${!status.value.texts} placeholder=${status.value.texts ? "What the images show" : "This encoder reads no text: use tags or an image"}
         value=${text.value} onInput=${(/** @type {any} */ e) => (text.value = e.target.value)} /><button class="main">Search</button>
         <label class="button">By image<input class="sr" type="file" accept="image/*" onChange=${(/** @type {any} */ e) => upload(e.target.files[0])} /></label></div>
       <${Chips} />
       <label class="switch"><input type="checkbox" checked=${strict.value} onChange=${() => { strict.value = !strict.value; void search(); }} /> Only what chance hardly reaches</label>
     </form>
+    ${strange.value ? html`<p class="error" role="alert">The index has no tag "<bdi>${strange.value}</bdi>". The field lists those that it has.</p>` : null}
     ${problem.value ? html`<p class="error" role="alert">${problem.value}</p>` : null}
     ${!result ? html`<${Start} />` : html`
       <div class="ask"><p class="hint">${result.hits.length}${result.more ? " and more" : ""} images, best first.${result.least != null ? ` Below a score of ${result.least.toFixed(2)} nothing is shown.` : ""}</p><span class="controls"><${Size} /></span></div>

@@ -1,10 +1,12 @@
 /** Tag: drop images, see what they show, where, and why. */
-import { Heat, ask, html, percent, signal, spoken, status, thumb, useEffect, useRef } from "./base.js";
+import { Heat, Refused, ask, html, percent, say, signal, status, thumb, useEffect, useRef } from "./base.js";
 
 /** Cards, newest first: what was sent and what came back. */
 const cards = signal(/** @type {any[]} */ ([]));
 const every = signal(false);
 const over = signal(false);
+/** Files may be dropped anywhere on the page. @type {("dragover"|"dragleave"|"drop")[]} */
+const DRAGS = ["dragover", "dragleave", "drop"];
 
 /** @param {any} card @param {any} change */
 const put = (card, change) =>
@@ -22,7 +24,7 @@ async function send(files) {
       try {
         const told = (await ask("/tag?top=12", form)).images[0];
         put(card, { id: told.image, tags: told.tags });
-        spoken.value = `${card.name}: ${told.tags.filter(reached).map((/** @type {any} */ tag) => tag.category).join(", ") || "no tag"}`;
+        say(`${card.name}: ${told.tags.filter(reached).map((/** @type {any} */ tag) => tag.category).join(", ") || "no tag"}`);
       } catch (error) {
         put(card, { error: String(error instanceof Error ? error.message : error) });
       }
@@ -38,13 +40,27 @@ const reached = (tag) => tag.probability >= tag.threshold;
 async function look(card, name) {
   put(card, { shown: name });
   if (card.maps || card.asking) return;
-  put(card, { asking: true });
+  put(card, { asking: true, untold: "" });
   try {
-    const query = new URLSearchParams({ top: "12", explain: "true" });
-    const told = (await ask(`/tag?${query}`, { images: [card.id] })).images[0];
+    const told = await explained(card);
     put(card, { maps: told.maps, alike: told.alike });
-  } catch { /* the bar tells */ }
+  } catch (error) {
+    put(card, { untold: error instanceof Error ? error.message : "" });
+  }
   put(card, { asking: false });
+}
+
+/** Where the tags of a card are. The server forgets images after others; then it is sent again. @param {any} card */
+async function explained(card) {
+  const path = "/tag?top=12&explain=true";
+  try {
+    return (await ask(path, { images: [card.id] })).images[0];
+  } catch (error) {
+    if (!(error instanceof Refused && error.code === 404)) throw error;
+  }
+  const form = new FormData();
+  form.append("image", card.file);
+  return (await ask(path, form)).images[0];
 }
 
 /** @param {any} props */
@@ -58,7 +74,7 @@ function Tag({ card, tag }) {
       <span class="meter" aria-hidden="true"><i style=${{ width: `${100 * tag.probability}%` }} /><b style=${{ left: `${100 * tag.threshold}%` }} /></span>
       <span class="p">${percent(tag.probability)}<span class="sr">${reached(tag) ? ", a tag" : ", below its threshold"}</span></span></button>
     ${card.why === tag.category ? html`<div class="why"><p>${percent(tag.probability)} probable${reached(tag) ? ", which reaches" : "; a tag from"} the category's threshold of ${percent(tag.threshold)}.${" "}
-      ${card.maps ? "The colours show where the run looked." : card.asking ? "Looking …" : ""}</p>
+      ${card.maps ? "The colours show where the run looked." : card.asking ? "Looking …" : card.untold ?? ""}</p>
       ${card.alike?.[tag.category]?.length ? html`<p>Most alike of the images known to show it:</p><div class="alike">${card.alike[tag.category].map((/** @type {string} */ id) =>
         html`<img src=${thumb(id, 160)} alt=${`Known to show ${tag.category}`} width="72" height="72" />`)}</div>` : null}</div>` : null}
   </li>`;
@@ -81,13 +97,20 @@ export default function Page() {
   useEffect(() => {
     /** @param {ClipboardEvent} event */
     const paste = (event) => event.clipboardData?.files.length && send(event.clipboardData.files);
+    /** @param {DragEvent} event */
+    const drag = (event) => {
+      over.value = event.type === "dragover" && !!event.dataTransfer?.types.includes("Files");
+      if (event.type === "drop" && event.dataTransfer) void send(event.dataTransfer.files);
+    };
     addEventListener("paste", paste);
-    return () => removeEventListener("paste", paste);
+    for (const kind of DRAGS) addEventListener(kind, drag);
+    return () => {
+      removeEventListener("paste", paste);
+      for (const kind of DRAGS) removeEventListener(kind, drag);
+    };
   }, []);
   return html`<h1>Tag images</h1>
-    <label class=${`drop ${over.value ? "over" : ""}`}
-      onDragOver=${(/** @type {any} */ e) => { e.preventDefault(); over.value = true; }} onDragLeave=${() => (over.value = false)}
-      onDrop=${(/** @type {any} */ e) => { e.preventDefault(); over.value = false; void send(e.dataTransfer.files); }}>
+    <label class=${`drop ${over.value ? "over" : ""}`}>
       <input class="sr" type="file" multiple accept="image/*,.heic,.avif,.jp2,.tif,.tiff" ref=${field} onChange=${(/** @type {any} */ e) => { void send(e.target.files); e.target.value = ""; }} />
       <b>Drop images here</b><span>or choose, or paste. They stay on this machine and are forgotten when it ends.</span></label>
     ${cards.value.length ? html`<label class="switch"><input type="checkbox" checked=${every.value} onChange=${() => (every.value = !every.value)} /> Also what is below its threshold</label>` : html`
