@@ -175,7 +175,7 @@ def test_exiftool_takes_the_table_for_lightroom(photos) -> None:
         ),
         (("write", "photos", "--from", "labels.csv", "--under", "a|b"), "holds |"),
         (("read", "photos/below", "--out", "t.csv"), "none of the 1 images has a keyword"),
-        (("read", "photos", "--out", "labels.csv", "--embedded"), "no table is written over"),
+        (("read", "photos", "--out", "labels.csv", "--embedded"), "nothing is written over"),
         (("read", "photos", "--out", "t.csv", "--ledger", "none.jsonl"), "there is no ledger"),
         (("undo",), "cannot read sidecars.jsonl"),
     ],

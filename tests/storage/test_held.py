@@ -37,7 +37,7 @@ def test_the_second_says_who_holds_it_and_a_killed_process_holds_nothing(tmp_pat
         process.wait()
         assert (run / ".lock").is_file()
         with held_folder(run):
-            assert f"process {os.getpid()}" in (run / ".lock.who").read_text("utf-8")
+            assert f"process {os.getpid()}" in (run / ".who.lock").read_text("utf-8")
     assert not list(run.iterdir())
 
 

@@ -15,7 +15,7 @@ from trmml.storage.atomic import sweep, told_if_full
 LOCK = ".lock"
 # Says who holds it. Not the lock itself: where a file system knows no locks, that file says which
 # process of which machine must have ended before another one takes it.
-WHO = ".lock.who"
+WHO = ".who.lock"
 
 
 @contextmanager
