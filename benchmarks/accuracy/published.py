@@ -8,6 +8,7 @@ about.json      the commands, in the order in which their cells were published
 tried.md        by hand: what was tried on this data set and did not help; may be missing
 ablation.json   of ablation.py: trmml without each of its parts; may be missing
 ablation-paper.json   the same of trmml-paper
+untrained.json  of untrained.py: mAP of prompt learners before their first step; may be missing
 settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
 """
 
@@ -45,6 +46,7 @@ class Published:
         commands: that ran it.
         tried: by hand, in Markdown; "" without any.
         ablations: what `ablation.py` wrote; empty without any.
+        untrained: mAP in percent before the first step, by method; empty where not measured.
         folder: where it lies.
     """
 
@@ -52,6 +54,7 @@ class Published:
     commands: Sequence[str]
     tried: str
     ablations: Sequence[Mapping[str, Any]]
+    untrained: Mapping[str, float]
     folder: Path
 
 
@@ -116,13 +119,14 @@ def read_published(folder: Path) -> Published:
     cells = [_whole(json.loads(line), grid) for line in lines]
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     comparisons = [Comparison.from_dict(each) for each in summary["comparisons"]]
-    tried = folder / "tried.md"
+    tried, start = folder / "tried.md", folder / "untrained.json"
     ablations = [folder / f"{name}.json" for name in ("ablation", "ablation-paper")]
     return Published(
         results=Results(grid, cells, comparisons, summary["draws"]),
         commands=json.loads((folder / "about.json").read_text("utf-8"))["commands"],
         tried=tried.read_text("utf-8").strip() if tried.is_file() else "",
         ablations=[json.loads(path.read_text("utf-8")) for path in ablations if path.is_file()],
+        untrained=json.loads(start.read_text("utf-8"))["map"] if start.is_file() else {},
         folder=folder,
     )
 

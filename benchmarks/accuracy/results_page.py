@@ -149,7 +149,7 @@ def section(published: Published) -> str:
         _about(published),
         *(to_markdown(table) for table in main),
         *(f"![{name}](images/results/{results.dataset}-{name}.png)" for name in plots(results)),
-        what_lost(results, published.tried),
+        what_lost(results, published.tried, published.untrained),
         *(parts_worth(tree, results) for tree in published.ablations),
         *(folded(table.title, to_markdown(table)) for table in tables.values()),
         folded("The table of mAP for LaTeX", _code(main[0])),

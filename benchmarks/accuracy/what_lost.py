@@ -1,20 +1,27 @@
 """What the results page says of where TRM-ML loses."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from trmml.benchmark.results import MEAN, ListedMethod, Results
 from trmml.benchmark.tables import FIGURES, figure
 
 
-def what_lost(results: Results, tried: str) -> str:
-    """Where TRM-ML is behind, what its other forms reach, and what was tried."""
+def what_lost(results: Results, tried: str, untrained: Mapping[str, float] | None = None) -> str:
+    """Where TRM-ML is behind, what its other forms and untrained rivals reach, what was tried.
+
+    Args:
+        results: of one data set.
+        tried: by hand, in Markdown.
+        untrained: test mAP in percent before the first step, by method.
+    """
     lines = ["### What lost", ""]
     ours = results.ours(results.headlines[0]) if results.headlines else None
     if ours is not None:
         found = [*_behind(results, ours), *_other_figures(results, ours)]
         found += [*_no_difference(results, ours), *_categories(results, ours)]
         found += _other_forms(results, ours)
+        found += _below_start(results, untrained or {})
         lines += [f"- {line}" for line in found]
     if len(lines) == 2:
         lines.append("- Nothing on this page.")
@@ -86,6 +93,18 @@ def _categories(results: Results, ours: ListedMethod) -> Iterator[str]:
                 f"{_at(results, column)}, {rival.name} has the higher AP in {behind} of"
                 f" {len(both)} categories."
             )
+
+
+def _below_start(results: Results, untrained: Mapping[str, float]) -> Iterator[str]:
+    """Methods that training left below what they said untrained: something held them up."""
+    for line in results.lines:
+        start, below = untrained.get(line.key), []
+        for column in results.columns if start is not None else ():
+            own = results.spread(line.key, column)
+            if own is not None and start is not None and 100 * own.mean < start:
+                below.append(f"{100 * own.mean:.1f} ({over(results, column)})")
+        if below:
+            yield f"{line.name} ends below its untrained start of {start:.1f}: {', '.join(below)}."
 
 
 def _other_forms(results: Results, ours: ListedMethod) -> Iterator[str]:

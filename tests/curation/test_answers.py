@@ -29,6 +29,7 @@ from trmml.curation.answers import (
 from trmml.curation.journal_lines import read_lines, write_lines
 from trmml.curation.live_pairs import LivePairs
 from trmml.curation.standing import apply_answers, places_by_name, sha256_of, standing
+from trmml.curation.tally import tally_of
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -358,16 +359,16 @@ def test_the_tally_counts_what_stands(tmp_path: Path) -> None:
                       0.5, why, "0" * 12, None if undoes else 700, undoes)  # fmt: skip
 
     with Answers(tmp_path / "a.sqlite") as answers:
-        assert answers.tally() == (0, 0, 0, 0, 0)
+        assert tally_of(answers.rows()) == (0, 0, 0, 0, 0)
         answers.add([row("1", "present"), row("2", "skip"), row("3", "absent", "gold")])
         answers.add([row("4", "present", "gold"), row("5", "unsure", "gold")])
-        assert answers.tally() == (5, 2, 3500, 1, 2)
+        assert tally_of(answers.rows()) == (5, 2, 3500, 1, 2)
         answers.add([row("6", None, undoes="1"), row("7", None, "gold", undoes="4")])
-        assert answers.tally() == (3, 0, 2100, 0, 1)
+        assert tally_of(answers.rows()) == (3, 0, 2100, 0, 1)
         answers.add([row("8", None, undoes="6")])
-        assert answers.tally() == (4, 1, 2800, 0, 1)
+        assert tally_of(answers.rows()) == (4, 1, 2800, 0, 1)
         answers.add([row("9", None, undoes="8")])
-        assert answers.tally() == (3, 0, 2100, 0, 1)
+        assert tally_of(answers.rows()) == (3, 0, 2100, 0, 1)
 
 
 def test_rows_of_one_image_are_found_by_an_index(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
 from trmml.curation.queue import Queue
 from trmml.curation.standing import apply_answers
+from trmml.curation.tally import tally_of
 from trmml.datasets.base import Dataset
 from trmml.errors import ConfigError
 from trmml.labels.matrix import LabelMatrix
@@ -153,10 +154,10 @@ def test_gold_questions_measure_agreement(
         gold = [question for question in queue.next(3) if question.why == "gold"]
         assert [question.was for question in gold] == ["present"]
         queue.answer(gold[0], "absent")
-        assert answers.tally()[3:] == (0, 1)
+        assert tally_of(answers.rows())[3:] == (0, 1)
         assert [len(found) for found in queue.pairs.answered] == [3, 0, 0]
         queue.undo()
-        assert answers.tally()[3:] == (0, 0)
+        assert tally_of(answers.rows())[3:] == (0, 0)
 
 
 def test_suspects_that_were_confirmed_do_not_come_again(

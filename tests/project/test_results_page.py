@@ -288,6 +288,16 @@ def test_figures_that_lose_are_told() -> None:
     assert "CF1 50" not in said and "behind linear" not in said
 
 
+def test_what_ends_below_its_untrained_start_is_told() -> None:
+    cells = [toy_cell("trmml", s, 0, [0.5]) for s in (0.1, 0.5)]
+    rival = [toy_cell("probe-masked", s, 0, [v]) for s, v in ((0.1, 0.2), (0.5, 0.4))]
+    results = Results(toy_grid(1), cells + rival)
+    said = results_page.what_lost(results, "", {"probe-masked": 25.0, "trmml": 49.0})
+    name = "linear probe, masked BCE"
+    assert f"- {name} ends below its untrained start of 25.0: 20.0 (10 %)." in said
+    assert said.count("untrained start") == 1
+
+
 def test_publishing_needs_the_command(out: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         run(tmp_path, "--add", out)

@@ -82,7 +82,9 @@ def ask(
     except KeyboardInterrupt:
         say(f"Interrupted. What was answered is in {answers}.")
         raise typer.Exit(130) from None
-    tally = queue.answers.tally()
+    from trmml.curation.tally import tally_of
+
+    tally = tally_of(queue.answers.rows())
     again, same = tally.again, tally.as_before
     if json:
         print_json({"answers": count, "file": str(answers), "again": again, "as_before": same})

@@ -4,7 +4,6 @@ A commit is on the disk before `add` returns (WAL, synchronous=FULL), so an answ
 saved outlives `kill -9`. An id that is there already is ignored: to send an answer again is safe.
 """
 
-import json
 import os
 import sqlite3
 import sys
@@ -44,32 +43,6 @@ CREATE TRIGGER answers_remain BEFORE DELETE ON answers
 _IDENTITY = "COALESCE(NULLIF(sha256, ''), image)"
 _BY_IMAGE = f"CREATE INDEX IF NOT EXISTS answers_of_image ON answers ({_IDENTITY})"
 _UNDONE = "CREATE INDEX IF NOT EXISTS answers_undone ON answers (undoes) WHERE undoes IS NOT NULL"
-_UNDOS = "SELECT id, undoes FROM answers WHERE undoes IS NOT NULL AND rowid <= ? ORDER BY id DESC"
-_TALLY = """
-SELECT COUNT(*), COALESCE(SUM(answer = 'present'), 0), COALESCE(SUM(ms), 0),
-    COALESCE(SUM(why = 'gold' AND answer IN ('present', 'absent') AND answer = was), 0),
-    COALESCE(SUM(why = 'gold' AND answer IN ('present', 'absent')), 0)
-FROM answers
-WHERE answer IS NOT NULL AND rowid <= ? AND id NOT IN (SELECT value FROM json_each(?))
-"""
-
-
-class Tally(NamedTuple):
-    """What a journal amounts to.
-
-    Attributes:
-        answers: that were not taken back.
-        present: of these.
-        ms: that they took.
-        as_before: gold questions that were answered as before.
-        again: gold questions, of an answer present or absent.
-    """
-
-    answers: int
-    present: int
-    ms: int
-    as_before: int
-    again: int
 
 
 class Answer(NamedTuple):
@@ -258,17 +231,6 @@ class Answers:
         with self._told():
             return self._base.execute(query, values).fetchall()
 
-    def tally(self, upto: int | None = None) -> Tally:
-        """How much was answered, counted in the file.
-
-        Args:
-            upto: number of the last row that is counted; all by default.
-        """
-        number = sys.maxsize if upto is None else upto
-        with self._told():
-            taken = json.dumps([*taken_back(self._base.execute(_UNDOS, (number,)))])
-            return Tally(*self._base.execute(_TALLY, (number, taken)).fetchone())
-
     def close(self) -> None:
         """Close the file."""
         self._base.close()
@@ -299,19 +261,6 @@ class Answers:
             raise JournalError(
                 f"cannot use the answers in {self.path}: {reason}. {advice}"
             ) from error
-
-
-def taken_back(undos: Iterable[tuple[str, str]]) -> set[str]:
-    """Ids of rows that do not count any more; an undo that was itself undone takes nothing back.
-
-    Args:
-        undos: id of each row that undoes another, newest first, and the other's.
-    """
-    taken = set[str]()
-    for row, other in undos:
-        if row not in taken:
-            taken.add(other)
-    return taken
 
 
 def _answer(row: Sequence[Any]) -> Answer:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from trmml.curation.answers import Answer, State, taken_back
+from trmml.curation.answers import Answer, State
+from trmml.curation.tally import taken_back
 from trmml.datasets.base import Dataset
 from trmml.datasets.tables.names import clean_name
 from trmml.labels.matrix import LabelMatrix

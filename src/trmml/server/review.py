@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, now
 from trmml.curation.cross_fit import cross_fitted
-from trmml.curation.live_tally import LiveTally
 from trmml.curation.queue import Question, Queue
+from trmml.curation.tally import LiveTally
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.average_precision import average_precisions, mean_defined

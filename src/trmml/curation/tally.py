@@ -1,11 +1,11 @@
 """What a journal amounts to, kept up to date by its new rows: a long one takes a while to count."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from trmml.curation.answers import Answer, Answers, Tally, taken_back
+from trmml.curation.answers import Answer, Answers
 
-_LAST = "SELECT COALESCE(MAX(rowid), 0) FROM answers"
 # Some rows, what they undo, and what undoes any of these.
 _KIN = """
 WITH RECURSIVE up(id) AS (
@@ -16,16 +16,34 @@ SELECT *, rowid FROM answers WHERE id IN kin
 """
 
 
+class Tally(NamedTuple):
+    """What a journal amounts to.
+
+    Attributes:
+        answers: that were not taken back.
+        present: of these.
+        ms: that they took.
+        as_before: gold questions that were answered as before.
+        again: gold questions, of an answer present or absent.
+    """
+
+    answers: int
+    present: int
+    ms: int
+    as_before: int
+    again: int
+
+
 class LiveTally:
-    """The tally of a journal.
+    """The tally of a journal that grows.
 
     Args:
         answers: the journal.
     """
 
     def __init__(self, answers: Answers) -> None:
-        self._answers, ((self._read,),) = answers, answers.select(_LAST)
-        self._tally = answers.tally(self._read)
+        rows, self._read = answers.since(0)
+        self._answers, self._tally = answers, tally_of(rows)
 
     def now(self) -> Tally:
         """The tally with all rows that came since, whoever wrote them."""
@@ -43,7 +61,7 @@ class LiveTally:
 
 
 def tally_of(rows: Sequence[Answer]) -> Tally:
-    """What rows amount to, with all that undo one of them among them."""
+    """What rows amount to, in any order, with all that undo one of them among them."""
     undos = ((row.id, row.undoes) for row in sorted(rows, reverse=True) if row.undoes is not None)
     taken = taken_back(undos)
     given = [row for row in rows if row.answer is not None and row.id not in taken]
@@ -55,3 +73,16 @@ def tally_of(rows: Sequence[Answer]) -> Tally:
         sum(row.answer == row.was for row in gold),
         len(gold),
     )
+
+
+def taken_back(undos: Iterable[tuple[str, str]]) -> set[str]:
+    """Ids of rows that do not count any more; an undo that was itself undone takes nothing back.
+
+    Args:
+        undos: id of each row that undoes another, newest first, and the other's.
+    """
+    taken = set[str]()
+    for row, other in undos:
+        if row not in taken:
+            taken.add(other)
+    return taken
