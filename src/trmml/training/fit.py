@@ -147,9 +147,7 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
 
 def _planned(data: Dataset, settings: Settings) -> Settings:
     """The settings with enough epochs for the data; a hopeless table is refused."""
-    answered = int(data.matrix.known.any(dim=1).sum())
-    used = answered if settings.losses.pseudo == 0 else len(data)
-    training = enough_epochs(settings.training, used)
+    training = enough_epochs(settings.training, data.matrix, all_images=settings.losses.pseudo > 0)
     hold_out(data.matrix, training.held_out_share, training.seed)
     return settings.model_copy(update={"training": training})
 

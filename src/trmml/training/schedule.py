@@ -18,23 +18,32 @@ FIRST_RATE, LAST_RATE = 0.05, 0.001
 MOST_EPOCHS = 200
 
 
-def enough_epochs(settings: TrainingSettings, images: int) -> TrainingSettings:
+def enough_epochs(
+    settings: TrainingSettings, matrix: LabelMatrix, *, all_images: bool
+) -> TrainingSettings:
     """The settings with up to `MOST_EPOCHS` where few images make fewer than `least_steps`.
 
     Args:
         settings: of the loop.
-        images: to train on and to hold out.
+        matrix: labels of the images to train on and to hold out.
+        all_images: whether those without a known label take part, see
+            `MultiLabelModel.learns_from_unanswered`.
 
     Example:
-        >>> enough_epochs(TrainingSettings(), 1500).epochs
-        46
-        >>> enough_epochs(TrainingSettings(), 60).epochs
+        >>> def epochs(settings, answered, all_images=False):
+        ...     known = torch.arange(2000)[:, None] < answered
+        ...     matrix = LabelMatrix(torch.zeros_like(known), known)
+        ...     return enough_epochs(settings, matrix, all_images=all_images).epochs
+        >>> epochs(TrainingSettings(), 1500), epochs(TrainingSettings(), 1500, all_images=True)
+        (46, 35)
+        >>> epochs(TrainingSettings(), 60)
         200
-        >>> enough_epochs(TrainingSettings(epochs=5), 150).epochs
+        >>> epochs(TrainingSettings(epochs=5), 150)
         5
-        >>> enough_epochs(TrainingSettings(epochs=5, least_steps=100), 150).epochs
+        >>> epochs(TrainingSettings(epochs=5, least_steps=100), 150)
         34
     """
+    images = len(matrix) if all_images else int(matrix.known.any(dim=1).sum())
     kept = max(1, round((1 - settings.held_out_share) * images))
     steps = math.ceil(math.ceil(kept / settings.batch_size) / settings.accumulate)
     epochs = max(settings.epochs, min(MOST_EPOCHS, math.ceil(settings.least_steps / steps)))
