@@ -1,7 +1,7 @@
 """The prompt learner: what the frozen text encoder is asked about each category.
 
 Two readings of the paper are selectable. With `train_context` the context tokens in front of a
-name are learned, with gradients through the frozen text encoder (the paper's title); without, the
+name are learned, with gradients through the frozen text encoder (its abstract); without, the
 hand-written prompt stays as it is (its figure 2). `text_residual` adds a learned vector per
 category to the finished text feature: much of the same freedom at the cost of one addition.
 """

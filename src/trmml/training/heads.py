@@ -2,8 +2,9 @@
 
 With `spectrum_power` p the input is turned by T before it is learned from:
 
-    T = k U diag(v^p) U',  U diag(v) U' = covariance of the prepared means over all images
+    T = k U diag(v^p) U',  U diag(v) U' = covariance of the prepared means over all given images
 
+Those are the images that are not held out; without pseudo-labels, only those with a known label.
 Early in training, or held by weight decay, a linear map prefers directions of much variance; p
 above 0 makes it do so more, below 0 less, and -0.5 is whitening. Which is right depends on whether
 images mostly differ in what their labels name. k keeps the mean variance at 1. At the end T is
