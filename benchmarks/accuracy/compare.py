@@ -1,4 +1,4 @@
-"""Compare TRM-ML with zero-shot and a masked linear probe: same features, mask, loop and metric.
+"""Compare trmml (default) with zero-shot and a masked linear probe: same features, mask, loop and metric.
 
     python -m benchmarks.accuracy.compare scenes --known 0.3 --seeds 0 1 2
     python -m benchmarks.accuracy.compare corel5k --root REALBENCH --known 0.1 --seeds 0 1 2
@@ -113,7 +113,7 @@ def methods(
             continue
         yield name, test_map(build_zero_shot(frozen.encoder, names, look=look), data), 0.0
     base = [f"training.seed={seed}"]
-    for name, overrides in {"linear probe": [], "TRM-ML": [], **variants}.items():
+    for name, overrides in {"linear probe": [], "trmml (default)": [], **variants}.items():
         if only is not None and name not in (*only, *variants):
             continue
         settings, started = load_settings(None, [*base, *overrides]), time.monotonic()
