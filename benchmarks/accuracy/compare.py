@@ -1,4 +1,4 @@
-"""Compare trmml (default) with zero-shot and a masked linear probe: same features, mask, loop and metric.
+"""Compare trmml (default) with zero-shot and a masked probe: same features, mask, loop and metric.
 
     python -m benchmarks.accuracy.compare scenes --known 0.3 --seeds 0 1 2
     python -m benchmarks.accuracy.compare corel5k --root REALBENCH --known 0.1 --seeds 0 1 2
