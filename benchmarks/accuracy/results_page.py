@@ -37,8 +37,9 @@ Each data set has its command below. The tables are made from the cells in `benc
 [benchmark.md](benchmark.md) says what a cell is and how to read the tables. What was tried without
 success is written by hand, and its runs are not kept.
 
-**TRM-ML (paper's parts)** has the parts that the paper names. **trmml (default)** adds heads that
-are ours.
+**TRM-ML (paper's parts)** has the paper's regions, match, distillation, prototypes and contrast. It
+learns one vector per text in place of the paper's prompts. **trmml (default)** adds heads that are
+ours, and joins up to five scorers; every rival is one.
 """
 NOTHING = """
 No grid is published yet: `python -m benchmarks.accuracy.results_page --add OUT --command ...`.
