@@ -24,8 +24,8 @@ from trmml.settings.sections import (
 
 # Learned context in place of a text residual, from the template's tokens.
 CONTEXT = PromptSettings(train_context=True, text_residual=False)
-# Prompts learn slowly: DualCoOp needs some 900 steps. So all make 2,000 on small sets too. None ends
-# before: until the rate has fallen, a stall says little of what is to come.
+# Prompts learn slowly: DualCoOp needs some 900 steps. So all make 2,000 on small sets too. None
+# ends before: until the rate has fallen, a stall says little of what is to come.
 PROMPT_TRAINING = TrainingSettings(epochs=12, batch_size=64, learning_rate=1e-2, least_steps=2000)
 PROMPT_SPACE: Space = {**RATES, "prompts.shared_context": OneOf((False, True))}
 SPACE: Space = {**PROMPT_SPACE, **FOCUS, "matching.scale": Range(10.0, 100.0, log=True)}

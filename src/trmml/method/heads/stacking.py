@@ -21,8 +21,8 @@ SLOPE_STRENGTH = 1.0
 SLOPE_POWER = 3.0
 # How strongly the weights of all together are held to what each is worth alone, in pairs.
 JOINT_STRENGTH = 30.0
-# From so many images on, a category's own ratio of spreads counts more than that of all: a head that
-# is sure in a category spreads wide there, and should not be divided by it.
+# From so many images on, a category's own ratio of spreads counts more than that of all. A head
+# that is sure in a category spreads wide there, and should not be divided by all of it.
 STEADY_IMAGES = 200
 
 
