@@ -241,14 +241,19 @@ def test_one_seed_gives_one_result_and_labels_behind_unknown_pairs_none(key: str
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("key", METHODS)
-def test_a_search_can_start_from_the_defaults(key: str):
-    method = METHODS[key]
-    for name, values in method.space.items():
-        value = method.settings()
-        for part in name.split("."):
-            value = getattr(value, part)
-        if isinstance(values, OneOf):
-            assert value in values.values, name
-        else:
-            assert values.low <= value <= values.high, name
+def lies_in(value: object, space: OneOf | Range) -> bool:
+    return value in space.values if isinstance(space, OneOf) else space.low <= value <= space.high
+
+
+@every
+def test_a_search_can_start_from_the_defaults(method: Method):
+    for name, space in method.space.items():
+        section, _, key = name.partition(".")
+        assert lies_in(getattr(getattr(method.settings(), section), key), space), name
+
+
+@every
+def test_what_a_search_tries_before_a_draw_lies_in_its_space(method: Method):
+    for start in method.starts:
+        assert start and set(start) <= set(method.space)
+        assert all(lies_in(value, method.space[name]) for name, value in start.items()), start

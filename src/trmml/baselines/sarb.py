@@ -23,7 +23,7 @@ from trmml.settings.sections import Section, TrainingSettings
 
 SPACE: Space = {
     **RATES,
-    "training.epochs": OneOf((12, 24, 48)),
+    "training.epochs": OneOf((3, 6, 12, 24, 48)),
     "features.size": OneOf((64, 128, 256)),
     "features.dropout": OneOf((0.0, 0.2, 0.5)),
     "blending.prototypes": OneOf((1, 4, 10)),
