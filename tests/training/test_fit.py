@@ -62,6 +62,20 @@ def test_a_run_leaves_what_it_promises(toy_images, tmp_path):
     assert 0.5 < card.data["known_share"] < 0.7
 
 
+def test_tensorboard_shows_every_figure_of_an_epoch(toy_images, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    records = run_fit(toy_images, tmp_path / "run", tensorboard=True)
+    log = events.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    log.Reload()
+    terms = {"loss": "losses", "weighted": "weighted", "gradient_share": "gradient_shares"}
+    names = {f"{part}/{name}" for part, own in terms.items() for name in getattr(records[0], own)}
+    assert "gradient_share/distillation" in names
+    assert set(log.Tags()["scalars"]) == {*names, "held_out/map", "learning_rate"}
+    shown = [event.value for event in log.Scalars("gradient_share/distillation")]
+    shares = [record.gradient_shares["distillation"] for record in records]
+    assert shown == pytest.approx(shares)
+
+
 def test_the_mask_is_saved_and_the_encoder_is_not(toy_images, tmp_path):
     run_fit(toy_images, tmp_path / "run")
     mask = LabelMatrix.load(tmp_path / "run/known.safetensors")

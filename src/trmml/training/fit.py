@@ -316,6 +316,7 @@ def _tensorboard(out: Path, wanted: bool) -> "AbstractContextManager[SummaryWrit
 def _write_scalars(writer: "SummaryWriter", record: EpochRecord) -> None:
     scalars = {f"loss/{name}": value for name, value in record.losses.items()}
     scalars |= {f"weighted/{name}": value for name, value in record.weighted.items()}
+    scalars |= {f"gradient_share/{name}": v for name, v in record.gradient_shares.items()}
     scalars |= {"held_out/map": record.held_out_map, "learning_rate": record.learning_rate}
     for name, value in scalars.items():
         writer.add_scalar(name, value, record.epoch)
