@@ -257,6 +257,23 @@ def test_refit_sees_flipped_held_out_labels(toy_images, tmp_path):
     assert not torch.equal(one["matching.bias"], two["matching.bias"])
 
 
+def test_the_pseudo_labels_that_are_kept_are_those_that_the_weights_learned_from(
+    toy_images, tmp_path
+):
+    sections = {
+        "losses": {"pseudo": 0.5},
+        "prototypes": {"positive_above": 0.6, "negative_below": 0.3},
+    }
+    found = []
+    for again in (False, True):
+        out, training = tmp_path / str(again), {"epochs": 8, "refit": again, "choose_epoch": "last"}
+        run_fit(toy_images, out, training=training, sections=sections)
+        images = load_tensors(out / "held_out.safetensors")[0]["images"]
+        found.append(load_tensors(out / "pseudo.safetensors")[0]["chosen"][images])
+    # The first training never sees the held-out images, the one on all images does.
+    assert not found[0].any() and found[1].any()
+
+
 def test_a_refit_that_was_killed_goes_on_bit_exactly(toy_images, tmp_path, monkeypatch):
     options = {"training": {"refit": True}}
     run_fit(toy_images, tmp_path / "whole", **options)

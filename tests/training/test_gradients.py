@@ -3,6 +3,7 @@
 import itertools
 import logging
 import string
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
+from tests.conftest import ToyImages
 from tests.toy import ToyEncoder
+from tests.training.test_fit import run_fit
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.base import MemoryFeatures
 from trmml.labels.matrix import LabelMatrix
@@ -101,11 +104,12 @@ def test_a_sum_over_the_pairs_of_an_image_outweighs_the_rest_with_many_categorie
     assert 10 < ratio < 40
 
 
-def test_a_term_that_holds_the_model_back_is_told_once(
-    caplog: pytest.LogCaptureFixture,
+def test_a_term_that_holds_the_model_back_is_told_once_in_a_run(
+    caplog: pytest.LogCaptureFixture, toy_images: ToyImages, tmp_path: Path
 ) -> None:
+    sections = {"losses": {"distillation": 100.0}}
     with caplog.at_level(logging.WARNING, "trmml"):
-        trained(10, 0.8, distillation=100.0)
+        run_fit(toy_images, tmp_path / "run", sections=sections, training={"refit": True})
     told = [message for message in caplog.messages if "outweighs" in message]
     assert len(told) == 1 and "distillation outweighs the classification" in told[0]
 
