@@ -222,7 +222,16 @@ class TrainingSettings(Section):
         return max(self.views, self.scored_views)
 
 
-class Settings(Section):
+class WholeSettings(Section):
+    """All settings of one method: a field per section, of which one is `training`."""
+
+    @property
+    def learns_from_unanswered(self) -> bool:
+        """Whether images of which no label is known take part in the epochs."""
+        return True
+
+
+class Settings(WholeSettings):
     """Everything that shapes a run, in one validated value.
 
     Example:
@@ -240,6 +249,11 @@ class Settings(Section):
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def learns_from_unanswered(self) -> bool:
+        """Only pseudo-labels use them; without, they would be most of a large set for nothing."""
+        return self.losses.pseudo > 0
 
 
 Kind = TypeVar("Kind", bound=Section)

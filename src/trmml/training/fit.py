@@ -148,7 +148,8 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
 
 def _planned(data: Dataset, settings: Settings) -> Settings:
     """The settings with enough epochs for the data; a hopeless table is refused."""
-    training = enough_epochs(settings.training, data.matrix, all_images=settings.losses.pseudo > 0)
+    all_images = settings.learns_from_unanswered
+    training = enough_epochs(settings.training, data.matrix, all_images=all_images)
     hold_out(data.matrix, training.held_out_share, training.seed)
     return settings.model_copy(update={"training": training})
 
