@@ -1,6 +1,7 @@
 """Every method that a benchmark compares keeps the same promises."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,13 +16,15 @@ from tests.toy_features import (
 )
 from trmml.benchmark.catalog import METHODS, Method, OneOf, PaperSettings, Range
 from trmml.benchmark.grid import find_methods
+from trmml.datasets.formats.folder import read_folder
 from trmml.encoders.frozen import frozen_encoder
-from trmml.features.base import Features, FeatureSource
+from trmml.features.base import Features, FeatureSource, MemoryFeatures
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.measure import measure
 from trmml.settings.files import load_settings
 from trmml.settings.sections import Settings, changed
+from trmml.training.fit import train_run
 from trmml.training.loop import train
 from trmml.training.trainer import Trainer
 
@@ -124,6 +127,28 @@ def test_the_papers_parts_are_the_preset_with_nothing_beside_the_match():
 
 def test_the_old_key_of_the_papers_parts_still_reads():
     assert find_methods(["trmml-as-published"]) == [METHODS["trmml-paper"]]
+
+
+@every
+def test_settings_and_model_agree_on_images_without_a_known_label(method: Method):
+    assert build(method).learns_from_unanswered == method.settings().learns_from_unanswered
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, 8), (0.1, 4)])
+def test_fit_and_benchmark_add_as_many_epochs(toy_images, tmp_path, weight: float, expected: int):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    known = data.matrix.known.clone()
+    known[20:] = False
+    data = replace(data, matrix=LabelMatrix(data.matrix.labels, known))
+    # 40 steps of 4 images: of the 20 that are answered 18 are counted, of all 48 they are 43
+    training = {"epochs": 1, "least_steps": 40, "batch_size": 4}
+    settings = Settings(training=training, losses={"pseudo": weight})
+    fit = next(train_run(data, ENCODER, tmp_path / "run", settings=settings, device="cpu"))
+    features = random_features(len(data))
+    source = MemoryFeatures(features.hidden_patches[None], features.image_feature[None])
+    names = data.category_names
+    cell = METHODS["trmml"].trainer(FROZEN, names, settings, source, data.matrix)
+    assert (fit.epochs, cell.training.epochs) == (expected, expected)
 
 
 # Invariants ---------------------------------------------------------------------------------
@@ -241,14 +266,19 @@ def test_one_seed_gives_one_result_and_labels_behind_unknown_pairs_none(key: str
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("key", METHODS)
-def test_a_search_can_start_from_the_defaults(key: str):
-    method = METHODS[key]
-    for name, values in method.space.items():
-        value = method.settings()
-        for part in name.split("."):
-            value = getattr(value, part)
-        if isinstance(values, OneOf):
-            assert value in values.values, name
-        else:
-            assert values.low <= value <= values.high, name
+def lies_in(value: object, space: OneOf | Range) -> bool:
+    return value in space.values if isinstance(space, OneOf) else space.low <= value <= space.high
+
+
+@every
+def test_a_search_can_start_from_the_defaults(method: Method):
+    for name, space in method.space.items():
+        section, _, key = name.partition(".")
+        assert lies_in(getattr(getattr(method.settings(), section), key), space), name
+
+
+@every
+def test_what_a_search_tries_before_a_draw_lies_in_its_space(method: Method):
+    for start in method.starts:
+        assert start and set(start) <= set(method.space)
+        assert all(lies_in(value, method.space[name]) for name, value in start.items()), start

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.datasets.test_coco import write_coco
+from tests.sets import read
 from trmml.datasets.base import Dataset
 from trmml.datasets.tables.peer_masks import read_mask
 from trmml.errors import CheckpointError, DataError
@@ -98,6 +100,28 @@ def test_rows_in_the_order_of_the_data_are_warned_of(
     assert [record.message for record in caplog.records] == [
         "m.pt names no images: its rows are taken in the order of the data"
     ]
+
+
+@pytest.mark.parametrize("crowd", ["keep", "drop"])
+def test_a_mask_of_the_annotated_images_says_which_choice_fits(crowd: str, tmp_path: Path) -> None:
+    root = write_coco(tmp_path)
+    images = {
+        name: read("coco2014", root, crowd=crowd, images=name) for name in ("all", "annotated")
+    }
+    path = root / "annotations/partial_label_0.50.pt"
+    torch.save(torch.ones(3, 3), path)
+    hint = "images without a present label, .* `--data-option images=annotated`"
+    with pytest.raises(DataError, match=rf"lacks 1 of the data's 4 images.*{hint}"):
+        read_mask(path, images["all"])
+    assert read_mask(path, images["annotated"]).known_share == 1
+
+
+def test_a_mask_that_names_no_images_says_which_choice_may_fit(tmp_path: Path) -> None:
+    torch.save(KNOWN[:3], tmp_path / "m.pt")
+    with pytest.raises(DataError, match=r"has 3 rows.*--data-option images=annotated"):
+        read_mask(tmp_path / "m.pt", dataset())  # the last of the four has no present label
+    with pytest.raises(DataError, match=r"has 3 rows.* all of them and in their order\.$"):
+        read_mask(tmp_path / "m.pt", dataset(labels=torch.ones_like(LABELS)))
 
 
 class Trap:

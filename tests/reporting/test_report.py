@@ -180,6 +180,17 @@ def test_a_full_report(run: Path, evaluation: Evaluation, toy_images: ToyImages)
     assert path.stat().st_size < 4_000_000
 
 
+def test_each_terms_share_of_the_gradient_is_drawn(run: Path) -> None:
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    charts = [attrs["aria-label"] or "" for attrs in outline(write_report(run)).all("svg")]
+    shares = {name for record in log for name in record["gradient_shares"]}
+    assert {"classification", "distillation"} <= shares
+    for name in shares:
+        (chart,) = [each for each in charts if each.startswith(f"{name}: share of the gradient")]
+        last = [record["gradient_shares"][name] for record in log if record["gradient_shares"]][-1]
+        assert f"last {100 * last:.3g} %" in chart
+
+
 def test_the_page_is_self_contained_and_accessible(run: Path, evaluation: Evaluation) -> None:
     path = write_report(run, evaluation)
     page = outline(path)

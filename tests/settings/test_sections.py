@@ -103,9 +103,12 @@ def test_epochs_that_are_named_are_made_as_they_are(tmp_path):
         (load_settings("paper", ["training.epochs=2"]), 0),
         (load_settings(None, ["training.least_steps=50", "training.epochs=2"]), 50),
         (load_settings(tmp_path / "more.toml"), 50),
+        (load_settings(tmp_path / "more.toml", ["training.epochs=3"]), 0),
         (changed(Settings(), {"training.epochs": 2}), 0),
         (changed(Settings(), {"training.least_steps": 50, "training.epochs": 2}), 50),
         (changed(Settings(training={"epochs": 2}), {"training.seed": 1}), 0),
+        (changed(Settings(), {"training.epochs": 2, "training.least_steps": 50}), 50),
+        (changed(Settings(), {"image_head.epochs": 2}), 1000),
         (read_settings(trmml, tmp_path).values["partial"], 0),
         (read_settings(trmml, tmp_path).values["single_positive"], 1000),
     ):

@@ -62,6 +62,20 @@ def test_a_run_leaves_what_it_promises(toy_images, tmp_path):
     assert 0.5 < card.data["known_share"] < 0.7
 
 
+def test_tensorboard_shows_every_figure_of_an_epoch(toy_images, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    records = run_fit(toy_images, tmp_path / "run", tensorboard=True)
+    log = events.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    log.Reload()
+    terms = {"loss": "losses", "weighted": "weighted", "gradient_share": "gradient_shares"}
+    names = {f"{part}/{name}" for part, own in terms.items() for name in getattr(records[0], own)}
+    assert "gradient_share/distillation" in names
+    assert set(log.Tags()["scalars"]) == {*names, "held_out/map", "learning_rate"}
+    shown = [event.value for event in log.Scalars("gradient_share/distillation")]
+    shares = [record.gradient_shares["distillation"] for record in records]
+    assert shown == pytest.approx(shares)
+
+
 def test_the_mask_is_saved_and_the_encoder_is_not(toy_images, tmp_path):
     run_fit(toy_images, tmp_path / "run")
     mask = LabelMatrix.load(tmp_path / "run/known.safetensors")
@@ -241,6 +255,23 @@ def test_refit_sees_flipped_held_out_labels(toy_images, tmp_path):
         list(train_run(changed, ToyEncoder(), tmp_path / name, settings=settings, device="cpu"))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert not torch.equal(one["matching.bias"], two["matching.bias"])
+
+
+def test_the_pseudo_labels_that_are_kept_are_those_that_the_weights_learned_from(
+    toy_images, tmp_path
+):
+    sections = {
+        "losses": {"pseudo": 0.5},
+        "prototypes": {"positive_above": 0.6, "negative_below": 0.3},
+    }
+    found = []
+    for again in (False, True):
+        out, training = tmp_path / str(again), {"epochs": 8, "refit": again, "choose_epoch": "last"}
+        run_fit(toy_images, out, training=training, sections=sections)
+        images = load_tensors(out / "held_out.safetensors")[0]["images"]
+        found.append(load_tensors(out / "pseudo.safetensors")[0]["chosen"][images])
+    # The first training never sees the held-out images, the one on all images does.
+    assert not found[0].any() and found[1].any()
 
 
 def test_a_refit_that_was_killed_goes_on_bit_exactly(toy_images, tmp_path, monkeypatch):

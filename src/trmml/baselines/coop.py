@@ -18,8 +18,8 @@ from trmml.settings.sections import (
     FocusSettings,
     MatchingSettings,
     PromptSettings,
-    Section,
     TrainingSettings,
+    WholeSettings,
 )
 
 # Learned context in place of a text residual, from the template's tokens.
@@ -31,7 +31,7 @@ PROMPT_SPACE: Space = {**RATES, "prompts.shared_context": OneOf((False, True))}
 SPACE: Space = {**PROMPT_SPACE, **FOCUS, "matching.scale": Range(10.0, 100.0, log=True)}
 
 
-class CoOpSettings(Section):
+class CoOpSettings(WholeSettings):
     """CoOp for several labels."""
 
     prompts: PromptSettings = CONTEXT

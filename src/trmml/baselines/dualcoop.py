@@ -17,7 +17,13 @@ from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
 from trmml.method.prompts import PromptLearner, build_prompts
 from trmml.settings.search_space import FOCUS, OneOf, Space
-from trmml.settings.sections import FocusSettings, PromptSettings, Section, TrainingSettings
+from trmml.settings.sections import (
+    FocusSettings,
+    PromptSettings,
+    Section,
+    TrainingSettings,
+    WholeSettings,
+)
 
 # Of the cosines before the softmax over patches, and of the sum after it: DualCoOp's own code.
 PATCH_SCALE, SUM_SCALE = 20.0, 5.0
@@ -35,7 +41,7 @@ class DualSettings(Section):
     )
 
 
-class DualCoOpSettings(Section):
+class DualCoOpSettings(WholeSettings):
     """DualCoOp."""
 
     prompts: PromptSettings = CONTEXT.model_copy(

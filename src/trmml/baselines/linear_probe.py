@@ -28,7 +28,13 @@ from trmml.labels.statistics import lacking_negatives
 from trmml.method.interface import Output
 from trmml.method.layers import Standardisation, zero_linear
 from trmml.settings.search_space import RATES, OneOf, Range, Space
-from trmml.settings.sections import FocusSettings, Section, Settings, TrainingSettings
+from trmml.settings.sections import (
+    FocusSettings,
+    Section,
+    Settings,
+    TrainingSettings,
+    WholeSettings,
+)
 
 # Rates above and below are behind on held-out training images of scenes and photographs.
 PROBE_SPACE: Space = {
@@ -60,7 +66,7 @@ class RejectionSettings(Section):
     )
 
 
-class ProbeSettings(Section):
+class ProbeSettings(WholeSettings):
     """A linear probe with cross-entropy."""
 
     probe: MapSettings = MapSettings()

@@ -19,11 +19,11 @@ from trmml.method.classification import pair_weights, soft_bce
 from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.prompts import encode_prompts, fill
 from trmml.settings.search_space import RATES, OneOf, Space
-from trmml.settings.sections import Section, TrainingSettings
+from trmml.settings.sections import Section, TrainingSettings, WholeSettings
 
 SPACE: Space = {
     **RATES,
-    "training.epochs": OneOf((12, 24, 48)),
+    "training.epochs": OneOf((3, 6, 12, 24, 48)),
     "features.size": OneOf((64, 128, 256)),
     "features.dropout": OneOf((0.0, 0.2, 0.5)),
     "blending.prototypes": OneOf((1, 4, 10)),
@@ -44,7 +44,7 @@ class BlendingSettings(Section):
     contrast: float = Field(0.05, ge=0, description="weight of the contrastive term; 0 = off")
 
 
-class SARBSettings(Section):
+class SARBSettings(WholeSettings):
     """SARB-style blending."""
 
     features: CategoryFeatureSettings = CategoryFeatureSettings()

@@ -21,7 +21,13 @@ from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.matching import Matching
 from trmml.method.prompts import PromptLearner, build_prompts
 from trmml.settings.search_space import OneOf, Range, Space
-from trmml.settings.sections import MatchingSettings, PromptSettings, Section, TrainingSettings
+from trmml.settings.sections import (
+    MatchingSettings,
+    PromptSettings,
+    Section,
+    TrainingSettings,
+    WholeSettings,
+)
 
 # Momentum of the running share of images that each category was picked for, per step.
 PICKED_MOMENTUM = 0.9
@@ -62,7 +68,7 @@ class CorrectionSettings(Section):
     )
 
 
-class SCPNetSettings(Section):
+class SCPNetSettings(WholeSettings):
     """SCPNet."""
 
     prompts: PromptSettings = CONTEXT

@@ -15,7 +15,7 @@ from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.method.matching import match
 from trmml.method.prompts import encode_templates
 from trmml.method.regions import RegionOutput, gather_regions
-from trmml.settings.sections import Section, TrainingSettings
+from trmml.settings.sections import Section, TrainingSettings, WholeSettings
 
 # 1 / temperature of the softmax over patches; DualCoOp's start is about 20.
 DENSE_SCALE = 20.0
@@ -50,14 +50,14 @@ class EnsembleSettings(Section):
     )
 
 
-class ZeroShotSettings(Section):
+class ZeroShotSettings(WholeSettings):
     """Zero-shot with one prompt."""
 
     prompts: TemplateSettings = TemplateSettings()
     training: TrainingSettings = TrainingSettings()  # nothing is trained, but labels are held out
 
 
-class ZeroShotEnsembleSettings(Section):
+class ZeroShotEnsembleSettings(WholeSettings):
     """Zero-shot with several prompts."""
 
     prompts: EnsembleSettings = EnsembleSettings()

@@ -32,10 +32,10 @@ from trmml.settings.sections import (
     ImageHeadSettings,
     LossSettings,
     RegionSettings,
-    Section,
     Settings,
     StackingSettings,
     TrainingSettings,
+    WholeSettings,
 )
 from trmml.training.fabric import make_fabric
 from trmml.training.schedule import enough_epochs
@@ -50,7 +50,7 @@ class Method:
 
     name: str  # as in tables
     key: str  # as in file names and on the command line
-    settings: type[Section]  # frozen, with defaults and a field `training`
+    settings: type[WholeSettings]  # frozen, with defaults and a field `training`
     build: Build  # the model of an encoder, category names and settings
     space: Space  # where a search may go, by `section.name`
     starts: tuple[Mapping[str, Any], ...] = ()  # changes to try after the defaults, before a draw
@@ -78,8 +78,7 @@ class Method:
             source: features of N images.
             matrix: what is known of them; everything, of a method with `full_labels`.
         """
-        # What TRM-ML leaves out makes no steps; every rival passes over all images.
-        all_images = not isinstance(settings, Settings) or settings.losses.pseudo > 0
+        all_images = settings.learns_from_unanswered  # the others make no steps
         training = enough_epochs(settings.training, matrix, all_images=all_images)
         settings = settings.model_copy(update={"training": training})
         return Trainer(
@@ -165,9 +164,9 @@ _MASKED = Method(
     "linear probe, masked BCE", "probe-masked", ProbeSettings, linear_probe.build_masked,
     PROBE_SPACE, cite="durand2019partial", pooled=True,
 )  # fmt: skip
+# Of no paper: what is beside the match is ours.
 _OURS = Method(
-    "trmml (default)", "trmml", Settings, build_trmml, _TRMML, (_LOOSE_MATCH,), cite="ma2024trmml",
-    baseline=False,
+    "trmml (default)", "trmml", Settings, build_trmml, _TRMML, (_LOOSE_MATCH,), baseline=False,
 )  # fmt: skip
 _ZERO_SHOT = Method(
     "zero-shot", "zero-shot", ZeroShotSettings, _zero_shot, space={}, cite="radford2021clip",
@@ -221,7 +220,7 @@ _ALL = (
     _OURS,
     replace(
         _OURS, name="TRM-ML (paper's parts)", key="trmml-paper", settings=PaperSettings,
-        space=_PAPER, starts=(_MATCH_ALONE,),
+        space=_PAPER, starts=(_MATCH_ALONE,), cite="ma2024trmml",
     ),
     Method(
         "trmml's two layers alone", "two-layers", two_layers.TwoLayersSettings,

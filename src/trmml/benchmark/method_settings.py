@@ -17,6 +17,7 @@ from typing import Any
 
 from trmml.benchmark.catalog import Method
 from trmml.errors import ConfigError
+from trmml.settings.changes import merged, nested
 from trmml.settings.choices import PROTOCOLS, Precision, Protocol
 from trmml.settings.files import read_toml, to_toml
 from trmml.settings.sections import changed, validate
@@ -47,7 +48,7 @@ def parse_method_settings(method: Method, tree: Mapping[str, Any], where: str) -
         ConfigError: a name is unknown or a value out of range; `where` names the origin.
     """
     # A section that is given in part keeps the method's own defaults for the rest.
-    whole = _merged(method.settings().model_dump(), tree)
+    whole = merged(method.settings().model_dump(), tree)
     return validate(method.settings, whole, where)
 
 
@@ -119,34 +120,3 @@ def shared_changes(views: int | None, precision: Precision | None) -> dict[str, 
     if precision is not None:
         found["training.precision"] = precision
     return found
-
-
-def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted name as nested dictionaries.
-
-    Example:
-        >>> nested({"training.epochs": 3, "dropout": 0.1})
-        {'training': {'epochs': 3}, 'dropout': 0.1}
-    """
-    tree: dict[str, Any] = {}
-    for name, value in changes.items():
-        *sections, last = name.split(".")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
-    return tree
-
-
-def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries, the second over the first."""
-    both = dict(start)
-    if "epochs" in changes:
-        both.pop("least_steps", None)
-    for name, value in changes.items():
-        old = both.get(name)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            both[name] = _merged(old, value)
-        else:
-            both[name] = value
-    return both

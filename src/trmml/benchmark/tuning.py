@@ -20,12 +20,7 @@ from torch import Tensor
 
 from trmml.benchmark.catalog import Method
 from trmml.benchmark.data import BenchmarkData
-from trmml.benchmark.method_settings import (
-    nested,
-    parse_method_settings,
-    shared_changes,
-    write_settings,
-)
+from trmml.benchmark.method_settings import parse_method_settings, shared_changes, write_settings
 from trmml.benchmark.records import CELL_FORMAT
 from trmml.benchmark.run_cell import for_cell
 from trmml.benchmark.tuning_search import ask, distribution, open_study, tell
@@ -36,6 +31,7 @@ from trmml.features.views import joined
 from trmml.labels.masks import MaskRule, share_known, single_positive
 from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
+from trmml.settings.changes import nested
 from trmml.settings.choices import EpochRule, Precision, Protocol
 from trmml.settings.old_names import current_name, first_name, first_names
 from trmml.storage.provenance import commit, versions

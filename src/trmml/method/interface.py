@@ -57,7 +57,7 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
 
     @property
     def learns_from_unanswered(self) -> bool:
-        """Whether images of which no label is known take part in the epochs."""
+        """Whether images of which no label is known take part; the method's settings say it too."""
         return True
 
     @abstractmethod

@@ -214,8 +214,8 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
 
     @property
     def learns_from_unanswered(self) -> bool:
-        """Only pseudo-labels use them; without, they would be most of a large set for nothing."""
-        return self.losses.pseudo > 0
+        """See `Settings.learns_from_unanswered`."""
+        return self.settings.learns_from_unanswered
 
     def pseudo_labeller(
         self, matrix: LabelMatrix, held: Int[Tensor, " H"], epochs: int

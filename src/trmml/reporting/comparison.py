@@ -18,20 +18,28 @@ from trmml.method.interface import MultiLabelModel, predict
 from trmml.metrics.calibration import calibrate
 from trmml.metrics.figures import Metrics
 from trmml.metrics.measure import measure
+from trmml.settings.files import load_settings
 from trmml.settings.sections import PromptSettings, Settings
 from trmml.storage.provenance import versions
 
 
 def method_name(settings: Settings) -> str:
-    """The name of a run's row: by its parts, as the published results name them.
+    """The name of a run's row, whatever its schedule: by its parts, as the published results do.
 
     Example:
         >>> method_name(Settings(training={"epochs": 3}))
         'trmml (default)'
+        >>> method_name(load_settings("paper", ["training.seed=1"]))
+        "TRM-ML (paper's parts)"
+        >>> method_name(load_settings("as-published"))
+        'TRM-ML'
     """
-    if not (settings.image_head.use or settings.csra_head.use or settings.stacking.zero_shot):
-        return "TRM-ML (paper's parts)"
-    return "trmml (default)" if settings == Settings(training=settings.training) else "trmml"
+    presets = {"trmml (default)": Settings(), "TRM-ML (paper's parts)": load_settings("paper")}
+    for name, each in presets.items():
+        if settings == each.model_copy(update={"training": settings.training}):
+            return name
+    heads = settings.image_head.use or settings.csra_head.use or settings.stacking.zero_shot
+    return "trmml" if heads else "TRM-ML"
 
 
 @dataclass(frozen=True)

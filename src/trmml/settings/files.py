@@ -9,8 +9,9 @@ from typing import Any
 import tomlkit
 
 from trmml.errors import ConfigError
+from trmml.settings.changes import merged, nested
 from trmml.settings.choices import PROTOCOLS, Protocol
-from trmml.settings.sections import Settings, parse_settings, put, suggest
+from trmml.settings.sections import Settings, parse_settings, suggest
 
 PRESETS = resources.files("trmml.settings") / "presets"
 
@@ -46,8 +47,7 @@ def load_settings(
         if protocol not in tree:
             raise ConfigError(f"{source} has settings for {', '.join(tree)}, none for {protocol}")
         tree = dict(tree[protocol])
-    for override in sorted(overrides, key=lambda each: each.partition("=")[0].strip()):
-        _apply(tree, override)
+    tree = merged(tree, nested(dict(map(_parsed, overrides))))
     return parse_settings(tree, str(source or "--set"))
 
 
@@ -110,8 +110,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no valid TOML: {error}") from None
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Put one `section.name=value` into the tree; the value is read as TOML, else as text."""
+def _parsed(override: str) -> tuple[str, Any]:
+    """The `section.name` and the value of an override; it is read as TOML, else as text."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot or not key:
@@ -120,4 +120,4 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    put(tree, f"{section}.{key}", value)
+    return f"{section}.{key}", value

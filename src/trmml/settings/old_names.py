@@ -8,6 +8,8 @@ a run that was begun before the change goes on.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trmml.settings.changes import nested
+
 # Sections, and settings whose own name changed too: those of format 5 by those of format 6.
 RENAMED = {
     "image_branch": "image_head",
@@ -101,10 +103,7 @@ def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with(tree: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """A tree with the values of a table where one of its sections lacks them."""
-    more: dict[str, dict[str, Any]] = {}
-    for name, value in table.items():
-        section, _, key = name.partition(".")
-        more.setdefault(section, {})[key] = value
+    more = nested(table)
     return {s: {**more[s], **values} if s in more else values for s, values in tree.items()}
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from trmml.errors import ConfigError
+from trmml.settings.changes import as_named, merged, nested
 from trmml.settings.choices import EpochRule, Precision, Reduction
 from trmml.settings.old_names import current_name
 
@@ -211,10 +212,7 @@ class TrainingSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_named(cls, given: Any) -> Any:
-        """Who names epochs and no least steps wants these epochs."""
-        if isinstance(given, Mapping) and "epochs" in given:
-            return {"least_steps": 0, **given}
-        return given
+        return as_named(given) if isinstance(given, Mapping) else given
 
     @property
     def encoded_views(self) -> int:
@@ -222,7 +220,16 @@ class TrainingSettings(Section):
         return max(self.views, self.scored_views)
 
 
-class Settings(Section):
+class WholeSettings(Section):
+    """All settings of one method: a field per section, of which one is `training`."""
+
+    @property
+    def learns_from_unanswered(self) -> bool:
+        """Whether images of which no label is known take part in the epochs."""
+        return True
+
+
+class Settings(WholeSettings):
     """Everything that shapes a run, in one validated value.
 
     Example:
@@ -240,6 +247,11 @@ class Settings(Section):
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def learns_from_unanswered(self) -> bool:
+        """Only pseudo-labels use them; without, they would be most of a large set for nothing."""
+        return self.losses.pseudo > 0
 
 
 Kind = TypeVar("Kind", bound=Section)
@@ -260,19 +272,8 @@ def changed(settings: Kind, values: Mapping[str, Any]) -> Kind:
         >>> changed(Settings(training={"epochs": 3}), {"training.seed": 1}).training.epochs
         3
     """
-    tree = settings.model_dump()
-    for name, value in sorted(values.items()):
-        put(tree, name, value)
+    tree = merged(settings.model_dump(), nested(values))
     return validate(type(settings), tree, "changed settings")
-
-
-def put(tree: dict[str, Any], name: str, value: Any) -> None:
-    """Set `section.name` in nested settings. Epochs are made as named: see `least_steps`."""
-    section, _, key = name.partition(".")
-    own = tree.setdefault(section, {})
-    own[key] = value
-    if name == "training.epochs":
-        own.pop("least_steps", None)  # to be put after them
 
 
 def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:

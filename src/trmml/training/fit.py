@@ -21,7 +21,7 @@ from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.build import build_trmml
-from trmml.method.pseudo_labels import PseudoLabels
+from trmml.method.pseudo_labels import PseudoLabeller, PseudoLabels
 from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration, both_answers, calibrate
 from trmml.settings.choices import OnBadImage
@@ -118,10 +118,11 @@ def train_run(
             yield from _logged(records, trainer, out, writer)
         spec = encoder_spec or getattr(frozen.encoder, "spec", None)
         new = _calibrate_new_categories(model, trainer)
+        labeller = trainer.pseudo_labeller
         if training.refit:
             again = out / "refit.safetensors"
-            refit(trainer, state=again, fingerprint=fingerprint, progress=progress)
-        _finish(out, model, trainer, data, settings, frozen.identity, spec, new)
+            labeller = refit(trainer, state=again, fingerprint=fingerprint, progress=progress)
+        _finish(out, model, trainer, labeller, data, settings, frozen.identity, spec, new)
         if not keep_states and not ranks.number():
             remove_states(out)
         return encoded.kept
@@ -147,7 +148,8 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
 
 def _planned(data: Dataset, settings: Settings) -> Settings:
     """The settings with enough epochs for the data; a hopeless table is refused."""
-    training = enough_epochs(settings.training, data.matrix, all_images=settings.losses.pseudo > 0)
+    all_images = settings.learns_from_unanswered
+    training = enough_epochs(settings.training, data.matrix, all_images=all_images)
     hold_out(data.matrix, training.held_out_share, training.seed)
     return settings.model_copy(update={"training": training})
 
@@ -236,6 +238,7 @@ def _finish(
     out: Path,
     model: TRMML,
     trainer: Trainer,
+    labeller: PseudoLabeller | None,
     data: Dataset,
     settings: Settings,
     identity: EncoderIdentity,
@@ -252,7 +255,6 @@ def _finish(
         {"logits": logits, "labels": held.labels, "known": held.known, "images": trainer.held},
         {"names": json.dumps([data.images[row] for row in trainer.held.tolist()])},
     )
-    labeller = trainer.pseudo_labeller
     pseudo = PseudoLabels.none(data.matrix) if labeller is None else labeller.labels
     save_tensors(out / "pseudo.safetensors", {"labels": pseudo.labels, "chosen": pseudo.chosen})
     card = RunCard(
@@ -316,6 +318,7 @@ def _tensorboard(out: Path, wanted: bool) -> "AbstractContextManager[SummaryWrit
 def _write_scalars(writer: "SummaryWriter", record: EpochRecord) -> None:
     scalars = {f"loss/{name}": value for name, value in record.losses.items()}
     scalars |= {f"weighted/{name}": value for name, value in record.weighted.items()}
+    scalars |= {f"gradient_share/{name}": v for name, v in record.gradient_shares.items()}
     scalars |= {"held_out/map": record.held_out_map, "learning_rate": record.learning_rate}
     for name, value in scalars.items():
         writer.add_scalar(name, value, record.epoch)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trmml.features.base import Progress
+from trmml.method.pseudo_labels import PseudoLabeller
 from trmml.training.record import EpochRecord
 from trmml.training.trainer import Trainer
 
@@ -38,7 +39,7 @@ def refit(
     state: Path | None = None,
     fingerprint: str = "",
     progress: Progress | None = None,
-) -> None:
+) -> PseudoLabeller | None:
     """Train the model anew on all images, up to the epoch that the held-out ones have chosen.
 
     What was fitted to the held-out images stays: the weights of the heads, adapted to their new
@@ -49,6 +50,9 @@ def refit(
         state: where to write the state of the second training, or None; it goes on from there.
         fingerprint: see `train`.
         progress: called with ("again on all images, epoch k/n", done, total).
+
+    Returns:
+        The pseudo-labeller that the model learned from; None where it trains without.
     """
     model = trainer.model
     shown = trainer.scored.batch(trainer.some_kept).to(trainer.fabric.device)
@@ -70,6 +74,7 @@ def refit(
         pass
     _leave_best(again)
     model.keep_held_out_fit(fit, shown)
+    return again.pseudo_labeller
 
 
 def _epochs(

@@ -9,7 +9,8 @@ A run folder holds
     state.safetensors, refit.safetensors   all that `--resume` needs of both trainings; removed when
                         the run is finished, by `fit` after the report
     log.jsonl           one record per epoch
-    held_out.safetensors, pseudo.safetensors   held-out logits and pseudo-labels, for the report
+    held_out.safetensors, pseudo.safetensors   for the report: held-out logits, and the last
+                        pseudo-labels of the training that made the weights
     skipped.json        images that could not be read, where there are any
     results.json, report.html   test scores where there is a test set, and the page: written last
 

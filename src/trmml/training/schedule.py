@@ -27,7 +27,7 @@ def enough_epochs(
         settings: of the loop.
         matrix: labels of the images to train on and to hold out.
         all_images: whether those without a known label take part, see
-            `MultiLabelModel.learns_from_unanswered`.
+            `WholeSettings.learns_from_unanswered`.
 
     Example:
         >>> def epochs(settings, answered, all_images=False):

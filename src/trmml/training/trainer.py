@@ -225,7 +225,8 @@ class Trainer(TrainingState):
             gradient_shares=self.gradient_shares,
             pseudo=self._pseudo_counts(),
         )
-        warn_of_outweighing(record, self.records)
+        if len(self.held):  # training again on all images would say the same again
+            warn_of_outweighing(record, self.records)
         self._keep_best(record.epoch, aps)
         self.records.append(asdict(record))
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}

@@ -15,7 +15,7 @@ Columns are the data's categories in its order: COCO by id, VOC and NUS-WIDE by 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -92,17 +92,18 @@ def _rows(mask: MaskFile, data: Dataset, path: Path) -> Tensor:
             f"{path} lacks {len(missing)} of the data's {len(data)} images, first {missing[0]!r}; "
             f"its own are named like {mask.images[0]!r}. Read the data as the file's makers did: "
             "the same version of the set, the same split, the same images left out."
-            + _annotated_alone(_lack_labels(data, places, whole))
+            + _annotated_alone(_lack_labels(missing, data))
         )
     if len(places) > len(data):
         logger.warning("%s: %d images are not in the data", path.name, len(places) - len(data))
     return torch.tensor([places[_key(name, whole=whole)] for name in data.images])
 
 
-def _lack_labels(data: Dataset, places: Mapping[str, int], whole: bool) -> bool:
-    """Whether the images that a file lacks are those without a present label."""
-    there = torch.tensor([_key(name, whole=whole) in places for name in data.images])
-    return torch.equal(there, data.matrix.labels.any(dim=1))
+def _lack_labels(images: Iterable[str], data: Dataset) -> bool:
+    """Whether no label is present in these images; of others, crowds alone may be dropped."""
+    labelled = data.matrix.labels.any(dim=1).tolist()
+    present = {name for name, any_ in zip(data.images, labelled, strict=True) if any_}
+    return present.isdisjoint(images)
 
 
 def _annotated_alone(found: bool) -> str:
@@ -110,8 +111,8 @@ def _annotated_alone(found: bool) -> str:
     if not found:
         return ""
     return (
-        " It fits the images that have a present label, as the masks of DualCoOp's code do: read"
-        " COCO with `--data-option images=annotated`."
+        " It seems to leave out the images without a present label, as the masks of DualCoOp's"
+        " code do: read COCO with `--data-option images=annotated`."
     )
 
 
