@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from tests.tiny_clip import RESNET, TEXT, TOKENIZER, VIT, clip, encoder, perturb, pixels
 from trmml.encoders.base import identify
@@ -80,6 +80,39 @@ def test_resnet_patches_are_the_pool_at_one_position(resnet: open_clip.CLIP) -> 
     alone = torch.func.functional_call(visual.attnpool, flat, (feature_map[:, :, 1:2, 2:3],))
     patches = encoded.project(hidden)
     torch.testing.assert_close(patches[:, 5], alone.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_resnet_positions_are_what_its_pool_adds_before_the_values(
+    resnet: open_clip.CLIP, size: int
+) -> None:
+    encoded, pool = encoder(resnet, size=size), resnet.visual.attnpool
+    hidden, _ = encoded.encode_image(pixels(size))
+    side = size // 32
+    feature_map = hidden.transpose(1, 2).unflatten(2, (side, side))
+    heard = []  # what the pool's keys and values read: its mean token first
+    whole = F.multi_head_attention_forward
+
+    def listen(*given: Tensor, **options: Tensor) -> tuple[Tensor, Tensor | None]:
+        heard.append(options["value"].transpose(0, 1))
+        return whole(*given, **options)
+
+    positions = encoded.patch_positions
+    with pytest.MonkeyPatch.context() as patched, torch.no_grad():
+        patched.setattr(F, "multi_head_attention_forward", listen)
+        added = {"positional_embedding": positions}
+        torch.func.functional_call(pool, added, (feature_map,))
+        values = pool.c_proj(pool.v_proj(heard[0]))
+    tokens = torch.cat([hidden.mean(dim=1, keepdim=True), hidden], dim=1) + positions
+    assert positions.shape == (1 + side**2, 256)
+    torch.testing.assert_close(encoded.project(tokens), values, atol=1e-5, rtol=0)
+    own = pool.positional_embedding
+    torch.testing.assert_close(positions[0], own[0])
+    assert size != 64 or torch.equal(positions, own)
+
+
+def test_only_resnets_have_positions(vit: open_clip.CLIP) -> None:
+    assert encoder(vit).patch_positions is None
 
 
 def test_resnet_at_another_size_is_a_model_of_that_size(resnet: open_clip.CLIP) -> None:

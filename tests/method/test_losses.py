@@ -43,6 +43,18 @@ def test_asymmetric_by_hand():
     assert float(loss) == pytest.approx((positive + negative) / 2, rel=1e-5)
 
 
+def test_asymmetric_over_images_by_hand():
+    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]])  # probabilities 1/2, 3/4, 1/2, 1/2
+    labels = torch.tensor([[True, False], [True, True]])
+    known = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    loss = asymmetric_loss(logits, labels, known, **ASL, reduction="images")
+    positive = 0.5 * math.log(2)
+    negative = 0.7**2 * -math.log(1 - 0.7)
+    assert float(loss) == pytest.approx((2 * positive + negative) / 2, rel=1e-5)  # 2 images
+    pairs = asymmetric_loss(logits, labels, known, **ASL)
+    assert float(pairs) == pytest.approx((2 * positive + negative) / 3, rel=1e-5)  # 3 known pairs
+
+
 def test_distillation_by_hand():
     loss = distillation(torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]]), 1.0)
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
