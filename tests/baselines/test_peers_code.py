@@ -1,6 +1,7 @@
 """Figures that other projects' own code gave, for the same input; each names where it is from.
 
-The code ran as it is at that commit, in double precision and, where it asks for a card, on a CPU.
+The figures come from a transcription of that code, run in double precision on a CPU. TaI-DPT's
+are lines of its file.
 """
 
 import hashlib

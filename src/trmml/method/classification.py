@@ -71,8 +71,9 @@ def asymmetric_loss(
         gamma_negative: focusing of negatives, >= 0.
         gamma_positive: focusing of positives, >= 0.
         clip: probability below which a negative costs nothing, in [0, 1).
-        reduction: "pairs" divides by the sum of weights, so that neither the number of categories
-            nor the known share changes what the term weighs beside others; "images" divides by B.
+        reduction: "pairs" divides by the sum of weights, so that the number of categories
+            and the known share change little of what the term weighs beside others; "images"
+            divides by B.
 
     Source: Ridnik et al. 2021 (ASL), equations 4 to 7; partial form as in DualCoOp's code, which
     divides by B. With both gammas and the clip at 0, over pairs, it is `weighted_bce`.
