@@ -7,8 +7,8 @@ from trmml.benchmark.results import MEAN, ListedMethod, Results
 from trmml.benchmark.tables import FIGURES, figure
 
 
-def what_lost(results: Results, tried: str, untrained: Mapping[str, float] | None = None) -> str:
-    """Where TRM-ML is behind, what its other forms and untrained rivals reach, what was tried.
+def what_lost(results: Results, tried: str, untrained: Mapping[str, float] = {}) -> str:
+    """Where TRM-ML is behind, its other forms, methods below their start, and what was tried.
 
     Args:
         results: of one data set.
@@ -21,7 +21,7 @@ def what_lost(results: Results, tried: str, untrained: Mapping[str, float] | Non
         found = [*_behind(results, ours), *_other_figures(results, ours)]
         found += [*_no_difference(results, ours), *_categories(results, ours)]
         found += _other_forms(results, ours)
-        found += _below_start(results, untrained or {})
+        found += _below_start(results, untrained)
         lines += [f"- {line}" for line in found]
     if len(lines) == 2:
         lines.append("- Nothing on this page.")
@@ -98,10 +98,12 @@ def _categories(results: Results, ours: ListedMethod) -> Iterator[str]:
 def _below_start(results: Results, untrained: Mapping[str, float]) -> Iterator[str]:
     """Methods that training left below what they said untrained: something held them up."""
     for line in results.lines:
-        start, below = untrained.get(line.key), []
-        for column in results.columns if start is not None else ():
+        if line.key not in untrained:
+            continue
+        start, below = untrained[line.key], []
+        for column in results.columns:
             own = results.spread(line.key, column)
-            if own is not None and start is not None and 100 * own.mean < start:
+            if own is not None and 100 * own.mean < start:
                 below.append(f"{100 * own.mean:.1f} ({over(results, column)})")
         if below:
             yield f"{line.name} ends below its untrained start of {start:.1f}: {', '.join(below)}."
