@@ -297,13 +297,14 @@ def test_a_writer_that_does_not_end_is_told(
             waiting.add([row()])
 
 
-def test_many_answers_load_fast(tmp_path: Path) -> None:
+def test_many_answers_load_in_linear_time(tmp_path: Path) -> None:
     first = row()
     with Answers(tmp_path / "a.sqlite") as answers:
         answers.add(first._replace(id=f"{n:026}", sha256=str(n)) for n in range(20_000))
         begun = time.process_time()
         assert len(standing(answers.rows()).last) == 20_000
-        assert time.process_time() - begun < 1.5  # the types are checked here, and other tests run
+        # It takes about one second; a walk of all rows for each row would take minutes.
+        assert time.process_time() - begun < 20
 
 
 # A writer says each id once it is on the disk; what it said must be there after a kill.
