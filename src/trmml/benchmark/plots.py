@@ -1,5 +1,6 @@
 """Plots of a benchmark: mAP against known share, and where the gain over the best baseline lies."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ MOST_CATEGORIES = 40
 GROUPS = 5
 # Colour-blind safe (Okabe and Ito 2008); black is kept for TRM-ML.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A900")
+LINES = ("-", "-.")  # the second one where the colours begin again
 MARKS = "osD^vPX"  # as many as share no factor with the colours, so that no pair repeats early
 # The same SVG from the same numbers: names of its parts are hashed with a fixed salt.
 STYLE: dict[Any, Any] = {
@@ -71,7 +73,7 @@ def plot_map(results: Results) -> Figure:
     TRM-ML is thick and black, its other forms are thin and dashed, upper bounds are dotted.
     """
     figure, axes = _axes(7.0, 4.2)
-    colours = iter(COLOURS * len(results.lines))
+    looks = itertools.cycle(itertools.product(LINES, COLOURS))
     main = next((line for line in results.lines if line.key == "trmml"), results.ours(MEAN))
     for place, line in enumerate(results.lines):
         points = [
@@ -84,14 +86,14 @@ def plot_map(results: Results) -> Figure:
         x, mean, deviation = np.array(shown).T
         ours = not line.baseline
         other_form = ours and not line.full_labels and line != main
-        colour = "black" if ours else next(colours)
+        style, colour = ("-", "black") if ours else next(looks)
         axes.plot(
             x,
             mean,
             color=colour,
             label=line.name,
             linewidth=2.2 if ours and not other_form else 1.2,
-            linestyle=":" if line.full_labels else "--" if other_form else "-",
+            linestyle=":" if line.full_labels else "--" if other_form else style,
             marker="" if line.full_labels else MARKS[place % len(MARKS)],
             markersize=4,
             zorder=3 if ours else 2,
@@ -115,13 +117,14 @@ def plot_curves(results: Results) -> Figure:
     Of each method the lowest seed; a method that is level at its end is trained to its end.
     """
     figure, axes = _axes(7.0, 4.2)
-    colours = iter(COLOURS * len(results.lines))
+    looks = itertools.cycle(itertools.product(LINES, COLOURS))
     trained = [c for c in results.cells if any(value is not None for _, value in c.curve)]
     nearest = min(trained, key=lambda cell: (abs((cell.share or 0) - 0.5), cell.seed))
     same = [cell for cell in trained if cell.known == nearest.known]
     drawn = {cell.method: cell for cell in sorted(same, key=lambda cell: -cell.seed)}
     for place, line in enumerate(results.lines):
-        colour = next(colours) if line.baseline else "black"
+        ours = "-" if line.key == "trmml" else "--", "black"
+        style, colour = next(looks) if line.baseline else ours
         if line.key not in drawn or line.full_labels:
             continue
         cell = drawn[line.key]
@@ -132,7 +135,7 @@ def plot_curves(results: Results) -> Figure:
             color=colour,
             label=line.name,
             linewidth=1.2 if line.baseline else 2.0,
-            linestyle="-" if line.baseline or line.key == "trmml" else "--",
+            linestyle=style,
             marker=MARKS[place % len(MARKS)],
             markersize=3,
         )
