@@ -15,6 +15,7 @@ from torch import Tensor, nn
 WHOLE = {
     "regions": {"mlp_size": 128},
     "csra_head": {"use": True},
+    "neighbour_head": {"use": True},
     "losses": {"pseudo": 0.1, "contrastive": 0.02},
 }
 COLOURS = {

@@ -51,7 +51,12 @@ from trmml.training.loop import train
 
 HELD_OUT = 0.25
 PSEUDO = {"losses.pseudo": 0.1}
-PLAIN = {"image_head.use": False, "csra_head.use": False, "stacking.zero_shot": False}
+PLAIN = {
+    "image_head.use": False,
+    "csra_head.use": False,
+    "neighbour_head.use": False,
+    "stacking.zero_shot": False,
+}
 # What is changed in each row, by section and name; a part of the paper first, then what is ours.
 # "with" marks what is off by default.
 DEFAULT: dict[str, dict[str, Any]] = {
@@ -74,6 +79,8 @@ DEFAULT: dict[str, dict[str, Any]] = {
     "regions: with an MLP": {"regions.mlp_size": 128},
     "no CSRA head": {"csra_head.use": False},
     "with the CSRA head": {"csra_head.use": True},
+    "no neighbour head": {"neighbour_head.use": False},
+    "with the neighbour head": {"neighbour_head.use": True},
     "no image head": {"image_head.use": False},
     "image head: no linear map": {"image_head.linear": False},
     "image head: no spectrum power": {"image_head.spectrum_power": 0.0},

@@ -31,7 +31,7 @@ from trmml.training.trainer import Trainer
 FROZEN = frozen_encoder(ENCODER)
 KEYS = (
     *("zero-shot", "zero-shot-dense", "zero-shot-ensemble"),
-    *("probe-an", "probe-masked", "probe-wan", "probe-asl", "probe-llr"),
+    *("probe-an", "probe-masked", "probe-wan", "probe-asl", "probe-llr", "neighbours"),
     *("coop", "dualcoop", "scpnet", "sarb", "probe-full", "trmml-full"),
     *("trmml", "trmml-paper", "two-layers"),
 )

@@ -50,6 +50,7 @@ def targets(images: int = 5, categories: int = 4, seed: int = 0, nothing: bool =
 PLAIN = {
     "image_head": {"use": False},
     "csra_head": {"use": False},
+    "neighbour_head": {"use": False},
     "stacking": {"zero_shot": False},
 }
 ALL_TERMS = {"losses": {"pseudo": 0.1, "distillation": 0.1, "contrastive": 0.1}}

@@ -230,7 +230,8 @@ def test_every_row_of_the_ablation_changes_a_setting() -> None:
     values = [settings[method.key].values["partial"].model_dump() for method in methods]
     assert len({json.dumps(each, sort_keys=True) for each in values}) == len(values)
     left_out = set(ablation.DEFAULT) - {method.name for method in methods}
-    assert left_out == {"no CSRA head", "image head: no spectrum power"}  # the defaults
+    off = {"no CSRA head", "no neighbour head", "image head: no spectrum power"}
+    assert left_out == off  # the defaults
     assert METHODS["trmml"].settings().training.views == 1
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from trmml.baselines import coop, dualcoop, linear_probe, sarb, scpnet, two_layers
+from trmml.baselines import coop, dualcoop, linear_probe, neighbours, sarb, scpnet, two_layers
 from trmml.baselines.linear_probe import PROBE_SPACE, ProbeSettings
 from trmml.baselines.zero_shot import (
     ZeroShot,
@@ -55,7 +55,7 @@ class Method:
     space: Space  # where a search may go, by `section.name`
     starts: tuple[Mapping[str, Any], ...] = ()  # changes to try after the defaults, before a draw
     cite: str = ""  # key of its source in references.bib; empty for none
-    trains: bool = True  # whether there is anything to train
+    trains: bool = True  # whether there is anything to train in steps
     # whether it reads only the mean patch and the image feature, so that features with P = 1 serve
     pooled: bool = False
     baseline: bool = True  # whether TRM-ML is compared with it
@@ -132,15 +132,16 @@ _TRMML: Space = {
     "image_head.epochs": OneOf((20, 40)),
     "image_head.dropout": OneOf((0.5, 0.65)),
     "csra_head.use": OneOf((False, True)),
+    "neighbour_head.use": OneOf((False, True)),
     "losses.distillation": OneOf((0.0, 0.01)),
     "regions.dropout": OneOf((0.2, 0.8)),
 }
 # For hundreds of categories, found by hand on held-out training images of Corel5k: a match that
-# nothing holds but dropout, and a longer image head. No rival has such a start.
+# nothing holds but dropout, a longer image head, and neighbours. No rival has such a start.
 _LOOSE_MATCH = {
     "training.learning_rate": 2e-3, "losses.distillation": 0.0, "regions.dropout": 0.8,
     "image_head.learning_rate": 1e-3, "image_head.epochs": 40, "image_head.dropout": 0.65,
-    "csra_head.use": True,
+    "csra_head.use": True, "neighbour_head.use": True,
 }  # fmt: skip
 
 # The weights of the terms beside the classification: the preset's, powers of ten of it, and 0.
@@ -201,6 +202,11 @@ _ALL = (
         _MASKED, name="linear probe, large-loss rejection", key="probe-llr", cite="kim2022large",
         settings=linear_probe.RejectingProbeSettings, build=linear_probe.build_rejecting,
         space=linear_probe.REJECTING_SPACE,
+    ),
+    Method(
+        "nearest neighbours", "neighbours", neighbours.NeighboursSettings,
+        neighbours.build_neighbours, space={}, cite="guillaumin2009tagprop", trains=False,
+        pooled=True,
     ),
     Method(
         "CoOp", "coop", coop.CoOpSettings, coop.build_coop, coop.SPACE, cite="zhou2022coop",

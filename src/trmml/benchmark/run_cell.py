@@ -24,6 +24,7 @@ from trmml.metrics.figures import Metrics, PrecisionRecall
 from trmml.metrics.measure import measure
 from trmml.settings.choices import EpochRule
 from trmml.storage.provenance import commit, versions
+from trmml.training.heads import mean_patches
 from trmml.training.loop import refit, train
 from trmml.training.schedule import hold_out
 from trmml.training.trainer import Trainer
@@ -140,30 +141,48 @@ class CellRunner:
         )
 
     def _look(self, job: Job, mask: LabelMatrix) -> _CellLogits:
-        """A method that trains nothing looks at all images once; masks only calibrate it."""
-        data, training = self.data, job.settings.training
+        """A method without steps; unless it remembers labels, masks only calibrate it."""
+        training = job.settings.training
         plain = job.settings.model_dump(mode="json", exclude={"training"})
         name = json.dumps([job.method.key, plain, training.scored_views])
-        began = time.monotonic()
-        if name not in self._untrained:
-            build, names = job.method.build, data.train.category_names
-            model: MultiLabelModel = build(data.frozen, names, job.settings)
-            device = data.frozen.device
-            model.to(device)
-            seen = {"pooled": job.method.pooled, "views": training.scored_views}
-            both = (data.encoded_train, data.encoded_test)
-            parts = [predict(model, f.scored_features(**seen), device=device) for f in both]
-            self._untrained[name] = parts[0], parts[1]
-        train_logits, logits = self._untrained[name]
-        _, held = hold_out(mask, training.held_out_share, training.seed)
+        kept, held = hold_out(mask, training.held_out_share, training.seed)
+        began, again = time.monotonic(), None
+        if name in self._untrained:
+            train_logits, test_logits = self._untrained[name]
+        else:
+            names = self.data.train.category_names
+            model: MultiLabelModel = job.method.build(self.data.frozen, names, job.settings)
+            model.to(self.data.frozen.device)
+            neighbours = model.neighbour_head()
+            if neighbours is None:
+                self._untrained[name] = train_logits, test_logits = self._both(model, job)
+            else:
+                means = mean_patches(
+                    self.data.encoded_train.features(pooled=True, views=1), 1, None
+                )
+                neighbours.remember(means[0, kept], mask.subset(kept))
+                train_logits, test_logits = self._both(model, job)
+                if self.refit:
+                    neighbours.remember(means[0], mask)
+                    again = self._map(self._both(model, job)[1])
         return _CellLogits(
-            test=logits,
+            test=test_logits,
             held=train_logits[held],
             held_labels=mask.subset(held),
             epoch={},
             seconds={"train": 0.0, "predict": time.monotonic() - began},
             best_on_test=None,
+            refit_map=again,
         )
+
+    def _both(self, model: MultiLabelModel, job: Job) -> tuple[Tensor, Tensor]:
+        """Logits of the training images and of the test images."""
+        seen = {"pooled": job.method.pooled, "views": job.settings.training.scored_views}
+        train, test = (
+            predict(model, images.scored_features(**seen), device=self.data.frozen.device)
+            for images in (self.data.encoded_train, self.data.encoded_test)
+        )
+        return train, test
 
     def _map(self, logits: Float[Tensor, "N C"]) -> float:
         test = self.data.test.matrix

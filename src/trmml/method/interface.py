@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 from trmml.features.base import Features, FeatureSource
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.heads.image_head import ImageHead
+from trmml.method.heads.neighbour_head import NeighbourHead
 from trmml.method.pseudo_labels import PseudoLabeller
 
 
@@ -80,6 +81,10 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
 
     def separate_head(self) -> ImageHead | None:
         """A head that is trained by itself before the first epoch, on mean patches; or None."""
+        return None
+
+    def neighbour_head(self) -> NeighbourHead | None:
+        """A head that remembers mean patches and labels before the first epoch; or None."""
         return None
 
     def fast_parameters(self) -> list[str]:

@@ -96,3 +96,21 @@ def zero_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
 def signed_root(values: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
     """Signed square root; without gradient, for the encoder is frozen."""
     return values.sign() * values.abs().sqrt()
+
+
+def principal_directions(
+    parts: Iterable[Float[Tensor, "N W"]],
+) -> tuple[Float[Tensor, " W"], Float[Tensor, "W W"]]:
+    """Mean square along each principal direction, the largest first, and the directions as columns.
+
+    In double precision on the CPU, which not every device has.
+
+    Args:
+        parts: rows in batches; centred, where variances are wanted.
+    """
+    count, total = 0, torch.zeros(())
+    for part in parts:
+        count += len(part)
+        total = total + (part.T @ part).cpu().double()
+    squares, directions = torch.linalg.eigh(total / count)
+    return squares.flip(0), directions.flip(1)

@@ -16,6 +16,7 @@ from trmml.method.contrastive import contrast_regions
 from trmml.method.distillation import FrozenScores, distillation
 from trmml.method.heads.image_head import ImageHead
 from trmml.method.heads.joined import Heads
+from trmml.method.heads.neighbour_head import NeighbourHead
 from trmml.method.interface import MultiLabelModel, Targets
 from trmml.method.matching import Matching, match
 from trmml.method.prompts import PromptLearner, StoredPrompts
@@ -228,6 +229,10 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
     def separate_head(self) -> ImageHead | None:
         """The image head."""
         return self.heads.image
+
+    def neighbour_head(self) -> NeighbourHead | None:
+        """The neighbour head."""
+        return self.heads.neighbours
 
     # Before, in and after training -----------------------------------------------------------
 

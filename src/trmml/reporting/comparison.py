@@ -38,8 +38,9 @@ def method_name(settings: Settings) -> str:
     for name, each in presets.items():
         if settings == each.model_copy(update={"training": settings.training}):
             return name
-    heads = settings.image_head.use or settings.csra_head.use or settings.stacking.zero_shot
-    return "trmml" if heads else "TRM-ML"
+    heads = (settings.image_head, settings.csra_head, settings.neighbour_head)
+    beside = settings.stacking.zero_shot or any(head.use for head in heads)
+    return "trmml" if beside else "TRM-ML"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ ADDED: dict[str, Any] = {
     "training.patience": 0,
     "training.refit": False,
     "dual.positions": False,
+    "neighbour_head.use": False,
+    "neighbour_head.directions": 256,
+    "neighbour_head.images": 20_000,
 }
 # Settings that there are no more, with the value that says what is done now.
 GONE: dict[str, Any] = {"image_head.learn_again": False}
@@ -91,14 +94,18 @@ def first_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> first_names({"losses": {"reduction": "pairs", "pseudo": 0.0}})
         {'losses': {'pseudo': 0.0}}
+        >>> first_names({"losses": {"pseudo": 0.0}, "neighbour_head": {"use": False}})
+        {'losses': {'pseudo': 0.0}}
     """
-    tree = {
-        section: {k: v for k, v in values.items() if ADDED.get(f"{section}.{k}", ...) != v}
-        if isinstance(values, Mapping)
-        else values
-        for section, values in tree.items()
-    }
-    return _tree(_with(tree, GONE), first_name)
+    kept: dict[str, Any] = {}
+    for section, values in tree.items():
+        if isinstance(values, Mapping):
+            first = {k: v for k, v in values.items() if ADDED.get(f"{section}.{k}", ...) != v}
+            if values and not first:
+                continue  # a section that came later, and is off
+            values = first
+        kept[section] = values
+    return _tree(_with(kept, GONE), first_name)
 
 
 def _with(tree: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,16 @@ class CSRAHeadSettings(Section):
     rate_factor: float = Field(0.5, gt=0, description="learning-rate factor of the head")
 
 
+class NeighbourHeadSettings(Section):
+    """A head on the training images most alike (`neighbour_head.py`); beyond the paper."""
+
+    use: bool = Field(
+        False, description="add the head: for series of much the same image; needs `fit_weights`"
+    )
+    directions: int = Field(256, ge=1, description="principal directions in which images compare")
+    images: int = Field(20_000, ge=1, description="images that are remembered at most")
+
+
 class StackingSettings(Section):
     """How the logits of all heads become one (`stacking.py`); beyond the paper."""
 
@@ -243,6 +253,7 @@ class Settings(WholeSettings):
     matching: MatchingSettings = MatchingSettings()
     image_head: ImageHeadSettings = ImageHeadSettings()
     csra_head: CSRAHeadSettings = CSRAHeadSettings()
+    neighbour_head: NeighbourHeadSettings = NeighbourHeadSettings()
     stacking: StackingSettings = StackingSettings()
     prototypes: PrototypeSettings = PrototypeSettings()
     losses: LossSettings = LossSettings()

@@ -25,7 +25,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
 from trmml.method.classification import matrix_weights, weighted_bce
 from trmml.method.heads.image_head import ImageHead
-from trmml.method.layers import signed_root
+from trmml.method.layers import principal_directions, signed_root
 from trmml.settings.sections import TrainingSettings
 from trmml.training.schedule import learning_rate
 
@@ -161,12 +161,11 @@ def _optimizer(
 @torch.no_grad()
 def _turn(head: ImageHead, pooled: Float[Tensor, "M W"]) -> Float[Tensor, "W W"]:
     """T: each principal direction of the prepared means by its variance to the power p."""
-    device, size = head.standard.mean.device, len(head.standard.mean)
-    total = torch.zeros(size, size, dtype=torch.float64)
-    for part in torch.split(pooled, MEANS_BATCH):
-        prepared = head.prepared(part.to(device).float())
-        total += (prepared.T @ prepared).cpu()  # not every device has double precision
-    variance, directions = torch.linalg.eigh(total / len(pooled))
+    device = head.standard.mean.device
+    parts = torch.split(pooled, MEANS_BATCH)
+    variance, directions = principal_directions(
+        head.prepared(part.to(device).float()) for part in parts
+    )
     variance = variance.clamp(min=LEAST_VARIANCE * float(variance.mean()))
     scale = variance**head.settings.spectrum_power
     scale /= (scale.square() * variance).mean().sqrt()

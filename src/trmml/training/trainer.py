@@ -277,12 +277,15 @@ class Trainer(TrainingState):
         return averaged(self.model, self.average)
 
     def begin(self, progress: Progress | None = None) -> None:
-        """Before the first epoch: train the head of its own; then the start is the one to beat."""
-        head, views = self.model.separate_head(), self.training.views
-        if head is not None:
-            source = self.source.subset(self.kept.tolist())
-            pooled, matrix = mean_patches(source, views, progress), self.matrix.subset(self.kept)
-            train_image_head(head, pooled, matrix, self.training, progress)
+        """Before the first epoch: what learns from means; then the start is the one to beat."""
+        image, neighbours = self.model.separate_head(), self.model.neighbour_head()
+        if image is not None or neighbours is not None:
+            source, matrix = self.source.subset(self.kept.tolist()), self.matrix.subset(self.kept)
+            pooled = mean_patches(source, self.training.views, progress)
+            if image is not None:
+                train_image_head(image, pooled, matrix, self.training, progress)
+            if neighbours is not None:
+                neighbours.remember(pooled[0], matrix)
             ranks.copy_first(self.model)
         self._keep_best(0, self.held_out_aps())
 

@@ -10,6 +10,7 @@ from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.heads.csra_head import CSRAHead
 from trmml.method.heads.image_head import ImageHead
+from trmml.method.heads.neighbour_head import NeighbourHead
 from trmml.method.heads.stacking import Stacking
 from trmml.settings.sections import Settings
 
@@ -17,7 +18,8 @@ from trmml.settings.sections import Settings
 class Heads(nn.Module):
     """The heads that are switched on, and what joins them; with none, the match is left alone.
 
-    Head logits are named "match", "image", "linear", "csra" and "zero_shot", in this order.
+    Head logits are named "match", "image", "linear", "csra", "neighbours" and "zero_shot", in this
+    order. The last two learn nothing, and count after training only.
 
     Trains: what its parts train.
     """
@@ -25,11 +27,13 @@ class Heads(nn.Module):
     def __init__(self, *, categories: int, hidden_size: int, settings: Settings) -> None:
         super().__init__()
         sizes = {"categories": categories, "hidden_size": hidden_size}
-        image, csra, self.settings = settings.image_head, settings.csra_head, settings.stacking
+        image, csra, neighbours = settings.image_head, settings.csra_head, settings.neighbour_head
+        self.settings = settings.stacking
         self.image = ImageHead(**sizes, settings=image) if image.use else None
         self.csra = CSRAHead(**sizes, settings=csra) if csra.use else None
+        self.neighbours = NeighbourHead(**sizes, settings=neighbours) if neighbours.use else None
         learned = image.use * (1 + image.linear) + csra.use
-        weights = [1.0] * (1 + learned) + [0.0] * self.settings.zero_shot
+        weights = [1.0] * (1 + learned) + [0.0] * (neighbours.use + self.settings.zero_shot)
         joins = len(weights) > 1
         self.stacking = Stacking(categories=categories, weights=weights) if joins else None
 
@@ -56,6 +60,8 @@ class Heads(nn.Module):
             logits |= self.image(features.hidden_patches.mean(dim=1))
         if self.csra is not None:
             logits["csra"] = self.csra(features)
+        if self.neighbours is not None and not self.training:  # a training image would find itself
+            logits["neighbours"] = self.neighbours(features.hidden_patches.mean(dim=1))
         if dense is not None:
             logits["zero_shot"] = dense
         return logits

@@ -80,7 +80,7 @@ class Stacking(nn.Module):
         """Move mean and spread towards those of a training batch.
 
         Args:
-            heads: logits of all, or without the last, which then keeps its own.
+            heads: logits of all, or without the last ones, which then keep their own.
         """
         stack = torch.stack([ranks.joined(logits.to(self.mean)) for logits in heads])
         if stack.shape[1] > 1:
