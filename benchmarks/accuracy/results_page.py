@@ -39,7 +39,7 @@ success is written by hand, and its runs are not kept.
 
 **TRM-ML (paper's parts)** has the paper's regions, match, distillation, prototypes and contrast. It
 learns one vector per text in place of the paper's prompts. **trmml (default)** adds heads that are
-ours, and joins up to five scorers; every rival is one.
+ours, and joins up to six scorers; every rival is one.
 """
 NOTHING = """
 No grid is published yet: `python -m benchmarks.accuracy.results_page --add OUT --command ...`.

@@ -61,6 +61,14 @@ def test_each_mask_is_another_memory(data: BenchmarkData, tmp_path: Path) -> Non
     assert many[0].refit_map is None
 
 
+def test_refit_is_made_up_for_in_a_finished_grid(data: BenchmarkData, tmp_path: Path) -> None:
+    assert cells(data, tmp_path / "out", 0.9, refit=False)
+    again = cells(data, tmp_path / "out", 0.9, refit=True)
+    assert [cell.refit_map is None for cell in again] == [False, False]
+    assert all(cell.seconds["train"] > 0 for cell in again)
+    assert not cells(data, tmp_path / "out", 0.9, refit=True)
+
+
 def test_with_refit_the_held_out_images_are_remembered_too(
     data: BenchmarkData, tmp_path: Path
 ) -> None:

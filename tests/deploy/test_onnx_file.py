@@ -139,6 +139,16 @@ def test_towers_of_open_clip_at_a_size_that_is_not_their_own(vision, size, toy_i
     assert said.max_deviation <= TOLERANCE and said.checked_images == MADE + 16
 
 
+def test_what_a_neighbour_head_remembers_goes_along(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    training = {"epochs": 2, "batch_size": 16, "held_out_share": 0.3}
+    settings = Settings(training=training, neighbour_head={"use": True})
+    list(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
+    out, encoder = tmp_path / "m.onnx", ToyEncoder()
+    said = export(tmp_path / "run", out, encoder=encoder, check=[toy_images.test])
+    assert said.max_deviation <= TOLERANCE and said.checked_images == MADE + 16
+
+
 # Preprocessing -----------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from trmml.hub.checks import encoder_fault, identifying
 from trmml.hub.repository import pull, push
 from trmml.storage.cache import cache_folder
 from trmml.tagging.tagger import Tagger
-from trmml.training.run_folder import card_sum, load_card
+from trmml.training.run_folder import card_sum, load_card, summed
 
 __all__ = ["architectures"]  # a fixture
 hub = pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
@@ -109,6 +109,20 @@ def test_labels_and_onnx_go_on_request(finished_run: Path, api: FakeApi, tmp_pat
     assert set(files) == OWN | {"known.safetensors", "model.onnx"}
     pull(NAME, tmp_path / "back", api=api)
     assert set(api.fetched) == OWN  # neither is needed to tag
+
+
+def test_remembered_labels_go_on_request_only(
+    finished_run: Path, api: FakeApi, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    tree = json.loads((run / "model.json").read_bytes())
+    tree["settings"]["neighbour_head"] = {"use": True}
+    (run / "model.json").write_text(json.dumps(summed(tree)))
+    with pytest.raises(ConfigError, match=r"remembers its training images.*--with-labels"):
+        pushed(run, api)
+    assert not api.commits
+    assert "known.safetensors" in pushed(run, api, labels=True)
 
 
 def test_an_onnx_file_goes_with_its_weights(

@@ -17,6 +17,7 @@ SETTINGS = Settings(
     regions={"mlp_size": 16},
     training={"epochs": 5, "batch_size": 16, "held_out_share": 0.3, "choose_epoch": "last"}
     | {"refit": False},  # which is there to learn from them
+    neighbour_head={"use": True},
     losses={"pseudo": 0.5, "contrastive": 0.1, "distillation": 0.1},
     prototypes={"positive_above": 0.6, "negative_below": 0.3},
 )

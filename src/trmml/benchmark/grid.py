@@ -186,8 +186,8 @@ class _Grid:
 
     def serves(self, cell: Cell, job: Job) -> bool:
         """Whether a cell of the same fingerprint has all that was asked for."""
-        lacks = (self.best and cell.best_on_test is None) or (self.refit and cell.refit_map is None)
-        return not (lacks and job.method.trains)
+        lacks_best = self.best and job.method.trains and cell.best_on_test is None
+        return not (lacks_best or (self.refit and cell.refit_map is None))
 
     def known_already(
         self, job: Job, lines: Sequence[Cell], folder: CellFolder

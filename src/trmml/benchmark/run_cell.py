@@ -17,6 +17,7 @@ from trmml.benchmark.records import Cell, CellKey, Ranks, ranks_of
 from trmml.features.base import Progress
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
+from trmml.method.heads.neighbour_head import NeighbourHead
 from trmml.method.interface import MultiLabelModel, predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.metrics.calibration import both_answers, calibrate
@@ -141,48 +142,65 @@ class CellRunner:
         )
 
     def _look(self, job: Job, mask: LabelMatrix) -> _CellLogits:
-        """A method without steps; unless it remembers labels, masks only calibrate it."""
+        """A method without steps looks at all images once; masks only calibrate it.
+
+        Unless it remembers labels: then each mask is another memory.
+        """
         training = job.settings.training
+        _, held = hold_out(mask, training.held_out_share, training.seed)
         plain = job.settings.model_dump(mode="json", exclude={"training"})
         name = json.dumps([job.method.key, plain, training.scored_views])
-        kept, held = hold_out(mask, training.held_out_share, training.seed)
-        began, again = time.monotonic(), None
-        if name in self._untrained:
-            train_logits, test_logits = self._untrained[name]
-        else:
+        began = time.monotonic()
+        if name not in self._untrained:
             names = self.data.train.category_names
             model: MultiLabelModel = job.method.build(self.data.frozen, names, job.settings)
             model.to(self.data.frozen.device)
             neighbours = model.neighbour_head()
-            if neighbours is None:
-                self._untrained[name] = train_logits, test_logits = self._both(model, job)
-            else:
-                means = mean_patches(
-                    self.data.encoded_train.features(pooled=True, views=1), 1, None
-                )
-                neighbours.remember(means[0, kept], mask.subset(kept))
-                train_logits, test_logits = self._both(model, job)
-                if self.refit:
-                    neighbours.remember(means[0], mask)
-                    again = self._map(self._both(model, job)[1])
+            if neighbours is not None:
+                return self._remember(job, mask, model, neighbours)
+            train, test = (self._scored(model, job, test=of_test) for of_test in (False, True))
+            self._untrained[name] = train, test
+        train_logits, logits = self._untrained[name]
         return _CellLogits(
-            test=test_logits,
+            test=logits,
             held=train_logits[held],
             held_labels=mask.subset(held),
             epoch={},
             seconds={"train": 0.0, "predict": time.monotonic() - began},
             best_on_test=None,
+            refit_map=self._map(logits) if self.refit else None,
+        )
+
+    def _remember(
+        self, job: Job, mask: LabelMatrix, model: MultiLabelModel, neighbours: NeighbourHead
+    ) -> _CellLogits:
+        training, began = job.settings.training, time.monotonic()
+        kept, held = hold_out(mask, training.held_out_share, training.seed)
+        views = training.scored_views
+        source = self.data.encoded_train.features(pooled=True, views=views)
+        means = mean_patches(source, views, None).float().mean(dim=0)
+        neighbours.remember(means[kept], mask.subset(kept))
+        remembered = time.monotonic()
+        logits = self._scored(model, job, test=True)
+        took = {"train": remembered - began, "predict": time.monotonic() - remembered}
+        held_logits, again = self._scored(model, job, test=False)[held], None
+        if self.refit:
+            neighbours.remember(means, mask)
+            again = self._map(self._scored(model, job, test=True))
+        return _CellLogits(
+            test=logits,
+            held=held_logits,
+            held_labels=mask.subset(held),
+            epoch={},
+            seconds=took,
+            best_on_test=None,
             refit_map=again,
         )
 
-    def _both(self, model: MultiLabelModel, job: Job) -> tuple[Tensor, Tensor]:
-        """Logits of the training images and of the test images."""
+    def _scored(self, model: MultiLabelModel, job: Job, *, test: bool) -> Float[Tensor, "N C"]:
+        images = self.data.encoded_test if test else self.data.encoded_train
         seen = {"pooled": job.method.pooled, "views": job.settings.training.scored_views}
-        train, test = (
-            predict(model, images.scored_features(**seen), device=self.data.frozen.device)
-            for images in (self.data.encoded_train, self.data.encoded_test)
-        )
-        return train, test
+        return predict(model, images.scored_features(**seen), device=self.data.frozen.device)
 
     def _map(self, logits: Float[Tensor, "N C"]) -> float:
         test = self.data.test.matrix

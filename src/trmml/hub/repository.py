@@ -63,7 +63,8 @@ def push(
         public: whether all may see it; a public repository is never written without.
         encoder: how others load the encoder, where the run names a place of this machine.
         report: also report.html, which shows training images.
-        labels: also known.safetensors, the labels that were known.
+        labels: also known.safetensors, the labels that were known. Without it a run is refused
+            that has them in its model, in a neighbour head.
         onnx: also this file, as model.onnx, and what `export` wrote beside it.
         dataset: see `write_card`.
         revision: branch to push to.
@@ -97,6 +98,12 @@ def _gather(
 ) -> None:
     """Copy what is pushed into a folder, the encoder by the name that others load it by."""
     card = load_card(run)
+    if card.settings.neighbour_head.use and not labels:
+        raise ConfigError(
+            f"{run} is not pushed: its neighbour head remembers its training images and their"
+            " labels, in model.safetensors; say --with-labels where others may have them, or train"
+            " with --set neighbour_head.use=false"
+        )
     names = ["model.safetensors", "settings.json"]
     names += ["report.html"] * report + ["known.safetensors"] * labels
     for name in names:

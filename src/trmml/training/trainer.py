@@ -281,11 +281,12 @@ class Trainer(TrainingState):
         image, neighbours = self.model.separate_head(), self.model.neighbour_head()
         if image is not None or neighbours is not None:
             source, matrix = self.source.subset(self.kept.tolist()), self.matrix.subset(self.kept)
-            pooled = mean_patches(source, self.training.views, progress)
+            views, scored = self.training.views, self.training.scored_views
+            pooled = mean_patches(source, self.training.encoded_views, progress)
             if image is not None:
-                train_image_head(image, pooled, matrix, self.training, progress)
+                train_image_head(image, pooled[:views], matrix, self.training, progress)
             if neighbours is not None:
-                neighbours.remember(pooled[0], matrix)
+                neighbours.remember(pooled[:scored].float().mean(dim=0), matrix)
             ranks.copy_first(self.model)
         self._keep_best(0, self.held_out_aps())
 

@@ -23,6 +23,9 @@ LEAST_SHARE = 1e-6
 DEFAULT_SHARPNESS = 8.0
 # Remembered images that are left out in turn to choose the sharpness, and how many at a time.
 LEFT_OUT, BATCH = 2048, 256
+# Above this cosine two images are the same one: half precision leaves it 0.9997. Its place in the
+# softmax is that of a cosine that none has, which weighs nothing.
+SAME, NOWHERE = 0.999, -30.0
 
 
 class NeighbourHead(nn.Module):
@@ -35,7 +38,9 @@ class NeighbourHead(nn.Module):
     principal directions, each scaled by a power of its variance. w_ic is 1 where the label is
     known, and what a blank counts for elsewhere. Every neighbour has its say, the nearest most: in
     a series of much the same image those few decide, and an image like no other falls back on the
-    share of positives. The sharpness s is what best explains each remembered image by the others.
+    share of positives. The sharpness s is what best explains remembered images by the others, their
+    blanks included where those count. An image that is remembered is not its own neighbour: what is
+    unknown of it would count as absent, and what is known would say nothing new.
 
     Shapes: mean hidden patches (B, W) -> logits (B, C).
     Trains: nothing; `remember` fills the buffers, which are empty before.
@@ -47,7 +52,8 @@ class NeighbourHead(nn.Module):
     mean: Tensor  # (W)
     directions: Tensor  # (W, M)
     keys: Tensor  # (N, M), unit length, in half precision
-    answers: Tensor  # (N, C): 1 present, -1 absent, 0 unknown
+    labels: Tensor  # (N, C), read only where `known` is True
+    known: Tensor  # (N, C)
     share: Tensor  # (C), of positives
     blank: Tensor  # (C), what an unknown label counts for as a negative
     sharpness: Tensor  # ()
@@ -62,7 +68,8 @@ class NeighbourHead(nn.Module):
             "mean": torch.zeros(hidden_size),
             "directions": torch.zeros(hidden_size, size),
             "keys": torch.zeros(0, size, dtype=torch.float16),
-            "answers": torch.zeros(0, categories, dtype=torch.int8),
+            "labels": torch.zeros(0, categories, dtype=torch.bool),
+            "known": torch.zeros(0, categories, dtype=torch.bool),
             "share": torch.full((categories,), 0.5),
             "blank": torch.zeros(categories),
             "sharpness": torch.tensor(DEFAULT_SHARPNESS),
@@ -71,8 +78,8 @@ class NeighbourHead(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B C"]:
         """Finite logits; those of the shares where no image is remembered."""
-        looks = self._looks(signed_root(pooled))
-        return self._logits(looks @ self.keys.float().T, float(self.sharpness))
+        cosines = self._cosines(self._looks(signed_root(pooled)))
+        return self._logits(cosines, self.sharpness, self._answers())
 
     @torch.no_grad()
     def remember(self, pooled: Float[Tensor, "N W"], matrix: LabelMatrix) -> None:
@@ -85,8 +92,7 @@ class NeighbourHead(nn.Module):
         """
         chosen = _thinned(matrix.known.any(dim=1).nonzero()[:, 0], self.settings.images)
         device, rows = self.mean.device, matrix.subset(chosen)
-        answers = torch.where(rows.known, torch.where(rows.labels, 1, -1), 0)
-        self.answers = answers.to(device, torch.int8)
+        self.labels, self.known = (rows.labels & rows.known).to(device), rows.known.to(device)
         self.share.copy_(known_positive_share(matrix))
         self.blank.copy_(lacking_negatives(matrix))
         self.keys = self.keys.new_zeros(len(chosen), self.keys.shape[1])
@@ -109,44 +115,57 @@ class NeighbourHead(nn.Module):
         self.directions.copy_(directions * scale)
 
     def _best_sharpness(self) -> float:
-        """What explains the known labels of each image best by those of the others."""
+        """What explains the known labels of some images best by those of all others."""
         if len(self.keys) < 2:
             return DEFAULT_SHARPNESS
-        costs = [0.0] * len(SHARPNESS)
+        costs, answers = [0.0] * len(SHARPNESS), self._answers()
         for part in torch.split(_thinned(torch.arange(len(self.keys)), LEFT_OUT), BATCH):
-            cosines = self.keys[part].float() @ self.keys.float().T
-            cosines[torch.arange(len(part)), part] = -torch.inf
-            answers = self.answers[part]
-            weights = torch.where(answers == 0, self.blank, 1.0)
+            cosines = self._cosines(self.keys[part].float())
+            cosines[torch.arange(len(part)), part] = NOWHERE
+            weights = torch.where(self.known[part], 1.0, self.blank)
             for number, sharpness in enumerate(SHARPNESS):
-                logits = self._logits(cosines, sharpness)
+                logits = self._logits(cosines, self.sharpness.new_tensor(sharpness), answers)
                 costs[number] += float(
                     F.binary_cross_entropy_with_logits(
-                        logits, (answers > 0).float(), weights, reduction="sum"
+                        logits, self.labels[part].float(), weights, reduction="sum"
                     )
                 )
         return SHARPNESS[costs.index(min(costs))]
+
+    def _answers(self) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]]:
+        """1 where a category is known to be present, and 1 where it is known to be absent."""
+        return (self.labels & self.known).float(), (self.known & ~self.labels).float()
 
     def _looks(self, rooted: Float[Tensor, "N W"]) -> Float[Tensor, "N M"]:
         """What is compared of an image, with unit length."""
         return F.normalize((rooted - self.mean) @ self.directions, dim=1)
 
-    def _logits(self, cosines: Float[Tensor, "B N"], sharpness: float) -> Float[Tensor, "B C"]:
-        """Logits from the cosines with all remembered images; -inf leaves one out."""
+    def _cosines(self, looks: Float[Tensor, "B M"]) -> Float[Tensor, "B N"]:
+        """With all remembered images, but for an image that is the same one."""
+        cosines = looks @ self.keys.float().T
+        return torch.where(cosines > SAME, NOWHERE, cosines)
+
+    def _logits(
+        self,
+        cosines: Float[Tensor, "B N"],
+        sharpness: Float[Tensor, ""],
+        answers: tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]],
+    ) -> Float[Tensor, "B C"]:
+        """Logits from the cosines and from what `_answers` gives."""
         near = (sharpness * cosines).softmax(dim=1)
-        present, absent = (near @ (self.answers == answer).float() for answer in (1, -1))
+        present, absent = (near @ answer for answer in answers)
         unknown = (near.sum(dim=1, keepdim=True) - present - absent).clamp(min=0)
-        prior = 1 / max(1, len(self.answers))
+        prior = 1 / max(1, len(self.known))
         positive = present + prior * self.share
         negative = absent + self.blank * unknown + prior * (1 - self.share)
         return positive.log() - negative.log()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         """Make room for as many images as the state has; see `nn.Module`."""
-        for name in ("keys", "answers"):
-            own, given = getattr(self, name), state_dict.get(prefix + name)
-            if given is not None and given.dim() == 2:
-                setattr(self, name, own.new_zeros(len(given), own.shape[1]))
+        count = len(state_dict.get(prefix + "keys", self.keys))
+        for name in ("keys", "labels", "known"):
+            own: Tensor = getattr(self, name)
+            setattr(self, name, own.new_zeros(count, own.shape[1]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
