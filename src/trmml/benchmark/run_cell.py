@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from trmml.benchmark.catalog import Method
@@ -183,7 +183,7 @@ class CellRunner:
         remembered = time.monotonic()
         logits = self._scored(model, job, test=True)
         took = {"train": remembered - began, "predict": time.monotonic() - remembered}
-        held_logits, again = self._scored(model, job, test=False)[held], None
+        held_logits, again = self._scored(model, job, test=False, of=held), None
         if self.refit:
             neighbours.remember(means, mask)
             again = self._map(self._scored(model, job, test=True))
@@ -197,10 +197,12 @@ class CellRunner:
             refit_map=again,
         )
 
-    def _scored(self, model: MultiLabelModel, job: Job, *, test: bool) -> Float[Tensor, "N C"]:
+    def _scored(
+        self, model: MultiLabelModel, job: Job, *, test: bool, of: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N C"]:
         images = self.data.encoded_test if test else self.data.encoded_train
         seen = {"pooled": job.method.pooled, "views": job.settings.training.scored_views}
-        return predict(model, images.scored_features(**seen), device=self.data.frozen.device)
+        return predict(model, images.scored_features(**seen), of, device=self.data.frozen.device)
 
     def _map(self, logits: Float[Tensor, "N C"]) -> float:
         test = self.data.test.matrix

@@ -282,7 +282,8 @@ class Trainer(TrainingState):
         if image is not None or neighbours is not None:
             source, matrix = self.source.subset(self.kept.tolist()), self.matrix.subset(self.kept)
             views, scored = self.training.views, self.training.scored_views
-            pooled = mean_patches(source, self.training.encoded_views, progress)
+            read = views if neighbours is None else self.training.encoded_views
+            pooled = mean_patches(source, read, progress)
             if image is not None:
                 train_image_head(image, pooled[:views], matrix, self.training, progress)
             if neighbours is not None:

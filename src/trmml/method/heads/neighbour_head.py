@@ -52,7 +52,7 @@ class NeighbourHead(nn.Module):
     mean: Tensor  # (W)
     directions: Tensor  # (W, M)
     keys: Tensor  # (N, M), unit length, in half precision
-    labels: Tensor  # (N, C), read only where `known` is True
+    labels: Tensor  # (N, C), False where `known` is
     known: Tensor  # (N, C)
     share: Tensor  # (C), of positives
     blank: Tensor  # (C), what an unknown label counts for as a negative
@@ -106,13 +106,11 @@ class NeighbourHead(nn.Module):
         """Find the mean and the principal directions."""
         self.mean.copy_(rooted.mean(dim=0))
         variance, directions = principal_directions([rooted - self.mean])
-        variance, directions = (
-            part[..., : self.directions.shape[1]] for part in (variance, directions)
-        )
-        share = variance / variance[0]
+        size = self.directions.shape[1]
+        share = variance[:size] / variance[0]
         # Images differ in no more directions than there are images.
         scale = torch.where(share > LEAST_SHARE, share**SPECTRUM_POWER, 0.0)
-        self.directions.copy_(directions * scale)
+        self.directions.copy_(directions[:, :size] * scale)
 
     def _best_sharpness(self) -> float:
         """What explains the known labels of some images best by those of all others."""
@@ -134,7 +132,7 @@ class NeighbourHead(nn.Module):
 
     def _answers(self) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]]:
         """1 where a category is known to be present, and 1 where it is known to be absent."""
-        return (self.labels & self.known).float(), (self.known & ~self.labels).float()
+        return self.labels.float(), (self.known & ~self.labels).float()
 
     def _looks(self, rooted: Float[Tensor, "N W"]) -> Float[Tensor, "N M"]:
         """What is compared of an image, with unit length."""
