@@ -332,6 +332,29 @@ def test_another_precision_is_another_state():
         assert torch.equal(model.texts()[0], full)
 
 
+def test_half_precision_on_a_processor_learns_with_plain_attention(monkeypatch):
+    """Fused attention is slow to go back through there; the gradients are the same."""
+    plain, gradients = [], []
+    encoder = tiny_clip.encoder(tiny_clip.clip(tiny_clip.VIT))
+    encode = encoder.encode_text
+    monkeypatch.setattr(
+        encoder,
+        "encode_text",
+        lambda *given: plain.append(not torch.backends.cuda.flash_sdp_enabled()) or encode(*given),
+    )
+    model = learner(encoder, train_context=True)
+    plain.clear()
+    for precision in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            (model() * torch.arange(model.start_features.shape[1])).sum().backward()
+        gradients.append(model.context_tokens.grad.flatten())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model()
+    assert plain == [False, True, False]
+    assert F.cosine_similarity(*gradients, dim=0) > 0.99
+
+
 def test_a_copy_has_its_own_state():
     _, model = counting()
     with torch.no_grad():

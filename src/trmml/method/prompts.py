@@ -7,6 +7,7 @@ category to the finished text feature: much of the same freedom at the cost of o
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from trmml.encoders.base import Encoder
@@ -191,7 +193,10 @@ class PromptLearner(nn.Module):
         at, context = self._position, context.to(names)
         embeddings = torch.cat([names[:, :at], context, names[:, at:]], dim=1)
         ones = torch.ones(context.shape[:2], dtype=mask.dtype, device=mask.device)
-        return self._encode_text(embeddings, torch.cat([mask[:, :at], ones, mask[:, at:]], dim=1))
+        with _attention_for_gradients(embeddings):
+            return self._encode_text(
+                embeddings, torch.cat([mask[:, :at], ones, mask[:, at:]], dim=1)
+            )
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,16 @@ def _autocast(tensor: Tensor) -> torch.dtype | None:
     """The precision that operations on a tensor are cast to, if any."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _attention_for_gradients(tensor: Tensor) -> AbstractContextManager[None]:
+    """Plain attention where the fused one is slow: with gradients, in half precision, on a CPU.
+
+    Its backward pass takes up to 8 times as long on sequences as short as prompts (PyTorch 2.15).
+    """
+    slow = tensor.device.type == "cpu" and _autocast(tensor) is not None
+    plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return plain if slow and torch.is_grad_enabled() else nullcontext()
 
 
 def build_prompts(
