@@ -14,7 +14,7 @@ from trmml.curation.folds import FOLDS
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import lacking_negatives, positive_share
 from trmml.method.classification import matrix_weights
-from trmml.method.layers import signed_root
+from trmml.method.layers import principal_directions, signed_root
 
 # Directions of most variance that a head reads, of the prepared means.
 DIRECTIONS = 256
@@ -48,9 +48,9 @@ def directions_of(
     whole = means if learned_from is None else learned_from
     some = signed_root(whole[:: max(1, len(whole) // MOST_IMAGES)].float())
     mean, spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp(min=1e-6)
-    some = (some - mean) / spread
-    variance, directions = torch.linalg.eigh(some.T @ some / len(some))
-    kept = directions[:, -DIRECTIONS:] / variance[-DIRECTIONS:].sum().clamp(min=1e-12).sqrt()
+    variance, directions = principal_directions([(some - mean) / spread])
+    scale = variance[:DIRECTIONS].sum().clamp(min=1e-12).sqrt()
+    kept = (directions[:, :DIRECTIONS] / scale).float()
     parts = torch.split(means, BLOCK)
     return torch.cat([(signed_root(part.float()) - mean) / spread @ kept for part in parts])
 
