@@ -41,6 +41,11 @@ success is written by hand, and its runs are not kept.
 learns one vector per text in place of the paper's prompts. **trmml (default)** adds heads that are
 ours, and joins up to six scorers; every rival is one.
 """
+CURVES = """
+The curves show how far each method was trained, one seed each. They do not rank methods: few known
+labels of held-out training images move by chance, and they chose the epoch. trmml's curve is of its
+learned heads with equal weights. Their weights are fitted after the last epoch.
+""".strip()
 NOTHING = """
 No grid is published yet: `python -m benchmarks.accuracy.results_page --add OUT --command ...`.
 """
@@ -149,13 +154,18 @@ def section(published: Published) -> str:
         f"## {results.dataset}",
         _about(published),
         *(to_markdown(table) for table in main),
-        *(f"![{name}](images/results/{results.dataset}-{name}.png)" for name in plots(results)),
+        *(_shown(results, name) for name in plots(results)),
         what_lost(results, published.tried, published.untrained),
         *(parts_worth(tree, results) for tree in published.ablations),
         *(folded(table.title, to_markdown(table)) for table in tables.values()),
         folded("The table of mAP for LaTeX", _code(main[0])),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _shown(results: Results, name: str) -> str:
+    image = f"![{name}](images/results/{results.dataset}-{name}.png)"
+    return f"{image}\n\n{CURVES}" if name == "curves" else image
 
 
 def plots(results: Results) -> list[str]:

@@ -121,6 +121,13 @@ def test_mixed_settings_are_told() -> None:
     assert "trmml (default): its cells do not all have the same settings." in text
     same = [toy_cell("trmml", 0.1, seed, [0.5]) for seed in (0, 1)]
     assert Results(toy_grid(1), same).remarks == []
+    later = {"training": {"seed": 1, "epochs": 8, "refit": False}, "neighbour_head": {"use": False}}
+    first = {"training": {"seed": 0, "epochs": 8}}
+    cells = [
+        toy_cell("trmml", 0.1, seed, [0.5], settings=settings)
+        for seed, settings in enumerate((first, later))
+    ]
+    assert Results(toy_grid(1), cells).remarks == []  # what came later is off
 
 
 def test_no_form_of_trmml_is_chosen_by_the_test_set() -> None:

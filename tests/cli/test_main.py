@@ -147,6 +147,11 @@ def test_evaluate_as_json_csv_and_table(
     assert [row["name"] for row in rows] == list(COLOURS)
     percent = f"{100 * tree['mean_ap']:.2f}"
     assert f"│ mAP              │ {percent:>7} │" in good(*command)
+    good(*command, "--csv", path)  # its own table is replaced, and no other
+    before = toy_images.test_table.read_bytes()
+    refused = run(*command, "--csv", toy_images.test_table)
+    assert "is there already and no table of `--csv`" in refused.stderr
+    assert refused.exit_code != 0 and toy_images.test_table.read_bytes() == before
 
 
 def test_evaluate_reads_only_the_categories_of_the_run(

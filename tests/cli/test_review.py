@@ -83,6 +83,14 @@ def test_ask_about_whole_images(finished_run: Path, given: dict[str, Path]) -> N
     assert "letter: present or not" in text
     assert "known: " in text
     assert "3 answers given" in text
+    # Marks are still there when a person comes back to an image.
+    given["answers"].unlink()
+    good("review", "ask", finished_run, *words(given), "--trust", stdin="ac\nb\nq")
+    with Answers(given["answers"]) as answers:
+        rows = [row for row in answers.rows() if row.undoes is None]
+    half = len(rows) // 2
+    assert [row.answer for row in rows[:half]] == [row.answer for row in rows[half:]]
+    assert any((row.answer == "present") != ((row.p or 0) > 0.5) for row in rows[half:])
     bad = run("review", "ask", finished_run, *words(given), "--mode", "images", "--kind", "both")
     assert (bad.exit_code, "leave --kind and --category out" in bad.stderr) == (2, True)
 

@@ -297,6 +297,23 @@ def test_weights_beyond_one_file_go_beside_it(finished_run, tmp_path, monkeypatc
     onnxruntime.InferenceSession(moved / "m.onnx")  # finds the weights beside it
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "other.onnx"])
+def test_only_an_export_is_replaced(head, finished_run, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(module, "_write", lambda _, __, path: shutil.copy(head.said.path, path))
+    out = tmp_path / name
+    for _ in range(2):
+        export(finished_run, out, part="head", trust=True)
+    other = b"\x08\x0a" * 500 if name.endswith("onnx") else b"\xff\xd8" + b"\n\x05trmml\x12" * 9
+    out.write_bytes(other)
+    with pytest.raises(DataError, match="is there already and no ONNX file of trmml"):
+        export(finished_run, out, part="head", trust=True)
+    assert out.read_bytes() == other
+    out.unlink()
+    out.with_name(f"{name}.data").write_bytes(b"of somebody")
+    with pytest.raises(DataError, match=r"\.data is there already"):
+        export(finished_run, out, part="head", trust=True)
+
+
 def test_places_and_runs_that_are_none(finished_run, tmp_path):
     with pytest.raises(ConfigError, match="expected a file to write"):
         export(finished_run, tmp_path)

@@ -250,6 +250,18 @@ ROME = OLD.replace("<dc:subject>", "<lr:hierarchicalSubject xmlns:lr='http://ns.
                    "</lr:hierarchicalSubject><dc:subject>").replace("Beach", "dog")  # fmt: skip
 
 
+@pytest.mark.parametrize("there", [b"image,dog\na.jpg,1\n", b"\xff\xd8\xff\xe0 a photo", b"{}\n"])
+def test_a_ledger_is_added_to_no_other_file(tmp_path: Path, there: bytes) -> None:
+    path = image(tmp_path)
+    (tmp_path / "ledger.jsonl").write_bytes(there)
+    with pytest.raises(DataError, match="is there already and no ledger of sidecars"):
+        write(path, "dog")
+    assert (tmp_path / "ledger.jsonl").read_bytes() == there
+    assert not path.with_name(f"{path.name}.xmp").exists()
+    (tmp_path / "ledger.jsonl").write_bytes(b'{"id": "12')  # of a process that was killed
+    assert write(path, "dog").written
+
+
 @pytest.mark.parametrize("known", ["ledger", "provenance"])
 def test_a_word_that_a_person_wrote_into_one_field_is_theirs(tmp_path, known: str) -> None:
     path = image(tmp_path)

@@ -70,6 +70,17 @@ def test_a_folder_is_no_place_for_a_manifest(tmp_path: Path) -> None:
         write_manifest([str(tmp_path / "set")], tmp_path)
 
 
+def test_only_a_manifest_is_replaced(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", 1)
+    out, table = tmp_path / "m.parquet", tmp_path / "labels.csv"
+    for _ in range(2):
+        assert write_manifest([str(tmp_path / "set")], out) == 1
+    table.write_text("image,dog\na.jpg,1\n")
+    with pytest.raises(DataError, match=r"labels\.csv is there already and no manifest"):
+        write_manifest([str(tmp_path / "set")], table)
+    assert table.read_text() == "image,dog\na.jpg,1\n"
+
+
 def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     write_images(tmp_path / "set", 3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from trmml.errors import DataError
 from trmml.tagging.region_maps import MapFolder
 
 
@@ -19,3 +20,17 @@ def test_maps_of_images_and_tags_with_long_names(tmp_path: Path, stem: str) -> N
     ]
     assert len(set(written)) == 6 and all(path.is_file() for path in written)
     assert all(path.name.startswith(stem[:30]) for path in written)
+
+
+def test_maps_never_replace_an_image_nor_lie_among_those_to_tag(tmp_path: Path) -> None:
+    image, attention = Image.new("RGB", (8, 8)), torch.full((1, 4), 0.25)
+    maps = MapFolder(tmp_path / "maps", [tmp_path / "a.jpg"], (2, 2))
+    (path,) = maps.write(0, image, attention, ["dog"])
+    assert maps.write(0, image, attention, ["dog"]) == (path,)  # its own may be replaced
+    image.save(path)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="is there already and no region map of trmml"):
+        maps.write(0, image, attention, ["dog"])
+    assert path.read_bytes() == before
+    with pytest.raises(DataError, match="holds images to tag"):
+        MapFolder(tmp_path / "maps" / "..", [tmp_path / "a.jpg"], (2, 2))

@@ -27,6 +27,7 @@ from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.records import Cell, CellFolder
 from trmml.errors import DataError
 from trmml.features.base import Progress
+from trmml.settings.old_names import first_names
 
 logger = logging.getLogger(__name__)
 
@@ -293,5 +294,7 @@ def _listed(cell: Cell) -> ListedMethod:
 
 
 def _without_seed(cell: Cell) -> dict[str, Any]:
-    training = {k: v for k, v in cell.settings.get("training", {}).items() if k != "seed"}
-    return {**cell.settings, "training": training}
+    """Settings as first written: cells of before a setting was added have it off."""
+    settings = first_names(cell.settings)
+    training = {k: v for k, v in settings.get("training", {}).items() if k != "seed"}
+    return {**settings, "training": training}

@@ -114,17 +114,21 @@ def image_session(queue: "Queue", top: int | None) -> int:
     """Ask about whole images until somebody or `top` ends it; the number of answers that count."""
     show(HELP)
     waiting: list[list[Question]] = []
-    kept: list[tuple[list[Question], int]] = []  # newest last, for taking back
+    kept: list[tuple[Sheet, int]] = []  # newest last, for taking back
+    begun_sheets: list[Sheet] = []  # as the person left them; the one that is shown is the last
     rest_absent = False
     while top is None or len(kept) < top:
-        waiting = waiting or queue.next_images()
-        if not waiting:
-            show("No image is left to ask about.")
-            break
-        sheet, begun = Sheet(waiting[0], rest_absent), time.monotonic()
-        draw_image(waiting[0][0].path)
-        show(f"[{len(kept) + 1}{f'/{top}' if top else ''}] {waiting[0][0].path}")
-        show(f"known: {', '.join(queue.known_present(waiting[0][0].place)) or 'none present'}")
+        if not begun_sheets:
+            waiting = waiting or queue.next_images()
+            if not waiting:
+                show("No image is left to ask about.")
+                break
+            begun_sheets.append(Sheet(waiting.pop(0), rest_absent))
+        sheet, begun = begun_sheets[-1], time.monotonic()
+        asked = sheet.questions[0]
+        draw_image(asked.path)
+        show(f"[{len(kept) + 1}{f'/{top}' if top else ''}] {asked.path}")
+        show(f"known: {', '.join(queue.known_present(asked.place)) or 'none present'}")
         word = _ask_one(sheet)
         rest_absent = sheet.rest_absent
         if word == "end":
@@ -133,11 +137,11 @@ def image_session(queue: "Queue", top: int | None) -> int:
             if queue.undo() is None:
                 show("  nothing to take back")
             else:
-                waiting.insert(0, kept.pop()[0])
+                begun_sheets.append(kept.pop()[0])
             continue
         said = sheet.said() if word == "keep" else []
         queue.answer_all(said, round((time.monotonic() - begun) * 1000))
-        kept.append((waiting.pop(0), len(said)))
+        kept.append((begun_sheets.pop(), len(said)))
     return sum(count for _, count in kept)
 
 

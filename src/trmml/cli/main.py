@@ -195,12 +195,15 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Score a run on labelled images. Unknown labels are ignored."""
+    from trmml.metrics.figures import refuse_other_csv
     from trmml.tagging.evaluate import evaluate as score_run
     from trmml.tagging.tagger import Tagger
 
     if report:
         refuse_cached(run, "the report")
         options.writable(run / "report.html")
+    if csv is not None:
+        refuse_other_csv(csv)
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     names = read_names(categories)
     if data is None:

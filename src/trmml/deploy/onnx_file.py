@@ -1,6 +1,7 @@
 """Write a trained run as one ONNX file that tags without torch, and check it against torch."""
 
 import json
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from trmml.features.decoding import REDUCED_MARGIN
 from trmml.image_search import find_images
 from trmml.images import read_image
 from trmml.settings.choices import ExportPart
+from trmml.storage.atomic import refuse_old, refuse_other
 from trmml.storage.drafts import draft_folder
 from trmml.storage.sessions import open_session
 from trmml.synthetic import draw_scene
@@ -32,6 +34,8 @@ from trmml.tagging.tagger import Tagger
 
 # Of what stands under `METADATA_KEY` in the file's metadata.
 FORMAT = 1
+# How that entry begins in the file: the first field, its length, the key, and the second field.
+_ENTRY = b"\n" + bytes([len(METADATA_KEY)]) + METADATA_KEY.encode() + b"\x12"
 # Largest difference from torch, of any probability and of any cell of a region map.
 TOLERANCE = 1e-4
 # protobuf holds no message of 2 GiB; the graph itself takes well under 64 MiB.
@@ -105,8 +109,8 @@ def export(
 
     Args:
         run: folder of a finished run.
-        out: the file to write; replaced if it is there. Beyond 2 GiB the weights go into a second
-            file beside it, `<out>.data`.
+        out: the file to write; one of an earlier export is replaced. Beyond 2 GiB the weights go
+            into a second file beside it, `<out>.data`.
         part: the whole tagger, or what follows the encoder.
         encoder: the one the run was trained on, or its name; see `Tagger.load`.
         trust: see `Tagger.load`.
@@ -118,11 +122,14 @@ def export(
         EncoderError: the encoder cannot be exported, or the file and torch differ;
             nothing is written then.
         ConfigError: the file cannot be written there.
-        DataError: an image to check on cannot be read.
+        DataError: an image to check on cannot be read, or another file is there.
     """
     if part not in get_args(ExportPart):
         raise ConfigError(f"part must be one of {', '.join(get_args(ExportPart))}, got {part!r}")
     out = Path(out)
+    refuse_other(out, _is_export, "ONNX file of trmml")
+    if not out.is_file():
+        refuse_old(out.with_name(f"{out.name}.data"))
     made, paths = _made_images(), find_images(check) if check else []
     with _folder_beside(out) as folder:
         tagger = Tagger.load(run, encoder=encoder, trust=trust, also=also)
@@ -153,6 +160,12 @@ def export(
         max_deviation=deviation,
         images_per_second=speed,
     )
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file begins like an ONNX file, and holds our metadata."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content[:1] == b"\x08" and content.rfind(_ENTRY) >= 0
 
 
 @contextmanager

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 from trmml.errors import DataError
 from trmml.exchange.naming import place_of
 from trmml.exchange.splice import Edit
+from trmml.storage.atomic import refuse_other
 
 NAME = "sidecars.jsonl"
+# Bytes of a ledger's first line that are read to know it.
+LONGEST_LINE = 2**24
 
 
 class Entry(NamedTuple):
@@ -75,8 +78,10 @@ class Ledger:
         """Add entries; they are on the disk when this returns.
 
         Raises:
+            DataError: another file is there.
             OSError: the ledger cannot be written; then no sidecar may be.
         """
+        refuse_other(self.path, _is_ledger, "ledger of sidecars")
         self._add([entry._asdict() for entry in entries], durable=True)
 
     def mark(self, what: str, ids: Iterable[str]) -> None:
@@ -130,6 +135,16 @@ class Ledger:
             raise DataError(f"{self.path} is no ledger of sidecars; name another file")
         left = [entry for entry in entries.values() if entry.id not in marks["undone"]]
         return Record(left, marks["done"])
+
+
+def _is_ledger(path: Path) -> bool:
+    """By its first line, which may be cut off."""
+    with path.open("rb") as file:
+        line = file.readline(LONGEST_LINE)
+    tree = _tree(line)
+    return set(tree) in ({*Entry._fields}, {"done"}, {"undone"}) or (
+        not line.endswith(b"\n") and b'{"id": "'.startswith(line[:8])
+    )
 
 
 def _tree(line: bytes) -> dict[str, Any]:

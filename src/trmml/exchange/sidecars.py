@@ -194,6 +194,7 @@ def write_sidecars(jobs: Iterable[Job], ledger: Path, manner: Manner) -> Report:
         manner: how words are written.
 
     Raises:
+        DataError: the ledger is another file.
         OSError: the ledger cannot be written, or the disk is full.
     """
     report, book, waiting = Report(), Ledger(ledger), iter(jobs)

@@ -1,11 +1,11 @@
 """What measuring found: figures by name, as JSON, as CSV, and as a table for the terminal."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trmml.storage.atomic import write_json, write_text
+from trmml.storage.atomic import begins_with, refuse_other, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +41,16 @@ class CategoryMetrics:
     recall: float
     f1: float
     threshold: float
+
+
+def refuse_other_csv(path: Path) -> None:
+    """Refuse a place where another file is than `Metrics.write_csv` writes.
+
+    Raises:
+        DataError: it is there.
+    """
+    head = ",".join(field.name for field in fields(CategoryMetrics)) + "\n"
+    refuse_other(path, lambda file: begins_with(file, head.encode()), "table of `--csv`")
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,14 @@ class Metrics:
         write_json(path, self.to_dict(), indent=2)
 
     def write_csv(self, path: Path) -> None:
-        """Write one row per category; undefined figures are blank."""
+        """Write one row per category; undefined figures are blank.
+
+        Raises:
+            DataError: another file is there than an earlier one of these.
+        """
         import polars as pl  # half a second to import
 
+        refuse_other_csv(path)
         rows = pl.DataFrame([asdict(category) for category in self.per_category])
         write_text(path, rows.fill_nan(None).write_csv())
 

@@ -9,7 +9,7 @@ import polars as pl
 from trmml.errors import DataError
 from trmml.scale.folders import Object, file_object
 from trmml.scale.objects import Storage, refuse_password
-from trmml.storage.atomic import write_bytes
+from trmml.storage.atomic import refuse_other, write_bytes
 
 SCHEMA = {"id": pl.String, "uri": pl.String, "size": pl.Int64, "etag": pl.String}
 
@@ -34,11 +34,12 @@ def write_manifest(
 
     Raises:
         DataError: a source is not there or stands for no image, two images have one id, or `out` is
-            a folder.
+            a folder or another file than a manifest.
         OSError: the disk is full.
     """
     if Path(out).is_dir():
         raise DataError(f"{out} is a folder; name a Parquet file in it")
+    refuse_other(Path(out), _is_manifest, "manifest")
     rows: list[Object] = []
     for source in sources:
         before = len(rows)
@@ -54,6 +55,13 @@ def write_manifest(
     frame.write_parquet(file)
     write_bytes(Path(out), file.getvalue())
     return len(frame)
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        return pl.read_parquet_schema(path).keys() == SCHEMA.keys()
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def read_manifest(path: Path | str) -> pl.DataFrame:

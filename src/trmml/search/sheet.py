@@ -11,7 +11,7 @@ from PIL import Image
 from trmml.errors import DataError
 from trmml.images import read_image
 from trmml.search.index import Hit
-from trmml.storage.atomic import write_text
+from trmml.storage.atomic import begins_with, refuse_other, write_text
 
 # Longest side of an image on the sheet, in pixels: sharp at its width of 240 on most screens.
 PIXELS = 480
@@ -48,10 +48,7 @@ def write_sheet(path: Path, title: str, hits: Sequence[Hit]) -> None:
     Raises:
         DataError: another file is there, or it cannot be written.
     """
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(len(_HEAD)) != _HEAD.encode():
-                raise DataError(f"{path} is there already and no contact sheet; name a new file")
+    refuse_other(path, lambda file: begins_with(file, _HEAD.encode()), "contact sheet")
     items = "\n".join(map(_item, hits))
     count = f"{len(hits)} image{'s' * (len(hits) != 1)}"
     page = (

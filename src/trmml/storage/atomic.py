@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,27 @@ def refuse_old(path: Path) -> None:
     """
     if path.is_file() or path.is_dir() or (path.is_symlink() and not path.exists()):
         raise DataError(f"{path} is there already, and nothing is written over. Name a new one.")
+
+
+def refuse_other(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Refuse a place where another file is than writing may replace; an empty one may be replaced.
+
+    Args:
+        path: of what will be written.
+        is_ours: whether a file that is there was written by the same command.
+        what: such a file, for the message.
+
+    Raises:
+        DataError: another file is there.
+    """
+    if path.is_file() and path.stat().st_size and not is_ours(path):
+        raise DataError(f"{path} is there already and no {what}; name a new file")
+
+
+def begins_with(path: Path, start: bytes) -> bool:
+    """Whether a file begins with these bytes."""
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def write_bytes(path: Path, content: bytes) -> None:

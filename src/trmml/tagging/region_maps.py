@@ -9,9 +9,11 @@ import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from trmml.storage.atomic import whole_file
+from trmml.errors import DataError
+from trmml.storage.atomic import refuse_other, whole_file
 
 # The overlay's longer side in pixels, and the share of the map where it is strongest.
 OVERLAY_PIXELS = 480
@@ -71,13 +73,20 @@ class MapFolder:
     """A folder of region maps: one PNG per image and tag, `<image>.<tag>.png`.
 
     Args:
-        folder: made when it is not there.
+        folder: made when it is not there; none that holds an image that will be tagged.
         images: all that will be tagged; those of one name in several folders get a number.
         grid: (rows, columns) of the patches.
     """
 
     def __init__(self, folder: Path | str, images: Sequence[Path], grid: tuple[int, int]) -> None:
         self._folder, self._grid = Path(folder), grid
+        own = self._folder.resolve()
+        for parent in {path.parent for path in images}:
+            if parent.resolve() == own:
+                raise DataError(
+                    f"{folder} holds images to tag, and maps among them would be taken for more;"
+                    " name another folder for the maps"
+                )
         self._stems = _distinct_stems(images)
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -103,10 +112,24 @@ class MapFolder:
             while self._folder / f"{stem}.{plain}.png" in written:
                 plain += "_"  # two names may differ only in what a file name cannot hold
             path = self._folder / f"{stem}.{plain}.png"
+            refuse_other(path, _is_map, "region map of trmml")
+            shown = overlay(small, region_map(row, self._grid, small.size))
             with whole_file(path) as part:
-                overlay(small, region_map(row, self._grid, small.size)).save(part, "PNG")
+                shown.save(part, "PNG", pnginfo=_made_here())
             written.append(path)
         return tuple(written)
+
+
+def _made_here() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", "trmml")
+    return info
+
+
+def _is_map(path: Path) -> bool:
+    """Whether a file says that it was written here; it says so at once."""
+    with path.open("rb") as file:
+        return b"tEXtSoftware\0trmml" in file.read(128)
 
 
 def _short(name: str) -> str:
