@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from trmml.errors import DataError
-from trmml.images import BadImage, augment, read_image
+from trmml.images import BadImage, augment, read_image, shown_size
 
 Box = tuple[int, int]
 
@@ -386,3 +386,13 @@ def test_large_images_give_views_of_limited_size() -> None:
 def test_bad_image_holds_where_and_why() -> None:
     bad = BadImage(name="a.jpg", row=7, reason="is empty")
     assert (bad.name, bad.row, bad.reason) == ("a.jpg", 7, "is empty")
+
+
+def test_the_size_of_what_is_no_image_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    for name, content in (("empty.jpg", b""), ("text.jpg", b"no image at all")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError) as read:
+            read_image(tmp_path / name)
+        with pytest.raises(DataError) as size:
+            shown_size(tmp_path / name)
+        assert str(read.value) == str(size.value)

@@ -108,8 +108,17 @@ def shown_size(path: Path | str | io.BytesIO) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size if _orientation(image) < 5 else (image.height, image.width)
+    except UnidentifiedImageError as error:
+        raise DataError(_why_undecodable(str(path), _head_of(path), error)) from error
     except Exception as error:  # on damaged files, decoders raise almost anything
         raise DataError(_why_unreadable(str(path), error)) from error
+
+
+def _head_of(source: Path | str | io.BytesIO) -> bytes:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:_HEAD]
+    with open(source, "rb") as file:
+        return file.read(_HEAD)
 
 
 def is_special(path: Path | str) -> bool:
@@ -144,7 +153,7 @@ def augment(image: Image.Image, seed: int) -> Image.Image:
 def _decode(file: _File, name: str, max_pixels: int, at_least: int | None) -> Image.Image:
     head = file.read(_HEAD)
     if not head:
-        raise DataError(f"{name} is empty (0 bytes). Copy it again, or remove it.")
+        raise DataError(_why_undecodable(name, head, EOFError()))
     formats = heif_formats(name) if is_heif(head) else _FORMATS
     try:
         with _quiet.hold():
@@ -223,6 +232,8 @@ def heif_formats(name: str) -> tuple[str, ...]:
 
 
 def _why_undecodable(name: str, head: bytes, error: Exception) -> str:
+    if not head:
+        return f"{name} is empty (0 bytes). Copy it again, or remove it."
     if words := what_instead(head):
         return f"{name} {words}"
     if isinstance(error, UnidentifiedImageError):

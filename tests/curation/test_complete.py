@@ -17,7 +17,7 @@ from trmml.curation.complete import GIVEN, MODEL, UNKNOWN, complete_collection
 from trmml.curation.cross_fit import fit_head
 from trmml.curation.recalibration import Recalibration, plain_calibration
 from trmml.curation.weighing import Unseen
-from trmml.curation.writing import write_completed
+from trmml.curation.writing import own_form, write_completed
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -272,7 +272,12 @@ def test_tables_without_cells_are_refused_and_lists_are_written(tmp_path: Path) 
     (tmp_path / "labels.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="is no CSV table"):
         write_completed(completed, out, tmp_path / "labels.jsonl", "wide")
-    assert not out.exists()
+    with pytest.raises(DataError, match="would be no spreadsheet"):
+        write_completed(completed, tmp_path / "out.xlsx", None, "long")
+    assert not out.exists() and not (tmp_path / "out.xlsx").exists()
+    assert [own_form(each) for each in (table, tmp_path / "labels.jsonl", None)] == ["long"] * 3
+    (tmp_path / "wide.csv").write_text("image,cat\na.jpg,1\n")
+    assert own_form(tmp_path / "wide.csv") == "wide"
     write_completed(completed, out, None, "long")
     first = out.read_text().splitlines()[:2]
     assert first[0] == "image,present,absent" and first[1].startswith("0.png,")

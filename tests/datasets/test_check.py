@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import sets
 from tests.datasets import test_coco, test_cub, test_nus_wide, test_visual_genome, test_voc
@@ -138,6 +139,25 @@ def test_splits_that_do_not_fit_together(tmp_path):
     assert problems_of(check("folder", tmp_path, {})) == [
         "train and test have different categories: their order differs"
     ]
+
+
+def test_copies_that_contradict_and_test_images_that_were_trained_on_are_noted(tmp_path):
+    tables = {
+        "train.csv": "image,cat,dog\na.png,1,0\nb.png,1,1\nc.png,,\n",
+        "test.csv": "image,cat,dog\nd.png,1,0\n",
+    }
+    sets.write(tmp_path, tables)
+    for number, name in enumerate("abcd"):
+        content = Image.new("RGB", (4, 4), (10 * (number == 2), 0, 0))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        content.save(tmp_path / f"images/{name}.png")
+    before = check("folder", tmp_path, {}).notes
+    assert check("folder", tmp_path, {}, decode=True).notes == (
+        *before,
+        "train: 1 pairs of images are byte for byte the same and labelled otherwise, first a.png"
+        " and b.png (dog)",
+        "1 test images are byte for byte training images, first d.png and a.png: scores flatter",
+    )
 
 
 def test_two_rows_of_one_image_are_noted(tmp_path, monkeypatch):

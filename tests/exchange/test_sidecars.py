@@ -283,16 +283,28 @@ def test_our_words_stay_ours_in_fields_that_are_filled_later(tmp_path) -> None:
     more = f"<{microsoft} {space}><rdf:Bag><rdf:li>dog</rdf:li></rdf:Bag></{microsoft}>"
     sidecar_of(path).write_text(text.replace("<dc:subject>", f"{more}<dc:subject>"))  # as digiKam
     assert {MICROSOFT, SUBJECT, HIERARCHY, TAGS} == {*keywords_of(packet(sidecar_of(path)))}
-    assert read_keywords([path], ledger=ledger) == Found({path: []}, 1, [], {})
+    assert read_keywords([path], ledger=ledger) == Found({path: []}, 1, [], {}, [])
 
 
 def test_a_word_elsewhere_than_under_our_root_is_theirs(tmp_path) -> None:
     path = image(tmp_path)
     write(path, "dog", manner=Manner(MANNER.fields, ("AI",)))
-    assert read_keywords([path], under="AI") == Found({path: []}, 1, [], {})
+    assert read_keywords([path], under="AI") == Found({path: []}, 1, [], {}, [])
     text = sidecar_of(path).read_text()
     sidecar_of(path).write_text(text.replace("AI|dog", "AI|dog</rdf:li><rdf:li>Pets|dog"))
-    assert read_keywords([path], under="AI") == Found({path: ["dog"]}, 0, [], {})
+    assert read_keywords([path], under="AI") == Found({path: ["dog"]}, 0, [], {}, [])
+
+
+def test_sidecars_of_ours_that_no_ledger_knows_are_told_of(tmp_path) -> None:
+    path = image(tmp_path)
+    write(path, "dog")
+    other = image(tmp_path / "other")
+    write(other, "cat")
+    found = read_keywords([path, other], ledger=tmp_path / "other" / "ledger.jsonl")
+    assert found == Found({path: ["dog"], other: []}, 1, [], {}, [sidecar_of(path)])
+    sure = image(tmp_path / "sure")
+    write(sure, "tree", manner=Manner(MANNER.fields, provenance=True))
+    assert read_keywords([sure]).unlisted == []  # it says itself what is ours
 
 
 # Undo --------------------------------------------------------------------------------------
@@ -353,7 +365,7 @@ def test_one_name_for_an_image_whatever_links_and_dots_lead_to_it(tmp_path, monk
     for wrote in ways:
         for asked in ways:
             assert write(wrote, "dog").written
-            assert read_keywords([asked], ledger=ledger) == Found({asked: []}, 1, [], {})
+            assert read_keywords([asked], ledger=ledger) == Found({asked: []}, 1, [], {}, [])
             assert undo(ledger, [asked]).removed == [sidecar_of(path)]
 
 

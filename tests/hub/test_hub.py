@@ -192,6 +192,12 @@ def test_a_report_is_pushed_where_it_names_no_place(
         pushed(run, api, report=True)
 
 
+@pytest.mark.parametrize("name", ["toys", "/toys", "anna/", "a/b/c"])
+def test_a_name_without_an_owner_is_refused(finished_run: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="called owner/name, as anna/photos; got"):
+        push(finished_run, name, license_id="mit", dry_run=True)
+
+
 @pytest.mark.parametrize("text", ["/home/anna/photos", "C:\\Users\\anna", "~/photos/all"])
 def test_places_of_this_machine_are_found(
     text: str, finished_run: Path, api: FakeApi, tmp_path: Path

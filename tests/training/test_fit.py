@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -371,10 +372,23 @@ def test_resume_refuses_other_settings(toy_images, tmp_path):
     going.close()
     other = Settings(training={**QUICK, "epochs": 9})
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    with pytest.raises(CheckpointError, match="other data, labels or settings, or with features"):
+    with pytest.raises(CheckpointError, match=r"begun otherwise: training\.epochs is 9 and was 3"):
         list(
             train_run(
                 data, ToyEncoder(), tmp_path / "run", settings=other, resume=True, device="cpu"
+            )
+        )
+    fewer = data.matrix.labels.clone(), data.matrix.known.clone()
+    fewer[1][0] = False
+    with pytest.raises(CheckpointError, match="the labels or the images are others"):
+        list(
+            train_run(
+                replace(data, matrix=LabelMatrix(*fewer)),
+                ToyEncoder(),
+                tmp_path / "run",
+                settings=Settings(training=QUICK),
+                resume=True,
+                device="cpu",
             )
         )
     with pytest.raises(CheckpointError, match="of another encoder, size, precision or form"):

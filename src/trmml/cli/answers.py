@@ -48,8 +48,10 @@ def open_queue(
     """The queue of a run over labelled images, with the journal's answers."""
     from trmml.curation.answers import Answers
     from trmml.curation.collection import read_collection
-    from trmml.curation.queue import Queue
+    from trmml.curation.queue import Queue, check_categories
+    from trmml.training.run_folder import load_card
 
+    check_categories(categories or (), load_card(run).category_names)
     journal = Answers(answers)
     with shown_progress() as progress:
         collection = read_collection(run, data, progress=progress, **how)

@@ -78,7 +78,13 @@ def complete(
     """Fill a table's blanks by a run and what is known. Given cells stay as they are."""
     from trmml.cli.reading import with_answers
     from trmml.curation.complete import complete as complete_run
-    from trmml.curation.writing import refuse_to_overwrite, write_completed, write_provenance
+    from trmml.curation.writing import (
+        own_form,
+        refuse_other_forms,
+        refuse_to_overwrite,
+        write_completed,
+        write_provenance,
+    )
     from trmml.datasets.tables.changed import changed_cells
     from trmml.training.run_folder import load_card
 
@@ -86,6 +92,8 @@ def complete(
         refuse_to_overwrite(new, labels)
     if provenance is not None and provenance.absolute() == out.absolute():
         raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
+    style = style or ("jsonl" if accept == "none" or labels is None else own_form(labels))
+    refuse_other_forms(out, labels, style)
     names, others = read_names(categories), list[str]()
     if labels is not None and names is None:
         names, others = _columns(labels, load_card(run).category_names, separator)
@@ -107,7 +115,6 @@ def complete(
             encoding=options.encoding(store, store_form, live, encoder_precision),
             progress=progress,
         )
-    style = style or ("jsonl" if accept == "none" or labels is None else "wide")
     write_completed(completed, out, labels, style, minus_one=minus_one, answered=answered)
     if provenance is not None:
         write_provenance(completed, provenance)

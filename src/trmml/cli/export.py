@@ -103,6 +103,10 @@ def export(
         )  # fmt: skip
     elif labels is not None:
         raise typer.BadParameter("--labels goes with a run; name the table as SOURCE")
+    elif on_bad_image != "error":
+        raise typer.BadParameter(
+            "--on-bad-image goes with a run; take such images out of the table"
+        )
     from trmml.exchange.export import export as write
 
     done = write(

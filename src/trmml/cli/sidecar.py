@@ -93,6 +93,10 @@ def read(
              f" {words.ours} words of trmml left out; names begin in {root}")  # fmt: skip
     tell_shared(words.shared)
     tell_refused(words.refused)
+    if words.unlisted and ours == "leave-out":
+        say(f"{len(words.unlisted)} sidecars that trmml made, as {words.unlisted[0]}, are in no"
+            " ledger that was read, so their words count as people's; name the one that `write`"
+            " wrote: --ledger FILE")  # fmt: skip
     if words.refused:
         raise typer.Exit(1)
 

@@ -295,7 +295,7 @@ def tell_shared(shared: "Mapping[Path, list[Path]]") -> None:
 def tell_refused(refused: list[tuple[Path, str]]) -> None:
     """A line for each file that stays as it is."""
     for path, reason in refused:
-        say(f"{path} {reason}")
+        say(reason if reason.startswith(str(path)) else f"{path} {reason}")
 
 
 def tell_read_only(paths: list[Path]) -> None:

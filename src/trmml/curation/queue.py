@@ -18,6 +18,7 @@ from trmml.curation.live_pairs import LivePairs
 from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
 from trmml.curation.standing import identity, sha256_of
 from trmml.curation.suspects import Suspects, label_logits, suspects
+from trmml.datasets.tables.names import suggest
 from trmml.errors import ConfigError
 from trmml.settings.choices import Policy, ReviewKind
 
@@ -56,6 +57,20 @@ class Question:
         return self.p >= 0.5
 
 
+def check_categories(asked: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a category that a run does not have.
+
+    Raises:
+        ConfigError: naming it, the nearest that there is, and the run's.
+    """
+    for name in asked:
+        if name not in names:
+            raise ConfigError(
+                f"the run has no category {name!r}{suggest(name, names)} It has"
+                f" {shorten(', '.join(names), 200)}."
+            )
+
+
 class Queue:
     """Questions about a collection, and the journal of their answers.
 
@@ -82,11 +97,7 @@ class Queue:
         seed: int = 0,
     ) -> None:
         names = collection.category_names
-        strange = [name for name in categories if name not in names]
-        if strange:
-            raise ConfigError(
-                f"the run has no category {strange[0]!r}; it has {shorten(', '.join(names), 200)}."
-            )
+        check_categories(categories, names)
         self.collection, self.answers, self.who, self._policy = collection, answers, who, policy
         self._columns = {name: place for place, name in enumerate(names)}
         self._wanted = torch.tensor([not categories or name in categories for name in names])

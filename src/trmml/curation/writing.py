@@ -24,6 +24,8 @@ from trmml.errors import DataError
 from trmml.settings.choices import Blank, CompletedFormat
 from trmml.storage.atomic import refuse_old, whole_file, write_bytes
 
+# Names of files that a program for tables would refuse to open as what they are.
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 # Known labels that a probability is explained by.
 REASONS = 3
 # Images that are explained at once.
@@ -53,6 +55,7 @@ def write_completed(
         DataError: `out` is there already, or the table cannot be copied.
     """
     refuse_to_overwrite(out, table)
+    refuse_other_forms(out, table, style)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -60,22 +63,40 @@ def write_completed(
             )
     elif style == "long":
         write_bytes(out, as_table(_asked(completed), "long"))
-    elif table is None:
-        raise DataError("only a table of --labels can be copied; say --format long or jsonl")
     else:
-        _refuse_other_forms(table)
+        assert table is not None
         write_bytes(out, with_cells(table, {**answered, **_cells(completed, minus_one)}))
 
 
-def _refuse_other_forms(table: Path) -> None:
-    """Refuse a table that is no CSV file with a column for each category."""
-    other = "name another form of the result: --format long or --format jsonl"
+def own_form(table: Path | None) -> CompletedFormat:
+    """The form of a completed table: "wide" where it can be a copy of `table`, else "long"."""
+    return "long" if table is None or _no_copy(table) else "wide"
+
+
+def refuse_other_forms(out: Path, table: Path | None, style: CompletedFormat) -> None:
+    """Refuse a copy of what is no CSV file with a column for each category, and a spreadsheet.
+
+    Raises:
+        DataError: it would be one.
+    """
+    if out.suffix.lower() in SPREADSHEETS:
+        raise DataError(f"{out} would be no spreadsheet but CSV or JSON lines; name it so")
+    if style != "wide":
+        return
+    why = "only a table of --labels can be copied" if table is None else _no_copy(table)
+    if why:
+        raise DataError(f"{why}; name another form of the result: --format long or --format jsonl")
+
+
+def _no_copy(table: Path) -> str:
+    """Why a table cannot be copied with its blanks filled; "" where it can."""
     with table.open("rb") as file:
         packed = file.read(4) == b"PAR1"
     if packed or table.suffix.lower() not in (".csv", ".tsv", ".txt"):
-        raise DataError(f"{table} is no CSV table, so it cannot be copied; {other}")
+        return f"{table} is no CSV table, so it cannot be copied"
     if is_long(read_table(table)):  # also refuses whatever is no table
-        raise DataError(f"{table} lists names and has no column for each category; {other}")
+        return f"{table} lists names and has no column for each category"
+    return ""
 
 
 def refuse_to_overwrite(out: Path, table: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Check a data set: count it, compare with the published counts, find missing and broken files."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from trmml.datasets.catalog import (
 from trmml.datasets.options import Split, parse_options
 from trmml.errors import DataError, TrmmlError
 from trmml.images import read_image
+from trmml.storage.hashes import hash_file
 
 Progress = Callable[[str, int, int], None]
 _log = logging.getLogger(__name__)
@@ -116,7 +118,7 @@ def check(
         root: its folder.
         options: the reader's choices.
         splits: which to check.
-        decode: also decode every image.
+        decode: also decode every image, and compare files of one size byte for byte.
         progress: called with (what, done, total) while images are decoded.
 
     Raises:
@@ -151,6 +153,8 @@ def check(
             notes.append(f"{split}: no counts were published for these options to compare with")
         notes += _notes(data[split], split)
     problems += _pair_problems(data)
+    if decode:
+        notes += _copies(data)
     return Checked(name, root, tuple(counts), tuple(problems), tuple(notes))
 
 
@@ -262,6 +266,45 @@ def _notes(data: Dataset, split: Split) -> Iterator[str]:
     repeats = len(data) - len(set(data.images))
     if repeats:
         yield f"{split}: {repeats} images are the same as another"
+
+
+def _copies(data: Mapping[Split, Dataset]) -> Iterator[str]:
+    """Files that are byte for byte the same and labelled otherwise, or in train and in test."""
+    sizes: dict[int, list[tuple[Split, int]]] = defaultdict(list)
+    for split, own in data.items():
+        for number, path in enumerate(own.paths):
+            if path.is_file():
+                sizes[path.stat().st_size].append((split, number))
+    same: dict[str, list[tuple[Split, int]]] = defaultdict(list)
+    for size, places in sizes.items():
+        if size and len({data[split].paths[number] for split, number in places}) > 1:
+            for split, number in places:
+                same[hash_file(data[split].paths[number])].append((split, number))
+    # Of many copies each is compared with the first.
+    pairs = [(places[0], place) for places in same.values() for place in places[1:]]
+    for split, own in data.items():
+        found = [(a, b) for (one, a), (other, b) in pairs if one == other == split]
+        against = [(a, b, c) for a, b in found if (c := _contradiction(own, a, b)) is not None]
+        if against:
+            a, b, category = against[0]
+            yield (
+                f"{split}: {len(against)} pairs of images are byte for byte the same and labelled"
+                f" otherwise, first {own.images[a]} and {own.images[b]} ({category})"
+            )
+    across = {b: a for (one, a), (other, b) in pairs if (one, other) == ("train", "test")}
+    if across:
+        test, train = next(iter(across.items()))
+        yield (
+            f"{len(across)} test images are byte for byte training images, first"
+            f" {data['test'].images[test]} and {data['train'].images[train]}: scores flatter"
+        )
+
+
+def _contradiction(data: Dataset, one: int, other: int) -> str | None:
+    """The first category that is known of both images and is not the same."""
+    labels, known = data.matrix.labels[[one, other]], data.matrix.known[[one, other]]
+    differs = (known.all(dim=0) & (labels[0] != labels[1])).nonzero()
+    return data.category_names[int(differs[0])] if len(differs) else None
 
 
 def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:

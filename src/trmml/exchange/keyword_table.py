@@ -16,7 +16,7 @@ from trmml.exchange.ledger import Ledger
 from trmml.exchange.naming import shared, sidecars_of
 from trmml.exchange.readers import ACDSEE, MEDIAPRO, Keywords, keywords_of
 from trmml.exchange.sidecars import bytes_of
-from trmml.exchange.splice import MICROSOFT, OWN
+from trmml.exchange.splice import MADE, MICROSOFT, OWN
 from trmml.exchange.words import leaf_of, path_of, same
 from trmml.exchange.xmp import parse
 from trmml.storage.atomic import refuse_old, write_text
@@ -39,12 +39,15 @@ class Found(NamedTuple):
         ours: how many words were left out because trmml wrote them.
         refused: sidecars and images that cannot be read to the end, with the reason.
         shared: images of each sidecar that several have, whose words count for each of them.
+        unlisted: sidecars that trmml made, where no ledger, no root and not the file itself says
+            which words are trmml's: they count as people's.
     """
 
     words: dict[Path, list[str]]
     ours: int
     refused: list[tuple[Path, str]]
     shared: dict[Path, list[Path]]
+    unlisted: list[Path]
 
 
 def read_keywords(
@@ -74,8 +77,9 @@ def read_keywords(
     written = _written(ledger)
     spelled: dict[str, Counter[str]] = defaultdict(Counter)
     found, refused, count = dict[Path, dict[str, str]](), list[tuple[Path, str]](), 0
+    unlisted: list[Path] = []
     for image in images:
-        words, own = _words_of(image, embedded, written, under, refused)
+        words, own = _words_of(image, embedded, written, under, refused, unlisted)
         left_out = set() if ours else own
         count += len(left_out)
         found[image] = {key: text for key, text in words.items() if key not in left_out}
@@ -85,6 +89,7 @@ def read_keywords(
     return Found(
         {image: [best[key] for key in words] for image, words in found.items()},
         count, refused, shared((image, each) for image in images for each in sidecars_of(image)),
+        unlisted,
     )  # fmt: skip
 
 
@@ -106,6 +111,7 @@ def _words_of(
     written: Written,
     under: str | None,
     refused: list[tuple[Path, str]],
+    unlisted: list[Path],
 ) -> tuple[dict[str, str], set[str]]:
     """The words of an image by what their spellings share, and which of them trmml alone wrote."""
     words, theirs = dict[str, str](), set[str]()
@@ -125,8 +131,11 @@ def _words_of(
         except DataError as error:
             refused.append((sidecar, str(error)))
             continue
-        said = (same(entry.rsplit("|", 2)[0]) for entry in packet.words(OWN))
-        take(keywords_of(packet), os.path.realpath(sidecar), said)
+        said = [same(entry.rsplit("|", 2)[0]) for entry in packet.words(OWN)]
+        place = os.path.realpath(sidecar)
+        if MADE in packet.data and under is None and not said and place not in written:
+            unlisted.append(sidecar)
+        take(keywords_of(packet), place, said)
     return words, set(words) - theirs
 
 

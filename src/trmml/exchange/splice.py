@@ -26,9 +26,11 @@ DATE = "http://ns.adobe.com/xap/1.0/ MetadataDate"
 OWN = "urn:uuid:6f7c2a52-1d4e-4d0a-9b0e-5c1f0a7e21b4# tags"
 PREFIXES = {SUBJECT: "dc", HIERARCHY: "lr", TAGS: "digiKam", MICROSOFT: "MicrosoftPhoto",
             DATE: "xmp", OWN: "trmml"}  # fmt: skip
+# In sidecars that did not exist before.
+MADE = b'x:xmptk="trmml"'
 EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="trmml">\n'
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/" ' + MADE + b">\n"
     b' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
     b' </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="w"?>\n'
 )

@@ -73,10 +73,13 @@ def push(
 
     Raises:
         CheckpointError: no finished run there.
-        ConfigError: the run names people, machines or an encoder that others cannot load.
+        ConfigError: the name has no owner, or the run names people, machines or an encoder that
+            others cannot load.
         TrmmlError: the Hub refused.
     """
     run = Path(run)
+    if not all(name.partition("/")) or name.count("/") > 1:
+        raise ConfigError(f"a repository is called owner/name, as anna/photos; got {name!r}")
     with draft_folder(cache_folder() / "hub" / "push") as folder:
         _gather(run, folder, encoder=encoder, report=report, labels=labels, onnx=onnx)
         readme = write_card(run, name, license_id=license_id, encoder=encoder, dataset=dataset)

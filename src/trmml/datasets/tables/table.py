@@ -255,7 +255,8 @@ def read_header(path: Path, record: str) -> tuple[str, list[str]]:
         )
     raise DataError(
         f"{path} line 1 names no image column: {record[:80]!r}. Call the column that holds the "
-        f"images' names one of {', '.join(IMAGE_COLUMNS)}, and separate fields by commas."
+        f"images' names one of {', '.join(IMAGE_COLUMNS)}, and separate fields by commas, "
+        "semicolons or tabs."
     )
 
 
