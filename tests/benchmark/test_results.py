@@ -114,6 +114,16 @@ def test_one_seed_has_no_deviation_and_gaps_are_named() -> None:
     assert results.rival(MEAN) is None and results.rival("10 %") is None
 
 
+def test_calibration_has_a_table_where_cells_have_it() -> None:
+    old = toy_cell("probe-masked", 0.1, 0, [0.5])
+    figures = {**old.figures, "calibration_error": 0.031}
+    results = Results(toy_grid(1), [old, toy_cell("trmml", 0.1, 0, [0.5], figures=figures)])
+    (table,) = [each for each in result_tables(results) if each.name == "calibration"]
+    text = to_markdown(table)
+    assert "| trmml (default) | 3.1 |" in text and "| linear probe, masked BCE | - |" in text
+    assert not any(t.name == "calibration" for t in result_tables(replace(results, cells=[old])))
+
+
 def test_mixed_settings_are_told() -> None:
     other = {"training": {"seed": 1, "epochs": 9}}
     cells = [toy_cell("trmml", 0.1, 0, [0.5]), toy_cell("trmml", 0.1, 1, [0.5], settings=other)]

@@ -23,6 +23,7 @@ from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.metrics.calibration import both_answers, calibrate
 from trmml.metrics.figures import Metrics, PrecisionRecall
 from trmml.metrics.measure import measure
+from trmml.metrics.reliability import expected_calibration_error
 from trmml.settings.choices import EpochRule
 from trmml.storage.provenance import commit, versions
 from trmml.training.heads import mean_patches
@@ -97,6 +98,8 @@ class CellRunner:
         ap = average_precisions(scored.test, test.labels, test.known)
         interpolated = average_precisions(scored.test, test.labels, test.known, form="interpolated")
         figures = _figures(ap, interpolated, metrics, half)
+        error = expected_calibration_error(scores, test.labels, test.known)
+        figures["calibration_error"] = _defined(error)
         cell = self._cell(job, scored, figures, calibrated, ap=ap, ap_interpolated=interpolated)
         return cell, ranks_of(scored.test.numpy())
 

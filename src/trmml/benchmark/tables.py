@@ -24,6 +24,7 @@ FIGURES = {
     "CF1 top-3": "cf1_top3",
     "mean F1 top-3": "mean_f1_top3",
 }
+CALIBRATION = "calibration_error"
 
 
 def result_tables(results: Results) -> list[Table]:
@@ -32,6 +33,8 @@ def result_tables(results: Results) -> list[Table]:
     if results.comparisons:
         tables.append(difference_table(results))
     tables += [figure_table(results, column) for column in results.headlines]
+    if any(cell.figures.get(CALIBRATION) is not None for cell in results.cells):
+        tables.append(calibration_table(results))
     return [*tables, time_table(results)]
 
 
@@ -56,6 +59,27 @@ def map_table(results: Results) -> Table:
         note=" ".join([note, *results.remarks]),
         columns=tuple(_titled(results, column) for column in columns),
         rows=tuple(_row(line, rows[line.key]) for line in results.lines),
+    )
+
+
+def calibration_table(results: Results) -> Table:
+    """How far each method's probabilities are from the share of positives."""
+    rows = {
+        line.key: [
+            _percent(results.spread(line.key, c, figure(CALIBRATION))) for c in results.columns
+        ]
+        for line in results.lines
+    }
+    return Table(
+        name="calibration",
+        title=f"{results.dataset}: calibration error",
+        note="Mean gap between the calibrated probability and the share of positives over all pairs"
+        f" of test images, in points; lower is better; {_seeds(results)}. Older cells have none. At"
+        " single positive the probability is that of being the one label that was given, so the gap"
+        " is no fault of a method.",
+        columns=tuple(_titled(results, column) for column in results.columns),
+        rows=tuple(_row(line, rows[line.key]) for line in results.lines),
+        mark_best=False,
     )
 
 
