@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -37,6 +37,7 @@ from trmml.training.run_folder import (
     RunCard,
     check_files,
     load_card,
+    refuse_changes,
     remove_states,
     save_model,
     skipped_images,
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-# So many settings are named where others are asked for than a run was begun with.
-SHOWN = 3
 
 
 def train_run(
@@ -114,7 +112,7 @@ def train_run(
         fingerprint = _fingerprint(data, settings, frozen.identity, encoded)
         state = out / "state.safetensors"
         if resume and state.is_file():
-            _refuse_changes(out, settings, data.matrix)
+            refuse_changes(out, settings, data.matrix)
             trainer.load(state, fingerprint)
         _open_folder(out, data, settings, encoded)
         with _tensorboard(out, tensorboard and not ranks.number()) as writer:
@@ -198,38 +196,6 @@ def _fingerprint(
         encoded.precision,
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _refuse_changes(out: Path, settings: Settings, matrix: LabelMatrix) -> None:
-    """Refuse to resume with other settings or labels, by name; what else differs is told later.
-
-    Raises:
-        CheckpointError: naming some of what differs.
-    """
-    try:
-        before = _flat(json.loads((out / "settings.json").read_bytes()))
-    except (OSError, ValueError):
-        return  # the state knows by its fingerprint
-    now = _flat(json.loads(json.dumps(settings.model_dump())))
-    found = [
-        f"{name} is {now.get(name)} and was {before.get(name)}"
-        for name in sorted({*before, *now} - {"training.refit"})
-        if before.get(name) != now.get(name)
-    ]
-    if LabelMatrix.load(out / "known.safetensors").checksum() != matrix.checksum():
-        found.append("the labels or the images are others")
-    if found:
-        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise CheckpointError(
-            f"{out} was begun otherwise: {'; '.join(found[:SHOWN])}{more}. Resume with the same"
-            " settings and labels, or start in a new folder"
-        )
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as first written, by section and name."""
-    sections = first_names(tree).items()
-    return {f"{s}.{n}": v for s, values in sections for n, v in dict(values).items()}
 
 
 def _open_folder(out: Path, data: Dataset, settings: Settings, encoded: Encoded) -> None:

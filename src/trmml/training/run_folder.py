@@ -29,10 +29,12 @@ from trmml.encoders.base import EncoderIdentity
 from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import CheckpointError
 from trmml.images import BadImage
+from trmml.labels.matrix import LabelMatrix
 from trmml.method.build import join
 from trmml.method.prompts import StoredPrompts
 from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration
+from trmml.settings.old_names import first_names
 from trmml.settings.sections import Settings, parse_settings
 from trmml.storage.atomic import write_json
 from trmml.storage.hashes import hash_file
@@ -46,6 +48,8 @@ SUMMED = (
     *("settings.json", "known.safetensors", "held_out.safetensors", "pseudo.safetensors"),
     *("log.jsonl", "skipped.json"),
 )
+# So many settings are named where others are asked for than a run was begun with.
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,38 @@ class RunCard:
             raise CheckpointError(
                 f"{where} is damaged: {error!r}; restore it or train again"
             ) from None
+
+
+def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix) -> None:
+    """Refuse to resume with other settings or labels, by name; what else differs is told later.
+
+    Raises:
+        CheckpointError: naming some of what differs.
+    """
+    try:
+        before = _flat(json.loads((run / "settings.json").read_bytes()))
+    except (OSError, ValueError):
+        return  # the state knows by its fingerprint
+    now = _flat(json.loads(json.dumps(settings.model_dump())))
+    found = [
+        f"{name} is {now.get(name)} and was {before.get(name)}"
+        for name in sorted({*before, *now} - {"training.refit"})
+        if before.get(name) != now.get(name)
+    ]
+    if LabelMatrix.load(run / "known.safetensors").checksum() != matrix.checksum():
+        found.append("the labels or the images are others")
+    if found:
+        more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise CheckpointError(
+            f"{run} was begun otherwise: {'; '.join(found[:SHOWN])}{more}. Resume with the same"
+            " settings and labels, or start in a new folder"
+        )
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as first written, by section and name."""
+    sections = first_names(tree).items()
+    return {f"{s}.{n}": v for s, values in sections for n, v in dict(values).items()}
 
 
 def remove_states(run: Path) -> None:
