@@ -38,8 +38,9 @@ Each data set has its command below. The tables are made from the cells in `benc
 success is written by hand, and its runs are not kept.
 
 **TRM-ML (paper's parts)** has the paper's regions, match, distillation, prototypes and contrast. It
-learns one vector per text in place of the paper's prompts. **trmml (default)** adds heads that are
-ours, and joins up to six scorers; every rival is one.
+learns one vector per text in place of the paper's prompts. On Corel5k and the posters the last
+three have no weight. **trmml (default)** adds heads that are ours, and joins up to six scorers;
+every rival is one. "(default)" names the method: all ran with settings that a search found.
 """
 CURVES = """
 The curves show how far each method was trained, one seed each. They do not rank methods: few known

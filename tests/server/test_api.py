@@ -5,9 +5,11 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -17,7 +19,8 @@ from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.deploy.tag import tag
 from trmml.errors import DataError
 from trmml.server.batching import MOST_WAITING, Batcher
-from trmml.server.problems import Problem
+from trmml.server.finding import Searcher, search_routes
+from trmml.server.problems import Problem, add_handlers
 from trmml.server.serve import listen
 from trmml.server.site import unlabelled
 from trmml.tagging.scorer import Scored
@@ -233,6 +236,17 @@ def test_without_an_index_it_says_how_to_make_one(client, served, finished_run) 
     assert f"--answers {served.answers} --out" in told
     answer = client.post("/api/v1/search", json={"tags": ["red"]})
     assert answer.status_code == 409 and "trmml index" in answer.json()["detail"]
+
+
+def test_a_search_for_nothing_or_by_an_unknown_key_is_refused_in_words_of_the_interface() -> None:
+    app = FastAPI()
+    add_handlers(app)
+    app.include_router(search_routes(Mock(spec=Searcher)))
+    client = TestClient(app)
+    nothing = client.post("/api/v1/search", json={"limit": 3})
+    assert nothing.status_code == 422 and "give `text`" in nothing.json()["detail"]
+    unknown = client.post("/api/v1/search", json={"query": "a red car"})
+    assert unknown.status_code == 422 and "query" in unknown.text
 
 
 def test_a_folder_without_labels_can_be_reviewed(toy_images, finished_run) -> None:

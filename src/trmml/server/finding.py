@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from trmml.search.index import Index
 from trmml.search.query import Query, parse_query
@@ -29,6 +29,8 @@ class Wanted(BaseModel):
         min: least score; "auto" is what chance hardly reaches.
         offset: hits that were shown already.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     text: Annotated[list[Name], Field(max_length=10)] = []
     tags: Annotated[list[Name], Field(max_length=50)] = []
@@ -113,6 +115,10 @@ def search_routes(searcher: Searcher | None) -> APIRouter:
                 409,
                 "there is no index to search: make one with `trmml index DIR --run RUN --out INDEX`"
                 " and start `trmml serve` with --index INDEX",
+            )
+        if not (wanted.text or wanted.tags or wanted.without or wanted.like):
+            raise Problem(
+                422, "nothing is searched for: give `text`, `tags` or `without`, or `like` an image"
             )
         return await to_thread.run_sync(searcher.find, wanted, limiter=searching)
 
