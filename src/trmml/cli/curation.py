@@ -78,22 +78,11 @@ def complete(
     """Fill a table's blanks by a run and what is known. Given cells stay as they are."""
     from trmml.cli.reading import with_answers
     from trmml.curation.complete import complete as complete_run
-    from trmml.curation.writing import (
-        own_form,
-        refuse_other_forms,
-        refuse_to_overwrite,
-        write_completed,
-        write_provenance,
-    )
+    from trmml.curation.writing import write_completed, write_provenance
     from trmml.datasets.tables.changed import changed_cells
     from trmml.training.run_folder import load_card
 
-    for new in filter(None, (out, provenance)):
-        refuse_to_overwrite(new, labels)
-    if provenance is not None and provenance.absolute() == out.absolute():
-        raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
-    style = style or ("jsonl" if accept == "none" or labels is None else own_form(labels))
-    refuse_other_forms(out, labels, style)
+    style = _checked_form(out, provenance, labels, style, probabilities=accept == "none")
     names, others = read_names(categories), list[str]()
     if labels is not None and names is None:
         names, others = _columns(labels, load_card(run).category_names, separator)
@@ -128,6 +117,27 @@ def complete(
     for line in completed_lines(completed):
         show(line)
     show(f"labels:  {out}")
+
+
+def _checked_form(
+    out: Path,
+    provenance: Path | None,
+    labels: Path | None,
+    style: CompletedFormat | None,
+    *,
+    probabilities: bool,
+) -> CompletedFormat:
+    """The form that was named, or else the table's own; what cannot be written is refused."""
+    from trmml.curation.writing import own_form, refuse_other_forms, refuse_to_overwrite
+
+    for new in filter(None, (out, provenance)):
+        refuse_to_overwrite(new, labels)
+    if provenance is not None and provenance.absolute() == out.absolute():
+        raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
+    if style is None:
+        style = "jsonl" if probabilities or labels is None else own_form(labels)
+    refuse_other_forms(out, labels, style)
+    return style
 
 
 def _columns(

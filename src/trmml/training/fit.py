@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Of the first training, in the run's folder.
+STATE = "state.safetensors"
+
 
 def train_run(
     data: Dataset,
@@ -109,8 +112,7 @@ def train_run(
             training=training,
             fabric=fabric,
         )
-        fingerprint = _fingerprint(data, settings, frozen.identity, encoded)
-        state = out / "state.safetensors"
+        state, fingerprint = out / STATE, _fingerprint(data, settings, frozen.identity, encoded)
         if resume and state.is_file():
             refuse_changes(out, settings, data.matrix)
             trainer.load(state, fingerprint)
