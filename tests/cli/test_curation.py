@@ -97,6 +97,7 @@ def test_what_is_refused(
     for result, message in (
         (_complete(run, images, table, table), "is the table itself, which is never written"),
         (_complete(run, images, table, out, "--accept", "sure=95"), "no percentage"),
+        (_complete(run, images, table, tmp_path / "new.xlsx"), "would be no spreadsheet"),
         (_complete(run, images, toy_images.train_table, out), "nothing is left to complete"),
         (_complete(run, images, table, out, "--blank", "absent"), "nothing is left to complete"),
     ):

@@ -127,6 +127,10 @@ def test_a_data_set(given: Path) -> None:
         (["wide", "a.xmp", "new", "--images", "photos"], "is an XMP sidecar, no file of labels"),
         (["wide", "empty", "new"], "empty is no run and holds no table"),
         (["none", "labels.csv", "new"], "'none' is not one of"),
+        (
+            ["wide", "labels.csv", "new", "--images", "photos", "--on-bad-image", "skip"],
+            "--on-bad-image goes with a run",
+        ),
     ],
 )
 def test_bad_input(

@@ -95,6 +95,14 @@ def test_ask_about_whole_images(finished_run: Path, given: dict[str, Path]) -> N
     assert (bad.exit_code, "leave --kind and --category out" in bad.stderr) == (2, True)
 
 
+def test_a_category_that_the_run_lacks_is_told_before_any_image_is_read(
+    finished_run: Path, given: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trmml.curation.collection.read_collection", None)
+    bad = run("review", "ask", finished_run, *words(given), "--category", "Red")
+    assert bad.exit_code == 1 and "no category 'Red'; did you mean 'red'?" in bad.stderr
+
+
 def test_the_queue_lists_and_asks_nothing(
     finished_run: Path, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

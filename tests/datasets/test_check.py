@@ -143,21 +143,31 @@ def test_splits_that_do_not_fit_together(tmp_path):
 
 def test_copies_that_contradict_and_test_images_that_were_trained_on_are_noted(tmp_path):
     tables = {
-        "train.csv": "image,cat,dog\na.png,1,0\nb.png,1,1\nc.png,,\n",
+        "train.csv": "image,cat,dog\na.png,,\nb.png,1,1\nc.png,,\ne.png,1,0\n",
         "test.csv": "image,cat,dog\nd.png,1,0\n",
     }
     sets.write(tmp_path, tables)
-    for number, name in enumerate("abcd"):
-        content = Image.new("RGB", (4, 4), (10 * (number == 2), 0, 0))
-        (tmp_path / "images").mkdir(exist_ok=True)
-        content.save(tmp_path / f"images/{name}.png")
+    (tmp_path / "images").mkdir()
+    for name in "abcde":
+        colour = (10 * (name == "c"), 0, 0)
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"images/{name}.png")
     before = check("folder", tmp_path, {}).notes
     assert check("folder", tmp_path, {}, decode=True).notes == (
         *before,
-        "train: 1 pairs of images are byte for byte the same and labelled otherwise, first a.png"
-        " and b.png (dog)",
-        "1 test images are byte for byte training images, first d.png and a.png: scores flatter",
+        "images that are byte for byte the same and labelled otherwise: 1 groups, first a.png and"
+        " b.png (dog)",
+        "test images that are byte for byte training images: 1, first d.png and a.png; scores on"
+        " them flatter",
     )
+
+
+def test_a_file_that_cannot_be_read_ends_no_search_for_copies(tmp_path, monkeypatch):
+    def unread(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("trmml.datasets.check.hash_file", unread)
+    checked = check("folder", write_folder(tmp_path), {}, decode=True)
+    assert not any("byte for byte" in note for note in checked.notes)
 
 
 def test_two_rows_of_one_image_are_noted(tmp_path, monkeypatch):

@@ -292,8 +292,13 @@ def test_weights_beyond_one_file_go_beside_it(finished_run, tmp_path, monkeypatc
     assert said.size_bytes == said.path.stat().st_size + data.stat().st_size
     moved = tmp_path / "elsewhere"
     moved.mkdir()
+    export(finished_run, said.path, part="head", trust=True)  # its own weights are replaced
     for path in (said.path, data):
         path.rename(moved / path.name)
+    data.write_bytes(b"of somebody")
+    with pytest.raises(DataError, match=r"\.data is there already"):
+        export(finished_run, said.path, part="head", trust=True)
+    assert data.read_bytes() == b"of somebody" and not said.path.exists()
     onnxruntime.InferenceSession(moved / "m.onnx")  # finds the weights beside it
 
 
@@ -308,10 +313,6 @@ def test_only_an_export_is_replaced(head, finished_run, tmp_path, monkeypatch, n
     with pytest.raises(DataError, match="is there already and no ONNX file of trmml"):
         export(finished_run, out, part="head", trust=True)
     assert out.read_bytes() == other
-    out.unlink()
-    out.with_name(f"{name}.data").write_bytes(b"of somebody")
-    with pytest.raises(DataError, match=r"\.data is there already"):
-        export(finished_run, out, part="head", trust=True)
 
 
 def test_places_and_runs_that_are_none(finished_run, tmp_path):

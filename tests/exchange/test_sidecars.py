@@ -259,7 +259,7 @@ def test_a_ledger_is_added_to_no_other_file(tmp_path: Path, there: bytes) -> Non
     assert (tmp_path / "ledger.jsonl").read_bytes() == there
     assert not path.with_name(f"{path.name}.xmp").exists()
     (tmp_path / "ledger.jsonl").write_bytes(b'{"id": "12')  # of a process that was killed
-    assert write(path, "dog").written
+    assert write(path, "dog").written and write(path, "cat").written
 
 
 @pytest.mark.parametrize("known", ["ledger", "provenance"])

@@ -27,9 +27,10 @@ def test_maps_never_replace_an_image_nor_lie_among_those_to_tag(tmp_path: Path) 
     maps = MapFolder(tmp_path / "maps", [tmp_path / "a.jpg"], (2, 2))
     (path,) = maps.write(0, image, attention, ["dog"])
     assert maps.write(0, image, attention, ["dog"]) == (path,)  # its own may be replaced
+    MapFolder(tmp_path / "maps", [tmp_path / "a.jpg", path], (2, 2))  # and may be found again
     image.save(path)
     before = path.read_bytes()
-    with pytest.raises(DataError, match="is there already and no region map of trmml"):
+    with pytest.raises(DataError, match="does not say that it is a region map of trmml"):
         maps.write(0, image, attention, ["dog"])
     assert path.read_bytes() == before
     with pytest.raises(DataError, match="holds images to tag"):

@@ -378,6 +378,14 @@ def test_resume_refuses_other_settings(toy_images, tmp_path):
                 data, ToyEncoder(), tmp_path / "run", settings=other, resume=True, device="cpu"
             )
         )
+    others = Settings(training={**QUICK, "least_steps": 700}, stacking={"fit_weights": False})
+    with pytest.raises(CheckpointError, match=r"fit_weights is False and was True") as told:
+        list(
+            train_run(
+                data, ToyEncoder(), tmp_path / "run", settings=others, resume=True, device="cpu"
+            )
+        )
+    assert "stacking.fit_weights" in str(told.value) and "None" not in str(told.value)
     fewer = data.matrix.labels.clone(), data.matrix.known.clone()
     fewer[1][0] = False
     with pytest.raises(CheckpointError, match="the labels or the images are others"):

@@ -128,15 +128,21 @@ def _checked_form(
     probabilities: bool,
 ) -> CompletedFormat:
     """The form that was named, or else the table's own; what cannot be written is refused."""
-    from trmml.curation.writing import own_form, refuse_other_forms, refuse_to_overwrite
+    from trmml.curation.writing import (
+        own_form,
+        refuse_other_forms,
+        refuse_spreadsheets,
+        refuse_to_overwrite,
+    )
 
     for new in filter(None, (out, provenance)):
         refuse_to_overwrite(new, labels)
     if provenance is not None and provenance.absolute() == out.absolute():
         raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
+    refuse_spreadsheets(out)
     if style is None:
-        style = "jsonl" if probabilities or labels is None else own_form(labels)
-    refuse_other_forms(out, labels, style)
+        return "jsonl" if probabilities or labels is None else own_form(labels)
+    refuse_other_forms(labels, style)
     return style
 
 

@@ -105,7 +105,7 @@ def export(
         raise typer.BadParameter("--labels goes with a run; name the table as SOURCE")
     elif on_bad_image != "error":
         raise typer.BadParameter(
-            "--on-bad-image goes with a run; take such images out of the table"
+            "--on-bad-image goes with a run; take such images out of the labels"
         )
     from trmml.exchange.export import export as write
 

@@ -86,7 +86,8 @@ def read(
     if json:
         print_json({
             "out": str(out), "images": len(found), "tagged": tagged, "categories": count,
-            "left_out": words.ours, "refused": {str(path): why for path, why in words.refused},
+            "left_out": words.ours, "unlisted": [str(path) for path in words.unlisted],
+            "refused": {str(path): why for path, why in words.refused},
         })  # fmt: skip
     else:
         show(f"{out}: {tagged} of {len(found)} images have keywords, {count} different ones;"

@@ -55,7 +55,8 @@ def write_completed(
         DataError: `out` is there already, or the table cannot be copied.
     """
     refuse_to_overwrite(out, table)
-    refuse_other_forms(out, table, style)
+    refuse_spreadsheets(out)
+    refuse_other_forms(table, style)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -73,14 +74,22 @@ def own_form(table: Path | None) -> CompletedFormat:
     return "long" if table is None or _no_copy(table) else "wide"
 
 
-def refuse_other_forms(out: Path, table: Path | None, style: CompletedFormat) -> None:
-    """Refuse a copy of what is no CSV file with a column for each category, and a spreadsheet.
+def refuse_spreadsheets(out: Path) -> None:
+    """Refuse a name that a program for tables would take for a spreadsheet.
+
+    Raises:
+        DataError: it is one.
+    """
+    if out.suffix.lower() in SPREADSHEETS:
+        raise DataError(f"{out} would be no spreadsheet but CSV or JSON lines; name it so")
+
+
+def refuse_other_forms(table: Path | None, style: CompletedFormat) -> None:
+    """Refuse a copy of what is no CSV file with a column for each category.
 
     Raises:
         DataError: it would be one.
     """
-    if out.suffix.lower() in SPREADSHEETS:
-        raise DataError(f"{out} would be no spreadsheet but CSV or JSON lines; name it so")
     if style != "wide":
         return
     why = "only a table of --labels can be copied" if table is None else _no_copy(table)
@@ -89,7 +98,9 @@ def refuse_other_forms(out: Path, table: Path | None, style: CompletedFormat) ->
 
 
 def _no_copy(table: Path) -> str:
-    """Why a table cannot be copied with its blanks filled; "" where it can."""
+    """Why a table cannot be copied with its blanks filled; "" where it can, or is not there."""
+    if not table.is_file():
+        return ""
     with table.open("rb") as file:
         packed = file.read(4) == b"PAR1"
     if packed or table.suffix.lower() not in (".csv", ".tsv", ".txt"):

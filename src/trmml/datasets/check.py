@@ -270,41 +270,53 @@ def _notes(data: Dataset, split: Split) -> Iterator[str]:
 
 def _copies(data: Mapping[Split, Dataset]) -> Iterator[str]:
     """Files that are byte for byte the same and labelled otherwise, or in train and in test."""
-    sizes: dict[int, list[tuple[Split, int]]] = defaultdict(list)
-    for split, own in data.items():
-        for number, path in enumerate(own.paths):
-            if path.is_file():
-                sizes[path.stat().st_size].append((split, number))
-    same: dict[str, list[tuple[Split, int]]] = defaultdict(list)
-    for size, places in sizes.items():
-        if size and len({data[split].paths[number] for split, number in places}) > 1:
-            for split, number in places:
-                same[hash_file(data[split].paths[number])].append((split, number))
-    # Of many copies each is compared with the first.
-    pairs = [(places[0], place) for places in same.values() for place in places[1:]]
-    for split, own in data.items():
-        found = [(a, b) for (one, a), (other, b) in pairs if one == other == split]
-        against = [(a, b, c) for a, b in found if (c := _contradiction(own, a, b)) is not None]
-        if against:
-            a, b, category = against[0]
-            yield (
-                f"{split}: {len(against)} pairs of images are byte for byte the same and labelled"
-                f" otherwise, first {own.images[a]} and {own.images[b]} ({category})"
-            )
-    across = {b: a for (one, a), (other, b) in pairs if (one, other) == ("train", "test")}
-    if across:
-        test, train = next(iter(across.items()))
+    groups = [group for group in _same_files(data) if len(group) > 1]
+    against = [(group, c) for group in groups if (c := _contradiction(data, group)) is not None]
+    if against:
+        group, category = against[0]
+        names = " and ".join(data[split].images[number] for split, number in group[:2])
         yield (
-            f"{len(across)} test images are byte for byte training images, first"
-            f" {data['test'].images[test]} and {data['train'].images[train]}: scores flatter"
+            f"images that are byte for byte the same and labelled otherwise: {len(against)} groups,"
+            f" first {names} ({category})"
+        )
+    across = [group for group in groups if {"train", "test"} <= {split for split, _ in group}]
+    if across:
+        first = {split: data[split].images[number] for split, number in reversed(across[0])}
+        tested = sum(split == "test" for group in across for split, _ in group)
+        yield (
+            f"test images that are byte for byte training images: {tested}, first {first['test']}"
+            f" and {first['train']}; scores on them flatter"
         )
 
 
-def _contradiction(data: Dataset, one: int, other: int) -> str | None:
-    """The first category that is known of both images and is not the same."""
-    labels, known = data.matrix.labels[[one, other]], data.matrix.known[[one, other]]
-    differs = (known.all(dim=0) & (labels[0] != labels[1])).nonzero()
-    return data.category_names[int(differs[0])] if len(differs) else None
+def _same_files(data: Mapping[Split, Dataset]) -> Iterator[list[tuple[Split, int]]]:
+    """Images of other names with the same content; files of a size that no other has are not read.
+
+    A file that cannot be read has no copy here; it is a problem of its own.
+    """
+    sizes: dict[int, dict[Path, list[tuple[Split, int]]]] = defaultdict(lambda: defaultdict(list))
+    for split, own in data.items():
+        for number, path in enumerate(own.paths):
+            if path.is_file():
+                sizes[path.stat().st_size][path].append((split, number))
+    for size, files in sizes.items():
+        same: dict[str, list[tuple[Split, int]]] = defaultdict(list)
+        for path, places in files.items() if size and len(files) > 1 else ():
+            try:
+                same[hash_file(path)] += places
+            except OSError:
+                continue
+        yield from same.values()
+
+
+def _contradiction(data: Mapping[Split, Dataset], group: Sequence[tuple[Split, int]]) -> str | None:
+    """The first category that is known to be present in one copy and absent in another."""
+    present, absent = set[str](), set[str]()
+    for split, number in group:
+        own = data[split]
+        for c in own.matrix.known[number].nonzero()[:, 0].tolist():
+            (present if own.matrix.labels[number, c] else absent).add(own.category_names[c])
+    return min(present & absent, default=None)
 
 
 def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:

@@ -20,12 +20,12 @@ from torch import Tensor
 from trmml.deploy.onnx_graph import Intake, Subject
 from trmml.encoders.base import Encoder
 from trmml.encoders.speed.onnx import OPSET, trace
-from trmml.errors import ConfigError, EncoderError
+from trmml.errors import ConfigError, DataError, EncoderError
 from trmml.features.decoding import REDUCED_MARGIN
 from trmml.image_search import find_images
 from trmml.images import read_image
 from trmml.settings.choices import ExportPart
-from trmml.storage.atomic import refuse_old, refuse_other
+from trmml.storage.atomic import refuse_other
 from trmml.storage.drafts import draft_folder
 from trmml.storage.sessions import open_session
 from trmml.synthetic import draw_scene
@@ -128,8 +128,6 @@ def export(
         raise ConfigError(f"part must be one of {', '.join(get_args(ExportPart))}, got {part!r}")
     out = Path(out)
     refuse_other(out, _is_export, "ONNX file of trmml")
-    if not out.is_file():
-        refuse_old(out.with_name(f"{out.name}.data"))
     made, paths = _made_images(), find_images(check) if check else []
     with _folder_beside(out) as folder:
         tagger = Tagger.load(run, encoder=encoder, trust=trust, also=also)
@@ -146,6 +144,7 @@ def export(
             )
         speed = _speed(session, subject, made[:BATCH])
         del session  # some systems do not move a file that is open
+        _refuse_others_weights(folder, out)
         files = [out.with_name(path.name) for path in sorted(folder.iterdir(), reverse=True)]
         for path in files:  # the weights first, so that no graph is without them
             os.replace(folder / path.name, path)
@@ -166,6 +165,19 @@ def _is_export(path: Path) -> bool:
     """Whether a file begins like an ONNX file, and holds our metadata."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content[:1] == b"\x08" and content.rfind(_ENTRY) >= 0
+
+
+def _refuse_others_weights(folder: Path, out: Path) -> None:
+    """Refuse to replace weights beside `out` that are not those of an export there."""
+    new = folder / f"{out.name}.data"
+    beside = out.with_name(new.name)
+    if not new.is_file() or not beside.is_file():
+        return
+    if not (out.is_file() and out.stat().st_size and new.name.encode() in out.read_bytes()):
+        raise DataError(
+            f"{beside} is there already. Remove it if an export that was stopped left it, or name"
+            " a new file"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
 from trmml.exchange.embedded import embedded_keywords
-from trmml.exchange.ledger import Ledger
+from trmml.exchange.ledger import Ledger, Record
 from trmml.exchange.naming import shared, sidecars_of
 from trmml.exchange.readers import ACDSEE, MEDIAPRO, Keywords, keywords_of
 from trmml.exchange.sidecars import bytes_of
@@ -74,7 +74,8 @@ def read_keywords(
     Raises:
         DataError: the ledger is none.
     """
-    written = _written(ledger)
+    record = Ledger(ledger).read() if ledger is not None else Record([], set(), set())
+    written = _written(record)
     spelled: dict[str, Counter[str]] = defaultdict(Counter)
     found, refused, count = dict[Path, dict[str, str]](), list[tuple[Path, str]](), 0
     unlisted: list[Path] = []
@@ -89,14 +90,14 @@ def read_keywords(
     return Found(
         {image: [best[key] for key in words] for image, words in found.items()},
         count, refused, shared((image, each) for image in images for each in sidecars_of(image)),
-        unlisted,
+        list(dict.fromkeys(unlisted)),
     )  # fmt: skip
 
 
-def _written(ledger: Path | None) -> Written:
-    """What was written into each sidecar, by path."""
-    written: Written = defaultdict(set)
-    for entry in Ledger(ledger).read().entries if ledger is not None else ():
+def _written(record: Record) -> Written:
+    """What was written into each sidecar, by path; an empty set where all was taken back."""
+    written: Written = defaultdict(set, {sidecar: set() for sidecar in record.sidecars})
+    for entry in record.entries:
         there = written[entry.sidecar]
         there |= {(n, same(leaf_of(n, w))) for n, ws in entry.ours.items() if n != OWN for w in ws}
         ours = {word for _, word in there}

@@ -17,6 +17,7 @@ from trmml.exchange.splice import Edit
 from trmml.storage.atomic import refuse_other
 
 NAME = "sidecars.jsonl"
+_BEGINS = b'{"id": "'
 # Bytes of a ledger's first line that are read to know it.
 LONGEST_LINE = 2**24
 
@@ -58,10 +59,12 @@ class Record(NamedTuple):
     Attributes:
         entries: in their order, without those taken back.
         done: ids of entries that are known to be written.
+        sidecars: of all entries, also of those taken back.
     """
 
     entries: list[Entry]
     done: set[str]
+    sidecars: set[str]
 
 
 class Ledger:
@@ -74,14 +77,20 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def check(self) -> None:
+        """Refuse to add to another file.
+
+        Raises:
+            DataError: it is there.
+        """
+        refuse_other(self.path, _is_ledger, "ledger of sidecars")
+
     def write(self, entries: Sequence[Entry]) -> None:
         """Add entries; they are on the disk when this returns.
 
         Raises:
-            DataError: another file is there.
             OSError: the ledger cannot be written; then no sidecar may be.
         """
-        refuse_other(self.path, _is_ledger, "ledger of sidecars")
         self._add([entry._asdict() for entry in entries], durable=True)
 
     def mark(self, what: str, ids: Iterable[str]) -> None:
@@ -134,17 +143,16 @@ class Ledger:
         if not entries and any(line.strip() for line in lines):
             raise DataError(f"{self.path} is no ledger of sidecars; name another file")
         left = [entry for entry in entries.values() if entry.id not in marks["undone"]]
-        return Record(left, marks["done"])
+        return Record(left, marks["done"], {entry.sidecar for entry in entries.values()})
 
 
 def _is_ledger(path: Path) -> bool:
     """By its first line, which may be cut off."""
     with path.open("rb") as file:
         line = file.readline(LONGEST_LINE)
-    tree = _tree(line)
-    return set(tree) in ({*Entry._fields}, {"done"}, {"undone"}) or (
-        not line.endswith(b"\n") and b'{"id": "'.startswith(line[:8])
-    )
+    tree, torn = _tree(line), line.rstrip(b"\n")[: len(_BEGINS)]
+    whole = set(tree) in ({*Entry._fields}, {"done"}, {"undone"})
+    return whole or (not tree and torn != b"" and _BEGINS.startswith(torn))
 
 
 def _tree(line: bytes) -> dict[str, Any]:

@@ -198,6 +198,7 @@ def write_sidecars(jobs: Iterable[Job], ledger: Path, manner: Manner) -> Report:
         OSError: the ledger cannot be written, or the disk is full.
     """
     report, book, waiting = Report(), Ledger(ledger), iter(jobs)
+    book.check()
     while batch := list(islice(waiting, BATCH)):
         changes = list[tuple[Job, Change]]()
         for job in batch:

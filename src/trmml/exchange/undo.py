@@ -44,7 +44,7 @@ def undo(ledger: Path, named: Sequence[str | Path] | None = None) -> Undone:
         DataError: there is no such ledger, or a name is neither there nor in the ledger.
     """
     book, report = Ledger(ledger), Undone()
-    entries, done = book.read()
+    entries, done, _ = book.read()
     if named is not None:
         entries = _of(entries, named, report)
     undone = list[str]()

@@ -227,6 +227,8 @@ def _attention_for_gradients(tensor: Tensor) -> AbstractContextManager[None]:
     """Plain attention where the fused one is slow: with gradients, in half precision, on a CPU.
 
     Its backward pass takes up to 8 times as long on sequences as short as prompts (PyTorch 2.15).
+    The switch is the whole process's, so trainings in threads of one process would turn it for each
+    other.
     """
     slow = tensor.device.type == "cpu" and _autocast(tensor) is not None
     plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)

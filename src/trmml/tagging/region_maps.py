@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from trmml.errors import DataError
-from trmml.storage.atomic import refuse_other, whole_file
+from trmml.storage.atomic import whole_file
 
 # The overlay's longer side in pixels, and the share of the map where it is strongest.
 OVERLAY_PIXELS = 480
@@ -80,13 +80,11 @@ class MapFolder:
 
     def __init__(self, folder: Path | str, images: Sequence[Path], grid: tuple[int, int]) -> None:
         self._folder, self._grid = Path(folder), grid
-        own = self._folder.resolve()
-        for parent in {path.parent for path in images}:
-            if parent.resolve() == own:
-                raise DataError(
-                    f"{folder} holds images to tag, and maps among them would be taken for more;"
-                    " name another folder for the maps"
-                )
+        if any(not is_map(path) for path in lying_in(self._folder, images)):
+            raise DataError(
+                f"{folder} holds images to tag, and maps among them would be taken for more;"
+                " name another folder for the maps"
+            )
         self._stems = _distinct_stems(images)
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -112,7 +110,11 @@ class MapFolder:
             while self._folder / f"{stem}.{plain}.png" in written:
                 plain += "_"  # two names may differ only in what a file name cannot hold
             path = self._folder / f"{stem}.{plain}.png"
-            refuse_other(path, _is_map, "region map of trmml")
+            if path.is_file() and not is_map(path):
+                raise DataError(
+                    f"{path} is there already and does not say that it is a region map of trmml;"
+                    " name another folder for the maps"
+                )
             shown = overlay(small, region_map(row, self._grid, small.size))
             with whole_file(path) as part:
                 shown.save(part, "PNG", pnginfo=_made_here())
@@ -126,10 +128,20 @@ def _made_here() -> PngInfo:
     return info
 
 
-def _is_map(path: Path) -> bool:
+def is_map(path: Path) -> bool:
     """Whether a file says that it was written here; it says so at once."""
-    with path.open("rb") as file:
-        return b"tEXtSoftware\0trmml" in file.read(128)
+    try:
+        with path.open("rb") as file:
+            return b"tEXtSoftware\0trmml" in file.read(128)
+    except OSError:
+        return False
+
+
+def lying_in(folder: Path, paths: Sequence[Path]) -> list[Path]:
+    """Those of the paths whose own folder this is."""
+    own = folder.resolve()
+    here = {parent for parent in {path.parent for path in paths} if parent.resolve() == own}
+    return [path for path in paths if path.parent in here]
 
 
 def _short(name: str) -> str:

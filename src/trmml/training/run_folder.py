@@ -34,7 +34,7 @@ from trmml.method.build import join
 from trmml.method.prompts import StoredPrompts
 from trmml.method.trmml import TRMML
 from trmml.metrics.calibration import Calibration
-from trmml.settings.old_names import first_names
+from trmml.settings.old_names import ADDED, current_name, first_names
 from trmml.settings.sections import Settings, parse_settings
 from trmml.storage.atomic import write_json
 from trmml.storage.hashes import hash_file
@@ -132,7 +132,8 @@ def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix) -> None:
         return  # the state knows by its fingerprint
     now = _flat(json.loads(json.dumps(settings.model_dump())))
     found = [
-        f"{name} is {now.get(name)} and was {before.get(name)}"
+        f"{current_name(name)} is {now.get(name, ADDED.get(name))} and was"
+        f" {before.get(name, ADDED.get(name))}"
         for name in sorted({*before, *now} - {"training.refit"})
         if before.get(name) != now.get(name)
     ]
