@@ -399,6 +399,16 @@ def test_resume_refuses_other_settings(toy_images, tmp_path):
                 device="cpu",
             )
         )
+    written = before["settings.json"]
+    for damaged in (b"[1]", b"{}", b'{"training": 3}', b"{"):
+        (tmp_path / "run" / "settings.json").write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            list(
+                train_run(
+                    data, ToyEncoder(), tmp_path / "run", settings=other, resume=True, device="cpu"
+                )
+            )
+    (tmp_path / "run" / "settings.json").write_bytes(written)
     with pytest.raises(CheckpointError, match="of another encoder, size, precision or form"):
         list(
             train_run(

@@ -128,7 +128,7 @@ def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix) -> None:
     """
     try:
         before = _flat(json.loads((run / "settings.json").read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, TypeError):  # gone, or other JSON than was written
         return  # the state knows by its fingerprint
     now = _flat(json.loads(json.dumps(settings.model_dump())))
     found = [
