@@ -173,7 +173,7 @@ def _refuse_others_weights(folder: Path, out: Path) -> None:
     beside = out.with_name(new.name)
     if not new.is_file() or not beside.is_file():
         return
-    if not (out.is_file() and out.stat().st_size and new.name.encode() in out.read_bytes()):
+    if not (out.is_file() and new.name.encode() in out.read_bytes()):
         raise DataError(
             f"{beside} is there already. Remove it if an export that was stopped left it, or name"
             " a new file"

@@ -80,7 +80,9 @@ class MapFolder:
 
     def __init__(self, folder: Path | str, images: Sequence[Path], grid: tuple[int, int]) -> None:
         self._folder, self._grid = Path(folder), grid
-        if any(not is_map(path) for path in lying_in(self._folder, images)):
+        own = self._folder.resolve()
+        here = {each for each in {path.parent for path in images} if each.resolve() == own}
+        if any(path.parent in here and not _is_map(path) for path in images):
             raise DataError(
                 f"{folder} holds images to tag, and maps among them would be taken for more;"
                 " name another folder for the maps"
@@ -110,7 +112,7 @@ class MapFolder:
             while self._folder / f"{stem}.{plain}.png" in written:
                 plain += "_"  # two names may differ only in what a file name cannot hold
             path = self._folder / f"{stem}.{plain}.png"
-            if path.is_file() and not is_map(path):
+            if path.is_file() and not _is_map(path):
                 raise DataError(
                     f"{path} is there already and does not say that it is a region map of trmml;"
                     " name another folder for the maps"
@@ -128,20 +130,13 @@ def _made_here() -> PngInfo:
     return info
 
 
-def is_map(path: Path) -> bool:
+def _is_map(path: Path) -> bool:
     """Whether a file says that it was written here; it says so at once."""
     try:
         with path.open("rb") as file:
             return b"tEXtSoftware\0trmml" in file.read(128)
     except OSError:
         return False
-
-
-def lying_in(folder: Path, paths: Sequence[Path]) -> list[Path]:
-    """Those of the paths whose own folder this is."""
-    own = folder.resolve()
-    here = {parent for parent in {path.parent for path in paths} if parent.resolve() == own}
-    return [path for path in paths if path.parent in here]
 
 
 def _short(name: str) -> str:

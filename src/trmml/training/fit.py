@@ -34,6 +34,7 @@ from trmml.training.fabric import make_fabric
 from trmml.training.loop import refit, train
 from trmml.training.record import EpochRecord
 from trmml.training.run_folder import (
+    STATE,
     RunCard,
     check_files,
     load_card,
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-# Of the first training, in the run's folder.
-STATE = "state.safetensors"
 
 
 def train_run(
@@ -172,9 +170,7 @@ def check_folder(out: Path, resume: bool, images: Path) -> None:
         raise CheckpointError(f"{out} holds no run to resume; leave --resume out to start one")
     if (out / "model.json").is_file() and resume:
         raise CheckpointError(f"{out} is finished already; nothing is left to resume")
-    started = [
-        n for n in ("model.json", "settings.json", "state.safetensors") if (out / n).exists()
-    ]
+    started = [n for n in ("model.json", "settings.json", STATE) if (out / n).exists()]
     if started and not resume:
         hint = "" if "model.json" in started else ", continue it with --resume"
         raise CheckpointError(

@@ -48,6 +48,8 @@ SUMMED = (
     *("settings.json", "known.safetensors", "held_out.safetensors", "pseudo.safetensors"),
     *("log.jsonl", "skipped.json"),
 )
+# Of the first training; a run that has it is not finished.
+STATE = "state.safetensors"
 # So many settings are named where others are asked for than a run was begun with.
 SHOWN = 3
 
@@ -155,7 +157,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def remove_states(run: Path) -> None:
     """Remove what only `--resume` needs; the first training's state, the mark, goes last."""
-    for name in ("refit.safetensors", "state.safetensors"):
+    for name in ("refit.safetensors", STATE):
         (run / name).unlink(missing_ok=True)
 
 
@@ -222,7 +224,7 @@ def load_card(run: Path) -> RunCard:
     """
     path = run / "model.json"
     if not path.is_file():
-        unfinished = (run / "state.safetensors").is_file()
+        unfinished = (run / STATE).is_file()
         hint = (
             "its training has not finished: trmml fit ... --resume"
             if unfinished
