@@ -1,6 +1,7 @@
 """Tag images with an exported run: python tag_without_torch.py photos.onnx a.jpg b.jpg ...
 
 Needs onnxruntime, numpy and Pillow. The file is made by `trmml export runs/photos photos.onnx`.
+It reads opaque images of 8 bits a channel; docs/export.md says what to do with others.
 """
 
 import json

@@ -143,7 +143,7 @@ def test_splits_that_do_not_fit_together(tmp_path):
 
 def test_copies_that_contradict_and_test_images_that_were_trained_on_are_noted(tmp_path):
     tables = {
-        "train.csv": "image,cat,dog\na.png,,\nb.png,1,1\nc.png,,\ne.png,1,0\n",
+        "train.csv": "image,cat,dog\na.png,1,\nb.png,,0\nc.png,,\ne.png,1,1\n",
         "test.csv": "image,cat,dog\nd.png,1,0\n",
     }
     sets.write(tmp_path, tables)
@@ -154,7 +154,7 @@ def test_copies_that_contradict_and_test_images_that_were_trained_on_are_noted(t
     before = check("folder", tmp_path, {}).notes
     assert check("folder", tmp_path, {}, decode=True).notes == (
         *before,
-        "images that are byte for byte the same and labelled otherwise: 1 groups, first a.png and"
+        "images that are byte for byte the same and labelled otherwise: 1 groups, first e.png and"
         " b.png (dog)",
         "test images that are byte for byte training images: 1, first d.png and a.png; scores on"
         " them flatter",

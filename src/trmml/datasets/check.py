@@ -271,13 +271,11 @@ def _notes(data: Dataset, split: Split) -> Iterator[str]:
 def _copies(data: Mapping[Split, Dataset]) -> Iterator[str]:
     """Files that are byte for byte the same and labelled otherwise, or in train and in test."""
     groups = [group for group in _same_files(data) if len(group) > 1]
-    against = [(group, c) for group in groups if (c := _contradiction(data, group)) is not None]
+    against = [found for group in groups if (found := _contradiction(data, group)) is not None]
     if against:
-        group, category = against[0]
-        names = " and ".join(data[split].images[number] for split, number in group[:2])
         yield (
             f"images that are byte for byte the same and labelled otherwise: {len(against)} groups,"
-            f" first {names} ({category})"
+            f" first {against[0]}"
         )
     across = [group for group in groups if {"train", "test"} <= {split for split, _ in group}]
     if across:
@@ -310,13 +308,17 @@ def _same_files(data: Mapping[Split, Dataset]) -> Iterator[list[tuple[Split, int
 
 
 def _contradiction(data: Mapping[Split, Dataset], group: Sequence[tuple[Split, int]]) -> str | None:
-    """The first category that is known to be present in one copy and absent in another."""
-    present, absent = set[str](), set[str]()
+    """The first category that two copies contradict each other in, after their names."""
+    present, absent = dict[str, str](), dict[str, str]()  # the first copy that says so
     for split, number in group:
         own = data[split]
         for c in own.matrix.known[number].nonzero()[:, 0].tolist():
-            (present if own.matrix.labels[number, c] else absent).add(own.category_names[c])
-    return min(present & absent, default=None)
+            said = present if own.matrix.labels[number, c] else absent
+            said.setdefault(own.category_names[c], own.images[number])
+    category = min(present.keys() & absent.keys(), default=None)
+    if category is None:
+        return None
+    return f"{present[category]} and {absent[category]} ({category})"
 
 
 def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:
