@@ -223,16 +223,25 @@ def test_pointing_by_hand() -> None:
     assert ablation.pointing(data, Looking()) == pytest.approx(2 / 3)
 
 
-def test_every_row_of_the_ablation_changes_a_setting() -> None:
-    methods, settings = ablation.variants(METHODS["trmml"], None, shared_changes(2, None))
-    full = settings["trmml"].values["partial"]
+LOSSES = "with pseudo-labels", "with the contrastive term", "with distillation", "with all three"
+
+
+@pytest.mark.parametrize(
+    ("key", "as_they_are"),
+    [
+        ("trmml", {"no CSRA head", "no neighbour head", "image head: no spectrum power"}),
+        ("trmml-paper", set(LOSSES)),
+    ],
+)
+def test_every_row_of_the_ablation_changes_a_setting(key: str, as_they_are: set[str]) -> None:
+    methods, settings = ablation.variants(METHODS[key], None, shared_changes(2, None))
+    full = settings[key].values["partial"]
     assert full.training.views == full.training.scored_views == 2
     values = [settings[method.key].values["partial"].model_dump() for method in methods]
     assert len({json.dumps(each, sort_keys=True) for each in values}) == len(values)
-    left_out = set(ablation.DEFAULT) - {method.name for method in methods}
-    off = {"no CSRA head", "no neighbour head", "image head: no spectrum power"}
-    assert left_out == off  # the defaults
-    assert METHODS["trmml"].settings().training.views == 1
+    left_out = set(ablation.ROWS[key]) - {method.name for method in methods}
+    assert left_out == as_they_are  # in the defaults
+    assert METHODS[key].settings().training.views == 1
 
 
 def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
