@@ -10,6 +10,7 @@ ablation.json   of ablation.py: trmml without each of its parts; may be missing
 ablation-paper.json   the same of trmml-paper
 defaults.jsonl  cells of trmml without a search, as `trmml benchmark` wrote them
 untrained.json  of untrained.py: mAP of prompt learners before their first step; may be missing
+refit.json      of trained_again.py: what training again on all images gains; may be missing
 settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
 """
 
@@ -48,6 +49,7 @@ class Published:
         tried: by hand, in Markdown; "" without any.
         ablations: what `ablation.py` wrote; empty without any.
         untrained: mAP in percent before the first step, by method; empty where not measured.
+        refit: what `trained_again.py` wrote; empty without any.
         folder: where it lies.
     """
 
@@ -56,6 +58,7 @@ class Published:
     tried: str
     ablations: Sequence[Mapping[str, Any]]
     untrained: Mapping[str, float]
+    refit: Mapping[str, Any]
     folder: Path
 
 
@@ -120,7 +123,7 @@ def read_published(folder: Path) -> Published:
     cells = [_whole(json.loads(line), grid) for line in lines]
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     comparisons = [Comparison.from_dict(each) for each in summary["comparisons"]]
-    tried, start = folder / "tried.md", folder / "untrained.json"
+    tried, start, again = (folder / f for f in ("tried.md", "untrained.json", "refit.json"))
     ablations = [folder / f"{name}.json" for name in ("ablation", "ablation-paper")]
     return Published(
         results=Results(grid, cells, comparisons, summary["draws"]),
@@ -128,6 +131,7 @@ def read_published(folder: Path) -> Published:
         tried=tried.read_text("utf-8").strip() if tried.is_file() else "",
         ablations=[json.loads(path.read_text("utf-8")) for path in ablations if path.is_file()],
         untrained=json.loads(start.read_text("utf-8"))["map"] if start.is_file() else {},
+        refit=json.loads(again.read_text("utf-8")) if again.is_file() else {},
         folder=folder,
     )
 

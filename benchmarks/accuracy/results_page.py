@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.parts_worth import folded, parts_everywhere, parts_worth
 from benchmarks.accuracy.published import Published, publish, read_published
+from benchmarks.accuracy.trained_again import gained_everywhere
 from benchmarks.accuracy.what_lost import over, what_lost
 
 from trmml.benchmark.plots import write_plots
@@ -94,6 +95,7 @@ def page(grids: Sequence[Published], notes: str = "") -> str:
         HEAD,
         headline(grids),
         notes,
+        gained_everywhere([g.refit for g in grids if g.refit]),
         parts_everywhere([t for g in grids for t in g.ablations]),
     ]
     parts += [section(published) for published in grids]

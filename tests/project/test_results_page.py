@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.accuracy import parts_worth, published, results_page
+from benchmarks.accuracy import parts_worth, published, results_page, trained_again
 
 from tests.benchmark.test_results import MAPS
 from tests.toy_cells import toy_cell, toy_grid
@@ -242,6 +242,28 @@ def test_where_a_part_earns_by_hand() -> None:
     assert "| y | +0.8 | - | - |  | one |" in text  # 1.0, 0.5, 1.0: error 0.17
     assert "| z | - | +1.0 | - |  | two |" in text
     assert parts_worth.parts_everywhere([]) == ""
+
+
+def test_what_training_again_gains_by_hand(out: Path, tmp_path: Path) -> None:
+    cells = [
+        toy_cell("trmml", share, 0, [value], refit_map=again)
+        for share, value, again in ((0.1, 0.40, 0.42), (0.5, 0.50, 0.51), (None, 0.3, 0.2))
+    ]
+    cells += [toy_cell("probe-masked", 0.1, 0, [0.2], refit_map=0.2)]
+    tree = trained_again.measured([*cells, toy_cell("zero-shot", 0.1, 0, [0.1])])
+    assert [row["method"] for row in tree["rows"]] == ["trmml", "probe-masked"]
+    assert tree["rows"][0]["map"]["10 %"] == {"0": [40.0, 42.0]}
+    published.publish(out, tmp_path / "results", command=COMMAND, draws=0)
+    (tmp_path / "results" / "toys" / "refit.json").write_text(json.dumps(tree))
+    assert run(tmp_path) == 0
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "| method | toys: partial | single |" in text
+    assert "| trmml (default) | 46.5 (+1.5) | 20.0 (-10.0) |" in text
+    assert "| linear probe, masked BCE | 20.0 (+0.0) | - |" in text
+    other = toy_cell("trmml", 0.5, 0, [0.5], refit_map=0.5, dataset="other")
+    for wrong in ([*cells, other], cells[:0]):
+        with pytest.raises(DataError, match="of one data set, got"):
+            trained_again.measured(wrong)
 
 
 def test_the_time_of_a_grid_by_hand() -> None:

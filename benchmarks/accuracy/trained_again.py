@@ -1,0 +1,98 @@
+r"""What training again on all known images gains, method by method, for the results page.
+
+    trmml benchmark --data scenes DIR --known 10,50,90 --single-positive --seeds 1 --refit \
+        --settings benchmarks/results/scenes/settings --out OUT
+    python -m benchmarks.accuracy.trained_again OUT [OUT ...]
+
+A cell of `--refit` has two test mAPs: of the model whose held-out images chose the epoch, and of
+one trained as long on all images. Prints a table and writes benchmarks/results/<dataset>/refit.json
+from the cells of all folders, which must be of one data set.
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import write_results
+
+from trmml.benchmark.records import Cell, CellFolder
+from trmml.errors import DataError
+
+SINGLE = "single positive"
+HEAD = """## What training again on all images gains
+
+`trmml fit` ends with a training on all known images, held-out ones included, for as many epochs as
+those had chosen (`training.refit`). `trmml benchmark` leaves it out, for every method. This is test
+mAP with it, and in brackets the gain over the same cells without: one seed, the settings of the
+tables below. *Partial* is the mean of 10, 50 and 90 % known. A dash means that it was not run.
+"""
+
+
+def measured(cells: Sequence[Cell]) -> dict[str, Any]:
+    """By method and column both mAPs in percent, without and with the second training.
+
+    Raises:
+        DataError: no cell was trained again, or they are of several data sets.
+    """
+    again = [cell for cell in cells if cell.refit_map is not None]
+    data = sorted({cell.dataset for cell in again})
+    if len(data) != 1:
+        raise DataError(
+            f"expected cells of `trmml benchmark --refit` of one data set, got {len(again)} of"
+            f" {' and '.join(data) or 'none'}; name other folders"
+        )
+    rows: dict[str, dict[str, Any]] = {}
+    for cell in again:
+        row = rows.setdefault(cell.method, {"method": cell.method, "name": cell.name, "map": {}})
+        pair = [round(100 * value, 3) for value in (cell.figures["map"], cell.refit_map or 0.0)]
+        row["map"].setdefault(cell.known, {})[str(cell.seed)] = pair
+    commits = sorted({cell.commit or "unknown" for cell in again})
+    return {"dataset": data[0], "cells_commit": commits, "rows": list(rows.values())}
+
+
+def gained_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
+    """For all data sets a table with a row per method; "" without any.
+
+    Args:
+        trees: what `measured` gave, one per data set.
+    """
+    if not trees:
+        return ""
+    names = dict.fromkeys(row["name"] for tree in trees for row in tree["rows"])
+    heads = [f"{tree['dataset']}: partial | single" for tree in trees]
+    lines = [HEAD, f"| method | {' | '.join(heads)} |", "| --- |" + " ---: | ---: |" * len(trees)]
+    for name in names:
+        cells = []
+        for tree in trees:
+            found = next((row["map"] for row in tree["rows"] if row["name"] == name), {})
+            partial = [column for column in found if column != SINGLE]
+            cells += [_shown(found, partial), _shown(found, [SINGLE])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]) -> str:
+    """Mean with the second training, and what it gained; "-" without any cell."""
+    pairs = [pair for column in columns for pair in found.get(column, {}).values()]
+    if not pairs:
+        return "-"
+    without, both = (statistics.mean(values) for values in zip(*pairs, strict=True))
+    return f"{both:.1f} ({round(both - without, 1) + 0.0:+.1f})"
+
+
+def main() -> None:
+    """Print a table and write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="of the benchmark")
+    folders = [CellFolder(out) for out in parser.parse_args().out]
+    tree = measured([cell for folder in folders for cell in folder.cells().values()])
+    print(gained_everywhere([tree]).split("\n\n")[-1])
+    print(write_results(f"{tree['dataset']}/refit", tree))
+
+
+if __name__ == "__main__":
+    main()
