@@ -12,6 +12,7 @@ from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import known_positive_share, lacking_negatives
 from trmml.method.build import build_trmml
+from trmml.method.classification import matrix_weights
 from trmml.method.interface import Targets
 from trmml.method.matching import match
 from trmml.method.trmml import TRMML
@@ -178,10 +179,16 @@ def test_categories_without_known_negatives_take_blanks_as_weak_ones():
     model.init_from_labels(features(3), LabelMatrix(shown, known))
     assert model.weak.tolist() == [1, 0, 1, 0]  # column 1 has three, of column 3 nothing is known
     output = model(features(1))
-    blank = Targets(*(torch.zeros(1, 4, dtype=torch.bool),) * 4)
+    nothing = torch.zeros(1, 4, dtype=torch.bool)
+    one = torch.tensor([[False, True, False, False]])
     output.match_logits.retain_grad()
-    model.loss_terms(output, blank)["classification"].backward()
-    assert ((output.match_logits.grad[0] != 0) == torch.tensor([True, False, True, False])).all()
+    model.loss_terms(output, Targets(nothing, one, nothing, nothing))["classification"].backward()
+    assert ((output.match_logits.grad[0] != 0) == torch.tensor([True, True, True, False])).all()
+    # Nobody looked at an image of which nothing is known.
+    output = model(features(1))
+    output.match_logits.retain_grad()
+    model.loss_terms(output, Targets(*(nothing,) * 4))["classification"].backward()
+    assert not output.match_logits.grad.any()
 
 
 def test_distillation_leaves_the_biases_alone():
@@ -210,6 +217,10 @@ def test_known_positive_share():
     known = torch.tensor([[True, False], [True, False], [False, True]])
     share = known_positive_share(LabelMatrix(labels, known))
     assert torch.allclose(share, torch.tensor([1.5 / 3, 1.5 / 4]))
+    # Images of which nothing is known change nothing: their blanks are no negatives.
+    more, none = torch.cat([labels, labels]), torch.cat([known, torch.zeros_like(known)])
+    assert torch.equal(known_positive_share(LabelMatrix(more, none)), share)
+    assert not matrix_weights(LabelMatrix(more, none), torch.ones(2))[3:].any()
 
 
 def test_linear_probe_trains_on_known_pairs_only():

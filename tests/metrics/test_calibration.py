@@ -7,8 +7,10 @@ import torch
 
 from trmml.errors import CheckpointError, DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.calibration import (
     Calibration,
+    both_answers,
     calibrate,
     fit_calibration,
     some_pairs,
@@ -211,15 +213,33 @@ def test_one_sided_labels_give_the_identity_and_say_so(caplog):
 def test_tables_of_what_is_present_take_blanks_for_negatives():
     logits, labels, known, _ = simulate(15, 200, 3)
     present = known & labels
-    found = calibrate(logits, LabelMatrix(labels, present))
-    assert found.to_dict() == fit_calibration(logits, present, torch.ones_like(known)).to_dict()
-    # One known negative anywhere, and only what is known counts.
-    row, column = (~labels).nonzero()[0].tolist()
-    present[row, column] = True
-    found = calibrate(logits, LabelMatrix(labels, present))
-    assert found.to_dict() == fit_calibration(logits, labels & present, present).to_dict()
+    looked_at = present.any(dim=1, keepdim=True)
+    assert not looked_at.all()  # blanks of the other images say nothing
+    matrix, every = LabelMatrix(labels, present), torch.ones(3, dtype=torch.bool)
+    expected = fit_calibration(logits, present, looked_at.expand_as(known))
+    assert calibrate(logits, matrix, every).to_dict() == expected.to_dict()
+    assert not both_answers(matrix, every)
     nothing = LabelMatrix(labels, torch.zeros_like(known))
-    assert calibrate(logits, nothing).to_dict() == Calibration.identity(3).to_dict()
+    assert calibrate(logits, nothing, every).to_dict() == Calibration.identity(3).to_dict()
+
+
+def test_a_stray_absent_label_changes_no_other_category():
+    logits, labels, known, _ = simulate(15, 200, 3)
+    present = known & labels
+    rows = present.any(dim=1)
+    logits, present = logits[rows], present[rows]
+    before = LabelMatrix(present, present)
+    known = present.clone()
+    known[(~present[:, 0]).nonzero()[0], 0] = True
+    after = LabelMatrix(present, known)
+    found = [calibrate(logits, each, counted_by_blanks(each)).to_dict() for each in (before, after)]
+    assert found[0] == found[1] and not both_answers(after, counted_by_blanks(after))
+    # Where a category has enough of them, they count, and the blanks of the others still do.
+    known[:, 0] = True
+    many = LabelMatrix(present, known)
+    assert counted_by_blanks(many).tolist() == [False, True, True]
+    assert both_answers(many, counted_by_blanks(many))
+    assert calibrate(logits, many, counted_by_blanks(many)).to_dict() == found[0]
 
 
 def test_one_sided_category_is_finite():

@@ -19,6 +19,7 @@ from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.errors import ConfigError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import HeldOut, method_name, results, score, zero_shot_metrics
 from trmml.reporting.report import write_report
@@ -201,7 +202,8 @@ def _others(
         trainer = method.trainer(frozen, data.category_names, chosen, known, data.matrix)
         for _ in train(trainer, progress=progress):
             pass
-        held = HeldOut(known, trainer.held, data.matrix.subset(trainer.held))
+        rows, by_blanks = data.matrix.subset(trainer.held), counted_by_blanks(data.matrix)
+        held = HeldOut(known, trainer.held, rows, by_blanks)
         found[name] = score(trainer.model, asked, test, held_out=held)
     # The images that are held out are the same for all.
     return {

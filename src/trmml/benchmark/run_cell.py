@@ -17,6 +17,7 @@ from trmml.benchmark.records import Cell, CellKey, Ranks, ranks_of
 from trmml.features.base import Progress
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.method.heads.neighbour_head import NeighbourHead
 from trmml.method.interface import MultiLabelModel, predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
@@ -86,8 +87,9 @@ class CellRunner:
         """Train, calibrate and score one cell."""
         scored = self._train(job, mask, progress) if job.method.trains else self._look(job, mask)
         test, held = self.data.test.matrix, scored.held_labels
-        calibrated = both_answers(held)
-        calibration = calibrate(scored.held, held)
+        by_blanks = counted_by_blanks(mask)
+        calibrated = both_answers(held, by_blanks)
+        calibration = calibrate(scored.held, held, by_blanks)
         # In double precision, or the sigmoid would tie the best at 1; further up it still would, so
         # the ranking is that of the logits.
         scores = calibration.probabilities(scored.test.double())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trmml.curation.folds import FOLDS
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import lacking_negatives, positive_share
+from trmml.labels.statistics import known_positive_share, lacking_negatives
 from trmml.method.classification import matrix_weights
 from trmml.method.layers import principal_directions, signed_root
 
@@ -82,7 +82,7 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
     step is a Newton step with a diagonal curvature, damped by momentum.
     """
     blank = lacking_negatives(matrix)
-    bias = positive_share(matrix, blank).logit()
+    bias = known_positive_share(matrix).logit()
     weight = speed = torch.zeros(inputs.shape[1], len(bias))
     variance = inputs.square().mean(dim=0)[:, None]
     counts = matrix_weights(matrix, blank)

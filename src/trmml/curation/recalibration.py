@@ -12,7 +12,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
-from trmml.metrics.calibration import Calibration, both_answers, fit_calibration, some_pairs
+from trmml.labels.statistics import counted_by_blanks
+from trmml.metrics.calibration import (
+    Calibration,
+    both_answers,
+    fit_calibration,
+    pairs_to_calibrate_by,
+    some_pairs,
+)
 
 # Other known labels of an image from which the second and the third line apply; and the known
 # positives that a line takes.
@@ -21,10 +28,8 @@ LEAST_KNOWN, LEAST_POSITIVES = (1, 6), 100
 
 def plain_calibration(logits: Float[Tensor, "N C"], matrix: LabelMatrix) -> Calibration:
     """A line and a threshold for each category, as `calibrate` has them, from some of the pairs."""
-    known, present_only = matrix.known, torch.equal(matrix.known, matrix.labels)
-    if present_only and bool(known.any()):
-        known = torch.ones_like(known)  # blanks stand in for negatives
-    elif not both_answers(matrix):
+    known = pairs_to_calibrate_by(matrix, counted_by_blanks(matrix))
+    if not both_answers(LabelMatrix(matrix.labels, known)):
         return Calibration.identity(logits.shape[1])
     return fit_calibration(logits, matrix.labels, some_pairs(known))
 

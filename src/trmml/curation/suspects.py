@@ -86,7 +86,8 @@ def error_rate(logits: Float[Tensor, "N C"], matrix: LabelMatrix, *, given: bool
         matrix: see `suspects`.
         given: how often given present though absent, or given absent though present.
     """
-    used = matrix.known | (given and lacking_negatives(matrix) > 0)
+    blanks = (lacking_negatives(matrix) > 0) & matrix.known.any(dim=1, keepdim=True)
+    used = matrix.known | (given and blanks)
     sure, present = logits[used], matrix.labels[used]
     count = len(sure) // 2 if given else int(present.sum()) // 2
     if not count:

@@ -136,7 +136,10 @@ def _body(
     yield "\n## Where it fails\n"
     yield "AP says so for each category; `-` means that too few labels were held out to say."
     if not chosen.get("calibrated", True):
-        yield "Probabilities are not calibrated: no absent label was known. They order categories."
+        yield (
+            "Too few absent labels were held out to calibrate on. Probabilities order the"
+            " categories, and may be far too low."
+        )
     versions = parse_object((run / "model.json").read_bytes())["versions"]
     yield "\n## Where it comes from\n"
     yield f"- trmml {versions['trmml']}, torch {versions['torch']}"

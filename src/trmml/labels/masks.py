@@ -96,7 +96,7 @@ def fixed(name: str, mask: LabelMatrix) -> MaskRule:
 
     Args:
         name: for tables.
-        mask: only what is known in it is read, not the labels.
+        mask: which pairs are known; of its labels only whether any of these is absent.
     """
     protocol: Protocol = "partial" if bool((mask.known & ~mask.labels).any()) else "single_positive"
     return MaskRule(name, protocol, mask=mask)

@@ -69,6 +69,11 @@ class LabelMatrix:
         return self.known.shape[0]
 
     @property
+    def answered(self) -> Int[Tensor, " M"]:
+        """The images of which any label is known."""
+        return self.known.any(dim=1).nonzero()[:, 0]
+
+    @property
     def known_share(self) -> float:
         """Share of the pairs that are known, in [0, 1]; 0 when there is no pair at all."""
         return int(_count(self.known).sum()) / max(self.known.numel(), 1)

@@ -1,7 +1,7 @@
 """What the known labels say of each category: shares of positives, and where negatives lack."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
@@ -10,6 +10,8 @@ from trmml.labels.matrix import LabelMatrix
 PRIOR_COUNT = 0.5
 # Known negatives per known positive from which blanks no longer stand in for negatives.
 ENOUGH_NEGATIVES = 0.1
+# How far a category must lack negatives for `counted_by_blanks`.
+MOSTLY = 0.5
 
 
 def lacking_negatives(matrix: LabelMatrix) -> Float[Tensor, " C"]:
@@ -23,12 +25,21 @@ def lacking_negatives(matrix: LabelMatrix) -> Float[Tensor, " C"]:
     return (1 - matrix.negatives / enough).clamp(min=0) * (matrix.positives > 0)
 
 
+def counted_by_blanks(matrix: LabelMatrix) -> Bool[Tensor, " C"]:
+    """Categories whose share is that of their blanks, for what takes a pair or leaves it.
+
+    They lack negatives by more than half: an absent label or two make no share.
+    """
+    return lacking_negatives(matrix) >= MOSTLY
+
+
 def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
     """Share of positives among the known labels of each category, strictly between 0 and 1.
 
-    Where negatives are lacking, blanks stand in for them.
+    Where negatives are lacking, blanks stand in for them, but for those of images of which nothing
+    is known: nobody looked at these.
     """
-    return positive_share(matrix, lacking_negatives(matrix))
+    return positive_share(matrix.subset(matrix.answered), lacking_negatives(matrix))
 
 
 def positive_share(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, " C"]:

@@ -117,14 +117,17 @@ def focused_loss(
     )
 
 
-def pair_weights(targets: Targets, blank: Float[Tensor, " C"]) -> Float[Tensor, "B C"]:
+def pair_weights(targets: Targets, blank: Float[Tensor, "*B C"]) -> Float[Tensor, "B C"]:
     """What each pair counts for: 1 where known, `blank` where nothing is known or guessed."""
     return targets.known.float() + blank * (~targets.known & ~targets.pseudo)
 
 
 def matrix_weights(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, "N C"]:
-    """What each pair counts for where nothing is guessed: 1 where known, elsewhere `blank`."""
-    return matrix.known + blank * ~matrix.known
+    """What each pair counts for where nothing is guessed: 1 where known, elsewhere `blank`.
+
+    An image of which nothing is known counts for nothing.
+    """
+    return matrix.known + blank * (~matrix.known & matrix.known.any(dim=1, keepdim=True))
 
 
 def weighted_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:

@@ -166,26 +166,39 @@ def fit_calibration(
     return Calibration(slope, offset, thresholds)
 
 
-def calibrate(logits: Float[Tensor, "N C"], held: LabelMatrix) -> Calibration:
-    """`fit_calibration` on held-out images, also where no absent label is known.
+def calibrate(
+    logits: Float[Tensor, "N C"], held: LabelMatrix, by_blanks: Bool[Tensor, " C"]
+) -> Calibration:
+    """`fit_calibration` on held-out images, also where hardly an absent label is known.
 
-    Tables that only list what is present hold no negative to fit by. Then blanks stand in for them,
-    as they do in training: a probability says how likely the image is to be labelled so, which is
-    too low by what the blanks hide, but compares across categories and has thresholds.
+    A table that only lists what is present holds no negative to fit by. Then blanks stand in for
+    them, as they do in training: a probability says how likely the image is to be labelled so,
+    which is too low by what the blanks hide, but compares across categories and has thresholds.
+    It is so category by category, and a stray absent label in one changes nothing in the others.
 
     Args:
         logits: unbounded, finite, of images the model was not trained on.
         held: their labels.
+        by_blanks: `counted_by_blanks` of all training labels; those held out are too few to say.
     """
-    known, present_only = held.known, torch.equal(held.known, held.labels)
-    if present_only and bool(held.labels.any()):
-        known = torch.ones_like(known)
-    return fit_calibration(logits, held.labels, known)
+    return fit_calibration(logits, held.labels, pairs_to_calibrate_by(held, by_blanks))
 
 
-def both_answers(held: LabelMatrix) -> bool:
-    """Whether some category has a present and an absent label to calibrate by.
+def pairs_to_calibrate_by(
+    matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]
+) -> Bool[Tensor, "N C"]:
+    """Known pairs, and the blanks that stand in for negatives, in images that anybody looked at."""
+    return matrix.known | (by_blanks & matrix.known.any(dim=1, keepdim=True))
+
+
+def both_answers(held: LabelMatrix, by_blanks: Bool[Tensor, " C"] | None = None) -> bool:
+    """Whether a category has a present and an absent label to calibrate by, and needs no blanks.
 
     Without, `calibrate` lets blanks stand in for negatives, or leaves logits as they are.
+
+    Args:
+        held: what is known of held-out images.
+        by_blanks: see `calibrate`; none by default.
     """
-    return bool(((held.positives > 0) & (held.negatives > 0)).any())
+    both = (held.positives > 0) & (held.negatives > 0)
+    return bool((both if by_blanks is None else both & ~by_blanks).any())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from trmml.baselines.zero_shot import build_zero_shot
@@ -45,11 +45,19 @@ def method_name(settings: Settings) -> str:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Encoded training images whose known labels were not trained on."""
+    """Encoded training images whose known labels were not trained on.
+
+    Attributes:
+        source: of all training images.
+        images: which are held out.
+        labels: theirs.
+        by_blanks: see `calibrate`.
+    """
 
     source: FeatureSource
     images: Int[Tensor, " H"]
     labels: LabelMatrix
+    by_blanks: Bool[Tensor, " C"]
 
 
 def zero_shot_metrics(
@@ -107,7 +115,7 @@ def score(
         scores = (logits - logits.mean()).sigmoid()
         return measure(scores, labels.labels, labels.known, names)
     held = predict(model, held_out.source, held_out.images, device=device)
-    calibration = calibrate(held, held_out.labels)
+    calibration = calibrate(held, held_out.labels, held_out.by_blanks)
     scores, threshold = calibration.probabilities(logits), calibration.thresholds
     return measure(scores, labels.labels, labels.known, names, threshold=threshold)
 

@@ -128,6 +128,6 @@ def warn_uncalibrated(calibrated: bool) -> None:
     """Log what probabilities are worth where nothing was there to calibrate them on."""
     if not calibrated:
         logger.warning(
-            "this run held out no absent label to calibrate on: its probabilities order the"
+            "this run held out too few absent labels to calibrate on: its probabilities order the"
             " categories, but may be far too low; train it again with some absent labels"
         )

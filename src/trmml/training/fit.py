@@ -20,10 +20,17 @@ from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.method.build import build_trmml
 from trmml.method.pseudo_labels import PseudoLabeller, PseudoLabels
 from trmml.method.trmml import TRMML
-from trmml.metrics.calibration import Calibration, both_answers, calibrate
+from trmml.metrics.calibration import (
+    Calibration,
+    both_answers,
+    calibrate,
+    fit_calibration,
+    pairs_to_calibrate_by,
+)
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
 from trmml.settings.sections import Settings, changed
@@ -255,6 +262,7 @@ def _finish(
         {"logits": logits, "labels": held.labels, "known": held.known, "images": trainer.held},
         {"names": json.dumps([data.images[row] for row in trainer.held.tolist()])},
     )
+    by_blanks = counted_by_blanks(data.matrix)
     pseudo = PseudoLabels.none(data.matrix) if labeller is None else labeller.labels
     save_tensors(out / "pseudo.safetensors", {"labels": pseudo.labels, "chosen": pseudo.chosen})
     card = RunCard(
@@ -262,14 +270,14 @@ def _finish(
         encoder=identity,
         encoder_spec=encoder_spec,
         settings=settings,
-        calibration=calibrate(logits, held),
+        calibration=calibrate(logits, held, by_blanks),
         new_categories=new_categories,
         chosen={
             **_json_safe(trainer.best_record),
             "by": trainer.training.choose_epoch,
             "held_out_images": len(trainer.held),
             "held_out_positives": int(held.labels.sum()),
-            "calibrated": both_answers(held),
+            "calibrated": both_answers(held, by_blanks),
             "refit": trainer.training.refit,
         },
         data={
@@ -299,9 +307,10 @@ def _calibrate_new_categories(model: TRMML, trainer: Trainer) -> Calibration:
             features = trainer.scored.batch(part).to(trainer.fabric.device)
             logits.append(model(features, text, negative).logits[:, len(text) :].float().cpu())
     held = trainer.matrix.subset(trainer.held)
+    known = pairs_to_calibrate_by(held, counted_by_blanks(trainer.matrix))
     one = (-1, 1)  # all pairs as one category
-    pairs = LabelMatrix(held.labels.reshape(one), held.known.reshape(one))
-    return calibrate(torch.cat(logits).reshape(one), pairs)
+    pairs = (held.labels.reshape(one), known.reshape(one))
+    return fit_calibration(torch.cat(logits).reshape(one), *pairs)
 
 
 def _tensorboard(out: Path, wanted: bool) -> "AbstractContextManager[SummaryWriter | None]":
