@@ -87,7 +87,8 @@ DEFAULT: dict[str, dict[str, Any]] = {
     "image head: wide directions count more": {"image_head.spectrum_power": 0.25},
     "image head: wide directions count less": {"image_head.spectrum_power": -0.25},
     "no zero-shot head": {"stacking.zero_shot": False},
-    "head weights not fitted": {"stacking.fit_weights": False},
+    # The neighbour head has no other weight than a fitted one.
+    "head weights not fitted": {"stacking.fit_weights": False, "neighbour_head.use": False},
     "no weight average": {"training.average_share": 0.0},
     "12 epochs, however few steps they are": {"training.epochs": 12},
     "the match alone": PLAIN,

@@ -398,11 +398,11 @@ def test_a_method_draws_from_as_many_views_as_it_asks_for(toy_images: ToyImages)
         assert torch.equal(one.subset([5, 6]).batch(torch.tensor([0])).hidden_patches, plain)
         other = two.batch(row, torch.tensor([1])).hidden_patches
         assert not torch.equal(plain, other)
-    with pytest.raises(ConfigError, match=r"training\.views = 3, but 2 are encoded"):
+    with pytest.raises(ConfigError, match=r"scored_views is 3, but 2 are encoded"):
         data.encoded_train.features(pooled=True, views=3)
 
 
-def test_categories_must_be_the_same(toy_images: ToyImages) -> None:
+def test_categories_must_be_the_same(toy_images: ToyImages, tmp_path: Path) -> None:
     train, test = pair(toy_images)
     fewer = replace(
         test, category_names=test.category_names[:3], matrix=test.matrix.columns([0, 1, 2])
@@ -411,6 +411,10 @@ def test_categories_must_be_the_same(toy_images: ToyImages) -> None:
         encode_benchmark_data("toys", train, fewer, ToyEncoder())
     with pytest.raises(DataError, match="48 images are in the training and the test set"):
         encode_benchmark_data("toys", train, train, ToyEncoder())
+    (tmp_path / "linked").symlink_to(train.root)
+    linked = replace(train, root=tmp_path / "linked")
+    with pytest.raises(DataError, match="48 images are in the training and the test set"):
+        encode_benchmark_data("toys", train, linked, ToyEncoder())
 
 
 # Wrong requests -----------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_trials_do_not_read_the_test_images(data: BenchmarkData, tmp_path: Path)
     matrix = data.test.matrix
     wrong = replace(data.test, matrix=LabelMatrix(~matrix.labels, matrix.known))
     unread = EncodedSplit(data.encoded_test.features(pooled=True), form="fp16", free_bytes=0.0)
-    unread.of = read  # type: ignore[method-assign]
+    unread.features = unread.scored_features = read  # type: ignore[method-assign]
     blind = replace(data, test=wrong, encoded_test=unread)
     assert search(blind, tmp_path / "a", plan=plan) == search(data, tmp_path / "b", plan=plan)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trmml.method.layers import Dropout
+from trmml.method.layers import Dropout, Standardisation
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -38,3 +38,18 @@ def test_dropout_follows_the_seed() -> None:
         torch.manual_seed(3)
         drawn.append(Dropout(0.3)(values))
     assert torch.equal(*drawn)
+
+
+def test_a_channel_that_was_constant_in_training_says_nothing_of_new_images() -> None:
+    values = torch.randn(50, 4)
+    values[:, 1], values[:, 2] = 0.0, 5.0
+    standard = Standardisation(4)
+    standard.measure([values[:20], values[20:]])
+    assert torch.allclose(standard(values)[:, [0, 3]].std(dim=0), torch.ones(2))
+    assert not standard(values + 0.1)[:, 1:3].any()
+    assert standard(values + 0.1).isfinite().all()
+    again = Standardisation(4)
+    again.load_state_dict(standard.state_dict())
+    assert torch.equal(again(values), standard(values))
+    standard.measure([torch.ones(3, 4)])  # of much the same images nothing is left, nor nan
+    assert not standard(torch.ones(1, 4)).any()

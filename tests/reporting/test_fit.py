@@ -175,3 +175,12 @@ def test_a_second_fit_into_one_folder_is_refused(
             finish(begin(train, test, tmp_path / "run", resume=True))
         other.submit(first.close).result()
     finish(begin(train, test, tmp_path / "run", resume=True))
+
+
+def test_test_images_that_are_trained_on_are_told(
+    train: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "linked").symlink_to(train.root)
+    some = replace(train.subset(range(4)), root=tmp_path / "linked")
+    finish(begin(train, some, tmp_path / "run"))
+    assert "4 of 4 test images are trained on too, first " in caplog.text

@@ -223,12 +223,35 @@ def test_training_ends_when_held_out_map_rises_no_more(toy_images, tmp_path):
         assert len(run_fit(toy_images, out, training={**still, "patience": patience})) == epochs
 
 
+@pytest.mark.parametrize(
+    ("aps", "epoch"),
+    [
+        ([0.2, 0.9, 0.5, 0.4], 1),
+        ([0.2, 0.9, 0.5, 0.9], 3),  # a tie goes to the later one
+        ([math.nan] * 4, 3),
+    ],
+)
+def test_one_category_that_can_be_scored_chooses_the_epoch(
+    toy_images, tmp_path, monkeypatch, aps, epoch
+):
+    looks = iter(aps)  # the untrained start, and three epochs
+    nothing = torch.full((3,), math.nan)
+    monkeypatch.setattr(
+        Trainer, "held_out_aps", lambda self: torch.cat([torch.tensor([next(looks)]), nothing])
+    )
+    run_fit(toy_images, tmp_path)
+    assert load_card(tmp_path).chosen["epoch"] == epoch
+
+
 # Training again on all images ---------------------------------------------------------------
 
 
 def test_refit_learns_from_what_was_held_out_and_keeps_what_was_fitted_to_it(toy_images, tmp_path):
+    left = []
     for again in (False, True):
-        run_fit(toy_images, tmp_path / str(again), training={"refit": again})
+        records = run_fit(toy_images, tmp_path / str(again), training={"refit": again})
+        left.append(records[-1].seconds_left)
+    assert left[0] == 0 < left[1]  # the training on all images is still to come
     runs = tmp_path / "False", tmp_path / "True"
     kept, learned = map(weights, runs)
     moved = {name for name in kept if not torch.equal(kept[name], learned[name])}

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trmml.benchmark.records import CategoryFact
-from trmml.datasets.base import Dataset
+from trmml.datasets.base import Dataset, in_both
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.errors import ConfigError, DataError
@@ -51,8 +51,8 @@ class EncodedSplit:
         """
         if views > self._source.views:
             raise ConfigError(
-                f"training.views = {views}, but {self._source.views} are encoded; "
-                "lower the setting, or encode the data with more views"
+                f"training.views or training.scored_views is {views}, but {self._source.views} are"
+                " encoded; lower the setting, or encode the data with more views"
             )
         source = self._pooled if pooled else self._whole
         return source if source.views == views else _FirstViews(source, views)
@@ -244,9 +244,9 @@ def _check_pair(train: Dataset, test: Dataset) -> None:
             f"{len(train.category_names)} and {len(test.category_names)}{said}. "
             "Read both with one list of categories."
         )
-    both = set(map(str, train.paths)) & set(map(str, test.paths))
+    both = in_both(train, test)
     if both:
         raise DataError(
-            f"{len(both)} images are in the training and the test set, first {min(both)}; "
+            f"{len(both)} images are in the training and the test set, first {both[0]}; "
             "a test image must not be trained on. Take them out of one."
         )

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -251,6 +252,13 @@ def without_contradictions(data: Dataset) -> Dataset:
         " are taken as unknown", len(rows) - len(first), count,
     )  # fmt: skip
     return replace(data, matrix=LabelMatrix(matrix.labels, matrix.known & ~open_pairs))
+
+
+def in_both(one: Dataset, other: Dataset) -> list[str]:
+    """Files that are images of both, under whatever names and links; sorted."""
+    return sorted(
+        {os.path.realpath(p) for p in one.paths} & set(map(os.path.realpath, other.paths))
+    )
 
 
 def keep_aside(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trmml.datasets.base import Dataset
+from trmml.datasets.base import Dataset, in_both
 from trmml.datasets.catalog import (
     Counts,
     count_differences,
@@ -334,7 +334,7 @@ def _pair_problems(data: Mapping[Split, Dataset]) -> Iterator[Problem]:
             f"train and test have different categories: {difference}",
             "Give both the same list of categories.",
         )
-    both = sorted(set(map(str, train.paths)) & set(map(str, test.paths)))
+    both = in_both(train, test)
     if both:
         yield Problem(
             None,

@@ -1,5 +1,6 @@
 """Small layers that the heads and the baselines share."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -7,12 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# A channel whose spread is a smaller share of the mean spread than this is as good as constant.
+# A channel whose spread is a smaller share of the mean spread than this is as good as constant, and
+# reads 0.
 LEAST_CHANNEL = 1e-3
 
 
 class Standardisation(nn.Module):
     """Channels with mean 0 and spread 1, as measured on training images before the first step.
+
+    A constant channel has an infinite spread and reads 0.
 
     Shapes: (..., W) -> (..., W).
     """
@@ -43,7 +47,9 @@ class Standardisation(nn.Module):
         variance = (squares - count * mean.square()).clamp(min=0) / max(1, count - 1)
         spread = variance.sqrt() if count > 1 else torch.ones_like(total)
         self.mean.copy_(mean)
-        self.spread.copy_(spread.clamp(min=LEAST_CHANNEL * float(spread.mean()) + 1e-9))
+        # Divided by a tiny number, a new image that it is not constant in would rule all else.
+        constant = spread <= LEAST_CHANNEL * spread.mean() + 1e-9
+        self.spread.copy_(torch.where(constant, math.inf, spread))
 
 
 class Dropout(nn.Dropout):

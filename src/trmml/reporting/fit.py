@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trmml.datasets.base import Dataset
+from trmml.datasets.base import Dataset, in_both
 from trmml.deploy.kept import keep
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import frozen_encoder
@@ -106,6 +106,14 @@ def fit(
         truth = data.matrix if truth is None else truth
         data = _hide(data, mask, settings.training.seed)
     note(_described(data))
+    if test is not None and (both := in_both(data, test)):
+        logger.warning(
+            "%d of %d test images are trained on too, first %s: their scores say nothing of new"
+            " images",
+            len(both),
+            len(test),
+            both[0],
+        )
     _look_first(out, resume, data.root)
     fabric = make_fabric(device, settings.training.precision, devices=devices, nodes=nodes)
     with nullcontext() if ranks.number() else held_folder(out):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -225,14 +225,21 @@ class Trainer(TrainingState):
             gradient_shares=self.gradient_shares,
             pseudo=self._pseudo_counts(),
         )
+        self._keep_best(record.epoch, aps)
         if len(self.held):  # training again on all images would say the same again
             warn_of_outweighing(record, self.records)
-        self._keep_best(record.epoch, aps)
+            if training.refit:
+                record = replace(record, seconds_left=record.seconds_left + self._again(seconds))
         self.records.append(asdict(record))
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         if self.pseudo_labeller is not None:
             self.pseudo_labeller.choose()
         return record
+
+    def _again(self, seconds: float) -> float:
+        """What training again on all images will take, up to the best epoch so far."""
+        whole = 1 + len(self.held) / len(self.kept)
+        return seconds * whole * max(1, int(self.best_record["epoch"]))
 
     def held_out_aps(self) -> Float[Tensor, " C"]:
         """AP per category over the held-out known labels, with the averaged weights.
@@ -296,12 +303,14 @@ class Trainer(TrainingState):
 
         Chance is the standard error of the mean difference in AP, category by category. Few known
         labels make the best of many epochs mostly luck, and the schedule is made to end well, so
-        a tie goes to the later epoch. Where nothing can be scored the last epoch is kept.
+        a tie goes to the later epoch. Where nothing can be scored the last epoch is kept; a single
+        category tells no chance, so any drop of its AP counts.
         """
         if self.training.choose_epoch == "held-out" and self.best:
             drop = torch.tensor(self.best_aps, dtype=torch.float64) - aps
             drop = drop[drop.isfinite()]
-            if len(drop) > 1 and drop.mean() > drop.std() / math.sqrt(len(drop)):
+            chance = drop.std() / math.sqrt(len(drop)) if len(drop) > 1 else torch.tensor(0.0)
+            if len(drop) and drop.mean() > chance:
                 return
         best = torch.tensor(self.best_aps, dtype=torch.float64).nanmean()
         if not self.best or not aps.nanmean() < best:
