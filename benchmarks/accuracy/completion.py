@@ -40,6 +40,7 @@ from trmml.encoders.base import Encoder
 from trmml.features.base import read_features
 from trmml.features.extract import encode_images
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.metrics.calibration import calibrate
 from trmml.settings.choices import EvidenceChoice
@@ -127,7 +128,7 @@ def of_linear_head(data: Dataset, encoder: Encoder, settings: Settings) -> Colle
     inputs = directions_of(means)
     kept, held = hold_out(matrix, settings.training.held_out_share, settings.training.seed)
     logits = _by_head(inputs[kept], matrix.subset(kept), inputs[held])
-    lines = calibrate(logits, matrix.subset(held))
+    lines = calibrate(logits, matrix.subset(held), counted_by_blanks(matrix))
     whole = lines.logits(_by_head(inputs, matrix, inputs))
     unseen = Unseen(held, lines.logits(logits))
     return Collection(data, whole, features[0], means, lines, "linear head", held_out=unseen)

@@ -77,16 +77,21 @@ def test_rejection_by_hand():
 
 
 @pytest.mark.parametrize("blanks", [full_negatives, weak_negatives, lacking_negatives])
-def test_cross_entropy_equals_a_loop(blanks):
+@pytest.mark.parametrize("unanswered", [False, True])
+def test_cross_entropy_equals_a_loop(blanks, unanswered):
     logits, targets = random_logits(), random_targets(6, 5)
+    looked_at = targets.known.any(dim=1)
+    assert not looked_at.all()
     matrix = LabelMatrix(targets.labels, targets.known)
     blank = blanks(matrix)
     total = weight = 0.0
     for index, (p, y, k) in enumerate(pairs(logits, targets)):
-        w = 1.0 if k else float(blank[index % 5])
+        counts = unanswered or bool(looked_at[index // 5])
+        w = 1.0 if k else counts * float(blank[index % 5])
         total += w * -(math.log(p) if y else math.log(1 - p))
         weight += w
-    loss = cross_entropy(logits, targets, pair_weights(targets, blank))
+    weights = pair_weights(targets, blank, unanswered=unanswered)
+    loss = cross_entropy(logits, targets, weights)
     assert float(loss) == pytest.approx(total / weight, rel=1e-5)
 
 

@@ -21,6 +21,7 @@ from trmml.curation.writing import own_form, write_completed
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.average_precision import average_precisions
 from trmml.metrics.calibration import Calibration
 
@@ -48,7 +49,7 @@ def _by_a_head(means: torch.Tensor, matrix: LabelMatrix) -> Collection:
     calibration = Calibration.identity(categories)
     blank = Collection(data, torch.zeros(images, categories), features, means, calibration, "run")
     head = fit_head(blank.inputs, matrix)
-    logits = plain_calibration(blank.out_of_sample, matrix).logits(
+    logits = plain_calibration(blank.out_of_sample, matrix, counted_by_blanks(matrix)).logits(
         blank.inputs @ head.weight + head.bias
     )
     return replace(blank, logits=logits)
@@ -251,8 +252,9 @@ def test_probabilities_are_right_for_few_and_for_many_known_labels() -> None:
     matrix = LabelMatrix(truth, torch.rand(images, 12) < share)
     width = torch.where(share > 0.5, 3.0, 0.5)  # evidence widens logits where much is known
     logits = width * (truth.float() * 2 - 1.6 + torch.randn(images, 12))
-    found = Recalibration.fit(logits, matrix).probabilities(logits, matrix)
-    plain = plain_calibration(logits, matrix).probabilities(logits)
+    by_blanks = counted_by_blanks(matrix)
+    found = Recalibration.fit(logits, matrix, by_blanks).probabilities(logits, matrix)
+    plain = plain_calibration(logits, matrix, by_blanks).probabilities(logits)
     open_few = ~matrix.known & (share < 0.5)
 
     def off(values: torch.Tensor) -> float:

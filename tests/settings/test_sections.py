@@ -55,13 +55,6 @@ def test_settings_cannot_be_changed():
         Settings().training.epochs = 3
 
 
-def test_a_head_that_could_not_count_is_refused():
-    together = ["neighbour_head.use=true", "stacking.fit_weights=false"]
-    with pytest.raises(ConfigError, match=r"^[^{]*use=true needs stacking.fit_weights=true[^{]*$"):
-        load_settings(None, together)
-    assert load_settings(None, together[:1]).neighbour_head.use
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

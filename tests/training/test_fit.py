@@ -206,6 +206,13 @@ def test_unanswered_images_take_part_for_pseudo_labels_only(toy_images, tmp_path
     assert steps == [[1, 2, 3], [3, 6, 9]]
 
 
+def test_a_head_that_could_not_count_is_refused(toy_images, tmp_path):
+    sections = {"neighbour_head": {"use": True}, "stacking": {"fit_weights": False}}
+    with pytest.raises(ConfigError, match=r"use=true needs stacking.fit_weights=true"):
+        run_fit(toy_images, tmp_path, sections=sections)
+    Settings.model_validate(sections)  # what runs of before have is read
+
+
 def test_few_images_get_more_epochs_unless_they_are_named(toy_images, tmp_path):
     data = read_folder(toy_images.train, toy_images.train_table)
     settings = Settings(training={"batch_size": 8, "held_out_share": 0.3, "refit": False})
@@ -243,6 +250,20 @@ def test_one_category_that_can_be_scored_chooses_the_epoch(
     assert load_card(tmp_path).chosen["epoch"] == epoch
 
 
+def test_a_stray_absent_label_chooses_no_epoch(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    labels = data.matrix.labels
+    _, held = hold_out(LabelMatrix(labels, labels), 0.3, 0)
+    known = labels.clone()
+    row = next(row for row in held.tolist() if not labels[row, 0])
+    known[row, 0] = True
+    few = replace(data, matrix=LabelMatrix(labels, known))
+    settings = Settings(training=QUICK)
+    records = list(train_run(few, ToyEncoder(), tmp_path, settings=settings, device="cpu"))
+    assert all(math.isnan(record.held_out_map) for record in records)
+    assert load_card(tmp_path).chosen["epoch"] == 3
+
+
 # Training again on all images ---------------------------------------------------------------
 
 
@@ -250,8 +271,11 @@ def test_refit_learns_from_what_was_held_out_and_keeps_what_was_fitted_to_it(toy
     left = []
     for again in (False, True):
         records = run_fit(toy_images, tmp_path / str(again), training={"refit": again})
-        left.append(records[-1].seconds_left)
-    assert left[0] == 0 < left[1]  # the training on all images is still to come
+        left.append([record.seconds_left / record.seconds for record in records])
+    assert left[0] == [2, 1, 0]
+    # The training on all images is still to come: 48 in place of 34.
+    chosen = load_card(tmp_path / "True").chosen["epoch"]
+    assert left[1] == pytest.approx([2 + 3 * 48 / 34, 1 + 3 * 48 / 34, chosen * 48 / 34])
     runs = tmp_path / "False", tmp_path / "True"
     kept, learned = map(weights, runs)
     moved = {name for name in kept if not torch.equal(kept[name], learned[name])}

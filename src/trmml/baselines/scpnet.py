@@ -177,7 +177,11 @@ class SCPNet(MultiLabelModel[SCPNetOutput]):
             "classification": corrected_loss(
                 output.logits,
                 targets,
-                pair_weights(targets, self.weak.clamp(min=settings.blanks)),
+                pair_weights(
+                    targets,
+                    self.weak.clamp(min=settings.blanks),
+                    unanswered=settings.blanks > 0,
+                ),
                 threshold=settings.threshold if warm else 1.0,
                 margin=settings.margin,
                 focus=settings.focus,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trmml.features.base import Features
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import positive_share
+from trmml.labels.statistics import lacking_negatives, positive_share
 from trmml.method.classification import focused_loss, pair_weights, weighted_bce
 from trmml.method.interface import MultiLabelModel, Output, Targets
 from trmml.settings.sections import FocusSettings
@@ -51,9 +51,14 @@ class SingleTermModel(MultiLabelModel, ABC):
         self.register_buffer("blank", torch.zeros(categories))
         self.register_buffer("epoch", torch.tensor(0))
 
+    @property
+    def _assumes_negative(self) -> bool:
+        """Whether any blank is a negative, also of images of which nothing is known."""
+        return self._blanks is not lacking_negatives
+
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """The loss that the model was made with."""
-        weights = pair_weights(targets, self.blank)
+        weights = pair_weights(targets, self.blank, unanswered=self._assumes_negative)
         done = max(0, int(self.epoch) - 1) / max(1, self._epochs - 1)
         return {"classification": self._loss(output.logits, targets, weights, done=done)}
 
@@ -61,7 +66,8 @@ class SingleTermModel(MultiLabelModel, ABC):
     def init_from_labels(self, features: Features, matrix: LabelMatrix) -> None:
         """Set what blanks count for, and start the biases where the loss will draw them."""
         self.blank.copy_(self._blanks(matrix))
-        self.start_bias(features, positive_share(matrix, self.blank.to(matrix.known.device)))
+        blank, unanswered = self.blank.to(matrix.known.device), self._assumes_negative
+        self.start_bias(features, positive_share(matrix, blank, unanswered=unanswered))
 
     @abstractmethod
     def start_bias(self, features: Features, positive_share: Float[Tensor, " C"]) -> None:

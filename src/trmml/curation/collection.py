@@ -22,6 +22,7 @@ from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
 from trmml.images import BadImage
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.calibration import Calibration
 from trmml.settings.choices import OnBadImage
 from trmml.storage.hashes import hash_file
@@ -95,7 +96,8 @@ class Collection:
     def expected(self) -> Float[Tensor, "N C"]:
         """Calibrated log-odds by these heads."""
         some = torch.arange(len(self))[:: max(1, len(self) // MOST_IMAGES)]
-        lines = plain_calibration(self.out_of_sample[some], self.matrix.subset(some))
+        by_blanks = counted_by_blanks(self.matrix)
+        lines = plain_calibration(self.out_of_sample[some], self.matrix.subset(some), by_blanks)
         return lines.logits(self.out_of_sample)
 
     @cached_property

@@ -19,6 +19,7 @@ from trmml.errors import DataError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.calibration import Calibration
 from trmml.settings.choices import EvidenceChoice, OnBadImage
 
@@ -184,7 +185,7 @@ def _lines(collection: Collection, weighed: Weighed) -> Recalibration:
     rows, logits, _ = collection.unseen
     given = collection.matrix.subset(rows)
     apart = weighed.added_apart(given, collection.expected[rows].sigmoid(), collection.folds[rows])
-    return Recalibration.fit(logits + apart, given)
+    return Recalibration.fit(logits + apart, given, counted_by_blanks(collection.matrix))
 
 
 def _cuts(

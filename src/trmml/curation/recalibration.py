@@ -8,11 +8,10 @@ both, chance would change the order of images in small categories.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.calibration import (
     Calibration,
     both_answers,
@@ -26,9 +25,11 @@ from trmml.metrics.calibration import (
 LEAST_KNOWN, LEAST_POSITIVES = (1, 6), 100
 
 
-def plain_calibration(logits: Float[Tensor, "N C"], matrix: LabelMatrix) -> Calibration:
+def plain_calibration(
+    logits: Float[Tensor, "N C"], matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]
+) -> Calibration:
     """A line and a threshold for each category, as `calibrate` has them, from some of the pairs."""
-    known = pairs_to_calibrate_by(matrix, counted_by_blanks(matrix))
+    known = pairs_to_calibrate_by(matrix, by_blanks)
     if not both_answers(LabelMatrix(matrix.labels, known)):
         return Calibration.identity(logits.shape[1])
     return fit_calibration(logits, matrix.labels, some_pairs(known))
@@ -47,19 +48,30 @@ class Recalibration:
     kinds: tuple[Calibration, ...]
 
     @classmethod
-    def fit(cls, logits: Float[Tensor, "N C"], matrix: LabelMatrix) -> "Recalibration":
+    def fit(
+        cls, logits: Float[Tensor, "N C"], matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]
+    ) -> "Recalibration":
         """Fit on known pairs that `logits` were made without.
 
         An amount of which too few present labels are known has no line of its own.
+
+        Args:
+            logits: unbounded, finite.
+            matrix: what is known of the same images.
+            by_blanks: `counted_by_blanks` of the whole collection. Such categories have a line of
+                their own, and no say in the others.
         """
-        each, other, kinds = plain_calibration(logits, matrix), _kind(matrix), list[Calibration]()
+        each = plain_calibration(logits, matrix, by_blanks)
+        other, kinds = _kind(matrix), list[Calibration]()
         lines = each.logits(logits)
         for kind in range(len(LEAST_KNOWN) + 1):
-            used = matrix.known & (other == kind)
+            used = matrix.known & (other == kind) & ~by_blanks
             pairs = LabelMatrix(matrix.labels[used][:, None], torch.ones_like(used[used])[:, None])
             enough = both_answers(pairs) and int(pairs.positives) >= LEAST_POSITIVES
-            line = plain_calibration(lines[used][:, None], pairs) if enough else None
-            kinds.append(line or Calibration.identity(1))
+            kinds.append(Calibration.identity(1))
+            if enough:
+                known = some_pairs(pairs.known)
+                kinds[-1] = fit_calibration(lines[used][:, None], pairs.labels, known)
         return cls(each, tuple(kinds))
 
     def probabilities(

@@ -10,8 +10,6 @@ from trmml.labels.matrix import LabelMatrix
 PRIOR_COUNT = 0.5
 # Known negatives per known positive from which blanks no longer stand in for negatives.
 ENOUGH_NEGATIVES = 0.1
-# How far a category must lack negatives for `counted_by_blanks`.
-MOSTLY = 0.5
 
 
 def lacking_negatives(matrix: LabelMatrix) -> Float[Tensor, " C"]:
@@ -28,9 +26,9 @@ def lacking_negatives(matrix: LabelMatrix) -> Float[Tensor, " C"]:
 def counted_by_blanks(matrix: LabelMatrix) -> Bool[Tensor, " C"]:
     """Categories whose share is that of their blanks, for what takes a pair or leaves it.
 
-    They lack negatives by more than half: an absent label or two make no share.
+    They have blanks, and lack negatives: an absent label or two make no share.
     """
-    return lacking_negatives(matrix) >= MOSTLY
+    return (lacking_negatives(matrix) > 0) & ~matrix.known.all(dim=0)
 
 
 def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
@@ -39,10 +37,12 @@ def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
     Where negatives are lacking, blanks stand in for them, but for those of images of which nothing
     is known: nobody looked at these.
     """
-    return positive_share(matrix.subset(matrix.answered), lacking_negatives(matrix))
+    return positive_share(matrix, lacking_negatives(matrix))
 
 
-def positive_share(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
+def positive_share(
+    matrix: LabelMatrix, blank: Float[Tensor, " C"], *, unanswered: bool = False
+) -> Float[Tensor, " C"]:
     """Share of positives in each category, strictly between 0 and 1.
 
     Of all categories together where nothing of one counts.
@@ -50,9 +50,11 @@ def positive_share(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Ten
     Args:
         matrix: of the training images.
         blank: how much of a negative an unknown label counts for, in [0, 1].
+        unanswered: whether those of images of which nothing is known count, too.
     """
     positives = matrix.positives.float()
-    total = positives + matrix.negatives + blank * (~matrix.known).sum(dim=0)
+    images = len(matrix) if unanswered else len(matrix.answered)
+    total = positives + matrix.negatives + blank * (images - matrix.known.sum(dim=0))
     share = (positives + PRIOR_COUNT) / (total + 2 * PRIOR_COUNT)
     pooled = (positives.sum() + PRIOR_COUNT) / (total.sum() + 2 * PRIOR_COUNT)
     return torch.where(total > 0, share, pooled)

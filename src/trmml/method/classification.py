@@ -117,9 +117,21 @@ def focused_loss(
     )
 
 
-def pair_weights(targets: Targets, blank: Float[Tensor, "*B C"]) -> Float[Tensor, "B C"]:
-    """What each pair counts for: 1 where known, `blank` where nothing is known or guessed."""
-    return targets.known.float() + blank * (~targets.known & ~targets.pseudo)
+def pair_weights(
+    targets: Targets, blank: Float[Tensor, " C"], *, unanswered: bool = False
+) -> Float[Tensor, "B C"]:
+    """What each pair counts for: 1 where known, `blank` where nothing is known or guessed.
+
+    Args:
+        targets: of a batch.
+        blank: how much of a negative an unknown label counts for, in [0, 1].
+        unanswered: whether those of images of which nothing is known count, too; nobody looked at
+            these, so they would say that nothing is there.
+    """
+    open_pairs = ~targets.known & ~targets.pseudo
+    if not unanswered:
+        open_pairs &= targets.known.any(dim=1, keepdim=True)
+    return targets.known.float() + blank * open_pairs
 
 
 def matrix_weights(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Tensor, "N C"]:

@@ -169,12 +169,10 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         losses, logits = self.losses, output.match_logits
         labels = targets.labels & targets.known
         # Where a category lacks known negatives, blanks count as weak ones, pseudo-labels apart.
-        # Of images without a known label they would say that nothing is there.
-        weak = self.weak * targets.known.any(dim=1, keepdim=True)
-        weights = pair_weights(targets, losses.weak_negative * weak)
+        weights = pair_weights(targets, losses.weak_negative * self.weak)
         terms = {"classification": focused_loss(logits, labels, weights, losses, losses.reduction)}
         if "csra" in output.head_logits:
-            known = pair_weights(targets, weak)
+            known = pair_weights(targets, self.weak)
             terms["csra"] = weighted_bce(output.head_logits["csra"], labels, known)
         if losses.pseudo > 0:
             pseudo = targets.pseudo.float()

@@ -106,7 +106,8 @@ def fit(
         truth = data.matrix if truth is None else truth
         data = _hide(data, mask, settings.training.seed)
     note(_described(data))
-    if test is not None and (both := in_both(data, test)):
+    used = data if settings.learns_from_unanswered else data.subset(data.matrix.answered.tolist())
+    if test is not None and (both := in_both(used, test)):
         logger.warning(
             "%d of %d test images are trained on too, first %s: their scores say nothing of new"
             " images",

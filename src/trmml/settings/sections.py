@@ -259,15 +259,6 @@ class Settings(WholeSettings):
     losses: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
 
-    @model_validator(mode="after")
-    def _neighbours_have_a_weight(self) -> "Settings":
-        if self.neighbour_head.use and not self.stacking.fit_weights:
-            raise ValueError(
-                "neighbour_head.use=true needs stacking.fit_weights=true: the head learns nothing"
-                " in training, so no other weight than a fitted one is known for it"
-            )
-        return self
-
     @property
     def learns_from_unanswered(self) -> bool:
         """Only pseudo-labels use them; without, they would be most of a large set for nothing."""
@@ -308,9 +299,6 @@ def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if not name:  # of settings that do not go together
-            said = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{where}: {said}{more}") from None
         if first["type"] == "extra_forbidden":
             hint = _renamed(name, first["input"]) or suggest(name, kind)
             raise ConfigError(f"{where}: there is no setting {name!r}{hint}{more}") from None

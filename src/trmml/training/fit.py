@@ -15,7 +15,7 @@ import torch
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.encoders.frozen import frozen_encoder
-from trmml.errors import CheckpointError, MissingExtraError
+from trmml.errors import CheckpointError, ConfigError, MissingExtraError
 from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
@@ -156,7 +156,12 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
 
 
 def _planned(data: Dataset, settings: Settings) -> Settings:
-    """The settings with enough epochs for the data; a hopeless table is refused."""
+    """The settings with enough epochs for the data; what cannot work is refused."""
+    if settings.neighbour_head.use and not settings.stacking.fit_weights:
+        raise ConfigError(
+            "neighbour_head.use=true needs stacking.fit_weights=true: the head learns nothing in"
+            " training, so no other weight than a fitted one is known for it"
+        )
     all_images = settings.learns_from_unanswered
     training = enough_epochs(settings.training, data.matrix, all_images=all_images)
     hold_out(data.matrix, training.held_out_share, training.seed)

@@ -20,6 +20,7 @@ from trmml.features import ranks
 from trmml.features.base import Features, FeatureSource, Progress
 from trmml.features.views import joined
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.average_precision import average_precisions
 from trmml.settings.sections import TrainingSettings
@@ -229,7 +230,8 @@ class Trainer(TrainingState):
         if len(self.held):  # training again on all images would say the same again
             warn_of_outweighing(record, self.records)
             if training.refit:
-                record = replace(record, seconds_left=record.seconds_left + self._again(seconds))
+                left = record.seconds_left + self._again(seconds)
+                record = replace(record, seconds_left=left)
         self.records.append(asdict(record))
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         if self.pseudo_labeller is not None:
@@ -237,15 +239,16 @@ class Trainer(TrainingState):
         return record
 
     def _again(self, seconds: float) -> float:
-        """What training again on all images will take, up to the best epoch so far."""
-        whole = 1 + len(self.held) / len(self.kept)
-        return seconds * whole * max(1, int(self.best_record["epoch"]))
+        """What training again on all images will take: up to the best epoch, once that is known."""
+        done = self.epoch + 1 == self.training.epochs
+        epochs = int(self.best_record["epoch"]) if done else self.training.epochs
+        return seconds * epochs * (1 + len(self.held) / len(self.kept))
 
     def held_out_aps(self) -> Float[Tensor, " C"]:
         """AP per category over the held-out known labels, with the averaged weights.
 
-        nan where not both answers are known: such a category would score the same whatever the
-        model says.
+        nan where not both answers are known, for such a category would score the same whatever the
+        model says; and where hardly a negative is, for one by chance must not choose the epoch.
         """
         if not len(self.held):
             return torch.full((self.matrix.labels.shape[1],), torch.nan)
@@ -253,7 +256,8 @@ class Trainer(TrainingState):
             logits = self.predict_held_out()
         held = self.matrix.subset(self.held)
         aps = average_precisions(logits, held.labels, held.known)
-        return torch.where(held.negatives > 0, aps, torch.nan)
+        scored = (held.negatives > 0) & ~counted_by_blanks(self.matrix)
+        return torch.where(scored, aps, torch.nan)
 
     def predict_held_out(self) -> Float[Tensor, "H C"]:
         """Logits of the held-out images."""
