@@ -106,15 +106,7 @@ def fit(
         truth = data.matrix if truth is None else truth
         data = _hide(data, mask, settings.training.seed)
     note(_described(data))
-    used = data if settings.learns_from_unanswered else data.subset(data.matrix.answered.tolist())
-    if test is not None and (both := in_both(used, test)):
-        logger.warning(
-            "%d of %d test images are trained on too, first %s: their scores say nothing of new"
-            " images",
-            len(both),
-            len(test),
-            both[0],
-        )
+    _warn_of_trained_on(test, data, settings)
     _look_first(out, resume, data.root)
     fabric = make_fabric(device, settings.training.precision, devices=devices, nodes=nodes)
     with nullcontext() if ranks.number() else held_folder(out):
@@ -152,8 +144,22 @@ def fit(
         keep(out)
         report = write_report(out, evaluation, baselines=baselines, truth=truth)
         remove_states(out)  # last: the run is finished
-    seconds = round(time.monotonic() - started, 1)
-    return {**summary, "seconds": seconds, "report": str(report)}
+    return {**summary, "seconds": round(time.monotonic() - started, 1), "report": str(report)}
+
+
+def _warn_of_trained_on(test: Dataset | None, data: Dataset, settings: Settings) -> None:
+    """Log how many test images are images that training reads."""
+    if test is None:
+        return
+    used = data if settings.learns_from_unanswered else data.subset(data.matrix.answered.tolist())
+    if both := in_both(used, test):
+        logger.warning(
+            "%d of %d test images are trained on too, first %s: their scores say nothing of new"
+            " images",
+            len(both),
+            len(test),
+            both[0],
+        )
 
 
 def _is_beside_the_first(
