@@ -93,6 +93,8 @@ DEFAULT: dict[str, dict[str, Any]] = {
     "12 epochs, however few steps they are": {"training.epochs": 12},
     "the match alone": PLAIN,
 }
+# The weights of the preset `paper`.
+PAPER_LOSSES = {"losses.pseudo": 1.0, "losses.contrastive": 0.2, "losses.distillation": 0.1}
 PAPER: dict[str, dict[str, Any]] = {
     "TRM-ML (paper's parts)": {},
     "no learned regions": {"regions.learn": False},
@@ -104,20 +106,12 @@ PAPER: dict[str, dict[str, Any]] = {
     "no pseudo-labels": {"losses.pseudo": 0.0},
     "no contrastive term": {"losses.contrastive": 0.0},
     "no distillation": {"losses.distillation": 0.0},
-    "the match alone, with no other term": {
-        "losses.pseudo": 0.0,
-        "losses.contrastive": 0.0,
-        "losses.distillation": 0.0,
-    },
-    # At the weights of the preset `paper`, for the data sets whose search left them at 0.
-    "with pseudo-labels": {"losses.pseudo": 1.0},
-    "with the contrastive term": {"losses.contrastive": 0.2},
-    "with distillation": {"losses.distillation": 0.1},
-    "with all three": {
-        "losses.pseudo": 1.0,
-        "losses.contrastive": 0.2,
-        "losses.distillation": 0.1,
-    },
+    "the match alone, with no other term": dict.fromkeys(PAPER_LOSSES, 0.0),
+    # For the data sets whose search left them at 0.
+    "with pseudo-labels": {"losses.pseudo": PAPER_LOSSES["losses.pseudo"]},
+    "with the contrastive term": {"losses.contrastive": PAPER_LOSSES["losses.contrastive"]},
+    "with distillation": {"losses.distillation": PAPER_LOSSES["losses.distillation"]},
+    "with all three": PAPER_LOSSES,
     "regions: no MLP": {"regions.mlp_size": 0},
     "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
     "regions: reading through a bottleneck": {"regions.hidden_rank": 128},

@@ -68,10 +68,11 @@ class Recalibration:
             used = matrix.known & (other == kind) & ~by_blanks
             pairs = LabelMatrix(matrix.labels[used][:, None], torch.ones_like(used[used])[:, None])
             enough = both_answers(pairs) and int(pairs.positives) >= LEAST_POSITIVES
-            kinds.append(Calibration.identity(1))
+            line = Calibration.identity(1)
             if enough:
                 known = some_pairs(pairs.known)
-                kinds[-1] = fit_calibration(lines[used][:, None], pairs.labels, known)
+                line = fit_calibration(lines[used][:, None], pairs.labels, known)
+            kinds.append(line)
         return cls(each, tuple(kinds))
 
     def probabilities(

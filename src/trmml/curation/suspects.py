@@ -17,7 +17,8 @@ from torch import Tensor
 from trmml.curation.collection import Collection
 from trmml.curation.weighing import Unseen, weigh_evidence
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import lacking_negatives
+from trmml.labels.statistics import counted_by_blanks
+from trmml.metrics.calibration import pairs_to_calibrate_by
 
 # Known labels of a state that a category needs, to have suspects of it.
 FEWEST = 8
@@ -86,8 +87,9 @@ def error_rate(logits: Float[Tensor, "N C"], matrix: LabelMatrix, *, given: bool
         matrix: see `suspects`.
         given: how often given present though absent, or given absent though present.
     """
-    blanks = (lacking_negatives(matrix) > 0) & matrix.known.any(dim=1, keepdim=True)
-    used = matrix.known | (given and blanks)
+    used = matrix.known
+    if given:
+        used = pairs_to_calibrate_by(matrix, counted_by_blanks(matrix))
     sure, present = logits[used], matrix.labels[used]
     count = len(sure) // 2 if given else int(present.sum()) // 2
     if not count:

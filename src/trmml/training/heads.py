@@ -59,7 +59,7 @@ def train_image_head(
     Raises:
         TrainingError: the loss is not finite.
     """
-    answered = matrix.known.any(dim=1).nonzero()[:, 0]
+    answered = matrix.answered
     if not len(answered):
         return  # there is nothing to learn from
     device = head.standard.mean.device

@@ -43,7 +43,7 @@ def enough_epochs(
         >>> epochs(TrainingSettings(epochs=5, least_steps=100), 150)
         34
     """
-    images = len(matrix) if all_images else int(matrix.known.any(dim=1).sum())
+    images = len(matrix) if all_images else len(matrix.answered)
     kept = max(1, round((1 - settings.held_out_share) * images))
     steps = math.ceil(math.ceil(kept / settings.batch_size) / settings.accumulate)
     epochs = max(settings.epochs, min(MOST_EPOCHS, math.ceil(settings.least_steps / steps)))
@@ -75,7 +75,7 @@ def hold_out(
     its pixels must not be seen either. At least one image stays on each side.
     """
     generator = torch.Generator().manual_seed(seed)
-    answered = matrix.known.any(dim=1).nonzero()[:, 0]
+    answered = matrix.answered
     if len(answered) < 2:
         raise DataError(
             "expected known labels on at least 2 images, to train on and to choose by, got"

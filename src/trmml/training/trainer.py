@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from jaxtyping import Float, Int
@@ -210,13 +210,14 @@ class Trainer(TrainingState):
         aps = self.held_out_aps()
         scored = aps[aps.isfinite()]
         error = float(scored.std() / math.sqrt(len(scored))) if len(scored) > 1 else math.nan
+        self._keep_best(self.epoch + 1, aps)
         record = EpochRecord(
             epoch=self.epoch + 1,
             epochs=training.epochs,
             step=self.step,
             seconds=seconds,
             images_per_second=images / max(seconds, 1e-9),
-            seconds_left=seconds * (training.epochs - self.epoch - 1),
+            seconds_left=self._seconds_left(seconds),
             learning_rate=learning_rate(max(0, self.step - 1), self.steps, training),
             losses=losses,
             weighted={name: weights[name] * value for name, value in losses.items()},
@@ -226,23 +227,24 @@ class Trainer(TrainingState):
             gradient_shares=self.gradient_shares,
             pseudo=self._pseudo_counts(),
         )
-        self._keep_best(record.epoch, aps)
         if len(self.held):  # training again on all images would say the same again
             warn_of_outweighing(record, self.records)
-            if training.refit:
-                left = record.seconds_left + self._again(seconds)
-                record = replace(record, seconds_left=left)
         self.records.append(asdict(record))
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         if self.pseudo_labeller is not None:
             self.pseudo_labeller.choose()
         return record
 
-    def _again(self, seconds: float) -> float:
-        """What training again on all images will take: up to the best epoch, once that is known."""
-        done = self.epoch + 1 == self.training.epochs
-        epochs = int(self.best_record["epoch"]) if done else self.training.epochs
-        return seconds * epochs * (1 + len(self.held) / len(self.kept))
+    def _seconds_left(self, seconds: float) -> float:
+        """For the other epochs, and for training again on all images, by what this one took.
+
+        That goes up to the best epoch, which is known when the last one is done.
+        """
+        left = self.training.epochs - self.epoch - 1
+        if not self.training.refit or not len(self.held):
+            return seconds * left
+        again = self.training.epochs if left else int(self.best_record["epoch"])
+        return seconds * (left + again * (1 + len(self.held) / len(self.kept)))
 
     def held_out_aps(self) -> Float[Tensor, " C"]:
         """AP per category over the held-out known labels, with the averaged weights.

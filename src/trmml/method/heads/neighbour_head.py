@@ -90,7 +90,7 @@ class NeighbourHead(nn.Module):
             matrix: their labels, on the CPU. Images without a known label are left out, and of
                 more than `settings.images` the rest is thinned out evenly.
         """
-        chosen = _thinned(matrix.known.any(dim=1).nonzero()[:, 0], self.settings.images)
+        chosen = _thinned(matrix.answered, self.settings.images)
         device, rows = self.mean.device, matrix.subset(chosen)
         self.labels, self.known = (rows.labels & rows.known).to(device), rows.known.to(device)
         self.share.copy_(known_positive_share(matrix))
