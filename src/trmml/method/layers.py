@@ -34,7 +34,7 @@ class Standardisation(nn.Module):
         return (values - self.mean) / self.spread
 
     @torch.no_grad()
-    def measure(self, parts: Iterable[Float[Tensor, "N W"]]) -> None:
+    def measure(self, parts: Iterable[Float[Tensor, "_ W"]]) -> None:
         """Take mean and spread from the rows of all parts."""
         count, total = 0, torch.zeros(len(self.mean), dtype=torch.float64)
         squares = torch.zeros_like(total)
@@ -105,7 +105,7 @@ def signed_root(values: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
 
 
 def principal_directions(
-    parts: Iterable[Float[Tensor, "N W"]],
+    parts: Iterable[Float[Tensor, "_ W"]],
 ) -> tuple[Float[Tensor, " W"], Float[Tensor, "W W"]]:
     """Mean square along each principal direction, the largest first, and the directions as columns.
 
