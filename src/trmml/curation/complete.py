@@ -215,7 +215,7 @@ def _allowed(matrix: LabelMatrix, evidence: EvidenceChoice) -> EvidenceChoice:
     A person who answers by hand leaves some pair of an image open. Where every answered image is
     answered whole, blanks were taken as absent, and what is absent shows a habit.
     """
-    answered = matrix.known[matrix.known.any(dim=1)]
+    answered = matrix.known[matrix.answered]
     if evidence != "auto" or not bool(answered.all()):
         return evidence
     logger.warning(

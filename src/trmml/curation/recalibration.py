@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import pairs_that_count
 from trmml.metrics.calibration import (
     Calibration,
     both_answers,
     fit_calibration,
-    pairs_to_calibrate_by,
     some_pairs,
 )
 
@@ -29,7 +29,7 @@ def plain_calibration(
     logits: Float[Tensor, "N C"], matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]
 ) -> Calibration:
     """A line and a threshold for each category, as `calibrate` has them, from some of the pairs."""
-    known = pairs_to_calibrate_by(matrix, by_blanks)
+    known = pairs_that_count(matrix, by_blanks)
     if not both_answers(LabelMatrix(matrix.labels, known)):
         return Calibration.identity(logits.shape[1])
     return fit_calibration(logits, matrix.labels, some_pairs(known))

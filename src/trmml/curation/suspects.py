@@ -17,8 +17,7 @@ from torch import Tensor
 from trmml.curation.collection import Collection
 from trmml.curation.weighing import Unseen, weigh_evidence
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import counted_by_blanks
-from trmml.metrics.calibration import pairs_to_calibrate_by
+from trmml.labels.statistics import counted_by_blanks, pairs_that_count
 
 # Known labels of a state that a category needs, to have suspects of it.
 FEWEST = 8
@@ -89,7 +88,7 @@ def error_rate(logits: Float[Tensor, "N C"], matrix: LabelMatrix, *, given: bool
     """
     used = matrix.known
     if given:
-        used = pairs_to_calibrate_by(matrix, counted_by_blanks(matrix))
+        used = pairs_that_count(matrix, counted_by_blanks(matrix))
     sure, present = logits[used], matrix.labels[used]
     count = len(sure) // 2 if given else int(present.sum()) // 2
     if not count:

@@ -260,7 +260,7 @@ def _notes(data: Dataset, split: Split) -> Iterator[str]:
     ]
     if without:
         yield f"{split}: {len(without)} categories have no positive, first {without[0]!r}"
-    silent = int((~data.matrix.known.any(1)).sum())
+    silent = len(data) - len(data.matrix.answered)
     if silent:
         yield f"{split}: {silent} images have no known label"
     repeats = len(data) - len(set(data.images))

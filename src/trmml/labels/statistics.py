@@ -31,6 +31,16 @@ def counted_by_blanks(matrix: LabelMatrix) -> Bool[Tensor, " C"]:
     return (lacking_negatives(matrix) > 0) & ~matrix.known.all(dim=0)
 
 
+def pairs_that_count(matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]) -> Bool[Tensor, "N C"]:
+    """Known pairs, and the blanks that stand in for negatives, in images that anybody looked at.
+
+    Args:
+        matrix: of any images.
+        by_blanks: `counted_by_blanks` of all training labels.
+    """
+    return matrix.known | (by_blanks & matrix.known.any(dim=1, keepdim=True))
+
+
 def known_positive_share(matrix: LabelMatrix) -> Float[Tensor, " C"]:
     """Share of positives among the known labels of each category, strictly between 0 and 1.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trmml.errors import CheckpointError, DataError
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import pairs_that_count
 from trmml.metrics.checks import check_pairs
 from trmml.metrics.platt import KnownPairs, fit_lines
 from trmml.metrics.thresholds import fit_thresholds
@@ -181,14 +182,7 @@ def calibrate(
         held: their labels.
         by_blanks: `counted_by_blanks` of all training labels; those held out are too few to say.
     """
-    return fit_calibration(logits, held.labels, pairs_to_calibrate_by(held, by_blanks))
-
-
-def pairs_to_calibrate_by(
-    matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]
-) -> Bool[Tensor, "N C"]:
-    """Known pairs, and the blanks that stand in for negatives, in images that anybody looked at."""
-    return matrix.known | (by_blanks & matrix.known.any(dim=1, keepdim=True))
+    return fit_calibration(logits, held.labels, pairs_that_count(held, by_blanks))
 
 
 def both_answers(held: LabelMatrix, by_blanks: Bool[Tensor, " C"] | None = None) -> bool:

@@ -20,7 +20,7 @@ from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import counted_by_blanks
+from trmml.labels.statistics import counted_by_blanks, pairs_that_count
 from trmml.method.build import build_trmml
 from trmml.method.pseudo_labels import PseudoLabeller, PseudoLabels
 from trmml.method.trmml import TRMML
@@ -29,7 +29,6 @@ from trmml.metrics.calibration import (
     both_answers,
     calibrate,
     fit_calibration,
-    pairs_to_calibrate_by,
 )
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
@@ -312,7 +311,7 @@ def _calibrate_new_categories(model: TRMML, trainer: Trainer) -> Calibration:
             features = trainer.scored.batch(part).to(trainer.fabric.device)
             logits.append(model(features, text, negative).logits[:, len(text) :].float().cpu())
     held = trainer.matrix.subset(trainer.held)
-    known = pairs_to_calibrate_by(held, counted_by_blanks(trainer.matrix))
+    known = pairs_that_count(held, counted_by_blanks(trainer.matrix))
     one = (-1, 1)  # all pairs as one category
     pairs = (held.labels.reshape(one), known.reshape(one))
     return fit_calibration(torch.cat(logits).reshape(one), *pairs)
