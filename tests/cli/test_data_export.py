@@ -73,6 +73,15 @@ def test_a_run_tags_what_nobody_labelled(
     assert refused.exit_code == 1 and "none of the table's 1 categories (horse)" in refused.stderr
 
 
+def test_choices_of_a_data_set_are_refused_for_a_run(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    words = ["wide", finished_run, tmp_path / "new", "--images", toy_images.test]
+    done = run(*map(str, words), "--option", "blank=absent")
+    assert done.exit_code == 2 and not (tmp_path / "new").exists()
+    assert "not with a run" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_a_journal(given: Path) -> None:
     sha256 = hash_file(given / "photos/b.png")
     row = Answer(

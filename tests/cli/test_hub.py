@@ -44,6 +44,18 @@ def test_card(finished_run: Path) -> None:
     assert run(*words).exit_code == 2  # the licence is missing
 
 
+def test_a_run_on_the_hub_writes_sidecars_and_labels_for_other_programs(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
+    good("hub", "push", finished_run, "anna/toys", "--license", "mit", *ENCODER)
+    toy, name, folder = ["--encoder", TOY_SPEC], "hf:anna/toys", tmp_path / "tree"
+    book, new = tmp_path / "sidecars.jsonl", tmp_path / "new.csv"
+    good("sidecar", "write", name, toy_images.test, "--to", folder, "--ledger", book, *toy)
+    assert list(folder.rglob("*.xmp"))
+    good("data", "export", "wide", name, new, "--images", toy_images.test, *toy)
+    assert new.is_file()
+
+
 def test_nothing_is_written_into_the_cache(finished_run: Path, toy_images: ToyImages) -> None:
     good("hub", "push", finished_run, "anna/toys", "--license", "mit", *ENCODER)
     for words, instead in (

@@ -75,6 +75,13 @@ def test_names_on_stdin(
     assert named_paths(["x", "-"], null) == ["x", *names]
 
 
+def test_no_name_at_all_on_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    with pytest.raises(typer.BadParameter, match="there is none"):
+        named_paths(["-"], False)
+    assert named_paths([], False) == []
+
+
 def test_zero_bytes_on_stdin_name_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\0b\0")))
     with pytest.raises(typer.BadParameter, match="give -0"):

@@ -98,6 +98,10 @@ def test_the_same_labels_from_coco_and_from_a_table(toy_images: ToyImages, tmp_p
             ("--data", "folder", "z", "--blank", "absent"),
             "--data-option NAME=VALUE",
         ),
+        "a choice of a set": (
+            ("--images", "x", "--labels", "y", "--data-option", "blank=absent"),
+            "--data-option goes with --data",
+        ),
         "two test sets": (
             ("--test-images", "x", "--test-labels", "y", "--test-share", "0.5"),
             "give --test-share",

@@ -129,6 +129,43 @@ def test_a_dry_run_prints_diffs_and_writes_nothing(photos, tmp_path) -> None:
     assert tree(tmp_path) == before
 
 
+def test_a_dry_run_as_json_is_one_object(photos, tmp_path) -> None:
+    (photos / "a.jpg.xmp").write_text(OLD)
+    before = tree(tmp_path)
+    done = good("write", photos, "--from", "labels.csv", "--dry-run")
+    one, two = (str(photos / name) for name in ("a.jpg.xmp", "below/b.jpg.xmp"))
+    assert done["written"] == [one, two] and done["created"] == [two] and done["unchanged"] == 0
+    assert "dog</rdf:li>" in done["diffs"][one] and tree(tmp_path) == before  # type: ignore[index]
+
+
+def test_an_empty_list_on_stdin_is_not_taken_for_all(photos) -> None:
+    good("write", photos, "--from", "labels.csv")
+    before = tree(photos)
+    for words in (["undo"], ["read", "--out", "t.csv"], ["write", "--from", "labels.csv"]):
+        result = CliRunner().invoke(app, ["sidecar", words[0], "-", *words[1:]], input="")
+        assert result.exit_code == 2 and "reads names from stdin, and there is none" in " ".join(
+            result.stderr.replace("│", " ").split()
+        )
+    assert tree(photos) == before and not Path("t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--accept", "sure=0.9"], "--accept goes with a run"),
+        (["--csv", "new.csv"], "--csv goes with --for lightroom"),
+        (["--for", "lightroom", "--csv", "labels.csv"], "labels.csv is there already"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_before_a_sidecar_is_written(
+    photos, words: list[str], said: str
+) -> None:
+    before = tree(photos.parent)
+    result = run("write", photos, "--from", "labels.csv", *words)
+    assert result.exit_code in (1, 2) and tree(photos.parent) == before
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_a_parallel_tree_leaves_the_archive_alone(photos) -> None:
     (photos / "a.jpg.xmp").write_text(OLD)
     before = tree(photos)

@@ -67,6 +67,19 @@ def test_keywords_in_an_image_are_found(tmp_path, suffix: str) -> None:
     assert embedded_keywords(path) == Inside({SUBJECT: ["Beach"]})
 
 
+def test_keywords_behind_the_pixels_of_a_png_are_found(tmp_path) -> None:
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", OLD)
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, pnginfo=text)
+    data = path.read_bytes()
+    chunk, pixels, end = (data.index(name) - 4 for name in (b"iTXt", b"IDAT", b"IEND"))
+    path.write_bytes(data[:chunk] + data[pixels:end] + data[chunk:pixels] + data[end:])
+    assert embedded_keywords(path) == Inside({SUBJECT: ["Beach"]})
+    path.write_bytes(path.read_bytes()[: pixels - chunk])  # the file ends early
+    assert embedded_keywords(path).unread.startswith("cannot be read")
+
+
 @needs_exiftool
 def test_iptc_keywords_are_found(tmp_path) -> None:
     path = image(tmp_path)

@@ -10,6 +10,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.output import print_json, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images, read_names
+from trmml.cli.runs import local_run
 from trmml.settings.choices import AskForm, ExchangeForm, OnBadImage
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ From = Annotated[
         help="A run (with --images), a table of labels or a journal of answers (the same), or a"
         " data set's folder.",
         show_default=False,
+        callback=local_run,
     ),
 ]
 To = Annotated[
@@ -147,6 +149,8 @@ def _known(
 
     found = "data" if kind is not None else kind_of(source)
     if found == "run":
+        if option:
+            raise typer.BadParameter("--option goes with a data set's folder, not with a run")
         return None
     if found == "data":
         return Source.of_people(_data_set(source, images, table, kind, option, split))

@@ -54,6 +54,11 @@ def read_either(
     if data is None:
         if images is None or labels is None:
             raise typer.BadParameter("give --images and --labels, or --data NAME ROOT")
+        if data_option:
+            raise typer.BadParameter(
+                "--data-option goes with --data; --blank, --minus-one, --categories and --separator"
+                " explain the table of --labels"
+            )
         return read_images(images, labels, table)
     if images is not None or labels is not None:
         raise typer.BadParameter("give --images and --labels, or --data NAME ROOT, not both")
@@ -113,10 +118,16 @@ def read_names(categories: Path | None) -> list[str] | None:
 
 
 def named_paths(images: Sequence[str], null: bool = False) -> list[str]:
-    """The arguments, with the names on stdin in the place of "-"."""
+    """The arguments, with the names on stdin in the place of "-".
+
+    Raises:
+        BadParameter: there is none but an empty list: "no images" would read as "all of them".
+    """
     named: list[str] = []
     for image in images:
         named += names_on_stdin(null) if image == "-" else [image]
+    if images and not named:
+        raise typer.BadParameter("- reads names from stdin, and there is none; give at least one")
     return named
 
 

@@ -11,16 +11,21 @@ from trmml.cli.output import fail
 
 def local_run(context: Any, run: Path | None) -> Path | None:
     """The folder of a run; one of the Hub, as hf:NAME, is fetched into the cache."""
-    if run is None or not str(run).startswith("hf:"):
-        return run
-    from trmml.hub.repository import pull  # torch takes seconds to import
-
     try:
-        return pull(str(run))
+        return None if run is None else fetched(run)
     except Exception as error:  # a command's own errors are told by `Verb`; this comes before it
         if context.find_root().params.get("debug"):
             raise
         fail(one_line(error))
+
+
+def fetched(run: Path) -> Path:
+    """A path as it is; the folder in the cache where it is hf:NAME."""
+    if not str(run).startswith("hf:"):
+        return run
+    from trmml.hub.repository import pull  # torch takes seconds to import
+
+    return pull(str(run))
 
 
 def refuse_cached(

@@ -10,6 +10,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.output import print_json, say, show, shown_progress
 from trmml.cli.reading import named_paths, read_names
+from trmml.cli.runs import fetched
 
 if TYPE_CHECKING:
     from trmml.exchange.readers import Program
@@ -120,11 +121,18 @@ def write(
     from trmml.exchange.plan import Plan
     from trmml.exchange.sidecars import Manner, write_sidecars
     from trmml.exchange.words import fields_of
+    from trmml.storage.atomic import refuse_old
 
     programs = _programs(for_)
     manner = Manner(fields_of(programs), _root_of(under), provenance, bare)
     named = named_paths(images, null)
     run = _run_of(named, from_ or [])
+    if run is None and accept != "threshold":
+        raise typer.BadParameter("--accept goes with a run; a table says itself what is present")
+    if csv is not None:
+        if "lightroom" not in programs:
+            raise typer.BadParameter("--csv goes with --for lightroom")
+        refuse_old(csv)
     found = found_images(named)
     tables = {
         "blank": blank, "minus_one": minus_one, "separator": separator,
@@ -136,9 +144,10 @@ def write(
     }  # fmt: skip
     bad: list[tuple[Path, str]] = []
     words = _words(run, found, from_ or [], accept, tables, how, bad)
+    diffs: dict[str, str] = {}
     plan = Plan(found, "lightroom" if "lightroom" in programs else naming, to, pairs, programs, csv)
     if dry_run:
-        report = _print_diffs(plan.jobs(words), manner)
+        report = _dry(plan.jobs(words), manner, diffs if json else None)
     else:
         options.writable(ledger)
         report = write_sidecars(plan.jobs(words), ledger, manner)
@@ -149,7 +158,7 @@ def write(
             " files; --csv FILE writes a table for exiftool")  # fmt: skip
     report.refused += [(Path(f"the name {name!r}"), why) for name, why in plan.refused.items()]
     report.refused += bad
-    _tell(report, ledger, command, json=json, dry_run=dry_run)
+    _tell(report, ledger, command, json=json, diffs=diffs if dry_run else None)
 
 
 def _programs(names: str) -> "tuple[Program, ...]":
@@ -175,9 +184,10 @@ def _run_of(named: list[str], sources: list[Path]) -> Path | None:
     """The run, taken from the front of what was named; None where tables do without."""
     from trmml.exchange.sources import is_run
 
-    if sources and not is_run(named[0]):
+    run = fetched(Path(named[0]))
+    if sources and not is_run(run):
         return None
-    run = Path(named.pop(0))
+    del named[0]
     if not named:
         raise typer.BadParameter("give the folder of a run and images, or images and --from FILE")
     return run
@@ -228,8 +238,8 @@ def _shown(tagged: "Worded", total: int) -> "Worded":
             progress("tag and write", count, total)
 
 
-def _print_diffs(jobs: "Iterator[Job]", manner: "Manner") -> "Report":
-    """Print what would change as diffs; what would be refused."""
+def _dry(jobs: "Iterator[Job]", manner: "Manner", diffs: dict[str, str] | None) -> "Report":
+    """What would become of the sidecars; `diffs` gets what would change, or it is printed."""
     from trmml.errors import DataError
     from trmml.exchange.sidecars import Report, change_of
 
@@ -240,25 +250,46 @@ def _print_diffs(jobs: "Iterator[Job]", manner: "Manner") -> "Report":
         except (DataError, OSError) as error:
             report.take(job.sidecar, error)
             continue
-        if change is not None:
-            name = str(job.sidecar)
-            old, new = (data.decode().splitlines() for data in (change.old or b"", change.new))
-            for line in difflib.unified_diff(old, new, name, name, lineterm=""):
-                show(line)
+        if change is None:
+            report.unchanged += 1
+            continue
+        report.written.append(job.sidecar)
+        if change.old is None:
+            report.created.append(job.sidecar)
+        if manner.bare and any(change.inside):
+            report.hiding.append(job.image)
+        name = str(job.sidecar)
+        old, new = (data.decode().splitlines() for data in (change.old or b"", change.new))
+        diff = "\n".join(difflib.unified_diff(old, new, name, name, lineterm=""))
+        if diffs is None:
+            show(diff)
+        else:
+            diffs[name] = diff
     return report
 
 
-def _tell(report: "Report", ledger: Path, command: str, *, json: bool, dry_run: bool) -> None:
-    """Say what became of the sidecars; exit code 1 where one was not written."""
+def _tell(
+    report: "Report", ledger: Path, command: str, *, json: bool, diffs: dict[str, str] | None
+) -> None:
+    """Say what became of the sidecars; exit code 1 where one was not written.
+
+    Args:
+        report: what became of them.
+        ledger: what `undo` is to read.
+        command: for Lightroom, or "".
+        json: one object instead of lines.
+        diffs: of a dry run; None where sidecars were written.
+    """
     if json:
         print_json({
+            **({} if diffs is None else {"diffs": diffs}),
             "written": list(map(str, report.written)), "created": list(map(str, report.created)),
             "unchanged": report.unchanged, "hiding": list(map(str, report.hiding)),
             "refused": {str(path): why for path, why in report.refused},
             "read_only": list(map(str, report.read_only)), "ledger": str(ledger.absolute()),
             "exiftool": command,
         })  # fmt: skip
-    elif not dry_run:
+    elif diffs is None:
         show(f"{len(report.written)} sidecars written, {len(report.created)} of them new;"
              f" {report.unchanged} had all words before")  # fmt: skip
         if report.written:

@@ -64,6 +64,8 @@ def _why(image: Path, error: Exception) -> str:
 
 def _inside(opened: ImageFile.ImageFile) -> Inside:
     words, unread = dict[str, list[str]](), list[str]()
+    if opened.format == "PNG":
+        opened.load()  # a chunk of XMP may follow the pixels
     try:
         if data := _as_utf8(_xmp(opened)):
             words = keywords_of(parse(data))
