@@ -297,6 +297,71 @@ def test_replacing_an_index_keeps_its_labels(
     assert given["000.png"] == ["red"] and not given["001.png"]
 
 
+def test_a_killed_build_loses_no_label_and_settles_later(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trmml.search import build as module
+
+    table = tmp_path / "labels.csv"
+    table.write_text("image,red\n000.png,1\nmore/it's.png,0\n")
+    build(labels=read_folder(photos, table))
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("_write", "_settle"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, step, dies)
+            build(also=["violet"], replace_other=True)
+    old = opened(tmp_path).reference.mean
+    assert build(also=["violet"]).new == 0  # all rows were there
+    rows, _ = open_images(tmp_path / "index")
+    labels = {row["image"]: (row["given"], row["absent"]) for row in rows.search().to_list()}
+    assert labels["000.png"] == (["red"], []) and labels["more/it's.png"] == ([], ["red"])
+    (photos / "001.png").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_settle", dies)
+        build(also=["violet"])
+    build(also=["violet"])
+    assert not np.array_equal(opened(tmp_path).reference.mean, old)
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "images.lance",
+        "reference.lance",
+    ]
+
+
+def test_labels_in_another_case_are_of_the_runs_category(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,Red,Boat\n000.png,1,1\n")
+    build(labels=read_folder(photos, table))
+    index = opened(tmp_path)
+    assert index.labelled == ["Boat"]
+    (hit,) = index.search(parse_query(like=["000.png"], tags=["Boat"])).hits or (None,)
+    assert hit is None  # an image is not its own hit
+    (hit,) = index.search(parse_query(tags=["red", "Boat"])).hits
+    assert hit.image == "000.png" and set(hit.given) == {"red", "Boat"}
+
+
+def test_an_image_outside_is_not_taken_for_one_of_its_name(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+    (tmp_path / "new").mkdir()
+    Image.new("RGB", (48, 48), (1, 250, 250)).save(tmp_path / "new" / "000.png")
+    monkeypatch.chdir(tmp_path / "new")
+    index = opened(tmp_path)
+    outside = index.search(parse_query(like=["000.png"]), top=50).hits
+    assert "000.png" in names(Found(outside)) and len(outside) == 17
+    inside = str(photos / "000.png")
+    of_box, whole = (
+        index.search(parse_query(like=[inside], box=box), top=50).hits for box in ("0,0,1,1", None)
+    )
+    found = index.search(parse_query(like=["000.png"], box="0,0,1,1"), top=50).hits
+    assert [hit.score for hit in found] != [hit.score for hit in of_box] and len(whole) == 16
+
+
 def test_a_name_that_is_no_text_is_left_out_by_name(
     build: Callable[..., Built], photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -380,6 +445,11 @@ def test_parts_rank_by_the_best_patch(
     build()
     query = parse_query(like=[str(tmp_path / "cyan.png")])
     assert names(opened(tmp_path).search(query, top=1, parts=True)) == ["small.png"]
+    (photos / "000.png").unlink()
+    hits = opened(tmp_path).search(query, top=50, parts=True).hits
+    assert len(hits) == 17 and all(np.isfinite(hit.score) for hit in hits)
+    with pytest.raises(DataError, match="does not hold with --part"):
+        opened(tmp_path).search(query, parts=True, least="auto")
 
 
 # Cut-off ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from trmml.datasets.tables.names import clean_name
+from trmml.datasets.tables.names import clean_name, same
 from trmml.errors import DataError
 from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.ledger import Ledger, Record
@@ -17,7 +17,7 @@ from trmml.exchange.naming import shared, sidecars_of
 from trmml.exchange.readers import ACDSEE, MEDIAPRO, Keywords, keywords_of
 from trmml.exchange.sidecars import bytes_of
 from trmml.exchange.splice import MADE, MICROSOFT, OWN
-from trmml.exchange.words import leaf_of, path_of, same
+from trmml.exchange.words import leaf_of, path_of
 from trmml.exchange.xmp import parse
 from trmml.storage.atomic import refuse_old, write_text
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trmml.datasets.tables.names import same
 from trmml.errors import ConfigError, DataError
-from trmml.exchange.words import Word, same
+from trmml.exchange.words import Word
 from trmml.storage.hashes import hash_file
 
 if TYPE_CHECKING:

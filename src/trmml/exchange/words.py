@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from trmml.datasets.tables.names import clean_name
+from trmml.datasets.tables.names import clean_name, same
 from trmml.errors import DataError
 from trmml.exchange.readers import (
     IPTC,
@@ -76,11 +76,6 @@ def why_unwritable(name: str) -> str:
     if _FORBIDDEN.search(clean_name(name)):
         return "holds a control character or half a character, which no sidecar can hold"
     return "holds |, which parts the levels of a tree of keywords" if "|" in name else ""
-
-
-def same(name: str) -> str:
-    """What two spellings of a word share: composed accents, no case, no space around."""
-    return clean_name(clean_name(name).casefold())
 
 
 def additions(

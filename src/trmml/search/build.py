@@ -18,13 +18,22 @@ from trmml.features.contents import why_unreadable
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
 from trmml.search.approximate import index_vectors
-from trmml.search.changes import File, image_names, old_rows, to_describe
+from trmml.search.changes import (
+    File,
+    image_names,
+    keep_aside,
+    labelled_rows,
+    old_rows,
+    to_describe,
+)
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
 from trmml.search.table import (
     FORMAT,
     IMAGES,
     READABLE,
     REFERENCE,
+    REPLACED,
+    UNSETTLED,
     IndexCard,
     among,
     connect,
@@ -133,16 +142,21 @@ def build_index(
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):
-        kept = old_rows(open_images(out)[0]) if has_table(out, IMAGES) else {}
-        table = _table(out, card, replace_other)
+        kept = labelled_rows(out)
+        table = _table(out, card, replace_other, kept)
         old = old_rows(table)
-        todo = to_describe(root, names, old, labels, progress, kept)
+        todo = to_describe(root, names, old, labels, progress, kept, card.category_names)
         gone = sorted(set(old) - set(names))
+        if todo or gone:
+            (out / UNSETTLED).touch()
         for start in range(0, len(gone), ROWS):
             table.delete(among("image", gone[start : start + ROWS]))
         _write(table, tagger, root, todo, card, encoding, known, progress)
-        if todo or gone or not has_table(out, REFERENCE):
+        if has_table(out, REPLACED):
+            connect(out).drop_table(REPLACED)
+        if (out / UNSETTLED).exists() or not has_table(out, REFERENCE):
             _settle(table, out, card)
+            (out / UNSETTLED).unlink(missing_ok=True)
         unreadable = int(table.count_rows("error IS NOT NULL"))
         new = sum(file.name not in old for file in todo)
         recall = (
@@ -170,7 +184,9 @@ def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
     )
 
 
-def _table(out: Path, card: IndexCard, replace_other: bool) -> Any:
+def _table(
+    out: Path, card: IndexCard, replace_other: bool, kept: Mapping[str, Mapping[str, Any]]
+) -> Any:
     """The table to write to: the one that is there if it is of the same run, else a new one."""
     database = connect(out)
     if not has_table(out, IMAGES):
@@ -189,6 +205,7 @@ def _table(out: Path, card: IndexCard, replace_other: bool) -> Any:
                 f" categories, not by {card.run[:12]} with {len(card.category_names)}; make it anew"
                 " with --replace (features come from the store), or name another folder"
             )
+        keep_aside(out, kept, card)
         return database.create_table(IMAGES, schema=image_schema(card), mode="overwrite")
     if there != card:  # the folder was moved, or trmml is newer
         table.replace_schema_metadata(image_schema(card).metadata)
@@ -301,7 +318,8 @@ def _sides_and_time(path: Path) -> tuple[int | None, int | None, str | None]:
             warnings.simplefilter("ignore")  # of odd metadata; the pixels are read elsewhere
             with Image.open(path) as image:
                 exif = image.getexif()
-                sides = image.size[::-1] if exif.get(_ORIENTATION, 1) in _TURNED else image.size
+                turned = exif.get(_ORIENTATION, 1) in _TURNED and image.format != "TIFF"
+                sides = image.size[::-1] if turned else image.size  # Pillow turns those of a TIFF
                 taken = exif.get_ifd(_EXIF).get(_TAKEN) or None
     except Exception:  # on damaged files, decoders raise almost anything
         return None, None, None

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from trmml.datasets.base import Dataset
+from trmml.datasets.tables.names import same
 from trmml.errors import DataError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
+from trmml.search.table import IMAGES, REPLACED, IndexCard, connect, has_table, image_schema
 from trmml.storage.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
+# Of a row, what says whether it is still right, and what people know.
+COLUMNS = ("image", "sha256", "size", "mtime_ns", "given", "absent", "error")
 # Images from which looking at each deserves a progress bar.
 MANY = 10_000
 
@@ -61,9 +65,26 @@ def _is_unicode(name: str) -> bool:
 
 def old_rows(table: Any) -> dict[str, dict[str, Any]]:
     """What the index has, by the image's name."""
-    columns = ["image", "sha256", "size", "mtime_ns", "given", "absent", "error"]
-    rows = table.search().select(columns).limit(None).to_arrow().to_pylist()
+    rows = table.search().select([*COLUMNS]).limit(None).to_arrow().to_pylist()
     return {row["image"]: row for row in rows}
+
+
+def labelled_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the index has, and what one had that a killed build was to replace."""
+    tables = [name for name in (REPLACED, IMAGES) if has_table(folder, name)]
+    found = dict[str, dict[str, Any]]()
+    for name in tables:
+        found |= old_rows(connect(folder).open_table(name))
+    return found
+
+
+def keep_aside(folder: Path, rows: Mapping[str, Mapping[str, Any]], card: IndexCard) -> None:
+    """Write what `labelled_rows` found, before the table is emptied."""
+    import pyarrow as pa
+
+    schema = pa.schema([image_schema(card).field(name) for name in COLUMNS])
+    table = pa.Table.from_pylist(list(rows.values()), schema=schema)
+    connect(folder).create_table(REPLACED, table, mode="overwrite")
 
 
 def to_describe(
@@ -73,6 +94,7 @@ def to_describe(
     labels: Dataset | None,
     progress: Progress | None,
     labelled: Mapping[str, Mapping[str, Any]],
+    categories: Sequence[str],
 ) -> list[File]:
     """The images whose row is missing or is no longer right.
 
@@ -83,8 +105,9 @@ def to_describe(
         labels: what is known now; None keeps what was.
         progress: called with ("look", done, total).
         labelled: rows of the table before, which may have been made anew.
+        categories: the run's; labels that differ from one in case alone are of it.
     """
-    known = None if labels is None else _labels_by_image(labels)
+    known = None if labels is None else _labels_by_image(labels, categories)
     there = set(names)
     moved = {row["sha256"]: row for name, row in old.items() if name not in there}
     todo = []
@@ -92,10 +115,10 @@ def to_describe(
         row, now = old.get(name), _look(root, name, old.get(name))
         before = _labels_of(row or moved.get(now.sha256) or labelled.get(name))
         given, absent = before if known is None else known.get(name, ((), ()))
-        same = (
+        right = (
             row is not None and row["error"] is None and _stat_of(row) == (now.size, now.mtime_ns)
         )
-        if not same or (given, absent) != before:
+        if not right or (given, absent) != before:
             todo.append(replace(now, given=given, absent=absent))
         if progress is not None and len(names) >= MANY:
             progress("look", place + 1, len(names))
@@ -127,9 +150,13 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _labels_by_image(labels: Dataset) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+def _labels_by_image(
+    labels: Dataset, categories: Sequence[str]
+) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Names of the categories that are known to be present, and absent, by image."""
-    names = np.asarray(labels.category_names, dtype=object)
+    own = {same(name): name for name in categories} | {name: name for name in categories}
+    spelt = [own.get(name) or own.get(same(name), name) for name in labels.category_names]
+    names = np.asarray(spelt, dtype=object)
     present = (labels.matrix.labels & labels.matrix.known).numpy()
     absent = (~labels.matrix.labels & labels.matrix.known).numpy()
     return {

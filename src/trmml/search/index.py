@@ -168,8 +168,13 @@ class Index:
 
         Raises:
             DataError: a category that is not there, an image that cannot be read, an encoder that
-                reads no text, or `least` without terms.
+                reads no text, `least` without terms, or "auto" for parts.
         """
+        if parts and least == "auto":
+            raise DataError(
+                "the best part of an image resembles anything more than the whole does, so --min"
+                " auto does not hold with --part; give a score: --min SCORE"
+            )
         query = self._named(query)
         names = [tag.name for tag in query.tags]
         unknown = [name for name in names if name not in self.card.category_names]
@@ -189,7 +194,8 @@ class Index:
         if parts:
             paths = [self.root / name for name in rows["image"].to_pylist()]
             scores = self.embedder.best_parts(paths, vector).astype(np.float64) - offset
-        order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:top]
+        shown = np.flatnonzero(np.isfinite(scores))  # a part of a file that is gone has none
+        order = shown[np.argsort(-scores[shown], kind="stable")[:top]]
         hits = self._hits(rows.take(order), scores[order])
         return Found([hit for hit in hits if cut is None or hit.score >= cut], cut)
 
@@ -203,13 +209,17 @@ class Index:
         return Query(terms, tags)
 
     def _name_of(self, image: str) -> str:
-        """The name in the index of an image that is given as a path; else as it is given."""
+        """The name in the index of an image that is given as a path.
+
+        Another file is named by its absolute path, which is no name of the index; and what is no
+        file may be a name.
+        """
         if not Path(image).is_file():
             return image
         root, path = self.root.resolve(), Path(image).resolve()
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
         there = name and self._table.count_rows(f"image = {quoted(name)}")
-        return name if there else image
+        return name if there else str(path)
 
     def _nearest(
         self, vector: Float[np.ndarray, " D"], filters: str, own: Sequence[str], count: int
@@ -272,9 +282,7 @@ class Index:
             if len(feature):
                 known: Float[np.ndarray, " D"] = numbers_of(feature, self.card.feature_size)[0]
                 return known
-        path = Path(term.value)
-        if not path.exists() and (self.root / term.value).is_file():
-            path = self.root / term.value
+        path = self.root / term.value  # an absolute path stays one
         if not path.is_file():
             raise DataError(
                 f"{term.value} is neither a file nor an image of the index; --like and --unlike"

@@ -2,6 +2,8 @@
 
     INDEX/images.lance      a row per image: where it lies, its feature, probabilities and labels
     INDEX/reference.lance   mean feature, a sample of images, and features of unrelated texts
+    INDEX/replaced.lance    labels of an index that is made anew, until all rows are there
+    INDEX/unsettled         there while rows change that the reference does not know
 
 The schema of `images` carries the card: encoder, run, categories, thresholds. Lance writes each
 change as a new version, so a reader sees the old rows or the new ones, and a kill leaves the old.
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-IMAGES, REFERENCE = "images", "reference"
+IMAGES, REFERENCE, REPLACED = "images", "reference", "replaced"
+UNSETTLED = "unsettled"
 CARD = b"trmml"
 # SQL of rows whose image could be read.
 READABLE = "error IS NULL"

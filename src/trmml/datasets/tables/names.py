@@ -18,6 +18,11 @@ def clean_name(name: str) -> str:
     return unicodedata.normalize("NFC", name.translate(_INVISIBLE).strip())
 
 
+def same(name: str) -> str:
+    """Return what two spellings of a word share: composed accents, no case, no space around."""
+    return clean_name(clean_name(name).casefold())
+
+
 def folded(name: str) -> str:
     """Return what is left of a name without case, spaces, hyphens and invisible characters.
 
