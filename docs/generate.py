@@ -95,8 +95,12 @@ def cli_page() -> str:
 
 def _console(found: re.Match[str]) -> str:
     """The examples of a verb as a block of code."""
-    lines = found[1].rstrip().splitlines()
-    return "\n".join(["```console", *(f"$ {line.strip()}" for line in lines), "```", ""])
+    lines = [line.strip() for line in found[1].rstrip().splitlines()]
+    goes_on = [False, *(line.endswith("\\") for line in lines)]
+    shown = (
+        f"    {line}" if more else f"$ {line}" for more, line in zip(goes_on, lines, strict=False)
+    )
+    return "\n".join(["```console", *shown, "```", ""])
 
 
 def _wrapped(found: re.Match[str]) -> str:

@@ -237,6 +237,30 @@ def test_tag_writes_a_region_map_per_tag(
     maps = json.loads(text)["maps"]
     assert sorted(maps) == sorted(str(path) for path in (tmp_path / "maps").iterdir())
     assert len(maps) == 3 and all(name.endswith(".png") for name in maps)
+    folder = tmp_path / "more"
+    (folder / "maps").mkdir(parents=True)
+    (folder / "a.png").write_bytes(image.read_bytes())
+    words = ("--top", 1, "--explain", folder / "maps", "--jsonl")
+    for _ in range(2):  # maps of the first time are no images of the second
+        lines = good("tag", finished_run, "--trust", folder, *words).splitlines()
+        assert len(lines) == 1 and len(list((folder / "maps").iterdir())) == 1
+
+
+def test_report_does_not_replace_a_page_of_test_images(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    for name in ("results.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    good("report", folder)
+    (folder / "results.json").write_text("{}", "utf-8")
+    page = (folder / "report.html").read_bytes()
+    result = run("report", folder)
+    assert result.exit_code == 2 and "figures of test images" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
+    assert (folder / "report.html").read_bytes() == page
+    (folder / "report.html").unlink()
+    good("report", folder)
 
 
 def test_tag_skips_what_cannot_be_read_only_when_asked(

@@ -108,6 +108,11 @@ def test_a_table_is_completed_by_a_run(photos, finished_run, toy_images) -> None
     shutil.copytree(toy_images.test, "copies")
     done = good("write", finished_run, "copies", "--from", "half.csv", *how)
     assert done["written"] and not done["refused"]
+    good("undo")
+    Path("present.csv").write_text(
+        "image,labels\n000.png,red\n001.png,blue\n"
+    )  # a blank is unknown
+    assert good("write", finished_run, "copies", "--from", "present.csv", *how)["written"]
 
 
 def test_answers_alone_need_no_run(photos) -> None:

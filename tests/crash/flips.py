@@ -12,10 +12,10 @@ from tests.crash.commands import JOBS, RESUME, Server, content, prepared
 TAG = ("tag", "run", "test", "--trust", "--device", "cpu", "--jsonl")
 EVALUATE = (
     *("evaluate", "run", "--images", "test", "--labels", "test.csv", "--trust", "--device", "cpu"),
-    *("--json", "--csv", "figures.csv"),
+    *("--json", "--csv", "figures.csv", "--report"),
 )
 # A finished run and a store are used so, an unfinished run is resumed.
-USES = {"export": (TAG, EVALUATE, ("report", "run")), "resume": (RESUME,)}
+USES = {"export": (TAG, EVALUATE), "resume": (RESUME,)}
 MADE = {"export": ("figures.csv", "run/report.html"), "resume": ("run",)}
 # Words by which a message says what it found.
 FOUND = ("damaged", "is missing or is not", "again", "cannot be read")

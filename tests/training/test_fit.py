@@ -218,6 +218,9 @@ def test_few_images_get_more_epochs_unless_they_are_named(toy_images, tmp_path):
     settings = Settings(training={"batch_size": 8, "held_out_share": 0.3, "refit": False})
     record = next(train_run(data, ToyEncoder(), tmp_path / "a", settings=settings, device="cpu"))
     assert (record.step, record.epochs) == (5, 200)  # 34 images are five batches: 1,000 steps
+    # What was asked for is kept: `review learn` may have more labels, and need fewer epochs.
+    kept = json.loads((tmp_path / "a" / "settings.json").read_text("utf-8"))["training"]
+    assert (kept["epochs"], kept["least_steps"]) == (12, 1000)
     named = changed(settings, {"training.epochs": 3})
     record = next(train_run(data, ToyEncoder(), tmp_path / "b", settings=named, device="cpu"))
     assert (record.step, record.epochs) == (5, 3)

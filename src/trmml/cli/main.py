@@ -24,7 +24,7 @@ from trmml.cli.output import (
 )
 from trmml.cli.reading import TableOptions, named_paths, read_either, read_names, with_answers
 from trmml.cli.review import review
-from trmml.cli.runs import refuse_cached
+from trmml.cli.runs import refuse_cached, refuse_tested
 from trmml.cli.search import add_commands
 from trmml.cli.serve import serve
 from trmml.cli.sidecar import sidecar
@@ -309,8 +309,9 @@ def export(
 
 @app.command(cls=Verb, epilog=examples("trmml report runs/photos"))
 def report(run: options.Run, json: options.Json = False) -> None:
-    """Write a run's report.html anew."""
+    """Write a run's report.html anew. Without test images, which `evaluate --report` takes."""
     refuse_cached(run, "the report")
+    refuse_tested(run)
     options.writable(run / "report.html")
     from trmml.reporting.report import write_report
 

@@ -53,6 +53,19 @@ def refuse_cached(
         )
 
 
+def refuse_tested(run: Path) -> None:
+    """Refuse to write a report over one that has figures of test images.
+
+    Raises:
+        BadParameter: there is such a report.
+    """
+    if (run / "results.json").is_file() and (run / "report.html").is_file():
+        raise typer.BadParameter(
+            f"{run}/report.html has the figures of test images, which this command has not; make it"
+            f" anew with: trmml evaluate {run} --images DIR --labels FILE --report; or move it away"
+        )
+
+
 Run = Annotated[
     Path,
     typer.Argument(

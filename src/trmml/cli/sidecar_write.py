@@ -223,6 +223,7 @@ def _completed(
         raise typer.BadParameter(
             f"--accept {accept} completes one table over one folder; name one of each"
         )
+    tables = {**tables, "blank": tables["blank"] or "unknown"}  # as without a run
     data = read_images(roots.pop(), labels[0], TableOptions(**tables))
     for source in sources:
         data = with_answers(data, None, source) if source not in labels else data

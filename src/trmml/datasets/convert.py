@@ -132,8 +132,8 @@ def place_images(folder: Path, split: Split, data: Dataset, images: ImageTransfe
             needed = sum(path.stat().st_size for path in data.paths if path.is_file())
             raise DataError(
                 f"cannot {images} {source}: {error.strerror} (the images of {split} are {needed} "
-                "bytes). Make room, or take --images "
-                f"{'copy' if images == 'link' else 'link'}."
+                "bytes). Make room, or "
+                f"{'copy' if images == 'link' else 'link to'} the images."
             ) from error
     return names
 

@@ -76,6 +76,10 @@ def tag_each(
     """What `tag` returns, image after image; the run is loaded before the first is asked for."""
     choice = Choice(top, threshold)
     paths = find_images(images, keep_missing=on_bad_image == "skip")
+    if explain is not None:
+        from trmml.tagging.region_maps import without_maps
+
+        paths = without_maps(paths, explain)
     plain = encoder is None and not also and explain is None
     wanted = _on_processor(device, precision, len(paths)) if plain else None
     kept = None if wanted is None else open_kept(Path(run), wanted)

@@ -35,7 +35,8 @@ def write_yolo(folder: Path, source: Source, images: ImageTransfer) -> int:
     refuse_unfit(data.category_names, "category", "YOLO's list of names")
     place_images(folder / "images", "train", data, images)
     names = "".join(f"  {c}: {as_json(name)}\n" for c, name in enumerate(data.category_names))
-    card = f"path: .\ntrain: images/train\nval: images/train\nnames:\n{names}"
+    # Without `path` YOLO's tools begin at this file; "." would be the folder they are started in.
+    card = f"train: images/train\nval: images/train\nnames:\n{names}"
     (folder / "data.yaml").write_text(card, encoding="utf-8")
     for row, image in enumerate(data.images):
         if not data.matrix.known[row].any():

@@ -57,7 +57,7 @@ def setup(run: Path, card: RunCard) -> Tree:
         "encoder": card.encoder,
         "changed": changed,
         "seed": card.settings.training.seed,
-        "epochs": card.settings.training.epochs,
+        "epochs": card.chosen.get("of", card.settings.training.epochs),
         "date": written.strftime("%Y-%m-%d %H:%M UTC"),
         "versions": tree.get("versions", {}),
         "chosen": card.chosen,

@@ -124,6 +124,13 @@ class MapFolder:
         return tuple(written)
 
 
+def without_maps(images: Sequence[Path], folder: Path | str) -> list[Path]:
+    """Images but for the maps of an earlier call, whose folder may lie below that of the images."""
+    own = Path(folder).resolve()
+    within = {each for each in {path.parent for path in images} if each.resolve() == own}
+    return [path for path in images if path.parent not in within or not _is_map(path)]
+
+
 def _made_here() -> PngInfo:
     info = PngInfo()
     info.add_text("Software", "trmml")

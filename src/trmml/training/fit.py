@@ -32,7 +32,7 @@ from trmml.metrics.calibration import (
 )
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
-from trmml.settings.sections import Settings, changed
+from trmml.settings.sections import Settings, TrainingSettings, changed
 from trmml.storage.atomic import write_json, write_text
 from trmml.storage.held import held_folder
 from trmml.storage.tensors import save_tensors
@@ -90,8 +90,7 @@ def train_run(
         DataError, ConfigError, EncoderError, TrainingError: see their names.
     """
     settings, out = settings or Settings(), Path(out)
-    settings = _planned(data, settings)
-    training = settings.training
+    training = _planned(data, settings)
     fabric = fabric or make_fabric(device, training.precision)
     with nullcontext() if ranks.number() else held_folder(out):
         check_folder(out, resume, data.root)
@@ -154,8 +153,11 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
     return kept
 
 
-def _planned(data: Dataset, settings: Settings) -> Settings:
-    """The settings with enough epochs for the data; what cannot work is refused."""
+def _planned(data: Dataset, settings: Settings) -> TrainingSettings:
+    """The settings of the loop with enough epochs for the data; what cannot work is refused.
+
+    The run keeps the settings as they were asked for: with more labels fewer epochs are enough.
+    """
     if settings.neighbour_head.use and not settings.stacking.fit_weights:
         raise ConfigError(
             "neighbour_head.use=true needs stacking.fit_weights=true: the head learns nothing in"
@@ -164,7 +166,7 @@ def _planned(data: Dataset, settings: Settings) -> Settings:
     all_images = settings.learns_from_unanswered
     training = enough_epochs(settings.training, data.matrix, all_images=all_images)
     hold_out(data.matrix, training.held_out_share, training.seed)
-    return settings.model_copy(update={"training": training})
+    return training
 
 
 def check_folder(out: Path, resume: bool, images: Path) -> None:
@@ -279,6 +281,7 @@ def _finish(
         chosen={
             **_json_safe(trainer.best_record),
             "by": trainer.training.choose_epoch,
+            "of": trainer.training.epochs,
             "held_out_images": len(trainer.held),
             "held_out_positives": int(held.labels.sum()),
             "calibrated": both_answers(held, by_blanks),
