@@ -159,3 +159,28 @@ def test_one_usual_separator_does_not_hide_another() -> None:
     with pytest.raises(DataError, match="names hold ','"):
         check_separator("labels.csv", ["cat;dog", "bird;cat", "cat,dog", "dog,bird"])
     check_separator("labels.csv", ["cat;salt, pepper", "salt, vinegar;dog"])  # names with commas
+
+
+VECTORS = {
+    "labels.csv": 'image,labels\na.png,"[0, 0, 1, 1]"\nb.png,"[1, 0, 0, -1]"\n',
+    "texts.csv": "image,labels\na.png,0;0;1;1\nb.png,\n",
+    "floats.csv": 'image,labels\na.png,"[0.0, 0.0, 1.0, 1.0]"\nb.png,\n',
+    "lines.jsonl": '{"image": "a.png", "labels": [0, 0, 1, 1]}\n'
+    '{"image": "b.png", "labels": [1, 0, 0, 0]}\n',
+    "object.json": '{"a.png": [0, 0, 1, 1], "b.png": [1, 0, 0, 0]}',
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_answers_in_a_list_are_not_numbers_of_categories(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    write(tmp_path, {name: VECTORS[name]})
+    with pytest.raises(DataError, match=r"each list has 4 entries .* Make a column per category"):
+        read_folder(tmp_path, tmp_path / name, blank="absent", categories=list("abcd"))
+
+
+def test_numbers_of_categories_that_look_like_answers_are_read(tmp_path: Path) -> None:
+    data = read_folder(*table(tmp_path, "0;1", "1;0"), blank="absent", categories=["cat", "dog"])
+    assert states(data) == [[Y, Y], [Y, Y]]
+    data = read_folder(*table(tmp_path, "[1, 1]", "[]"), blank="absent", categories=["cat", "dog"])
+    assert states(data) == [[N, Y], [N, N]]
