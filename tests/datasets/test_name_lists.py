@@ -6,7 +6,7 @@ import pytest
 
 from tests.sets import N, U, Y, image_bytes, read, states, write, write_images
 from trmml import read_folder
-from trmml.datasets.tables.name_lists import check_separator, parse_lists
+from trmml.datasets.tables.name_lists import _made_of_names, check_separator, parse_lists
 from trmml.errors import DataError
 
 
@@ -159,6 +159,19 @@ def test_one_usual_separator_does_not_hide_another() -> None:
     with pytest.raises(DataError, match="names hold ','"):
         check_separator("labels.csv", ["cat;dog", "bird;cat", "cat,dog", "dog,bird"])
     check_separator("labels.csv", ["cat;salt, pepper", "salt, vinegar;dog"])  # names with commas
+
+
+def test_separators_are_checked_by_one_set_of_all_names() -> None:
+    class Names(list[str]):
+        read = 0
+
+        def __iter__(self):
+            self.read += 1
+            return super().__iter__()
+
+    names = Names(f"name_{index}" for index in range(100))
+    assert not _made_of_names(names, list(names), "_")
+    assert names.read < 5  # a set for each of them took hours for a table of 100,000
 
 
 VECTORS = {

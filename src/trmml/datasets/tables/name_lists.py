@@ -195,8 +195,9 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
 
 def _made_of_names(names: Collection[str], joined: Iterable[str], separator: str) -> bool:
     """Return whether all parts of a joined name are names by themselves."""
+    known = set(names)
     parts = ([part.strip() for part in name.split(separator)] for name in joined)
-    return any(set(names).issuperset(each) for each in parts)
+    return any(known.issuperset(each) for each in parts)
 
 
 def _shared_parts(names: Sequence[str], joined: Sequence[str], separator: str) -> list[str]:
