@@ -2,6 +2,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -248,6 +249,12 @@ def test_stores_of_the_encoders_of_trmml_keep_their_names():
     encoder = load_encoder("bundled", text=False)
     frozen = frozen_encoder(encoder)
     assert extract._with_version(Path("nowhere"), key, frozen, keep=True) is key
+
+
+def test_compile_is_bf16_on_a_card_and_fp32_on_a_processor():
+    frozen = replace(frozen_encoder(ToyEncoder()), precision="compile")
+    names = [extract._key(replace(frozen, device=each), "fp16") for each in ("cpu", "cuda:0")]
+    assert [key.precision for key in names] == ["compile-fp32", "compile-bf16"]
 
 
 def test_an_interrupted_run_loses_one_shard_at_most(paths, root, monkeypatch):

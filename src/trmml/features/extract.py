@@ -318,7 +318,9 @@ def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
 
     `preprocess` is known by what it makes of a test image.
     """
-    identity = frozen.identity
+    identity, precision = frozen.identity, frozen.precision
+    if precision == "compile":  # see `speed.precision`
+        precision = "compile-bf16" if frozen.device.startswith("cuda") else "compile-fp32"
     pixels = (frozen.encoder.preprocess(_test_image()) * 1000).round().int()
     made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
     words = getattr(frozen.encoder, "preprocessing", "")
@@ -327,7 +329,7 @@ def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
         image_checksum=identity.image_checksum,
         size=identity.size,
         preprocessing=f"{words} [{made}]".strip(),
-        precision=frozen.precision,
+        precision=precision,
         decoder="pillow",
         form=form,
         patches=identity.patches,
