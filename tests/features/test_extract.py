@@ -25,7 +25,6 @@ from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
 from trmml.storage import hashes as contents
 
-
 TESTS = 2  # images that are sent to know the encoder: by `identify`, and by the version of its code
 
 

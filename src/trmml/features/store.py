@@ -291,7 +291,7 @@ def settled_shortcut(folder: Path) -> bool | None:
 
 
 def code_version(root: Path, key: StoreKey, made: list[list[float]], *, keep: bool) -> str:
-    """Which version of an encoder's code makes this of a test image: one that was met, or a new one.
+    """Which version of an encoder makes this of a test image: one that was met, or a new one.
 
     Processors and cards differ in the last digits. So a version is met again where its numbers are
     close, and is called by the digest of those that were kept.
