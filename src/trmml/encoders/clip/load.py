@@ -87,8 +87,8 @@ def load_open_clip(
     others = "" if source.described or is_openai else _others(architecture, source, quick_gelu)
     if others:
         logger.warning(
-            "%s: a file does not say which settings its weights need. If they are those of %s, other"
-            " ones than are taken: write %s@TAG",
+            "%s: a file does not say which settings its weights need. If they are those of "
+            "%s, other ones than are taken: write %s@TAG",
             spec,
             others,
             spec,
