@@ -394,6 +394,23 @@ def test_unchanged_files_are_read_once(paths, root, monkeypatch):
     assert new_work(paths, root) == 0
 
 
+def test_a_name_that_is_no_unicode_is_remembered_with_the_others(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(contents, "FRESH_SECONDS", -1.0)
+    try:
+        odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+        odd.write_bytes(b"odd")
+    except OSError:
+        pytest.skip("this file system takes Unicode alone")
+    (tmp_path / "a.png").write_bytes(b"a")
+    hashes = contents.ContentHashes(tmp_path)
+    read = [hashes.look_up(path) for path in (odd, tmp_path / "a.png")]
+    hashes.save()
+    monkeypatch.setattr(contents, "hash_file", None)
+    again = contents.ContentHashes(tmp_path)
+    assert [again.look_up(path) for path in (odd, tmp_path / "a.png")] == read
+    assert "damaged" not in caplog.text
+
+
 # Of several processes -----------------------------------------------------------------------
 
 
