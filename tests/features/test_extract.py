@@ -302,7 +302,7 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
     encoder = Counted()
     with pytest.raises(DataError, match="--store-form int8"):
         encode(paths, root, encoder)
-    assert encoder.seen == 1 and len(shards(root)) == 1
+    assert encoder.seen == TESTS and len(shards(root)) == 1
     assert new_work(paths[:1], root) == 0  # what is there can still be read
 
 
@@ -341,7 +341,7 @@ def test_a_second_process_waits_and_finds_everything(paths, root, caplog):
         latest = time.monotonic() + 120
         while "another process" not in caplog.text and time.monotonic() < latest:
             time.sleep(0.02)
-        assert not done and encoder.seen == 1
+        assert not done and encoder.seen == TESTS
     waits.join(120)
     assert done and encoder.seen == 5
     assert "another process" in caplog.text
