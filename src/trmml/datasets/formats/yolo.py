@@ -128,11 +128,9 @@ def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tu
             root,
             ", ".join(there),
         )
-    listed = [image for place in there for image in _listed(root, place)]
-    first = {name: row for row, name in reversed(listed)}
-    names = dict.fromkeys(name for _, name in listed)
     if len(there) == 1:
-        return [(first[name], name) for name in names]
+        return _listed(root, there[0])
+    names = dict.fromkeys(name for place in there for _, name in _listed(root, place))
     return list(enumerate(names, start=1))
 
 
