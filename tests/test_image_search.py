@@ -58,6 +58,20 @@ def test_nothing_found_is_an_error(folder: Path) -> None:
         find_images([])
 
 
+def test_links_to_folders_are_followed_but_in_no_circle(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere/deep"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "y.png").write_bytes(b"x")
+    top = folder / "b"
+    (top / "linked").symlink_to(elsewhere.parent)
+    (top / "again").symlink_to(elsewhere)  # the same image by two names
+    (top / "deep/up").symlink_to(top)
+    (elsewhere / "round").symlink_to(top)
+    assert found(folder, "b") == [
+        "b/1.PNG", "b/again/y.png", "b/deep/z.tiff", "b/linked/deep/y.png"
+    ]  # fmt: skip
+
+
 @settings(max_examples=20)
 @given(st.permutations(["a1", "a02", "a10", "A3", "b", "ä", "1", "02", "²"]))
 def test_the_order_does_not_depend_on_the_disk(

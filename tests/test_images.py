@@ -388,6 +388,24 @@ def test_bad_image_holds_where_and_why() -> None:
     assert (bad.name, bad.row, bad.reason) == ("a.jpg", 7, "is empty")
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_is_that_of_the_image_however_it_is_turned(kind: str) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encode(picture((24, 8)), kind, exif=exif)
+        shown = (8, 24) if orientation >= 5 else (24, 8)
+        assert shown_size(io.BytesIO(content)) == read_image(content).size == shown
+
+
+def test_the_size_of_a_heic_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pi_heif")
+    assert shown_size(io.BytesIO(HEIC)) == (64, 64)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(DataError, match=r"is a HEIC image.*pip install 'trmml\[heif\]'"):
+        shown_size(io.BytesIO(HEIC))
+
+
 def test_the_size_of_what_is_no_image_is_refused_in_the_same_words(tmp_path: Path) -> None:
     for name, content in (("empty.jpg", b""), ("text.jpg", b"no image at all")):
         (tmp_path / name).write_bytes(content)

@@ -28,11 +28,12 @@ _UNREAD = tuple(
 def find_images(paths: Sequence[str | Path], *, keep_missing: bool = False) -> list[Path]:
     """Return the image files that files, folders and patterns stand for.
 
-    A file named outright is taken whatever its suffix. Folders are searched to the bottom, and
-    patterns (`photos/*`, `photos/**/*.jpg`) expanded, for files with one of `SUFFIXES`; names that
-    begin with a dot are skipped. What one path stands for is sorted with numbers by value (`2.jpg`
-    before `10.jpg`); a file that two paths stand for comes once, at the first. With `keep_missing`
-    a path that stands for nothing is returned as it is, for the reader of the images to report.
+    A file named outright is taken whatever its suffix. Folders are searched to the bottom as
+    `files_below` does, and patterns (`photos/*`, `photos/**/*.jpg`) expanded, for files with one of
+    `SUFFIXES`; names that begin with a dot are skipped. What one path stands for is sorted with
+    numbers by value (`2.jpg` before `10.jpg`); a file that two paths stand for comes once, at the
+    first. With `keep_missing` a path that stands for nothing is returned as it is, for the reader
+    of the images to report.
 
     Raises:
         DataError: a path stands for nothing, or a folder may not be read.
@@ -86,29 +87,49 @@ def _odd_kind(path: str) -> str:
 
 def _expand(path: str) -> list[Path]:
     if os.path.isdir(path):
-        images = _images_among(_files(path), f"the folder {path} holds")
+        images = _images_among(files_below(path), f"the folder {path} holds")
     elif os.path.exists(path):
         images = [Path(path)]
     elif glob.has_magic(path):
         matched = glob.glob(path, recursive=True)
-        files = chain.from_iterable(_files(m) if os.path.isdir(m) else [m] for m in matched)
+        files = chain.from_iterable(files_below(m) if os.path.isdir(m) else [m] for m in matched)
         images = _images_among(list(files), f"the pattern {path} matches")
     else:
         raise DataError(f"{path} does not exist. Name an image, a folder or a pattern.")
     return sorted(set(images), key=_natural)
 
 
-def _files(folder: str) -> list[str]:
+def files_below(folder: str | Path) -> list[str]:
+    """Return the files in a folder and in all folders below it, in no order.
+
+    Links to folders are followed, but for one that leads to a folder it lies in. Folders that begin
+    with a dot are skipped.
+
+    Raises:
+        DataError: a folder may not be listed.
+    """
+
     def refuse(error: OSError) -> None:
         raise DataError(
             f"cannot list the folder {error.filename}: {error.strerror}. Allow reading it."
         )
 
     found: list[str] = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    around = {str(folder): frozenset([folder_identity(folder)])}  # a folder and those it lies in
+    for parent, folders, files in os.walk(str(folder), onerror=refuse, followlinks=True):
+        outer = around.pop(parent)
+        shown = [name for name in folders if not name.startswith(".")]
+        inner = {name: folder_identity(os.path.join(parent, name)) for name in shown}
+        folders[:] = [name for name in shown if inner[name] not in outer]
+        around |= {os.path.join(parent, name): outer | {inner[name]} for name in folders}
         found += [os.path.join(parent, name) for name in files]
     return found
+
+
+def folder_identity(folder: str | Path) -> tuple[int, int]:
+    """Return what tells a folder from others, under whatever name."""
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
 
 
 def _images_among(paths: Sequence[str], place: str) -> list[Path]:

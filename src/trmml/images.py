@@ -103,11 +103,17 @@ def shown_size(path: Path | str | io.BytesIO) -> tuple[int, int]:
     """Width and height in pixels as an image is meant to be shown, from the file's head.
 
     Raises:
-        DataError: it is not there, or no image.
+        DataError: it is not there, no image, or a HEIC image without the extra `heif`.
     """
     try:
+        if is_heif(_head_of(path)):
+            heif_formats(str(path))
         with Image.open(path) as image:
-            return image.size if _orientation(image) < 5 else (image.height, image.width)
+            # Of a TIFF, Pillow's size is the one that is shown; of others, the one that is stored.
+            stored = image.format != "TIFF" and _orientation(image) >= 5
+            return (image.height, image.width) if stored else image.size
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         raise DataError(_why_undecodable(str(path), _head_of(path), error)) from error
     except Exception as error:  # on damaged files, decoders raise almost anything

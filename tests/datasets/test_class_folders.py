@@ -21,6 +21,14 @@ def test_an_image_in_several_folders_has_all_their_categories(tmp_path):
     assert states(read("class-folders", tmp_path, "test", blank="absent")) == [[N, N, Y]]
 
 
+def test_a_category_may_be_a_link(tmp_path):
+    write(tmp_path, {"set/train/cat/1.png": image_bytes(0), "elsewhere/2.png": image_bytes(1)})
+    (tmp_path / "set/train/dog").symlink_to(tmp_path / "elsewhere")
+    data = read("class-folders", tmp_path / "set", blank="absent")
+    assert data.images == ("train/cat/1.png", "train/dog/2.png")
+    assert states(data) == [[Y, N], [N, Y]]
+
+
 def test_folders_without_a_split_are_to_train_on(tmp_path):
     write(tmp_path, {name[6:]: content for name, content in FILES.items() if name[0] == "t"})
     assert read("class-folders", tmp_path, blank="absent").category_names == ("cat", "dog")

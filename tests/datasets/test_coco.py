@@ -237,3 +237,39 @@ def test_images_without_annotation_are_asked_about(tmp_path):
     write(tmp_path, {"train.json": json.dumps(tree(annotations=[]))})  # as CVAT exports tags
     with pytest.raises(DataError, match=r"4 of 4 images have no annotation.* blank=unknown if not"):
         read("coco", tmp_path)
+
+
+# Roboflow's ------------------------------------------------------------------------------------
+
+
+def write_roboflow(root: Path, project: str, used: dict[str, list[int]]) -> Path:
+    """A set whose project is above cat and dog; `used` are the annotated categories of a split."""
+    categories = [
+        {"id": 0, "name": project, "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": project},
+        {"id": 2, "name": "dog", "supercategory": project},
+    ]
+    for split, numbers in used.items():
+        images = [{"id": 0, "file_name": f"{split}.png", "width": 8, "height": 4}]
+        annotations = [{"id": n, "image_id": 0, "category_id": n} for n in numbers]
+        whole = tree(images=images, annotations=annotations, categories=categories)
+        write(root, {f"{split}/_annotations.coco.json": json.dumps(whole)})
+        write_images(root, [f"{split}/{split}.png"])
+    return root
+
+
+@pytest.mark.parametrize("project", ["animals", "cat"])  # the name may be that of a category
+def test_roboflow_s_own_category_is_left_out_of_all_splits(tmp_path, project, caplog):
+    caplog.set_level("INFO")
+    write_roboflow(tmp_path, project, {"train": [1], "valid": [2]})
+    for split, expected in (("train", [[Y, N]]), ("test", [[N, Y]])):
+        data = read("roboflow", tmp_path, split)
+        assert data.category_names == ("cat", "dog") and states(data) == expected
+    assert f"'{project}' is above all categories" in caplog.text
+
+
+def test_a_category_above_others_that_is_annotated_anywhere_is_kept(tmp_path):
+    write_roboflow(tmp_path, "animals", {"train": [1, 2], "valid": [0]})
+    for split, expected in (("train", [[N, Y, Y]]), ("test", [[Y, N, N]])):
+        data = read("roboflow", tmp_path, split)
+        assert data.category_names == ("animals", "cat", "dog") and states(data) == expected

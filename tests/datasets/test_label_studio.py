@@ -89,16 +89,17 @@ def test_a_name_of_two_controls_is_two_categories(tmp_path):
     assert states(read("label-studio", tmp_path, "test")) == [[N, Y, U, U, U]]
 
 
-def test_choices_of_yes_and_no_are_one_category(tmp_path):
+@pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("Yes", "No"), ("YES", "no")])
+def test_choices_of_yes_and_no_are_one_category(tmp_path, yes, no):
     tasks = [
-        task("0.png", [choices("yes", control="cat"), choices("no", control="sea buoy")]),
-        task("1.png", [choices("no", control="cat"), choices(control="sea buoy")]),
-        task("2.png", [choices("yes", "no", control="cat")]),
+        task("0.png", [choices(yes, control="cat"), choices(no, control="sea buoy")]),
+        task("1.png", [choices(no, control="cat"), choices(control="sea buoy")]),
+        task("2.png", [choices(yes, no, control="cat")]),
     ]
     data = read_tasks(tmp_path, *tasks)
     assert data.category_names == ("cat", "sea buoy")
     assert states(data) == [[Y, N], [N, U], [U, U]]
-    apart = task("0.png", [choices("yes", control="cat")], [choices("no", control="cat")])
+    apart = task("0.png", [choices(yes, control="cat")], [choices(no, control="cat")])
     assert states(read_tasks(tmp_path, apart, tasks[1])) == [[U], [N]]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.sets import N, U, Y, image_bytes, read, states, write, write_images
 from trmml import read_folder
-from trmml.datasets.tables.name_lists import check_separator, parse_lists
+from trmml.datasets.tables.name_lists import _made_of_names, check_separator, parse_lists
 from trmml.errors import DataError
 
 
@@ -159,3 +159,41 @@ def test_one_usual_separator_does_not_hide_another() -> None:
     with pytest.raises(DataError, match="names hold ','"):
         check_separator("labels.csv", ["cat;dog", "bird;cat", "cat,dog", "dog,bird"])
     check_separator("labels.csv", ["cat;salt, pepper", "salt, vinegar;dog"])  # names with commas
+
+
+def test_separators_are_checked_by_one_set_of_all_names() -> None:
+    class Names(list[str]):
+        read = 0
+
+        def __iter__(self):
+            self.read += 1
+            return super().__iter__()
+
+    names = Names(f"name_{index}" for index in range(100))
+    assert not _made_of_names(names, list(names), "_")
+    assert names.read < 5  # a set for each of them took hours for a table of 100,000
+
+
+VECTORS = {
+    "labels.csv": 'image,labels\na.png,"[0, 0, 1, 1]"\nb.png,"[1, 0, 0, -1]"\n',
+    "texts.csv": "image,labels\na.png,0;0;1;1\nb.png,\n",
+    "floats.csv": 'image,labels\na.png,"[0.0, 0.0, 1.0, 1.0]"\nb.png,\n',
+    "lines.jsonl": '{"image": "a.png", "labels": [0, 0, 1, 1]}\n'
+    '{"image": "b.png", "labels": [1, 0, 0, 0]}\n',
+    "object.json": '{"a.png": [0, 0, 1, 1], "b.png": [1, 0, 0, 0]}',
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_answers_in_a_list_are_not_numbers_of_categories(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    write(tmp_path, {name: VECTORS[name]})
+    with pytest.raises(DataError, match=r"each list has 4 entries .* Make a column per category"):
+        read_folder(tmp_path, tmp_path / name, blank="absent", categories=list("abcd"))
+
+
+def test_numbers_of_categories_that_look_like_answers_are_read(tmp_path: Path) -> None:
+    data = read_folder(*table(tmp_path, "0;1", "1;0"), blank="absent", categories=["cat", "dog"])
+    assert states(data) == [[Y, Y], [Y, Y]]
+    data = read_folder(*table(tmp_path, "[1, 1]", "[]"), blank="absent", categories=["cat", "dog"])
+    assert states(data) == [[N, Y], [N, N]]

@@ -85,6 +85,7 @@ def test_official_files_that_do_not_fit(tmp_path):
     for content, message in (
         ("1\n0\n", r"Labels_sky_Train\.txt has 2 lines for 3 images"),
         ("1\n0\n2\n", r"Labels_sky_Train\.txt line 3: expected 1 times 0 or 1, got '2'"),
+        ("1\n-1\n0\n", r"line 2: expected 1 times 0 or 1, got '-1'"),
         ("1 0\n0 0\n2 0\n", r"line 1: expected 1 times"),
         ("", r"Labels_sky_Train\.txt is empty"),
     ):

@@ -201,6 +201,44 @@ def test_a_number_or_an_answer_for_each(tmp_path):
         read("parquet", tmp_path, numbers="vector", **named)
 
 
+VECTORS = [[0, 0, 1, 1], [1, 0, 0, 0]]
+ANSWERS = [[N, N, Y, Y], [Y, N, N, N]]
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float32, pl.Float64])
+def test_label_vectors_are_never_read_as_numbers_of_categories(tmp_path, dtype):
+    write(tmp_path, {"names.txt": "\n".join("abcd")})
+    options = {"categories": "names.txt", "blank": "absent"}
+    parquet(tmp_path, "train.parquet", labels=pl.Series(VECTORS, dtype=pl.List(dtype)))
+    with pytest.raises(DataError, match=r"has 4 entries of 0, 1 and -1.* option numbers=vector"):
+        read("parquet", tmp_path, **options)
+    assert states(read("parquet", tmp_path, numbers="vector", **options)) == ANSWERS
+    arrays = pl.Series(VECTORS, dtype=pl.Array(dtype, 4))
+    parquet(tmp_path, "train.parquet", labels=arrays)
+    assert states(read("parquet", tmp_path, numbers="vector", **options)) == ANSWERS
+    # Some number stands for no answer, or some list names less than all: no vectors.
+    named = pl.Series([[0, 3, 1, 1], [2, 0, 1, 3]], dtype=pl.List(dtype))
+    parquet(tmp_path, "train.parquet", labels=named)
+    assert states(read("parquet", tmp_path, **options)) == [[Y, Y, N, Y], [Y, Y, Y, Y]]
+    parquet(tmp_path, "train.parquet", labels=pl.Series([[1, 1], [0]], dtype=pl.List(dtype)))
+    assert states(read("parquet", tmp_path, **options)) == [[N, Y, N, N], [Y, N, N, N]]
+
+
+def test_vectors_of_floats_have_the_states_of_integers(tmp_path):
+    write(tmp_path, {"names.txt": "\n".join("abcd")})
+    rows = pl.Series([[1.0, 0.0, -1.0, float("nan")], [1.0, None, 0.0, 0.0], None])
+    parquet(tmp_path, "train.parquet", labels=rows)
+    data = read("parquet", tmp_path, categories="names.txt", numbers="vector", minus_one="unknown")
+    assert states(data) == [[Y, N, U, U], [Y, U, N, N], [U] * 4]
+    parquet(tmp_path, "train.parquet", label=[1.0, float("nan"), None])
+    data = read("parquet", tmp_path, categories="names.txt", blank="absent")
+    assert states(data) == [[N, Y, N, N], [U] * 4, [U] * 4]
+    soft = pl.Series([[0.5, 0.0, 1.0, 1.0]])  # no answers, and no numbers of categories
+    parquet(tmp_path, "train.parquet", labels=soft)
+    with pytest.raises(DataError, match="lists none of the 4 categories"):
+        read("parquet", tmp_path, categories="names.txt", numbers="vector", blank="absent")
+
+
 def test_parquet_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match=r"train set was expected at train\.parquet"):
         read("parquet", tmp_path)

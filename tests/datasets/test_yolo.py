@@ -159,6 +159,61 @@ def test_data_yaml_says_which_folder_is_which(tmp_path):
     assert read("yolo", tmp_path, "test").images == (names[1],)
 
 
+def write_parts(root: Path, card: str) -> list[str]:
+    names = [f"images/{part}/{part}.png" for part in ("one", "two", "three")]
+    write_images(root, names)
+    labels = {name.replace("images", "labels").replace("png", "txt"): "" for name in names}
+    lists = {"l1.txt": f"{names[1]}\n{names[0]}\n", "l2.txt": f"\n{names[2]}\n{names[1]}\n"}
+    write(root, labels | lists | {"data.yaml": f"{card}\nnames: [cat]\n"})
+    return names
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ("[l1.txt, l2.txt]", [1, 0, 2]),
+        ("[images/two, l1.txt]", [1, 0]),
+        ("[l2.txt, images/one]", [2, 1, 0]),
+        ("[images/three, images/one, images/three]", [2, 0]),
+        ("l1.txt", [1, 0]),
+    ],
+)
+def test_all_places_of_data_yaml_are_read_each_image_once(tmp_path, places, expected):
+    names = write_parts(tmp_path, f"train: {places}")
+    data = read("yolo", tmp_path, blank="absent")
+    assert data.images == tuple(names[index] for index in expected)
+    assert data.rows == tuple(range(1, len(expected) + 1))
+
+
+def test_a_part_of_the_places_is_no_set(tmp_path):
+    write_parts(tmp_path, "train: [images/one, images/four, l3.txt]")
+    message = r"names 3 places for train, .* no images/four and no l3\.txt\. Correct them"
+    with pytest.raises(DataError, match=message):
+        read("yolo", tmp_path, blank="absent")
+
+
+def test_the_usual_place_stands_in_and_is_told(tmp_path, caplog):
+    names = write_parts(tmp_path, "train: ../train/images\ntest: test.txt\nval: images/two")
+    with pytest.raises(DataError, match=r"holds folders \(one, three, two\)"):
+        read("yolo", tmp_path, blank="absent")  # not all of images/
+    write_images(tmp_path, ["train/images/a.png"])
+    write(tmp_path, {"train/labels/a.txt": ""})
+    assert read("yolo", tmp_path, blank="absent").images == ("train/images/a.png",)
+    (told,) = caplog.messages
+    assert "names ../train/images, which is not below" in told and "is train/images" in told
+    assert read("yolo", tmp_path, "test", blank="absent").images == (names[1],)
+    assert "names test.txt, which is not below" in caplog.messages[1]
+
+
+def test_a_place_may_be_a_link(tmp_path):
+    names = write_parts(tmp_path / "set", "train: images/linked")
+    (tmp_path / "set/images/one").rename(tmp_path / "elsewhere")
+    (tmp_path / "set/images/linked").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "set", {"labels/linked/one.txt": ""})
+    data = read("yolo", tmp_path / "set", blank="absent")
+    assert data.images == (names[0].replace("one/", "linked/"),)
+
+
 def test_names_stay_text(tmp_path):
     write(write_yolo(tmp_path), {"data.yaml": "names: [no, null, 007, 1:30]\nnc: 4\n"})
     assert read("yolo", tmp_path).category_names == ("no", "null", "007", "1:30")

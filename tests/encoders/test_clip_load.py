@@ -78,6 +78,37 @@ def test_openais_weights_in_another_file_are_pointed_out(
     assert "write tiny-RN-quickgelu before the colon" in caplog.text
 
 
+def test_settings_that_a_file_does_not_say_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: Path
+) -> None:
+    half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    tags: dict[str, dict[str, object]] = {
+        "plain": {"url": "x"},
+        "quick": {"quick_gelu": True},
+        "half": half,
+    }
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: [*tags])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _, name: tags.get(name, {}))
+    load_encoder(f"tiny-RN:{file}", text=False)
+    assert "those of quick (quick_gelu=True); or half (mean=(0.5, 0.5, 0.5), std=" in caplog.text
+    assert f"write tiny-RN:{file}@TAG" in caplog.text
+    caplog.clear()
+    encoders = {name: load_open_clip(f"tiny-RN:{file}@{name}") for name in tags}
+    assert not caplog.text
+    assert "mean (0.5, 0.5, 0.5)" in encoders["half"].preprocessing
+    assert "mean (0.481" in encoders["quick"].preprocessing
+    gelus = {
+        name: isinstance(each.text_tower.transformer.resblocks[0].mlp.gelu, QuickGELU)
+        for name, each in encoders.items()
+    }
+    assert gelus == {"plain": False, "quick": True, "half": False}
+    with pytest.raises(EncoderError, match="'other' is neither a file nor a tag of tiny-RN; its"):
+        load_encoder(f"tiny-RN:{file}@other")
+    tags.clear()  # no weights are published, or all agree: nothing is asked
+    load_encoder(f"tiny-RN:{file}", text=False)
+    assert not caplog.text
+
+
 def test_a_file_is_prepared_for_like_the_published_weights() -> None:
     agreed = clip_load._agreed_preprocess
     assert agreed("ViT-B-16-SigLIP")["mean"] == (0.5, 0.5, 0.5)

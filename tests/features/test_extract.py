@@ -2,6 +2,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.toy import ToyEncoder, write_images
+from trmml.encoders import load_encoder
+from trmml.encoders.frozen import frozen_encoder
 from trmml.encoders.speed import precision
 from trmml.errors import DataError
 from trmml.features import extract, ranks, store
@@ -21,6 +24,8 @@ from trmml.features.extract import Encoding, encode_images
 from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
 from trmml.storage import hashes as contents
+
+TESTS = 2  # images that are sent to know the encoder: by `identify`, and by the version of its code
 
 
 class Counted(ToyEncoder):
@@ -56,7 +61,7 @@ def new_work(paths, root, **more) -> int:
     """How many images a second encoder of the same weights had to encode."""
     encoder = Counted()
     encode(paths, root, encoder, **more)
-    return encoder.seen - 1  # `identify` sends one
+    return encoder.seen - TESTS
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -187,16 +192,75 @@ def test_what_features_depend_on_leads_to_another_store(paths, root):
     curved.activation = torch.nn.GELU()  # the same weights, another structure
     for encoder in (Counted(), Counted(seed=1), darker, curved):
         encode(paths, root, encoder)
-        assert encoder.seen - 1 == 5
+        assert encoder.seen - TESTS == 5
     assert new_work(paths, root, form="int8") == 5
     assert len(list_stores(root)) == 5
+
+
+class Scaled(Counted):
+    """Multiplies what it makes: a plain attribute, of which no checksum knows."""
+
+    scale = 1.0
+
+    def encode_image(self, pixels):
+        hidden, feature = super().encode_image(pixels)
+        return self.scale * hidden, feature
+
+
+class Cubed(Counted):
+    """Of the same weights and structure, with another projection."""
+
+    def project(self, hidden_patches):
+        return super().project(hidden_patches**3)
+
+
+def new_code(scale: float) -> Scaled:
+    encoder = Scaled()
+    encoder.scale = scale
+    return encoder
+
+
+def test_features_of_changed_code_are_not_met_again(paths, root):
+    def work(encoder: Counted, **more) -> int:
+        encode(paths, root, encoder, **more)
+        return encoder.seen - TESTS
+
+    Cubed.__name__ = Cubed.__qualname__ = Scaled.__name__ = "Counted"  # what `repr` shows
+    assert [work(new_code(scale)) for scale in (1.0, 2.0)] == [5, 5]
+    assert work(Cubed()) == 5
+    # Each version is met again, also where the last digits differ, as on another processor.
+    assert [work(new_code(scale)) for scale in (1.0, 2.0, 2.002)] == [0, 0, 0]
+    assert work(Cubed()) == 0
+    (known,) = root.glob("*-24.json")
+    known.write_text("[[")  # damaged: on one machine the numbers are the same again
+    assert work(new_code(1.0)) == 0
+
+
+def test_live_features_keep_no_version(paths, root):
+    encode(paths, root, live=True)
+    assert not root.exists()
+
+
+def test_stores_of_the_encoders_of_trmml_keep_their_names():
+    """The name that 0.1 gave."""
+    key = store.StoreKey("x", "a", 24, "", "fp32", "pillow", "fp16", 9, 12, 8)
+    assert key.name == "52ffe8c768128d4f"
+    encoder = load_encoder("bundled", text=False)
+    frozen = frozen_encoder(encoder)
+    assert extract._with_version(Path("nowhere"), key, frozen, keep=True) is key
+
+
+def test_compile_is_bf16_on_a_card_and_fp32_on_a_processor():
+    frozen = replace(frozen_encoder(ToyEncoder()), precision="compile")
+    names = [extract._key(replace(frozen, device=each), "fp16") for each in ("cpu", "cuda:0")]
+    assert [key.precision for key in names] == ["compile-fp32", "compile-bf16"]
 
 
 def test_an_interrupted_run_loses_one_shard_at_most(paths, root, monkeypatch):
     monkeypatch.setattr(precision, "CPU_BATCH", 1)
     monkeypatch.setattr(store, "SHARD_BYTES", 1)  # one row a shard
     stopped = Counted()
-    stopped.limit = 4
+    stopped.limit = TESTS + 3
     with pytest.raises(KeyboardInterrupt):
         encode(paths, root, stopped)
     (folder,) = (path for path in root.iterdir() if path.is_dir())
@@ -238,7 +302,7 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
     encoder = Counted()
     with pytest.raises(DataError, match="--store-form int8"):
         encode(paths, root, encoder)
-    assert encoder.seen == 1 and len(shards(root)) == 1
+    assert encoder.seen == TESTS and len(shards(root)) == 1
     assert new_work(paths[:1], root) == 0  # what is there can still be read
 
 
@@ -277,9 +341,9 @@ def test_a_second_process_waits_and_finds_everything(paths, root, caplog):
         latest = time.monotonic() + 120
         while "another process" not in caplog.text and time.monotonic() < latest:
             time.sleep(0.02)
-        assert not done and encoder.seen == 1
+        assert not done and encoder.seen == TESTS
     waits.join(120)
-    assert done and encoder.seen == 5
+    assert done and encoder.seen == TESTS + 4
     assert "another process" in caplog.text
 
 
@@ -328,6 +392,23 @@ def test_unchanged_files_are_read_once(paths, root, monkeypatch):
         encode(paths, root)
     (root / "files.json").write_text("damaged")
     assert new_work(paths, root) == 0
+
+
+def test_a_name_that_is_no_unicode_is_remembered_with_the_others(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(contents, "FRESH_SECONDS", -1.0)
+    try:
+        odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+        odd.write_bytes(b"odd")
+    except OSError:
+        pytest.skip("this file system takes Unicode alone")
+    (tmp_path / "a.png").write_bytes(b"a")
+    hashes = contents.ContentHashes(tmp_path)
+    read = [hashes.look_up(path) for path in (odd, tmp_path / "a.png")]
+    hashes.save()
+    monkeypatch.setattr(contents, "hash_file", None)
+    again = contents.ContentHashes(tmp_path)
+    assert [again.look_up(path) for path in (odd, tmp_path / "a.png")] == read
+    assert "damaged" not in caplog.text
 
 
 # Of several processes -----------------------------------------------------------------------

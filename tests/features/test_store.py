@@ -119,7 +119,7 @@ def encode():
     if not child:
         encoder = Slow()
         encode_images(sorted(folder.iterdir()), encoder, encoding=Encoding(root))
-        print(encoder.seen - 1, flush=True)  # `identify` sends one
+        print(encoder.seen - 2, flush=True)  # `identify` sends one, the version of its code another
         os._exit(0)
     return child
 

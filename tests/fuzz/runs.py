@@ -20,7 +20,7 @@ from trmml.benchmark.records import Cell, CellFolder
 from trmml.encoders.frozen import frozen_encoder
 from trmml.features.admin import list_stores
 from trmml.features.base import Features
-from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
+from trmml.features.store import FeatureStore, StoreKey, code_version, settled_shortcut
 from trmml.reporting.report import write_report
 from trmml.settings.files import load_settings
 from trmml.storage.hashes import ContentHashes
@@ -105,6 +105,10 @@ def _use_store(root: Path) -> object:
     return store.features([["a", "b"]]).batch(torch.tensor([0, 1]))
 
 
+def _use_versions(root: Path) -> object:
+    return code_version(root, KEY, [[1.0], [2.0], [3.0]], keep=True)
+
+
 def _use_hashes(root: Path) -> object:
     return ContentHashes(root).look_up(root / "files.json")
 
@@ -171,6 +175,8 @@ TARGETS = (
     _of_store("store-card", "store.json", as_json),
     _of_store("store-whole", "whole.json", as_json),
     _of_store("store-shortcut", "shortcut.json", as_json),
+    in_folder("store-versions", "a-24.json", {"a-24.json": "[[[1.0], [2.0], [3]]]"}, _use_versions,
+              as_json),
     in_folder("store-hashes", "files.json", {"files.json": STORE["files.json"]}, _use_hashes,
               as_json),
     in_folder("cells", "cells.jsonl", {"cells.jsonl": _LINE * 2}, _use_cells,

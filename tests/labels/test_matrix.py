@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -223,6 +224,32 @@ def test_counts_take_no_copy_of_eight_bytes_a_pair() -> None:
     assert counts[0].tolist() == [3000] * 1000 and not counts[1].any() and counts[2] == 1
     most = max(abs(event.self_cpu_memory_usage) for event in profile.events())
     assert most <= 8 * 2**20  # torch sums a part of 2**20 pairs as numbers of 8 bytes
+
+
+def test_a_single_positive_takes_no_copy_of_eight_bytes_a_pair() -> None:
+    matrix = LabelMatrix(*torch.ones(2, 3000, 1000, dtype=torch.bool))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        single = matrix.keep_single_positive(seed=1)
+    assert (single.known.sum(1) == 1).all()
+    most = max(abs(event.self_cpu_memory_usage) for event in profile.events())
+    assert most <= 8 * 2**20  # as above
+
+
+def test_quotas_hold_no_draw_of_every_pair() -> None:
+    matrix = random_matrix(100_000, 20)
+    tracemalloc.start()
+    try:
+        kept = matrix.keep_quota(100, 200, seed=3)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept.positives.tolist() == [100] * 20 and kept.negatives.tolist() == [200] * 20
+    assert most < 100_000 * 20 * 8  # all draws; two parts of them and some bits are half of it
+    draws = np.random.RandomState(3).random_sample((100_000, 20))
+    rows = matrix.labels[:, 7].nonzero()[:, 0].numpy()
+    assert kept.labels[:, 7].nonzero()[:, 0].tolist() == sorted(
+        rows[np.argsort(draws[rows, 7], kind="stable")[:100]].tolist()
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (1, 1)])

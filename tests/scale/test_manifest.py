@@ -32,6 +32,15 @@ def test_a_folder_to_the_bottom_with_sizes(tmp_path: Path) -> None:
     assert frame["etag"][0] == f"{stat.st_mtime_ns:x}"
 
 
+def test_links_to_folders_are_followed_but_in_no_circle(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", 1)
+    write_images(tmp_path / "elsewhere", 1, seed=1)
+    (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/up").symlink_to(tmp_path / "set")
+    (tmp_path / "set/round").symlink_to(tmp_path / "set")
+    assert manifest_of(tmp_path, tmp_path / "set")["id"].to_list() == ["000.png", "linked/000.png"]
+
+
 def test_a_list_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path, 1)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
@@ -29,7 +31,7 @@ from trmml.features.decoding import (
     workers,
 )
 from trmml.features.loader import best_precision, load_batches
-from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
+from trmml.features.store import FeatureStore, StoreKey, code_version, settled_shortcut
 from trmml.images import BadImage
 from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
@@ -110,6 +112,7 @@ def encode_images(
     frozen = in_precision(frozen, ranks.of_first(precision))
     key = _key(frozen, encoding.form)
     if not ranks.number():
+        key = _with_version(root, key, frozen, keep=not encoding.live)
         key = _with_decoder(root, key, paths[:SEARCHED], frozen)
     key = ranks.of_first(key)
     run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
@@ -286,12 +289,38 @@ def _with_decoder(
     return card if on_card_holds(paths, frozen) else key
 
 
+def _with_version(root: Path, key: StoreKey, frozen: FrozenEncoder, *, keep: bool) -> StoreKey:
+    """The key with the version of the code, where the encoder is one of the user's own.
+
+    Its checksum knows weights and modules, but not what its methods do with them: that is known by
+    what they make of a test image, in fp32.
+    """
+    encoder = frozen.encoder
+    if type(encoder).__module__.partition(".")[0] == "trmml":
+        return key
+    with torch.no_grad():
+        hidden, feature = encoder.encode_image(
+            encoder.preprocess(_test_image())[None].to(frozen.device)
+        )
+        parts = hidden, feature, encoder.project(hidden)
+    made = [[float(f"{number:.5g}") for number in _some(part)] for part in parts]
+    return replace(key, version=code_version(root, key, made, keep=keep))
+
+
+def _some(values: Tensor) -> list[float]:
+    """Some thousand of the values; their distance is odd, so that they are of every channel."""
+    numbers: list[float] = values.flatten()[:: values.numel() // 2048 | 1].tolist()
+    return numbers
+
+
 def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
     """What the features depend on where Pillow decodes.
 
     `preprocess` is known by what it makes of a test image.
     """
-    identity = frozen.identity
+    identity, precision = frozen.identity, frozen.precision
+    if precision == "compile":  # see `speed.precision`
+        precision = "compile-bf16" if frozen.device.startswith("cuda") else "compile-fp32"
     pixels = (frozen.encoder.preprocess(_test_image()) * 1000).round().int()
     made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
     words = getattr(frozen.encoder, "preprocessing", "")
@@ -300,7 +329,7 @@ def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
         image_checksum=identity.image_checksum,
         size=identity.size,
         preprocessing=f"{words} [{made}]".strip(),
-        precision=frozen.precision,
+        precision=precision,
         decoder="pillow",
         form=form,
         patches=identity.patches,

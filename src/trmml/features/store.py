@@ -1,12 +1,14 @@
 """The feature store: what a frozen encoder computes of each image, once, kept on disk.
 
     ROOT/files.json              content hash of each file, by path, size and time of change
+    ROOT/<checksum>-<size>.json  what each version of an encoder of one's own made of a test image
     ROOT/<key>/store.json        what the key stands for, in words
     ROOT/<key>/whole.json        shards whose checksum was right, by size and time of change
     ROOT/<key>/<name>.safetensors    a shard: features of some hundred images, never changed
 
 The key covers the encoder's image side, its input size and preprocessing, the precision of the
-encoder, who decodes, and the form the features are kept in. Within a store a row is named by the
+encoder, who decodes, and the form the features are kept in. Of an encoder of one's own it covers
+the version of the code, which the checksum does not see. Within a store a row is named by the
 content of the image and its view: renaming a file costs nothing, and a changed weight or image
 never meets an old feature. A shard appears whole, under a new name, or not at all, so that several
 processes cannot damage it; a lock keeps them from doing the same work twice.
@@ -46,6 +48,8 @@ SHARD_BYTES = 128 * 2**20
 SPARE_BYTES = 512 * 2**20
 # From here on, what will be written is a warning, no longer a line of the log alone.
 NOTICE_BYTES = 2**30
+# Relative distance of outputs below which code is the same: a card's TF32 costs a tenth of it.
+SAME_VERSION = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class StoreKey:
         patches: P.
         hidden_size: W.
         feature_size: D.
+        version: of the code of an encoder of one's own; "" for those of trmml.
     """
 
     encoder: str
@@ -75,11 +80,14 @@ class StoreKey:
     patches: int
     hidden_size: int
     feature_size: int
+    version: str = ""
 
     @property
     def name(self) -> str:
         """The store's folder."""
         parts = {n: v for n, v in asdict(self).items() if n != "encoder"} | {"format": FORMAT}
+        if not self.version:  # stores from before there were versions stay valid
+            del parts["version"]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -280,6 +288,40 @@ def settled_shortcut(folder: Path) -> bool | None:
         return bool(parse_object(path.read_bytes())["holds"])
     except (OSError, ValueError, KeyError):  # damaged: it is found out again
         return None
+
+
+def code_version(root: Path, key: StoreKey, made: list[list[float]], *, keep: bool) -> str:
+    """Which version of an encoder makes this of a test image: one that was met, or a new one.
+
+    Processors and cards differ in the last digits. So a version is met again where its numbers are
+    close, and is called by the digest of those that were kept.
+
+    Args:
+        root: of all stores.
+        key: of the encoder.
+        made: parts of what it makes of the test image.
+        keep: whether to remember a new one.
+    """
+    path = root / f"{key.image_checksum[:16]}-{key.size}.json"
+    try:
+        known: list[list[list[float]]] = of_kind(
+            list[list[list[float]]], parse_json(path.read_bytes())
+        )
+    except (OSError, ValueError):  # not there, or damaged: its images are encoded again
+        known = []
+    found = next((one for one in known if _is_close(one, made)), made)
+    if found is made and keep:
+        with suppress(OSError):  # a root that may only be read
+            root.mkdir(parents=True, exist_ok=True)
+            write_json(path, [*known, made])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def _is_close(one: list[list[float]], other: list[list[float]]) -> bool:
+    if [len(part) for part in one] != [len(part) for part in other]:
+        return False
+    pairs = ((torch.tensor(a), torch.tensor(b)) for a, b in zip(one, other, strict=True))
+    return all(bool((a - b).norm() <= SAME_VERSION * b.norm()) for a, b in pairs)
 
 
 def _state(path: Path) -> list[int]:

@@ -127,10 +127,13 @@ class LabelMatrix:
             ConfigError: the seed is out of its range.
         """
         draws = torch.from_numpy(np.concatenate(list(_random_rows(len(self), 1, seed))))
-        order = self.labels.cumsum(1)  # (N, C), the present categories counted from 1
-        count = self.labels.sum(1, keepdim=True)
-        chosen = (draws.to(count.device) * count).long().clamp(max=count - 1) + 1
-        kept = self.labels & (order == chosen)
+        kept = torch.zeros_like(self.labels)
+        for rows in _parts(self.labels):
+            labels = self.labels[rows]
+            order = labels.cumsum(1)  # the present categories of each image, counted from 1
+            count = labels.sum(1, keepdim=True)
+            chosen = (draws[rows].to(count.device) * count).long().clamp(max=count - 1) + 1
+            kept[rows] = labels & (order == chosen)
         return LabelMatrix(kept, kept)
 
     def keep_quota(self, positives: int, negatives: int, seed: int = 0) -> "LabelMatrix":
@@ -162,14 +165,29 @@ class LabelMatrix:
                 "a quota is a number of present and a number of absent labels per category, at "
                 f"least 0 and not both 0, but {positives} and {negatives} were given."
             )
-        draws = np.concatenate(list(_random_rows(len(self), self.known.shape[1], seed)))
         present, known = self.labels.cpu().numpy(), self.known.cpu().numpy()
         kept = np.zeros_like(known)
-        for c in range(known.shape[1]):
-            for answer, count in ((True, positives), (False, negatives)):
-                rows = np.flatnonzero(known[:, c] & (present[:, c] == answer))
-                order = np.argsort(draws[rows, c], kind="stable")
-                kept[rows[order[:count]], c] = True
+        quotas: list[tuple[int, bool, int]] = []  # that leave something out
+        for answer, count, there in ((True, positives, self.positives),
+                                     (False, negatives, self.negatives)):  # fmt: skip
+            every = (there <= count).cpu().numpy()
+            kept |= known & (present == answer) & every
+            quotas += [(int(c), answer, count) for c in np.flatnonzero(~every)]
+        # Of each quota the images with the smallest draws so far: all draws would fill the memory.
+        rows = [np.empty(0, dtype=np.int64)] * len(quotas)
+        least = [np.empty(0)] * len(quotas)
+        start = 0
+        for draws in _random_rows(len(self), known.shape[1], seed):
+            part = slice(start, start + len(draws))
+            for place, (c, answer, count) in enumerate(quotas):
+                new = np.flatnonzero(known[part, c] & (present[part, c] == answer))
+                both = np.concatenate([least[place], draws[new, c]])
+                order = np.argsort(both, kind="stable")[:count]
+                least[place] = both[order]
+                rows[place] = np.concatenate([rows[place], new + start])[order]
+            start += len(draws)
+        for place, (c, _, _) in enumerate(quotas):
+            kept[rows[place], c] = True
         return LabelMatrix(self.labels, torch.from_numpy(kept).to(self.known.device))
 
     def subset(self, indices: Sequence[int] | Int[Tensor, "K"]) -> "LabelMatrix":
@@ -252,12 +270,18 @@ class LabelMatrix:
 
 
 def _count(bits: Bool[Tensor, "N C"]) -> Int[Tensor, "C"]:
-    """Return how many are True per category, by parts: torch sums bits as numbers of 8 bytes."""
+    """Return how many are True per category."""
     counts = bits.new_zeros(bits.shape[1], dtype=torch.int64)
+    for rows in _parts(bits):
+        counts += bits[rows].sum(0)
+    return counts
+
+
+def _parts(bits: Bool[Tensor, "N C"]) -> Iterator[slice]:
+    """Yield the rows of each part that is summed at once: torch sums bits as numbers of 8 bytes."""
     rows = max(1, _PAIRS_PER_SUM // max(1, bits.shape[1]))
     for start in range(0, len(bits), rows):
-        counts += bits[start : start + rows].sum(0)
-    return counts
+        yield slice(start, start + rows)
 
 
 def _describe(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trmml.errors import DataError
-from trmml.image_search import SUFFIXES
+from trmml.image_search import SUFFIXES, folder_identity
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,16 @@ def file_object(path: str, name: str) -> Object:
 
 
 def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Each folder with what lies in it; names that begin with a dot are passed over."""
-    waiting = [top]
+    """Each folder with what lies in it; names that begin with a dot are passed over.
+
+    Links to folders are followed, but for one that leads to a folder it lies in.
+    """
+    waiting = [(top, frozenset[tuple[int, int]]())]
     while waiting:
-        folder = waiting.pop()
+        folder, outer = waiting.pop()
         try:
+            if (identity := folder_identity(folder)) in outer:
+                continue
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
@@ -70,7 +75,7 @@ def _folders(top: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
                 f"cannot list the folder {folder}: {error.strerror}. Allow reading it."
             ) from error
         shown = [entry for entry in entries if not entry.name.startswith(".")]
-        waiting += [e.path for e in reversed(shown) if e.is_dir(follow_symlinks=False)]
+        waiting += [(e.path, outer | {identity}) for e in reversed(shown) if e.is_dir()]
         yield folder, shown
 
 

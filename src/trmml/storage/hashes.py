@@ -12,7 +12,6 @@ from stat import S_ISREG
 from typing import Any
 
 from trmml.storage.atomic import sweep, write_text
-from trmml.storage.json_text import parse_object
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,10 @@ class ContentHashes:
 def _remembered(path: Path, inode: int, mtime_ns: int) -> dict[str, Any]:
     """What a file of hashes holds; it is replaced and never changed, so it is parsed once."""
     try:
-        return parse_object(path.read_bytes())
-    except ValueError:
-        logger.warning("%s is damaged; files are read again", path)
-        return {}
+        tree = json.loads(path.read_bytes())  # not parse_json, for a name may be no Unicode
+        if isinstance(tree, dict):
+            return tree
+    except (ValueError, RecursionError):
+        pass
+    logger.warning("%s is damaged; files are read again", path)
+    return {}

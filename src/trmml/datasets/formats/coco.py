@@ -23,6 +23,7 @@ HCP-MLR-PL, so a mask drawn by their rule falls on the same pairs. All 80 catego
 every image, so what is not annotated is absent.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,12 +40,15 @@ from trmml.datasets.formats.coco_json import (
     category_columns,
     image_entries,
     known_pairs,
+    unused_roots,
 )
 from trmml.datasets.image_files import locate
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
+
+_log = logging.getLogger(__name__)
 
 _PARTS = {"train": "train2014", "test": "val2014"}
 
@@ -84,7 +88,7 @@ def read_coco2014(root: Path, split: Split, options: Coco2014Options) -> Dataset
     path = find_file(root, [f"annotations/instances_{part}.json", f"instances_{part}.json"],
                      f"the annotations of {part}")  # fmt: skip
     folders = [part, f"images/{part}", "images", ""]
-    return _read(root, path, folders, options.images, options.crowd, "absent")
+    return _read(root, path, read_json(path), folders, options.images, options.crowd, "absent")
 
 
 def read_coco_json(root: Path, split: Split, options: CocoJsonOptions) -> Dataset:
@@ -103,7 +107,9 @@ def read_coco_json(root: Path, split: Split, options: CocoJsonOptions) -> Datase
     )
     path = find_file(root, [file], f"the {split} set's COCO JSON (option {split}=FILE)", split)
     folder = below_folder(folder, f"{split}_images", root)
-    return _read(root, path, [folder, ""], options.images, options.crowd, options.blank)
+    return _read(
+        root, path, read_json(path), [folder, ""], options.images, options.crowd, options.blank
+    )
 
 
 def read_coco_file(images: Path, path: Path, blank: Blank | None) -> Dataset:
@@ -112,13 +118,40 @@ def read_coco_file(images: Path, path: Path, blank: Blank | None) -> Dataset:
     Raises:
         DataError: the file is damaged, contradicts itself or needs `blank`.
     """
-    return _read(images, path, [""], "all", "keep", blank)
+    return _read(images, path, read_json(path), [""], "all", "keep", blank)
+
+
+def read_roboflow_coco(path: Path, files: Sequence[Path], blank: Blank | None) -> Dataset:
+    """Return the images beside one of an export's files, without the category that Roboflow adds.
+
+    It is the name of the project, above all others, and may be that of one of them.
+
+    Args:
+        path: one of `files`.
+        files: of all splits, for an annotation in any of them shows that a category is meant.
+        blank: see `read_coco_file`.
+
+    Raises:
+        DataError: as `read_coco_file`.
+    """
+    trees = {file: read_json(file) for file in files}
+    tree, added = trees[path], unused_roots(trees, path)
+    if added:
+        names = ", ".join(repr(entry.get("name")) for entry in added)
+        _log.info("%s: %s is above all categories, never annotated, and left out", path, names)
+        tree["categories"] = [entry for entry in tree["categories"] if entry not in added]
+    return _read(path.parent, path, tree, [""], "all", "keep", blank)
 
 
 def _read(
-    root: Path, path: Path, folders: Sequence[str], images: str, crowd: str, blank: str | None
+    root: Path,
+    path: Path,
+    tree: Any,
+    folders: Sequence[str],
+    images: str,
+    crowd: str,
+    blank: str | None,
 ) -> Dataset:
-    tree = read_json(path)
     names, columns = category_columns(tree, path)
     listed = image_entries(tree, path)
     annotations = annotation_entries(tree, path, listed, columns)

@@ -70,6 +70,30 @@ def category_columns(tree: Any, path: Path) -> tuple[tuple[str, ...], dict[Any, 
     return names, {key: column for column, key in enumerate(order)}
 
 
+def unused_roots(trees: Mapping[Path, Any], path: Path) -> list[dict[str, Any]]:
+    """Return the categories of a file that only stand above others, as Roboflow adds one.
+
+    They are the supercategory of others, have none of the others above them, and no annotation.
+
+    Args:
+        trees: of the files of all splits.
+        path: of the one whose categories are asked for.
+    """
+    entries = _entries(trees[path], "categories", path)
+    names = [entry.get("name") for entry in entries]
+    above = [entry.get("supercategory") for entry in entries]
+    roots = [entry for entry, over in zip(entries, above, strict=True)
+             if entry.get("name") in above and over not in names]  # fmt: skip
+    if not roots:
+        return []
+    used = {
+        _id(entry, "category_id", f"{file}, annotation {place}")
+        for file, tree in trees.items()
+        for place, entry in enumerate(_entries(tree, "annotations", file), start=1)
+    }
+    return [entry for entry in roots if _id(entry, "id", f"{path}, categories") not in used]
+
+
 def image_entries(tree: Any, path: Path) -> dict[Any, ImageEntry]:
     """Return the images by id, in the order of the file."""
     listed: dict[Any, ImageEntry] = {}

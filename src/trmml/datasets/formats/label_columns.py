@@ -7,7 +7,7 @@ need names, of the file or of option categories=FILE. In a column per category n
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 import torch
@@ -17,6 +17,7 @@ from trmml.datasets.formats.folder import read_categories
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables.cells import is_long
 from trmml.datasets.tables.long import read_long
+from trmml.datasets.tables.name_lists import are_vectors
 from trmml.datasets.tables.names import unique_names
 from trmml.datasets.tables.table import Table
 from trmml.datasets.tables.wide import read_wide
@@ -149,9 +150,9 @@ def _label_columns(
     column = list_column(frame.columns, options.labels, str(where))
     if not column:
         return _Columns(frame, pl.repeat(True, frame.height, eager=True))
-    lists = {"present": _column(where, frame, column)}
+    lists = {"present": _whole(_column(where, frame, column))}
     if "absent" in frame.columns:
-        lists["absent"] = frame["absent"]
+        lists["absent"] = _whole(frame["absent"])
     answered = pl.DataFrame(lists).select(pl.any_horizontal(pl.all().is_not_null())).to_series()
     if not _holds_numbers(lists["present"]):
         return _Columns(pl.DataFrame(lists), answered)
@@ -184,9 +185,30 @@ def _column(where: Path, frame: pl.DataFrame, column: str) -> pl.Series:
     return values.struct.field(field)
 
 
+def _inner(values: pl.Series) -> Any:
+    """Return polars' type of the values, or of what is in their lists."""
+    return values.dtype.inner if isinstance(values.dtype, pl.List | pl.Array) else values.dtype
+
+
 def _holds_numbers(values: pl.Series) -> bool:
-    inner = values.dtype.inner if isinstance(values.dtype, pl.List | pl.Array) else values.dtype
-    return inner.is_integer()
+    return bool(_inner(values).is_integer())
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    """Return floats as integers where all are whole, nan as null; other values as they are.
+
+    Label vectors are often stored as floats, for a loss takes them so.
+    """
+    if not _inner(values).is_float():
+        return values
+    nested = values.dtype.is_nested()
+    flat = (values.explode() if nested else values).fill_nan(None).drop_nulls()
+    if not (flat.is_finite() & (flat == flat.round())).all():
+        return values
+    if not nested:
+        return values.fill_nan(None).cast(pl.Int128)
+    lists = values.cast(pl.List(pl.Float64)).list.eval(pl.element().fill_nan(None))
+    return lists.cast(pl.List(pl.Int128))
 
 
 def _number_lists(values: pl.Series) -> pl.Series:
@@ -197,6 +219,12 @@ def _number_lists(values: pl.Series) -> pl.Series:
 def _named(where: Path, values: pl.Series, names: tuple[str, ...]) -> pl.Series:
     """Return lists of names for lists of numbers, or for one number each."""
     lists = _number_lists(values)
+    if are_vectors(lists, len(names)):
+        raise DataError(
+            f"{where}: each list of labels has {len(names)} entries of 0, 1 and -1, some more than "
+            f"once, for {len(names)} names, as if it answered for each in turn. Take option "
+            "numbers=vector; if these are numbers of categories, name none twice."
+        )
     numbers = lists.explode().drop_nulls()
     wrong = numbers.filter((numbers < 0) | (numbers >= len(names)))
     if len(wrong):

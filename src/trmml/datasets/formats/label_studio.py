@@ -14,8 +14,8 @@ What a category is in a task, for each control (a Choices, Taxonomy or Rectangle
 - the annotator named it: present; they answered the control without naming it: absent;
 - they left the control empty: `blank=unknown` or `absent` for choices and taxonomies; rectangles
   and other regions are absent, since drawing none is the answer;
-- choices of `yes` and `no` alone are one category with the control's name: yes is present, no is
-  absent, an empty control unknown;
+- choices of `yes` and `no` alone, in capitals or not, are one category with the control's name: yes
+  is present, no is absent, an empty control unknown;
 - the task was skipped (`was_cancelled`), or nobody has annotated it: unknown;
 - several annotators disagree: unknown. An annotation marked `ground_truth` alone counts.
 
@@ -157,19 +157,18 @@ def _questions(
     """Return controls and tasks, where choices of yes and no alone are one category, their name."""
     asked = {control: clean_name(control.partition("/")[2])
              for control, names in controls.items()
-             if control.startswith("choices/") and names and {*names} <= {"yes", "no"}}  # fmt: skip
+             if control.startswith("choices/") and names
+             and {name.casefold() for name in names} <= {"yes", "no"}}  # fmt: skip
 
     def answers(each: Iterable[Answer]) -> tuple[Answer, ...]:
         """The answers as of lists; one without yes or no, or with both, says nothing."""
-        said = (answer for answer in each
-                if answer.control not in asked or len(answer.names) == 1)  # fmt: skip
         return tuple(
-            answer
-            if answer.control not in asked
-            else answer._replace(
-                names=frozenset({asked[answer.control]} if "yes" in answer.names else ())
-            )
-            for answer in said
+            answer._replace(names=frozenset({asked[answer.control]} if said == {"yes"} else ()))
+            if answer.control in asked
+            else answer
+            for answer in each
+            if len(said := {name.casefold() for name in answer.names}) == 1
+            or answer.control not in asked
         )
 
     named = {control: [asked[control]] if control in asked else names

@@ -58,7 +58,7 @@ _FOLDERS = ("Flickr", "images", "")
 _CONCEPTS = ("Concepts81.txt", "ConceptsList/Concepts81.txt", "nuswide_labels.txt")
 _CSV = "nus_wid_data.csv"
 _ONES = ("1", "1.0")
-_FIELDS = ("0", "-1", "0.0", *_ONES)
+_FIELDS = ("0", "0.0", *_ONES)
 
 
 class NusWideOptions(ReaderOptions):

@@ -23,7 +23,8 @@ form; the two were made of:
   no public file: other draws give other figures.
 
 `roboflow`: an export of Roboflow, folders train/ and test/ or valid/ of images, each with a table
-_classes.csv ("Multi-Label Classification") or with _annotations.coco.json ("COCO").
+_classes.csv ("Multi-Label Classification") or with _annotations.coco.json ("COCO"). The category of
+the project's name, which Roboflow puts above the others, is left out where nothing is annotated so.
 
 `scenes`: what `trmml scenes` draws. ROOT holds the folders train/ and test/ (drawn from different
 seeds), or is one such folder, of which the last images are the test set.
@@ -39,7 +40,7 @@ from pydantic import Field
 
 from trmml.datasets.base import Boxes, Dataset, Edges, is_share, ordered
 from trmml.datasets.files import find_file, find_folder
-from trmml.datasets.formats.coco import read_coco_file
+from trmml.datasets.formats.coco import read_roboflow_coco
 from trmml.datasets.formats.folder import from_table, image_names, read_categories
 from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
 from trmml.datasets.tables.cells import names_in
@@ -109,7 +110,8 @@ def read_roboflow(root: Path, split: Split, options: FolderOptions) -> Dataset:
     places = [f"{folder}/{file}" for folder in SPLIT_NAMES[split] for file in _ROBOFLOW]
     path = find_file(root, places, f"the labels of the {split} set", split)
     if path.suffix == ".json":
-        return read_coco_file(path.parent, path, options.blank)
+        beside = (root / folder / path.name for names in SPLIT_NAMES.values() for folder in names)
+        return read_roboflow_coco(path, [file for file in beside if file.is_file()], options.blank)
     return from_table(
         path.parent,
         read_table(path),

@@ -39,6 +39,7 @@ from trmml.datasets.image_files import ImageFiles, stem_of
 from trmml.datasets.options import ReaderOptions, Split
 from trmml.datasets.tables.names import refuse_look_alikes
 from trmml.errors import DataError
+from trmml.image_search import files_below
 
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -153,7 +154,8 @@ def _xml_lists(root: Path, options: VocXmlOptions) -> dict[Split, list[ListLine]
     find_folder(root, [options.annotations], "XML files (option annotations=FOLDER)")
     tested = {stem_of(line.text) for line in lists.get("test", [])}
     folder = root / options.annotations
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.xml"))
+    found = (Path(path) for path in files_below(folder) if path.endswith(".xml"))
+    files = sorted(path.relative_to(folder).as_posix() for path in found)
     rest = [name for name in files if stem_of(name) not in tested]
     if not rest:
         raise DataError(f"{folder} holds no XML file to train on. Name the folder that does.")

@@ -4,7 +4,8 @@
                                                 training set, or lists train.txt and test.txt
     labels/train/a.txt, labels/test/b.txt       "2 0.5 0.4 0.2 0.1": category, centre, width, height
     data.yaml                                   names: [cat, dog] or {0: cat, 1: dog}, perhaps with
-                                                train, val and test: folders or lists below it; or
+                                                train, val and test: folders or lists below it,
+                                                one or several, all of which must be there; or
     classes.txt                                 one name per line (also obj.names)
 
 As shares of width and height, counted from the left and the top; pixels are refused. A sixth number
@@ -17,6 +18,8 @@ image **without a label file** may mean the same, as it does for the training to
 checked it. `no_file=unknown` (the default), `absent` or `drop` decides.
 """
 
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +35,8 @@ from trmml.errors import DataError
 from trmml.image_search import find_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
+
+_log = logging.getLogger(__name__)
 
 
 class YoloOptions(ReaderOptions):
@@ -100,32 +105,65 @@ def _parts(split: Split, options: YoloOptions) -> tuple[str, ...]:
 
 def _images(root: Path, parts: tuple[str, ...], card: dict[str, Any]) -> list[tuple[int, str]]:
     """Return the images of a split by name below `root`, with their lines or numbers."""
-    named = next((places for part in parts if (places := _named(root, card, part))), [])
-    folders = [place for place in named if not place.endswith(".txt")]
-    lists = [root / place for place in named if place.endswith(".txt")]
-    if folders:
-        return _numbered(root, folders)
-    if not lists:
-        folders = [place for part in parts for place in (f"images/{part}", f"{part}/images")]
-        lists = [root / f"{part}.txt" for part in parts if (root / f"{part}.txt").is_file()]
-        if not lists and "train" in parts and (root / "images").is_dir():
-            folders.append("images")
-    for folder in folders:
-        if (root / folder).is_dir():
-            inside = sorted(p.name for p in (root / folder).iterdir() if p.is_dir())
-            if folder == "images" and inside:
-                raise DataError(
-                    f"{root / 'images'} holds folders ({', '.join(inside)[:100]}), none of which is"
-                    f" called {' or '.join(parts)}. Say in data.yaml which is which, for example"
-                    f" train: images/{inside[0]}."
-                )
-            return _numbered(root, [folder])
-    if not lists:
+    lacking: list[str] = []
+    for part in parts:
+        named = _named(card, part)
+        found = {place: _below(root, card, place) for place in named}
+        there = [place for place in found.values() if place is not None]
+        if there and len(there) < len(found):
+            raise DataError(
+                f"data.yaml names {len(found)} places for {part}, but below {root} there is no "
+                f"{' and no '.join(place for place, is_at in found.items() if is_at is None)}. "
+                "Correct them, or copy them there: a part of a set is not the set."
+            )
+        if there:
+            break
+        lacking += named
+    else:
+        there = [_usual(root, parts)]
+    if lacking:
+        _log.warning(
+            "data.yaml names %s, which is not below %s; taken is %s",
+            " and ".join(lacking),
+            root,
+            ", ".join(there),
+        )
+    if len(there) == 1:
+        return _listed(root, there[0])
+    names = dict.fromkeys(name for place in there for _, name in _listed(root, place))
+    return list(enumerate(names, start=1))
+
+
+def _usual(root: Path, parts: tuple[str, ...]) -> str:
+    """Return the folder or list that holds a split where data.yaml names none that is there."""
+    folders = [place for part in parts for place in (f"images/{part}", f"{part}/images")]
+    lists = [f"{part}.txt" for part in parts]
+    some = any((root / name).is_file() for name in lists)
+    if not some and "train" in parts and (root / "images").is_dir():
+        folders.append("images")
+    folder = next((place for place in folders if (root / place).is_dir()), None)
+    if folder is None:
         split: Split = "train" if "train" in parts else "test"
-        wanted = [f"{part}.txt" for part in parts]
-        find_file(root, wanted, f"a list, or images in {folders[0]},", split)
-    lines = read_lines(lists[0])
-    return [(row, _listed_name(root, line, f"{lists[0]} line {row}")) for row, line in lines]
+        path = find_file(root, lists, f"a list, or images in {folders[0]},", split)
+        return path.relative_to(root).as_posix()
+    inside = sorted(path.name for path in (root / folder).iterdir() if path.is_dir())
+    if folder == "images" and inside:
+        raise DataError(
+            f"{root / 'images'} holds folders ({', '.join(inside)[:100]}), none of which is"
+            f" called {' or '.join(parts)}. Say in data.yaml which is which, for example"
+            f" train: images/{inside[0]}."
+        )
+    return folder
+
+
+def _listed(root: Path, place: str) -> list[tuple[int, str]]:
+    """Return the images in a folder, numbered from 1, or those of a list with their lines."""
+    path = root / place
+    if place.endswith(".txt"):
+        return [(row, _listed_name(root, line, f"{path} line {row}"))
+                for row, line in read_lines(path)]  # fmt: skip
+    paths = find_images([path])
+    return list(enumerate((image.relative_to(root).as_posix() for image in paths), start=1))
 
 
 def _listed_name(root: Path, line: str, where: str) -> str:
@@ -134,30 +172,25 @@ def _listed_name(root: Path, line: str, where: str) -> str:
     return name if (root / name).is_file() or not (root / short).is_file() else short
 
 
-def _numbered(root: Path, folders: list[str]) -> list[tuple[int, str]]:
-    """Return the images in folders by name below `root`, numbered from 1."""
-    paths = find_images([root / folder for folder in folders])
-    return list(enumerate((path.relative_to(root).as_posix() for path in paths), start=1))
-
-
-def _named(root: Path, card: dict[str, Any], part: str) -> list[str]:
-    """Return the folders and lists that data.yaml names for a part and that are there.
-
-    Its `path` is where its writer had the set: it counts only where it leads below `root`.
-    """
+def _named(card: dict[str, Any], part: str) -> list[str]:
+    """Return the folders and lists that data.yaml names for a part."""
     named = card.get(part) or []
     places = [named] if isinstance(named, str) else named
-    if not isinstance(places, list):
-        return []
-    tops = [str(card.get("path") or ""), ""]
-    there = []
-    for place in map(str, places):
-        for top in tops:
-            whole = (root / top / place).resolve()
-            if whole.exists() and whole.is_relative_to(root.resolve()):
-                there.append(whole.relative_to(root.resolve()).as_posix())
-                break
-    return there
+    return [str(place) for place in places] if isinstance(places, list) else []
+
+
+def _below(root: Path, card: dict[str, Any], place: str) -> str | None:
+    """Return what data.yaml names as a place below `root`; None where nothing is there.
+
+    Its `path` is where its writer had the set: it counts only where it leads below `root`. A link
+    within `root` counts wherever it leads.
+    """
+    for top in (str(card.get("path") or ""), ""):
+        whole = Path(os.path.abspath(root / top / place))
+        for base, path in ((Path(os.path.abspath(root)), whole), (root.resolve(), whole.resolve())):
+            if path.exists() and path.is_relative_to(base):
+                return path.relative_to(base).as_posix()
+    return None
 
 
 def label_name(image: str) -> str:

@@ -10,7 +10,14 @@ import polars as pl
 import torch
 
 from trmml.datasets.tables.cells import ABSENT_COLUMN, CHOICE, MEANING, present_columns
-from trmml.datasets.tables.name_lists import by_number, check_separator, listed_words, parse_lists
+from trmml.datasets.tables.name_lists import (
+    are_vectors,
+    by_number,
+    check_separator,
+    listed_words,
+    parse_lists,
+    word_lists,
+)
 from trmml.datasets.tables.names import clean_name, refuse_look_alikes, refuse_too_many, suggest
 from trmml.datasets.tables.not_categories import refuse_no_names
 from trmml.datasets.tables.table import Table
@@ -61,6 +68,7 @@ def read_long(
             str(table.path), _texts(table, present_column, absent_column), categories or ()
         )
     if categories is not None:
+        _refuse_vectors(table, present_column, separator, present, len(categories))
         present, absent = by_number(table, present, absent, categories)
     names = _long_names(table, present_column, pl.concat([present, absent]), categories)
     yes, no = (_pairs(words, names) for words in (present, absent))
@@ -100,6 +108,21 @@ def _list_columns(
     if ignored:
         _log.warning("%s: the columns %s are not read", table.path, sorted(ignored))
     return lists[0], absent[0] if absent else None
+
+
+def _refuse_vectors(
+    table: Table, column: str, separator: str | None, words: pl.DataFrame, count: int
+) -> None:
+    """Refuse lists as [0, 0, 1, 1], which `by_number` would take for the categories 0 and 1."""
+    if not all(word in MEANING for word in words["word"].unique()):
+        return
+    if are_vectors(word_lists(table, column, separator), count):
+        raise DataError(
+            f"{table.path}: column {column!r} should list what is present, but each list has "
+            f"{count} entries of 0, 1 and -1, some more than once, for {count} categories, as if "
+            "it answered for each in turn. Make a column per category of it; if these are numbers "
+            "of categories, name none twice."
+        )
 
 
 def _texts(table: Table, *columns: str | None) -> set[str]:

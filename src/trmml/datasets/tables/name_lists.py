@@ -100,6 +100,28 @@ def listed_words(table: Table, column: str, separator: str | None) -> pl.DataFra
     return words.filter(pl.col("word") != "")
 
 
+def are_vectors(lists: pl.Series, count: int) -> bool:
+    """Return whether lists of numbers answer for each of `count` categories, rather than name some.
+
+    Numbers of categories may look alike, but no list of them names one twice: a vector of more than
+    two answers does.
+
+    Example:
+        >>> are_vectors(pl.Series([[0, 0, 1], [1, 0, 0]]), 3), are_vectors(pl.Series([[0, 1]]), 2)
+        (True, False)
+    """
+    words = lists.drop_nulls().cast(pl.List(pl.String))
+    words = words.list.eval(pl.element().str.strip_chars().str.replace(r"\.0+$", ""))
+    blank = (words.list.len() == 1) & (words.list.first() == "")  # a text cell without a word
+    words = words.filter(~blank.fill_null(False))
+    answers = words.list.drop_nulls()
+    return (
+        bool((words.list.len() == count).all())
+        and bool(answers.explode().drop_nulls().is_in(["0", "1", "-1"]).all())
+        and bool((answers.list.n_unique() < answers.list.len()).any())
+    )
+
+
 def by_number(
     table: Table, present: pl.DataFrame, absent: pl.DataFrame, categories: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -173,8 +195,9 @@ def check_separator(where: str, texts: Iterable[str], categories: Collection[str
 
 def _made_of_names(names: Collection[str], joined: Iterable[str], separator: str) -> bool:
     """Return whether all parts of a joined name are names by themselves."""
+    known = set(names)
     parts = ([part.strip() for part in name.split(separator)] for name in joined)
-    return any(set(names).issuperset(each) for each in parts)
+    return any(known.issuperset(each) for each in parts)
 
 
 def _shared_parts(names: Sequence[str], joined: Sequence[str], separator: str) -> list[str]:

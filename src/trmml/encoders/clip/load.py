@@ -1,4 +1,4 @@
-"""From `architecture:tag`, `architecture:path`, `hf-hub:...` or `local-dir:...` to an encoder."""
+"""From `architecture:tag`, `architecture:path@tag`, `hf-hub:` or `local-dir:` to an encoder."""
 
 import contextlib
 import difflib
@@ -9,7 +9,13 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.constants import (
+    HF_CONFIG_NAME,
+    HF_SAFE_WEIGHTS_NAME,
+    HF_WEIGHTS_NAME,
+    OPENAI_DATASET_MEAN,
+    OPENAI_DATASET_STD,
+)
 from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX
 from open_clip.model import _build_vision_tower
 from open_clip.pretrained import download_pretrained_from_hf
@@ -23,7 +29,7 @@ from trmml.storage.json_text import parse_object
 logger = logging.getLogger(__name__)
 
 BUILD_ERRORS = (RuntimeError, TypeError, ValueError, KeyError, OSError, AssertionError)
-PREPROCESS_KEYS = ("mean", "std", "interpolation")
+_OPENAI = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
 # All that a stranger's configuration may say of its tokenizer: the rest reaches transformers, and
 # there `trust_remote_code` runs what the author wrote.
 TOKENIZER_KEYS = {"clean", "strip_sep_token", "reduction_mask", "language"}
@@ -40,6 +46,7 @@ class Source:
     quick_gelu: bool = False
     # those of mean, std and interpolation that differ from OpenAI's
     preprocess: dict[str, Any] = field(default_factory=dict)
+    described: bool = True  # whether somebody says what the weights need; not of a file alone
 
 
 def load_open_clip(
@@ -49,7 +56,8 @@ def load_open_clip(
 
     Args:
         spec: `RN101:openai` (a tag of open_clip, downloaded once), `RN101:weights.safetensors`
-            (also a torch state dict, or OpenAI's own archive), `hf-hub:owner/model`, of which
+            (also a torch state dict, or OpenAI's own archive; with `@tag` where the file holds
+            the weights of a tag or of the same training), `hf-hub:owner/model`, of which
             safetensors alone are read, or `local-dir:FOLDER` for a copy of such a model; a folder
             may follow `hf-hub:` as well.
             Weights of OpenAI in another file than their archive need `RN101-quickgelu`.
@@ -76,7 +84,16 @@ def load_open_clip(
     quick_gelu = source.quick_gelu or is_openai or source.config.get("quick_gelu", False)
     build = build_model if text else build_image_model
     model = build(source.config, quick_gelu=quick_gelu)
-    if "openai" in str(source.weights).lower() and not quick_gelu:
+    others = "" if source.described or is_openai else _others(architecture, source, quick_gelu)
+    if others:
+        logger.warning(
+            "%s: a file does not say which settings its weights need. If they are those of "
+            "%s, other ones than are taken: write %s@TAG",
+            spec,
+            others,
+            spec,
+        )
+    elif "openai" in str(source.weights).lower() and not quick_gelu:
         logger.warning(
             "%s: weights of OpenAI need QuickGELU, which this file does not say; if they are "
             "OpenAI's, write %s-quickgelu before the colon",
@@ -185,18 +202,27 @@ def _source(architecture: str, wanted: str) -> Source:
     config = open_clip.get_model_config(architecture)
     tag = open_clip.get_pretrained_cfg(architecture, wanted)
     if not tag:
-        wanted = str(Path(wanted).expanduser())
-        if not Path(wanted).is_file():
-            raise EncoderError(
-                f"{architecture}:{wanted}: {wanted!r} is neither a file nor a tag of "
-                f"{architecture}; {describe_tags(architecture)}"
-            )
-        return Source(Path(wanted), config, preprocess=_agreed_preprocess(architecture))
+        return _file_source(architecture, Path(wanted).expanduser(), config)
     try:
         weights = open_clip.download_pretrained(tag)
     except Exception as error:  # the hub's client and urllib each raise their own
         raise _offline(f"{architecture}:{wanted}", error) from error
     return Source(Path(weights), config, tag.get("quick_gelu", False), _preprocess(tag))
+
+
+def _file_source(architecture: str, wanted: Path, config: dict[str, Any]) -> Source:
+    """Weights in a file, which may be followed by @ and the tag whose settings they need."""
+    if wanted.is_file():
+        preprocess = _agreed_preprocess(architecture)
+        return Source(wanted, config, preprocess=preprocess, described=False)
+    path, _, name = str(wanted).rpartition("@")
+    if Path(path).is_file() and (tag := open_clip.get_pretrained_cfg(architecture, name)):
+        return Source(Path(path), config, tag.get("quick_gelu") or False, _preprocess(tag))
+    part = name if Path(path).is_file() else str(wanted)
+    raise EncoderError(
+        f"{architecture}:{wanted}: {part!r} is neither a file nor a tag of {architecture}; "
+        f"{describe_tags(architecture)}"
+    )
 
 
 def _hub_source(spec: str) -> Source:
@@ -269,8 +295,22 @@ def _agreed_preprocess(architecture: str) -> dict[str, Any]:
     return settings[0] if settings and all(one == settings[0] for one in settings) else {}
 
 
+def _others(architecture: str, source: Source, quick_gelu: bool) -> str:
+    """The tags whose weights need something else than what is taken for a file, and what."""
+    taken = {**_OPENAI, **source.preprocess, "quick_gelu": quick_gelu}
+    always = source.config.get("quick_gelu", False)  # whatever the tag
+    groups: dict[str, list[str]] = {}
+    for name in open_clip.list_pretrained_tags_by_model(architecture):
+        tag = open_clip.get_pretrained_cfg(architecture, name)
+        needed = {**_OPENAI, **_preprocess(tag), "quick_gelu": tag.get("quick_gelu") or always}
+        differ = [f"{key}={needed[key]}" for key in needed if needed[key] != taken[key]]
+        if differ:
+            groups.setdefault(", ".join(differ), []).append(name)
+    return "; or ".join(f"{', '.join(names)} ({what})" for what, names in groups.items())
+
+
 def _preprocess(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in PREPROCESS_KEYS if values.get(key)}
+    return {key: values[key] for key in _OPENAI if values.get(key)}
 
 
 def _reason(error: Exception) -> str:
