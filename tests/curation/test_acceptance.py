@@ -70,7 +70,7 @@ def test_cuts_rise_until_other_pairs_reach_the_precision() -> None:
     raised = raised_cuts(cuts, 0.9, probability, labels, known)
     assert 0.6 < raised < 0.76  # (20 + 9 + right) / (20 + 10 + all) sinks to 0.9 there
     assert raised_cuts(cuts, 0.7, probability, labels, known) == cuts
-    assert raised_cuts(cuts, 0.9, probability, torch.zeros_like(labels), known) == 1
+    assert raised_cuts(cuts, 0.9, probability, torch.zeros_like(labels), known).isinf()
     assert raised_cuts(cuts, 0.9, probability, labels, ~known) == cuts  # nothing shows otherwise
     two = raised_cuts(
         torch.tensor([0.5, torch.inf]), 0.9, probability.repeat(1, 2), labels.repeat(1, 2),

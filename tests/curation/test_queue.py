@@ -142,6 +142,14 @@ def test_what_comes_row_by_row_is_what_all_rows_say(collection: Collection, tmp_
             assert queue._left[category] == free.sum() or category in queue._stale
 
 
+def test_what_is_left_is_counted_after_images_too(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        for image in queue.next_images(2):
+            queue.answer_all([(question, "absent") for question in image])
+            assert queue.left == int(queue.open.sum())
+
+
 def test_gold_questions_measure_agreement(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +161,8 @@ def test_gold_questions_measure_agreement(
             queue.answer(question, "present")
         gold = [question for question in queue.next(3) if question.why == "gold"]
         assert [question.was for question in gold] == ["present"]
+        before = collection.logits[gold[0].place, 0].sigmoid()  # of the head, which has learned it
+        assert gold[0].p == pytest.approx(float(before))
         queue.answer(gold[0], "absent")
         assert tally_of(answers.rows())[3:] == (0, 1)
         assert [len(found) for found in queue.pairs.answered] == [3, 0, 0]

@@ -11,6 +11,7 @@ from tests.server.conftest import Served, listening, make
 from tests.server.test_api import keep, question, row
 from tests.server.test_library import status
 from trmml.curation import live_pairs, queue
+from trmml.curation.answers import Answers
 from trmml.curation.standing import sha256_of
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import DataError
@@ -56,6 +57,22 @@ def test_a_corrected_label_counts(own, toy_images, fits) -> None:
     assert client.get("/api/v1/worth").json()["new"] == 0 and len(fits) == 1
     keep(client, row({**asked, "was": right}, wrong))
     assert client.get("/api/v1/worth").json()["new"] == 1 and len(fits) == 3
+
+
+def test_what_was_assumed_changes_no_answer_that_came_meanwhile(own) -> None:
+    client = own.client()
+    asked, other = client.get("/api/v1/queue").json()["questions"][:2]
+    given = row(asked, "present")
+    keep(client, given)
+    sent = [row(each, "absent", assumed=True) for each in (asked, other)]
+    for _ in range(2):  # a reply may be lost, and the same be sent again
+        assert keep(client, *sent).status_code == 200
+    with Answers(own.answers) as journal:
+        assert [each.id for each in journal.rows()] == [given["id"], sent[1]["id"]]
+    keep(client, row(asked, None, undoes=given["id"]), row(asked, "absent", assumed=True))
+    with Answers(own.answers) as journal:  # what was taken back is open again, in what comes later
+        assert len(journal.rows()) == 3
+    assert keep(client, row(asked, "absent", assumed=True)).json()["new"] == 1
 
 
 def test_one_computes_what_answers_bought_and_others_do_not_wait(own, monkeypatch) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 from tests.server.browser import looked, needs_chromium, saved, signed_in, until
 from tests.server.conftest import TOKEN, answers, count, listening, make
+from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.curation.standing import standing
+from trmml.storage.hashes import hash_file
 
 pytestmark = needs_chromium
 NO_IMAGE = "0" * 64
@@ -148,6 +150,41 @@ def test_a_row_that_is_refused_lets_the_others_through(page, served) -> None:
     page.locator(".aside").wait_for(state="detached")
     saved(page)
     until(lambda: count(served.answers) == before + 3)
+
+
+def test_answers_go_on_when_the_browser_lets_go_of_its_database(page, served) -> None:
+    before = count(served.answers)
+    first_tile(page)
+    page.keyboard.press("y")
+    saved(page)
+    page.evaluate(
+        """async () => {
+          for (const { name } of await indexedDB.databases())
+            await new Promise((done) => { indexedDB.deleteDatabase(name).onsuccess = done; });
+        }"""
+    )
+    for key in "nn":
+        page.keyboard.press(key)
+    saved(page)
+    until(lambda: count(served.answers) == before + 3)
+
+
+def test_what_nobody_looked_at_changes_no_answer_of_another_page(page, served) -> None:
+    mode(page, "Whole images")
+    page.locator(".checks li").first.wait_for()
+    shown = page.locator("figcaption bdi").inner_text()
+    name = page.locator(".checks li bdi").last.inner_text()  # not ticked, so it would be absent
+    before = {row.id for row in answers(served.answers)}
+    sha256 = hash_file(served.images / shown)
+    with Answers(served.answers) as journal:
+        journal.add([Answer(new_id(), now(), "", shown, sha256, name, "present", "unknown", None,
+                            "learn", "")])  # fmt: skip
+    looked(page)
+    page.keyboard.press("Enter")
+    saved(page)
+    new = [row for row in answers(served.answers) if row.id not in before]
+    assert len(new) > 1 and {row.image for row in new} == {shown}
+    assert [row.answer for row in new if row.category == name] == ["present"]
 
 
 def test_a_key_that_is_held_accepts_one_block(page, served) -> None:

@@ -134,7 +134,9 @@ def raised_cuts(
     reached = hits / (torch.arange(1, len(over) + 1) + PRIOR_PAIRS) >= precision
     if not len(over) or bool(reached[-1]):
         return cuts
-    rise = over[reached.nonzero()[-1]] if bool(reached.any()) else math.inf
+    if not bool(reached.any()):
+        return torch.full_like(cuts, math.inf)  # a probability may round to 1
+    rise = over[reached.nonzero()[-1]]
     return torch.where(cuts.isfinite(), (cuts.logit(EPS) + rise).sigmoid(), cuts)
 
 

@@ -22,7 +22,8 @@ from trmml.datasets.tables.names import suggest
 from trmml.errors import ConfigError
 from trmml.settings.choices import Policy, ReviewKind
 
-# Of the questions, one answered before comes again: their agreement is a person's own error rate.
+# Of the questions, one answered before comes again: how often it is answered alike says how sure
+# answers are.
 GOLD_SHARE = 0.02
 # Categories beyond which images asked about whole come in any order: with 48 categories those that
 # `trmml` chooses are worth more, with 242 those at random are (docs/review.md).
@@ -123,6 +124,7 @@ class Queue:
     @property
     def left(self) -> int:
         """Number of pairs that may be asked about."""
+        self._refresh()
         return int(self._left[self._wanted].sum())
 
     def block(self, kind: ReviewKind) -> list[Question]:
@@ -335,6 +337,9 @@ class Queue:
                   if state != "unknown" and place not in here]  # fmt: skip
         if not before:
             return asked
-        gold = self._question(self._draw.choice(before), category, "gold")
+        place = self._draw.choice(before)
+        # As the run has it: the head has learned the answer that is asked for again.
+        chance = float(self.collection.logits[place, category].sigmoid())
+        gold = self._question(place, category, "gold", chance)
         asked[self._draw.randrange(len(asked))] = gold
         return asked

@@ -33,6 +33,8 @@ class Row(BaseModel):
 
     Attributes:
         image: id, the SHA-256 of the file.
+        assumed: whether it was taken as it was marked, and nobody looked at it alone. It changes
+            no answer that there is by now: another page may have sent one meanwhile.
     """
 
     id: Id
@@ -44,6 +46,7 @@ class Row(BaseModel):
     why: Reason = "learn"
     ms: int | None = Field(default=None, ge=0, le=10**9)
     undoes: Id | None = None
+    assumed: bool = False
 
 
 class Rows(BaseModel):
@@ -143,7 +146,15 @@ class Desk:
                 " to go on with its own",
             )
         self._check_writable()  # before any row: what is refused for all is no row's fault
-        return self.add([self._row(row) for row in sent.answers])
+        made = [(row, self._row(row)) for row in sent.answers]
+        return self.add([new for row, new in made if not (row.assumed and self._answered(row))])
+
+    def _answered(self, row: Row) -> bool:
+        """Whether its pair was asked about already, and that was not taken back."""
+        column = self.queue.collection.category_names.index(row.category)
+        with self._asking:
+            self.queue.take_new()
+            return bool(self.queue.pairs.asked[self.places[row.image], column])
 
     def add(self, rows: Sequence[Answer]) -> int:
         """Number of rows that were new; all are on the disk, or none where nothing may be kept."""

@@ -83,8 +83,8 @@ ways.blocks = (view) => {
   show(view, view.at);
 };
 
-/** @param {[number, string][]} verdicts of questions by their place */
-function decide(verdicts) {
+/** @param {[number, string][]} verdicts of questions by their place @param {boolean} [assumed] whether they are as they were marked */
+function decide(verdicts, assumed = false) {
   if (status.value.read_only) return;
   const before = block.value, mine = turned, at = focus.value;
   const ms = Math.round((performance.now() - shownAt) / Math.max(verdicts.length, 1));
@@ -94,7 +94,7 @@ function decide(verdicts) {
     const asked = before.questions[n];
     // What was said before is taken back in the same act, so that one undo brings it again.
     const old = given[n] ? [rowOf(asked, null, null, given[n].id)] : [];
-    const row = rowOf(asked, verdict, ms);
+    const row = rowOf(asked, verdict, ms, null, assumed);
     given[n] = { verdict, id: row.id };
     return [...old, row];
   });
@@ -114,12 +114,12 @@ function answer(verdict) {
   decide([[focus.value, verdict]]);
 }
 
-/** The rest of the block is as it was marked. */
+/** The rest of the block is as it was marked; what is asked once more wants an answer of its own. */
 function accept() {
   if (performance.now() - since < LOOK_MS) return;
   const rest = (block.value?.questions ?? []).map((/** @type {any} */ each, /** @type {number} */ n) => [n, each.likely ? "present" : "absent"]);
-  const open = rest.filter((/** @type {any} */ [n]) => !block.value.given[n]);
-  if (open.length) decide(open);
+  const open = rest.filter((/** @type {any} */ [n]) => !block.value.given[n] && block.value.questions[n].why !== "gold");
+  if (open.length) decide(open, true);
 }
 
 /** A click says the contrary of the mark, or of what was said. @param {number} n @param {MouseEvent} event */

@@ -62,11 +62,21 @@ const opened = (name) => new Promise((done, fail) => {
     for (const store of STORES) if (!there.contains(store)) request.result.createObjectStore(store, { keyPath: "id" });
   };
   request.onsuccess = () => {
-    request.result.onversionchange = () => request.result.close();
+    request.result.onversionchange = () => {
+      request.result.close();
+      lose();
+    };
+    request.result.onclose = lose; // by the browser
     done(request.result);
   };
   request.onerror = request.onblocked = () => fail(request.error);
 });
+
+/** The database is gone: what comes is held in memory. */
+function lose() {
+  database = null;
+  frail.value = true;
+}
 
 /**
  * Take answers; they are sent with others that come soon.
@@ -184,12 +194,19 @@ async function all(name) {
 
 /** @param {(store: (name: "rows"|"refused") => { put: (row: any) => any, delete: (id: string) => any }) => void} work */
 async function change(work) {
-  if (!database) return work((name) => ({ put: (row) => held[name].set(row.id, row), delete: (id) => held[name].delete(id) }));
-  const transaction = database.transaction(STORES, "readwrite");
-  work((name) => transaction.objectStore(name));
+  /** @type {IDBTransaction|undefined} */
+  let transaction;
+  try {
+    transaction = database?.transaction(STORES, "readwrite");
+  } catch { // closed from outside
+    lose();
+  }
+  if (!transaction) return work((name) => ({ put: (row) => held[name].set(row.id, row), delete: (id) => held[name].delete(id) }));
+  const writing = transaction;
+  work((name) => writing.objectStore(name));
   return new Promise((done, fail) => {
-    transaction.oncomplete = () => done(undefined);
-    transaction.onerror = transaction.onabort = () => fail(transaction.error);
+    writing.oncomplete = () => done(undefined);
+    writing.onerror = writing.onabort = () => fail(writing.error);
   });
 }
 

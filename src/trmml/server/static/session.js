@@ -48,17 +48,17 @@ export function undo() {
   if (!newest) return say("nothing to take back");
   depth.value = done.length;
   sessionStorage.removeItem(`${newest.id} done`);
-  void keep(newest.rows.map((row) => ({ ...row, id: newId(), answer: null, ms: null, undoes: row.id })));
+  void keep(newest.rows.map((row) => ({ ...row, id: newId(), answer: null, ms: null, undoes: row.id, assumed: false })));
   category.value = newest.category;
   setKind(newest.kind);
   ways[newest.kind === "images" ? "images" : "blocks"](newest.view);
   say("taken back");
 }
 
-/** @param {any} asked @param {string|null} answer null where a row is taken back @param {number|null} ms @param {string|null} [undoes] */
-export const rowOf = (asked, answer, ms, undoes = null) => ({
+/** @param {any} asked @param {string|null} answer null where a row is taken back @param {number|null} ms @param {string|null} [undoes] @param {boolean} [assumed] whether it is as it was marked, which changes no answer that there is by now */
+export const rowOf = (asked, answer, ms, undoes = null, assumed = false) => ({
   id: newId(), image: asked.image, category: asked.category, answer, was: asked.was, p: asked.p, why: asked.why,
-  ms: ms === null ? null : Math.min(ms, 1e9), undoes,
+  ms: ms === null ? null : Math.min(ms, 1e9), undoes, assumed,
 });
 
 /** Names of what is stored, the oldest first: each begins with a ULID. */

@@ -80,7 +80,7 @@ function leave(answered) {
   if (!now?.image || status.value.read_only || performance.now() - shownAt < LOOK_MS) return;
   const kept = answered ? said() : [];
   const ms = Math.round((performance.now() - shownAt) / Math.max(kept.length, 1));
-  act(kept.map((/** @type {any} */ [q, verdict]) => rowOf(q, verdict, ms)), now);
+  act(kept.map((/** @type {any} */ [q, verdict]) => rowOf(q, verdict, ms, null, !now.touched?.[q.category])), now);
   say(answered ? `${kept.length} answers kept` : "passed over");
   void advance().then(measure);
 }
@@ -91,7 +91,7 @@ function tick(verdict, q = listed()[focus.value]) {
   const ticks = { ...sheet.value.ticks };
   if (verdict) ticks[q.category] = verdict;
   else delete ticks[q.category];
-  sheet.value = { ...sheet.value, ticks };
+  sheet.value = { ...sheet.value, ticks, touched: { ...sheet.value.touched, [q.category]: true } };
   say(`${q.category}: ${verdictOf(q, sheet.value.questions.indexOf(q)) ?? "stays open"}`);
 }
 
@@ -136,7 +136,7 @@ export function Whole() {
   // The buttons stay while another image is chosen: one may have the focus.
   if (!now) return html`<p class="wait" key="wait" aria-busy="true">Choosing an image …</p><${Tools} key="tools" />`;
   if (!now.image)
-    return html`<${Empty} title="No image is left to ask about">Each has its answers, or was shown in this session. Start the server again to see those that were passed over.<//>
+    return html`<${Empty} title="No image is left to ask about">Each has its answers, or was shown in this session. Load the page anew to see those that were passed over.<//>
       ${depth.value ? html`<p class="center"><button onClick=${undo}>Undo <kbd>Z</kbd></button></p>` : null}`;
   const kept = said();
   const absent = kept.filter((/** @type {any} */ [, verdict]) => verdict === "absent").length;
