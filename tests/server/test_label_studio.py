@@ -91,15 +91,29 @@ def test_a_changed_annotation_replaces_and_a_deleted_one_takes_back(studio) -> N
     )
 
 
-def test_ticks_in_the_list_of_all_say_that_the_others_are_absent(studio) -> None:
-    result = [{"from_name": "tags", "value": {"choices": ["blue"]}}]
+@pytest.mark.parametrize(
+    ("project", "absent"),
+    [
+        ({"label_config": _config(CATEGORIES, "choices")}, {"red", "green", "yellow"}),
+        # The table that was exported lacks categories of the run; nobody was asked about those.
+        ({"label_config": _config(("red", "blue", "zebra"), "choices")}, {"red"}),
+        ({"label_config": _config(CATEGORIES, "yes-no")}, set()),
+        ({"label_config": "<View"}, set()),
+        ({"label_config": None}, set()),
+        ({}, set()),
+        (None, set()),
+    ],
+)
+def test_what_the_list_shows_without_a_tick_is_absent(studio, project, absent) -> None:
+    result = [{"from_name": "tags", "value": {"choices": ["blue", "zebra"]}}]
     body = {
         "action": "ANNOTATION_CREATED",
         "task": task("003.png"),
         "annotation": {"id": 1, "result": result},
+        "project": project,
     }
-    studio.client().post("/label-studio/webhook", json=body)
-    assert told(studio) == {name: "present" if name == "blue" else "absent" for name in CATEGORIES}
+    assert studio.client().post("/label-studio/webhook", json=body).status_code == 201
+    assert told(studio) == {"blue": "present"} | dict.fromkeys(absent, "absent")
 
 
 def test_news_that_come_late_change_nothing(studio) -> None:
