@@ -126,6 +126,24 @@ def test_news_that_come_late_change_nothing(studio) -> None:
     assert told(studio) == {}
 
 
+def test_another_label_studio_may_count_from_one_again(studio) -> None:
+    """Numbers of annotations are not its own; that of the image tells them apart."""
+    client, other = studio.client(), task("005.png")
+    say(client, "ANNOTATION_CREATED", number=1, red="yes", green="no")
+    say(client, "ANNOTATION_CREATED", number=1, about=other, at="2026-11-28T10:00:00Z", red="no")
+    stands = {(row.image, row.category): row.answer for row in kept(studio)}
+    assert stands == {
+        ("003.png", "red"): "present", ("003.png", "green"): "absent", ("005.png", "red"): "absent",
+    }  # fmt: skip
+    client.post(
+        "/label-studio/webhook", json={"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}]}
+    )
+    gone = {row.image for row in kept(studio) if row.undoes}
+    assert gone == {"003.png"} and told(studio) == {"red": "absent"}
+    say(client, "ANNOTATIONS_DELETED", number=1, about=other)
+    assert told(studio) == {}
+
+
 def test_many_are_deleted_by_one_look_at_the_journal(studio, monkeypatch) -> None:
     client, looks = studio.client(), []
     for number in range(5):

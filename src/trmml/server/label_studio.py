@@ -190,12 +190,13 @@ def verdicts(
 def _rows(told: Told, desk: Desk) -> list[Answer]:
     """The rows of what happened: answers, and what they no longer say taken back."""
     place = None if told.task is None else place_of(told.task, desk)
+    image = None if place is None else desk.ids[place]
     if told.action == "ANNOTATIONS_DELETED":
-        gone = _given(desk, [each.id for each in told.annotations])
+        gone = _given(desk, [each.id for each in told.annotations], image)
         return [_undone(row, f"delete {row.id}") for row, stands in gone if stands]
     if told.annotation is None or place is None:
         return []
-    given, at = _given(desk, [told.annotation.id]), _moment(told.annotation)
+    given, at = _given(desk, [told.annotation.id], image), _moment(told.annotation)
     if any(row.id[:10] > encoded_id(at, bytes(10))[:10] for row, _ in given):
         return []  # it is late: a newer state of the annotation came first
     names = desk.queue.collection.category_names
@@ -230,11 +231,23 @@ def _moment(told: Annotation) -> int:
     return int((told.updated_at or datetime.now(UTC)).timestamp() * 1000)
 
 
-def _given(desk: Desk, annotations: Sequence[int]) -> list[tuple[Answer, bool]]:
-    """Rows of annotations, and whether they stand: their numbers are marked in their ids."""
+def _given(desk: Desk, annotations: Sequence[int], image: str | None) -> list[tuple[Answer, bool]]:
+    """Rows of annotations, and whether they stand: their numbers are marked in their ids.
+
+    Another Label Studio counts annotations from 1, too, so a number alone means several. An
+    annotation is of one image. News of a deleted one do not name it; the newest is meant.
+
+    Args:
+        desk: with the journal.
+        annotations: their numbers.
+        image: id of the image that they are of; None where that is not told.
+    """
     marks = {encoded_id(0, _mark(each) + bytes(5))[10:18] for each in annotations}
-    found = desk.select(_GIVEN, json.dumps([*marks]))
-    return [(Answer._make(row), not taken) for *row, taken in found]
+    rows = [(Answer._make(row), taken) for *row, taken in desk.select(_GIVEN, json.dumps([*marks]))]
+    newest = {row.id[10:18]: row.sha256 for row, _ in rows}  # in the order of their times
+    return [
+        (row, not taken) for row, taken in rows if row.sha256 == (image or newest[row.id[10:18]])
+    ]
 
 
 def _mark(annotation: int) -> bytes:
