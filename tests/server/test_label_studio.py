@@ -5,6 +5,7 @@ import pytest
 from tests.server.conftest import TOKEN, Served, make
 from tests.server.test_api import kept
 from trmml.curation.standing import standing
+from trmml.datasets.formats.folder import read_folder
 from trmml.exchange.label_studio import _config
 from trmml.server.review import Desk
 
@@ -114,6 +115,14 @@ def test_what_the_list_shows_without_a_tick_is_absent(studio, project, absent) -
     }
     assert studio.client().post("/label-studio/webhook", json=body).status_code == 201
     assert told(studio) == {"blue": "present"} | dict.fromkeys(absent, "absent")
+
+
+def test_a_row_tells_what_the_table_says(studio, toy_images) -> None:
+    data = read_folder(toy_images.train, toy_images.train_table)
+    red = bool(data.matrix.labels[data.images.index("003.png"), 0])
+    say(studio.client(), "ANNOTATION_CREATED", red="yes")  # known
+    say(studio.client(), "ANNOTATION_CREATED", number=8, about=task("030.png"), red="yes")  # hidden
+    assert [row.was for row in kept(studio)] == ["present" if red else "absent", "unknown"]
 
 
 def test_news_that_come_late_change_nothing(studio) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from trmml.curation.answers import Answer, Verdict, encoded_id, now
+from trmml.curation.answers import Answer, State, Verdict, encoded_id, now
 from trmml.datasets.files import parsed_xml
 from trmml.errors import DataError
 from trmml.exchange.label_studio import TAGS, results_of
@@ -216,8 +216,18 @@ def _row(told: Annotation, at: int, desk: Desk, place: int, name: str, verdict: 
     made = encoded_id(at, _mark(told.id) + _digest(f"{at} {name} {verdict}"))
     return Answer(
         made, now(), f"label-studio:{who}", desk.queue.collection.data.images[place],
-        desk.ids[place], name, verdict, "unknown", None, "typed", desk.queue.collection.run[:12],
+        desk.ids[place], name, verdict, _was(desk, place, name), None, "typed",
+        desk.queue.collection.run[:12],
     )  # fmt: skip
+
+
+def _was(desk: Desk, place: int, name: str) -> State:
+    """What the table says: Label Studio does not tell what its page showed."""
+    data = desk.queue.collection.data
+    here = place, data.category_names.index(name)
+    if not data.matrix.known[here]:
+        return "unknown"
+    return "present" if data.matrix.labels[here] else "absent"
 
 
 def _undone(row: Answer, why: str) -> Answer:
