@@ -120,6 +120,25 @@ def test_what_is_taken_back_is_asked_again(own) -> None:
     assert client.get("/api/v1/progress").json()["answers"] == 0
 
 
+def test_a_row_takes_back_one_about_its_own_pair(own) -> None:
+    client = own.client()
+    asked, other = client.get("/api/v1/queue", params={"category": "red"}).json()["questions"][:2]
+    said, later = row(asked, "present"), new_id()
+    keep(client, said)
+    for strange in (other, {**asked, "category": "blue"}):
+        back = row(strange, None, undoes=said["id"], ms=None)
+        answer = keep(client, back)
+        assert answer.status_code == 422 and said["id"] in answer.json()["detail"]
+        together = row(asked, "absent"), row(strange, None, ms=None)
+        together[1]["undoes"] = together[0]["id"]
+        assert keep(client, *together).status_code == 422
+    assert len(kept(own)) == 1 and client.get("/api/v1/progress").json()["answers"] == 1
+    assert keep(client, row(asked, None, undoes=later, ms=None)).json()["new"] == 1  # may come
+    back = row(asked, None, undoes=said["id"], ms=None)
+    assert keep(client, back, row(asked, None, undoes=back["id"], ms=None)).json()["new"] == 2
+    assert client.get("/api/v1/progress").json()["answers"] == 1
+
+
 def test_all_rows_are_kept_or_none(own) -> None:
     client = own.client()
     good = row(question(client), "present")
