@@ -181,6 +181,44 @@ def test_images_that_could_not_be_read_are_told_apart_by_their_names(tmp_path: P
     assert live.known[:, 0].tolist() == [True, True, False] and live.labels[:, 0].sum() == 1
 
 
+def test_the_newest_answer_counts_whatever_an_image_was_known_by(tmp_path: Path) -> None:
+    """In the table and in a review: an image whose hash was not read, and then was."""
+    data, (a, _, c) = collection(tmp_path)
+    data = replace(data, matrix=LabelMatrix(*torch.zeros(2, 3, 2).bool()))
+    rows = [
+        row("present", sha256="", image="a.jpg"),
+        row("absent", sha256=a, image="a.jpg"),
+        row("present", sha256=c, image="c.jpg", who="ann"),
+        row("absent", sha256="", image="c.jpg", who="bob"),
+        row("present", sha256=a, image="a.jpg", category="dog"),
+        row("unsure", sha256="", image="a.jpg", category="dog"),
+    ]
+    wanted = {(0, 0): "absent", (2, 0): "unknown"}
+    for places in (None, places_by_name(data, rows)):
+        done = apply_answers(data, rows, places)
+        assert done.pairs == wanted and done.disagreed == [rows[3]]
+    for begun in range(len(rows) + 1):
+        with Answers(None) as journal:
+            journal.add(rows[:begun])
+            live = LivePairs(data, journal, rows[:begun])
+            journal.add(rows[begun:])
+            live.take(rows[begun:])
+            live.note_all([a, "", c])
+        assert torch.equal(live.known, done.data.matrix.known), begun
+        assert torch.equal(live.labels, done.data.matrix.labels), begun
+        assert live.answered == [{0: "absent", 2: "unknown"}, {}], begun
+        assert live.asked.tolist() == [[True, True], [False, False], [True, False]], begun
+
+
+def test_the_newest_answer_counts_where_an_image_was_changed(tmp_path: Path) -> None:
+    data, (a, _, _) = collection(tmp_path)
+    rows = [row("absent", sha256="e" * 64), row("present", sha256=a)]
+    for order in (rows, [rows[1], rows[0]._replace(id=new_id())]):
+        found = apply_answers(data, order, places_by_name(data, order)).pairs
+        assert found == {(0, 0): order[1].answer}
+    assert apply_answers(data, rows).pairs == {(0, 0): "present"}  # the bytes that are there
+
+
 def test_files_are_read_once_and_all_only_where_one_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """What the API answers, and what it keeps."""
 
+import shlex
 import socket
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
+from tests.cli.test_main import good
 from tests.conftest import TOY_SPEC
 from tests.server.conftest import Served, make
 from trmml.curation.answers import Answer, Answers, new_id, now
@@ -22,7 +24,7 @@ from trmml.server.batching import MOST_WAITING, Batcher
 from trmml.server.finding import Searcher, search_routes
 from trmml.server.problems import Problem, add_handlers
 from trmml.server.serve import listen
-from trmml.server.site import unlabelled
+from trmml.server.site import Wish, _commands, unlabelled
 from trmml.tagging.scorer import Scored
 
 
@@ -116,6 +118,25 @@ def test_what_is_taken_back_is_asked_again(own) -> None:
         keep(client, row(asked, None, undoes=said["id"], ms=None))
         assert asked["image"] in reds(client), verdict
     assert client.get("/api/v1/progress").json()["answers"] == 0
+
+
+def test_a_row_takes_back_one_about_its_own_pair(own) -> None:
+    client = own.client()
+    asked, other = client.get("/api/v1/queue", params={"category": "red"}).json()["questions"][:2]
+    said, later = row(asked, "present"), new_id()
+    keep(client, said)
+    for strange in (other, {**asked, "category": "blue"}):
+        back = row(strange, None, undoes=said["id"], ms=None)
+        answer = keep(client, back)
+        assert answer.status_code == 422 and said["id"] in answer.json()["detail"]
+        together = row(asked, "absent"), row(strange, None, ms=None)
+        together[1]["undoes"] = together[0]["id"]
+        assert keep(client, *together).status_code == 422
+    assert len(kept(own)) == 1 and client.get("/api/v1/progress").json()["answers"] == 1
+    assert keep(client, row(asked, None, undoes=later, ms=None)).json()["new"] == 1  # may come
+    back = row(asked, None, undoes=said["id"], ms=None)
+    assert keep(client, back, row(asked, None, undoes=back["id"], ms=None)).json()["new"] == 2
+    assert client.get("/api/v1/progress").json()["answers"] == 1
 
 
 def test_all_rows_are_kept_or_none(own) -> None:
@@ -226,16 +247,51 @@ def test_the_run_tells_its_figures(client) -> None:
 
 def test_without_an_index_it_says_how_to_make_one(client, served, finished_run) -> None:
     told = client.get("/api/v1/status").json()["make_index"]
-    assert f"trmml index {served.images} --run {finished_run} --out " in told
-    told = client.get("/api/v1/status").json()["apply"]
     assert told == (
-        f"trmml review apply --labels TABLE --answers {served.answers} --out reviewed.csv"
+        f"trmml index {served.images} --run {finished_run} --encoder {TOY_SPEC} --out"
+        f" {finished_run.name}.index"
     )
-    told = client.get("/api/v1/status").json()["learn"]
-    assert told.startswith(f"trmml review learn {finished_run} --images {served.images} --labels ")
-    assert f"--answers {served.answers} --out" in told
     answer = client.post("/api/v1/search", json={"tags": ["red"]})
     assert answer.status_code == 409 and "trmml index" in answer.json()["detail"]
+
+
+def test_without_a_table_the_commands_make_one_first(own, finished_run) -> None:
+    client = own.client()
+    told = client.get("/api/v1/status").json()
+    made = own.answers.with_name("reviewed.csv")
+    keep(client, row(question(client, category="red"), "present"))
+    good(*shlex.split(told["apply"].replace("reviewed.csv", str(made)))[1:])
+    assert made.read_text().startswith("image,red\n")
+    assert told["learn"] == (
+        f"trmml review learn {finished_run} --images {own.images} --labels reviewed.csv --answers"
+        f" {own.answers} --out {finished_run.name}-2 --encoder {TOY_SPEC}"
+    )
+
+
+def test_commands_take_what_the_server_was_told(
+    finished_run, toy_images, tmp_path, monkeypatch
+) -> None:
+    """With other options they would read other labels than the page shows."""
+    wishes: list[Wish] = []
+    monkeypatch.setattr("trmml.server.opening.Opening", lambda gate, load: load)
+    monkeypatch.setattr(
+        "trmml.server.serve.run_server", lambda load, listening: load(lambda *given: None)
+    )
+    monkeypatch.setattr("trmml.server.site.open_site", lambda wish, *given: wishes.append(wish))
+    table = ["--images", toy_images.train, "--labels", toy_images.train_table]
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngreen\n")
+    meaning = [f"--categories={names}", "--blank=absent", "--minus-one=absent", "--separator=|"]
+    loading = ["--encoder", TOY_SPEC, "--trust"]
+    for options in ([], [*meaning, *loading]):
+        good("serve", finished_run, "--port", "0", *table, *options)
+    plain, told = map(_commands, wishes)
+    words = [*map(str, table), "--answers", str(finished_run / "answers.sqlite"), "--out"]
+    assert shlex.split(plain["apply"]) == ["trmml", "review", "apply", *words, "reviewed.csv"]
+    assert shlex.split(told["apply"])[7:11] == meaning
+    assert shlex.split(told["learn"])[8:12] == meaning
+    assert shlex.split(told["learn"])[-3:] == loading
+    assert told["make_index"].endswith(f"{shlex.join(loading)} --out {finished_run.name}.index")
 
 
 def test_a_search_for_nothing_or_by_an_unknown_key_is_refused_in_words_of_the_interface() -> None:

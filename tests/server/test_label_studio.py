@@ -5,6 +5,7 @@ import pytest
 from tests.server.conftest import TOKEN, Served, make
 from tests.server.test_api import kept
 from trmml.curation.standing import standing
+from trmml.datasets.formats.folder import read_folder
 from trmml.exchange.label_studio import _config
 from trmml.server.review import Desk
 
@@ -91,15 +92,37 @@ def test_a_changed_annotation_replaces_and_a_deleted_one_takes_back(studio) -> N
     )
 
 
-def test_ticks_in_the_list_of_all_say_that_the_others_are_absent(studio) -> None:
-    result = [{"from_name": "tags", "value": {"choices": ["blue"]}}]
+@pytest.mark.parametrize(
+    ("project", "absent"),
+    [
+        ({"label_config": _config(CATEGORIES, "choices")}, {"red", "green", "yellow"}),
+        # The table that was exported lacks categories of the run; nobody was asked about those.
+        ({"label_config": _config(("red", "blue", "zebra"), "choices")}, {"red"}),
+        ({"label_config": _config(CATEGORIES, "yes-no")}, set()),
+        ({"label_config": "<View"}, set()),
+        ({"label_config": None}, set()),
+        ({}, set()),
+        (None, set()),
+    ],
+)
+def test_what_the_list_shows_without_a_tick_is_absent(studio, project, absent) -> None:
+    result = [{"from_name": "tags", "value": {"choices": ["blue", "zebra"]}}]
     body = {
         "action": "ANNOTATION_CREATED",
         "task": task("003.png"),
         "annotation": {"id": 1, "result": result},
+        "project": project,
     }
-    studio.client().post("/label-studio/webhook", json=body)
-    assert told(studio) == {name: "present" if name == "blue" else "absent" for name in CATEGORIES}
+    assert studio.client().post("/label-studio/webhook", json=body).status_code == 201
+    assert told(studio) == {"blue": "present"} | dict.fromkeys(absent, "absent")
+
+
+def test_a_row_tells_what_the_table_says(studio, toy_images) -> None:
+    data = read_folder(toy_images.train, toy_images.train_table)
+    red = bool(data.matrix.labels[data.images.index("003.png"), 0])
+    say(studio.client(), "ANNOTATION_CREATED", red="yes")  # known
+    say(studio.client(), "ANNOTATION_CREATED", number=8, about=task("030.png"), red="yes")  # hidden
+    assert [row.was for row in kept(studio)] == ["present" if red else "absent", "unknown"]
 
 
 def test_news_that_come_late_change_nothing(studio) -> None:
@@ -109,6 +132,24 @@ def test_news_that_come_late_change_nothing(studio) -> None:
     assert told(studio) == {"green": "present"} and len(kept(studio)) == 1
     say(client, "ANNOTATIONS_DELETED")
     say(client, "ANNOTATION_CREATED", at="2026-11-29T10:00:00Z", red="yes", green="no")
+    assert told(studio) == {}
+
+
+def test_another_label_studio_may_count_from_one_again(studio) -> None:
+    """Numbers of annotations are not its own; that of the image tells them apart."""
+    client, other = studio.client(), task("005.png")
+    say(client, "ANNOTATION_CREATED", number=1, red="yes", green="no")
+    say(client, "ANNOTATION_CREATED", number=1, about=other, at="2026-11-28T10:00:00Z", red="no")
+    stands = {(row.image, row.category): row.answer for row in kept(studio)}
+    assert stands == {
+        ("003.png", "red"): "present", ("003.png", "green"): "absent", ("005.png", "red"): "absent",
+    }  # fmt: skip
+    client.post(
+        "/label-studio/webhook", json={"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}]}
+    )
+    gone = {row.image for row in kept(studio) if row.undoes}
+    assert gone == {"003.png"} and told(studio) == {"red": "absent"}
+    say(client, "ANNOTATIONS_DELETED", number=1, about=other)
     assert told(studio) == {}
 
 

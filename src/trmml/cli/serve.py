@@ -78,8 +78,7 @@ def serve(
     key = token_for(token, run)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     with listen(host, port) as listening:
-        port = listening.getsockname()[1]
-        name = _address(host)
+        port, name = listening.getsockname()[1], _address(host)
         hosts = frozenset(each.lower() for each in (*LOOPBACK, name, *(allow_host or ())))
         gate = Gate(hosts, key, port, most_bytes=_bytes(max_upload))
 
@@ -89,6 +88,7 @@ def serve(
             wish = Wish(
                 run, _data(run, images, labels, table), index, answers, who, read_only,
                 label_studio, encoder, trust, device, labels,
+                () if labels is None else _said(categories, blank, minus_one, separator),
             )  # fmt: skip
             with shown_progress() as shown:
                 return open_site(wish, gate, _both(shown, tell))
@@ -116,6 +116,15 @@ def _both(first: "Progress", second: "Progress") -> "Progress":
         second(what, done, total)
 
     return tell
+
+
+def _said(
+    categories: Path | None, blank: str | None, minus_one: str | None, separator: str | None
+) -> tuple[str, ...]:
+    """The options that say what a table's cells mean, as they were given."""
+    given = {"categories": categories, "blank": blank, "minus-one": minus_one}
+    given["separator"] = separator
+    return tuple(f"--{name}={value}" for name, value in given.items() if value is not None)
 
 
 def _collection(

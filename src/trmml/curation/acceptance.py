@@ -93,7 +93,8 @@ def precision_cuts(
 
     Args:
         precision: above 0 and below 1.
-        probability: of pairs that nothing was fitted on.
+        probability: of images that the model never saw. They may have chosen what evidence counts
+            for, and fitted the `Recalibration`.
         labels: read only where `known` is True.
         known: the pairs that count.
     """
@@ -123,7 +124,8 @@ def raised_cuts(
     Args:
         cuts: from `precision_cuts`.
         precision: what was asked of them.
-        probability: of other pairs that nothing was fitted on.
+        probability: of other images that the model never saw, and that chose no cut. As in
+            `precision_cuts`, weights and calibration may have been fitted on them.
         labels: read only where `known` is True.
         known: the pairs that count.
     """

@@ -191,9 +191,10 @@ def _lines(collection: Collection, weighed: Weighed) -> Recalibration:
 def _cuts(
     precision: float, collection: Collection, weighed: Weighed, lines: Recalibration
 ) -> Float[Tensor, " C"]:
-    """Cuts by the linear heads, which score enough known pairs, raised by images that had no say.
+    """Cuts by the linear heads, which score enough known pairs, raised by images that chose none.
 
-    Those are the run's held-out ones, else a quarter.
+    Those are the run's held-out ones, else a quarter. Where evidence speaks, they had a say in its
+    weights and in `lines`.
     """
     matrix = collection.matrix
     apart = weighed.added_apart(matrix, collection.expected.sigmoid(), collection.folds)

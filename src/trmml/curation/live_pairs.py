@@ -4,6 +4,7 @@ Rows stay in the journal: two hours of review are 80,000 of them, which would ta
 about one image are read again when another comes.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -43,6 +44,10 @@ class LivePairs:
     def __init__(self, data: Dataset, answers: Answers, rows: Sequence[Answer]) -> None:
         self.data, self._answers = data, answers
         self.places = places_by_content(data, rows)
+        self._identities: dict[int, list[str]] = {}
+        for known_as, here in self.places.items():
+            for place in here:
+                self._identities.setdefault(place, []).append(known_as)
         self.applied = apply_answers(data, rows, self.places)
         matrix = self.applied.data.matrix
         self.labels, self.known = matrix.labels, matrix.known
@@ -56,17 +61,21 @@ class LivePairs:
         self._hashes = dict[int, str]()
         self._images = {name: place for place, name in enumerate(data.images)}
         self._columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
-        for image, name in standing(rows).resting:
-            if image in self.places and name in self._columns:
-                self.asked[self.places[image], self._columns[name]] = True
+        for image, name in standing(rows, places=self.places).resting:
+            if isinstance(image, int) and name in self._columns:
+                self.asked[image, self._columns[name]] = True
 
     def note(self, image: str, place: int) -> None:
-        """Take note of an image by its identity; what was said of copies of it counts for it."""
-        here = self.places.setdefault(image, [])
+        """Take note of an image by its identity; what was said of copies of it counts for it.
+
+        So does what was said of it by another identity, as by its name alone.
+        """
+        here, known_as = self.places.setdefault(image, []), self._identities.setdefault(place, [])
         if place in here:
             return
         here.append(place)
-        if len(here) > 1:
+        known_as.append(image)
+        if len(here) > 1 or len(known_as) > 1:
             self._settle(image)
 
     def note_all(self, hashes: Sequence[str]) -> None:
@@ -86,7 +95,7 @@ class LivePairs:
         for row in rows:
             if clean_name(row.category) in self._columns and self._is_here(row):
                 touched.setdefault(identity(row), set()).add(clean_name(row.category))
-        return {column for image, names in touched.items() for column in self._settle(image, names)}
+        return set().union(*(self._settle(image, names) for image, names in touched.items()))
 
     def matrix(self, categories: Sequence[int]) -> LabelMatrix:
         """A copy of some columns."""
@@ -106,37 +115,36 @@ class LivePairs:
                 self.note(image, place)
         return image in self.places
 
-    def _settle(self, image: str, names: Collection[str] | None = None) -> list[int]:
-        """Put what the journal says of an image in its place; return the categories.
+    def _settle(self, image: str, names: Collection[str] | None = None) -> set[int]:
+        """Put what the journal says of an image in its places; return the categories.
 
         Args:
             image: its identity.
             names: of the categories, cleaned; all that the journal has a row about by default.
         """
-        rows = self._answers.about(image)
-        by_name: dict[str, list[Answer]] = {}
-        for row in rows:
-            by_name.setdefault(clean_name(row.category), []).append(row)
-        wanted = [
-            name for name in by_name if name in self._columns and (not names or name in names)
-        ]
-        for name in wanted:
-            self._settle_pair(image, name, by_name[name])
-        return [self._columns[name] for name in wanted]
+        touched, about = set[int](), functools.cache(self._answers.about)
+        for place in self.places[image]:
+            rows = sorted(row for each in self._identities[place] for row in about(each))
+            by_name: dict[str, list[Answer]] = {}
+            for row in rows:
+                by_name.setdefault(clean_name(row.category), []).append(row)
+            for name, told in by_name.items():
+                if name in self._columns and (not names or name in names):
+                    self._settle_pair(place, self._columns[name], told)
+                    touched.add(self._columns[name])
+        return touched
 
-    def _settle_pair(self, image: str, name: str, rows: Sequence[Answer]) -> None:
+    def _settle_pair(self, place: int, column: int, rows: Sequence[Answer]) -> None:
         """Put what all rows about a pair say together in its place."""
-        column, pair = self._columns[name], (image, name)
-        said, given = standing(rows), self.data.matrix
+        said = standing(rows, places={identity(row): [place] for row in rows})
         gone = said.taken | self._old
         passed = any(row.answer == "skip" and row.id not in gone for row in rows)
-        for place in self.places[image]:
-            here = place, column
-            if pair in said.last:
-                state = self.answered[column][place] = said.last[pair][1]
-                present, known = state == "present", state != "unknown"
-            else:
-                self.answered[column].pop(place, None)
-                present, known = bool(given.labels[here]), bool(given.known[here])
-            self.labels[here], self.known[here] = present, known
-            self.asked[here] = pair in said.last or pair in said.resting or passed
+        here, state = (place, column), next((state for _, state in said.last.values()), None)
+        if state is None:
+            self.answered[column].pop(place, None)
+            given = self.data.matrix
+            self.labels[here], self.known[here] = given.labels[here], given.known[here]
+        else:
+            self.answered[column][place] = state
+            self.labels[here], self.known[here] = state == "present", state != "unknown"
+        self.asked[here] = state is not None or bool(said.resting) or passed

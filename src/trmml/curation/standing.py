@@ -17,7 +17,8 @@ from trmml.storage.hashes import ContentHashes, hash_file
 
 # A pair that somebody was unsure of is left alone for so long.
 UNSURE_DAYS = 30
-Pair = tuple[str, str]  # identity of the image, name of the category
+# Identity of the image, or its place where places are given; name of the category.
+Pair = tuple[str | int, str]
 Places = Mapping[str, Sequence[int]]  # the images of an identity: copies have one
 
 
@@ -44,7 +45,9 @@ def identity(row: Answer) -> str:
     return row.sha256 or row.image
 
 
-def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
+def standing(
+    rows: Sequence[Answer], at: datetime | None = None, places: Places | None = None
+) -> Standing:
     """What rows say together.
 
     The last answer of each person on each pair counts; what was undone does not, and an undo may
@@ -53,6 +56,8 @@ def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
     Args:
         rows: in the order of their ids.
         at: the present; by default now.
+        places: of images by their identity. Rows of several identities may be about one place, as
+            where a hash was not read; they count together. Rows of others stay by themselves.
     """
     undos = ((row.id, row.undoes) for row in reversed(rows) if row.undoes is not None)
     found = Standing(taken=taken_back(undos))
@@ -61,14 +66,15 @@ def standing(rows: Sequence[Answer], at: datetime | None = None) -> Standing:
     spoken: set[tuple[Pair, str]] = set()
     named = functools.cache(clean_name)
     for row in reversed(rows):
-        pair = (identity(row), named(row.category))
         if row.id in found.taken or row.undoes is not None:
             continue
-        if row.answer == "skip":
-            found.skipped.add(pair)
-        elif (pair, row.who) not in spoken:
-            spoken.add((pair, row.who))
-            _count(found, pair, row, earliest)
+        image, category = identity(row), named(row.category)
+        for pair in ((each, category) for each in (places or {}).get(image) or (image,)):
+            if row.answer == "skip":
+                found.skipped.add(pair)
+            elif (pair, row.who) not in spoken:
+                spoken.add((pair, row.who))
+                _count(found, pair, row, earliest)
     return found
 
 
@@ -132,33 +138,38 @@ def apply_answers(data: Dataset, rows: Sequence[Answer], places: Places | None =
         rows: in the order of their ids.
         places: of images by their identity; by default by the contents of their files.
     """
-    settled = standing(rows).last
     places = places_by_content(data, rows) if places is None else places
+    settled = standing(rows, places=places).last
     columns = {clean_name(name): place for place, name in enumerate(data.category_names)}
     labels, known = data.matrix.labels.clone(), data.matrix.known.clone()
     found = Applied(data, {}, [], [], 0, {})
-    other_images = 0
-    for (image, category), (row, state) in settled.items():
-        if image not in places:
+    other_images, disagreed = 0, dict[str, Answer]()
+
+    def seen(row: Answer, place: int) -> bool:
+        """Whether it is the copy that the person saw: that of the name, or else the first."""
+        return place == min(places[identity(row)], key=lambda each: data.images[each] != row.image)
+
+    for (place, category), (row, state) in settled.items():
+        if isinstance(place, str):
             other_images += 1
             continue
         if category not in columns:
-            found.other_categories[category] = found.other_categories.get(category, 0) + 1
+            count = found.other_categories.get(category, 0)
+            found.other_categories[category] = count + seen(row, place)
             continue
-        # That of its own name first: what the person saw was said of that one.
-        own = sorted(places[image], key=lambda place: data.images[place] != row.image)
-        for number, place in enumerate((each, columns[category]) for each in own):
-            here = ("absent", "present")[int(labels[place])] if bool(known[place]) else "unknown"
-            if number == 0 and here not in (row.was, state):
-                found.changed.append(row)
-            labels[place], known[place] = state == "present", state != "unknown"
-            found.pairs[place] = state
+        pair = place, columns[category]
+        here = ("absent", "present")[int(labels[pair])] if bool(known[pair]) else "unknown"
+        if here not in (row.was, state) and seen(row, place):
+            found.changed.append(row)
+        labels[pair], known[pair] = state == "present", state != "unknown"
+        found.pairs[pair] = state
         if state == "unknown":
-            found.disagreed.append(row)
+            disagreed[row.id] = row  # once, however many copies
     data = replace(data, matrix=LabelMatrix(labels, known))
     return Applied(
-        data, found.pairs, found.changed, found.disagreed, other_images, found.other_categories
-    )
+        data, found.pairs, found.changed, [*disagreed.values()], other_images,
+        found.other_categories,
+    )  # fmt: skip
 
 
 def places_by_name(data: Dataset, rows: Sequence[Answer]) -> dict[str, list[int]]:

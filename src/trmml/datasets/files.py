@@ -135,11 +135,23 @@ def read_xml(path: Path) -> Xml.Element:
         DataError: the file is missing or no such XML.
     """
     try:
-        return Xml.fromstring(path.read_bytes(), Xml.XMLParser(target=_NoDocumentType()))
+        return parsed_xml(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}. Copy the file there.") from error
-    except (Xml.ParseError, ValueError, LookupError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is no XML: {error}. Copy the file again.") from error
+
+
+def parsed_xml(content: bytes | str) -> Xml.Element:
+    """Return the root of XML without document type.
+
+    Raises:
+        ValueError: it is no such XML.
+    """
+    try:
+        return Xml.fromstring(content, Xml.XMLParser(target=_NoDocumentType()))
+    except (Xml.ParseError, LookupError) as error:
+        raise ValueError(str(error)) from error
 
 
 class _NoDocumentType(Xml.TreeBuilder):

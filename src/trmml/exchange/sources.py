@@ -129,15 +129,15 @@ def _listed(
 def _answered(source: Path, images: Mapping[Path, Path]) -> Mapping[str, Told]:
     """The answers of a journal, by the contents of the images."""
     from trmml.curation.answers import existing
-    from trmml.curation.standing import sha256_of, standing
+    from trmml.curation.standing import identity, sha256_of, standing
 
     digits, by_content = hash_file(source)[:DIGITS], dict[str, Told]()
     with existing(source) as journal:
         settled = standing(journal.rows()).last
-    for (sha256, name), (_, state) in settled.items():
+    for (_, name), (row, state) in settled.items():
         if state != "unknown":
             word = Word(name, None, digits)
-            by_content.setdefault(sha256, {})[same(name)] = word, state == "present"
+            by_content.setdefault(identity(row), {})[same(name)] = word, state == "present"
     paths = map(os.path.abspath, images if by_content else ())
     return {path: by_content[key] for path in paths if (key := sha256_of(Path(path))) in by_content}
 

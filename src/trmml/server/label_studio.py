@@ -3,12 +3,13 @@
 Images are those of the collection, found by the hash that `trmml data export` wrote into each task,
 or by name. Nothing is fetched: a task cannot make this server ask another.
 
-Source of the requests: label_studio_ml/api.py of HumanSignal/label-studio-ml-backend, 2026-08.
+Source of the requests: label_studio_ml/api.py of HumanSignal/label-studio-ml-backend, 2026-08. What
+a webhook sends: label_studio/webhooks of HumanSignal/label-studio; `project` has all of its fields.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,7 +18,8 @@ import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from trmml.curation.answers import Answer, Verdict, encoded_id, now
+from trmml.curation.answers import Answer, State, Verdict, encoded_id, now
+from trmml.datasets.files import parsed_xml
 from trmml.errors import DataError
 from trmml.exchange.label_studio import TAGS, results_of
 from trmml.server.batching import Batcher
@@ -58,10 +60,17 @@ class Wanted(BaseModel):
     label_config: str | None = None
 
 
+class Project(BaseModel):
+    """A project: its interface, in XML."""
+
+    label_config: str | None = None
+
+
 class Told(BaseModel):
     """What happened in Label Studio."""
 
     action: str
+    project: Project | None = None
     task: Task | None = None
     annotation: Annotation | None = None
     annotations: list[Annotation] = []
@@ -139,8 +148,31 @@ def place_of(task: Task, desk: Desk) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def verdicts(result: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Verdict]:
-    """What an annotation says: yes or no of some categories, or ticks in the list of all."""
+def listed(told: Told) -> frozenset[str]:
+    """The names in the interface's one list of categories; none where it did not come, or is bad.
+
+    It may show fewer than the run has: those of the table that was exported, or what was left of
+    them when somebody changed the interface.
+    """
+    try:
+        root = parsed_xml((told.project and told.project.label_config) or "")
+    except ValueError:
+        return frozenset()
+    lists = (each for each in root.iter("Choices") if each.get("name") == TAGS)
+    choices = (choice for each in lists for choice in each.iter("Choice"))
+    return frozenset(each.get("alias") or each.get("value") or "" for each in choices)
+
+
+def verdicts(
+    result: Sequence[dict[str, Any]], names: Sequence[str], shown: Collection[str]
+) -> dict[str, Verdict]:
+    """What an annotation says: yes or no of some categories, or ticks in a list.
+
+    Args:
+        result: of the annotation.
+        names: of the run's categories.
+        shown: in the list; one of them without a tick is absent. Nobody was asked about others.
+    """
     said: dict[str, Verdict] = {}
     for each in result:
         value = each.get("value")
@@ -148,7 +180,8 @@ def verdicts(result: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str
         if not isinstance(chosen, list):
             continue
         if each.get("from_name") == TAGS:
-            said |= {name: "present" if name in chosen else "absent" for name in names}
+            said |= {name: "absent" for name in names if name in shown}
+            said |= {name: "present" for name in names if name in chosen}
         elif each.get("from_name") in names and str((chosen or [""])[0]) in YES_NO:
             said[str(each["from_name"])] = YES_NO[str(chosen[0])]
     return said
@@ -156,16 +189,18 @@ def verdicts(result: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str
 
 def _rows(told: Told, desk: Desk) -> list[Answer]:
     """The rows of what happened: answers, and what they no longer say taken back."""
-    if told.action == "ANNOTATIONS_DELETED":
-        gone = _given(desk, [each.id for each in told.annotations])
-        return [_undone(row, f"delete {row.id}") for row, stands in gone if stands]
     place = None if told.task is None else place_of(told.task, desk)
+    image = None if place is None else desk.ids[place]
+    if told.action == "ANNOTATIONS_DELETED":
+        gone = _given(desk, [each.id for each in told.annotations], image)
+        return [_undone(row, f"delete {row.id}") for row, stands in gone if stands]
     if told.annotation is None or place is None:
         return []
-    given, at = _given(desk, [told.annotation.id]), _moment(told.annotation)
+    given, at = _given(desk, [told.annotation.id], image), _moment(told.annotation)
     if any(row.id[:10] > encoded_id(at, bytes(10))[:10] for row, _ in given):
         return []  # it is late: a newer state of the annotation came first
-    said = verdicts(told.annotation.result, desk.queue.collection.category_names)
+    names = desk.queue.collection.category_names
+    said = verdicts(told.annotation.result, names, listed(told))
     old = [row for row, stands in given if stands]
     rows = [_undone(row, row.id) for row in old if said.get(row.category) != row.answer]
     same = {row.category for row in old if said.get(row.category) == row.answer}
@@ -181,8 +216,18 @@ def _row(told: Annotation, at: int, desk: Desk, place: int, name: str, verdict: 
     made = encoded_id(at, _mark(told.id) + _digest(f"{at} {name} {verdict}"))
     return Answer(
         made, now(), f"label-studio:{who}", desk.queue.collection.data.images[place],
-        desk.ids[place], name, verdict, "unknown", None, "typed", desk.queue.collection.run[:12],
+        desk.ids[place], name, verdict, _was(desk, place, name), None, "typed",
+        desk.queue.collection.run[:12],
     )  # fmt: skip
+
+
+def _was(desk: Desk, place: int, name: str) -> State:
+    """What the table says: Label Studio does not tell what its page showed."""
+    data = desk.queue.collection.data
+    here = place, data.category_names.index(name)
+    if not data.matrix.known[here]:
+        return "unknown"
+    return "present" if data.matrix.labels[here] else "absent"
 
 
 def _undone(row: Answer, why: str) -> Answer:
@@ -196,11 +241,23 @@ def _moment(told: Annotation) -> int:
     return int((told.updated_at or datetime.now(UTC)).timestamp() * 1000)
 
 
-def _given(desk: Desk, annotations: Sequence[int]) -> list[tuple[Answer, bool]]:
-    """Rows of annotations, and whether they stand: their numbers are marked in their ids."""
+def _given(desk: Desk, annotations: Sequence[int], image: str | None) -> list[tuple[Answer, bool]]:
+    """Rows of annotations, and whether they stand: their numbers are marked in their ids.
+
+    Another Label Studio counts annotations from 1, too, so a number alone means several. An
+    annotation is of one image. News of a deleted one do not name it; the newest is meant.
+
+    Args:
+        desk: with the journal.
+        annotations: their numbers.
+        image: id of the image that they are of; None where that is not told.
+    """
     marks = {encoded_id(0, _mark(each) + bytes(5))[10:18] for each in annotations}
-    found = desk.select(_GIVEN, json.dumps([*marks]))
-    return [(Answer._make(row), not taken) for *row, taken in found]
+    rows = [(Answer._make(row), taken) for *row, taken in desk.select(_GIVEN, json.dumps([*marks]))]
+    newest = {row.id[10:18]: row.sha256 for row, _ in rows}  # in the order of their times
+    return [
+        (row, not taken) for row, taken in rows if row.sha256 == (image or newest[row.id[10:18]])
+    ]
 
 
 def _mark(annotation: int) -> bytes:

@@ -1,5 +1,6 @@
 """Questions for people in the browser, and their answers: in the journal before a reply is sent."""
 
+import json
 import math
 import os
 import threading
@@ -16,6 +17,7 @@ from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, now
 from trmml.curation.cross_fit import cross_fitted
 from trmml.curation.queue import Question, Queue
 from trmml.curation.tally import LiveTally
+from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.average_precision import average_precisions, mean_defined
@@ -26,6 +28,10 @@ Id = Annotated[str, StringConstraints(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Kind = Literal["learn", "wrong", "missed"]
+# What rows are about.
+_PAIRS = """
+SELECT id, sha256, category FROM answers WHERE id IN (SELECT value FROM json_each(?))
+"""
 
 
 class Row(BaseModel):
@@ -136,7 +142,8 @@ class Desk:
         Raises:
             Problem: nothing may be written here, the rows are for another journal, or an image is
                 not of this collection.
-            DataError: a category that the run lacks, or a row that neither answers nor takes back.
+            DataError: a category that the run lacks, a row that neither answers nor takes back, or
+                one that takes back what was said of another pair.
         """
         if sent.journal not in (None, self.journal):
             raise Problem(
@@ -147,6 +154,7 @@ class Desk:
             )
         self._check_writable()  # before any row: what is refused for all is no row's fault
         made = [(row, self._row(row)) for row in sent.answers]
+        self._check_undone([new for _, new in made])
         return self.add([new for row, new in made if not (row.assumed and self._answered(row))])
 
     def _answered(self, row: Row) -> bool:
@@ -183,6 +191,25 @@ class Desk:
             row.id, now(), self.queue.who, images[self.places[row.image]], row.image, row.category,
             row.answer, row.was, row.p, row.why, self.queue.collection.run[:12], row.ms, row.undoes,
         )  # fmt: skip
+
+    def _check_undone(self, rows: Sequence[Answer]) -> None:
+        """Refuse what takes back an answer about another pair; ids not seen yet may come later."""
+        undos = [row for row in rows if row.undoes is not None]
+        if not undos:
+            return
+        wanted = json.dumps([row.undoes for row in undos])
+        with self._writing:  # not by `select`, which waits for what is counted
+            there = self._journal.select(_PAIRS, wanted)
+        pairs = {row.id: (row.sha256, row.category) for row in rows}
+        pairs |= {name: (image, category) for name, image, category in there}
+        for row in undos:
+            image, category = pairs.get(row.undoes or "", (row.sha256, row.category))
+            if (image, clean_name(category)) != (row.sha256, clean_name(row.category)):
+                raise DataError(
+                    f"row {row.id} is about {row.category!r:.80} of image {row.sha256}, and takes"
+                    f" back {row.undoes}, which is about {category!r:.80} of image {image}; send"
+                    " the image and category of the row that it takes back"
+                )
 
     def progress(self) -> dict[str, Any]:
         """What was answered so far, how long it took, and what is left."""

@@ -53,6 +53,7 @@ class Wish:
         trust: see `Tagger.load`.
         device: see `Tagger.load`.
         labels: table that the data were read from, for the commands that the pages name.
+        table: options that said what its cells mean, as words of a command line; for the same.
     """
 
     run: Path
@@ -66,6 +67,7 @@ class Wish:
     trust: bool = False
     device: str = "cpu"
     labels: Path | None = None
+    table: tuple[str, ...] = ()
 
 
 def open_site(wish: Wish, gate: Gate, progress: Progress | None = None) -> Site:
@@ -134,14 +136,23 @@ def unlabelled(folder: Path, run: Path) -> Dataset:
 
 
 def _commands(wish: Wish) -> dict[str, str]:
-    """The commands that make an index, and a table and a better run of the answers."""
+    """The commands that make an index, and a table and a better run of the answers.
+
+    They take what this server was told, or they would read other labels than it shows. Where it was
+    told of no table, the first makes one that the second reads.
+    """
     images = "DIR" if wish.data is None else str(wish.data.root)
     run, name = str(wish.run), wish.run.resolve().name
-    journal = str(wish.answers or wish.run / "answers.sqlite")
-    index = ["trmml", "index", images, "--run", run, "--out", f"{name}.index"]
-    told = ["--labels", str(wish.labels or "TABLE"), "--answers", journal, "--out"]
-    apply = ["trmml", "review", "apply", *told, "reviewed.csv"]
-    learn = ["trmml", "review", "learn", run, "--images", images, *told, f"{name}-2"]
+    journal, made = str(wish.answers or wish.run / "answers.sqlite"), "reviewed.csv"
+    loading = [*(["--encoder", wish.encoder] if wish.encoder else []), *["--trust"] * wish.trust]
+    # The page takes the name of the index from its end.
+    index = ["trmml", "index", images, "--run", run, *loading, "--out", f"{name}.index"]
+    told = ["--images", images, "--labels", str(wish.labels or made), *wish.table]
+    told += ["--answers", journal, "--out"]
+    apply = ["trmml", "review", "apply", *told, made]
+    if wish.labels is None:
+        apply = ["trmml", "data", "export", "wide", journal, made, "--images", images]
+    learn = ["trmml", "review", "learn", run, *told, f"{name}-2", *loading]
     commands = {"make_index": index, "apply": apply, "learn": learn}
     return {key: shlex.join(words) for key, words in commands.items()}
 
