@@ -105,6 +105,12 @@ def served(
     return make(finished_run, toy_images, tmp_path_factory.mktemp("served"))
 
 
+@pytest.fixture(autouse=True)
+def no_gold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that was answered before would keep its block open."""
+    monkeypatch.setattr("trmml.curation.queue.GOLD_SHARE", 0.0)
+
+
 @pytest.fixture
 def client(served: Served) -> TestClient:
     return served.client()

@@ -187,6 +187,24 @@ def test_what_nobody_looked_at_changes_no_answer_of_another_page(page, served) -
     assert [row.answer for row in new if row.category == name] == ["present"]
 
 
+def test_what_is_asked_again_is_not_accepted_with_the_rest(page, served, monkeypatch) -> None:
+    monkeypatch.setattr("trmml.curation.queue.GOLD_SHARE", 1.0)
+    name = sorted(path.name for path in served.images.glob("*.png"))[0]
+    with Answers(served.answers) as journal:
+        journal.add([Answer(new_id(), now(), "", name, hash_file(served.images / name), "red",
+                            "present", "unknown", None, "learn", "")])  # fmt: skip
+    first_tile(page)
+    page.locator(".pick select").select_option("red")
+    page.locator("h1 em", has_text="red").wait_for()
+    looked(page)
+    page.keyboard.press("Enter")
+    page.locator(".hint", has_text="was answered before").wait_for()
+    assert page.locator(".tile:not(.present):not(.absent)").count() == 1
+    page.keyboard.press("y")
+    saved(page)
+    assert answers(served.answers)[-1].why == "gold"
+
+
 def test_a_key_that_is_held_accepts_one_block(page, served) -> None:
     before, name = count(served.answers), heading(page)
     tiles = page.locator(".tile").count()

@@ -236,10 +236,12 @@ export function Block() {
     missed: html`Labelled as absent. <em>Are they there?</em>`,
   };
   const open = questions ? questions.length - Object.keys(given).length : 0;
+  const again = open > 0 && questions.every((/** @type {any} */ asked, /** @type {number} */ n) => given[n] || asked.why === "gold");
+  const todo = again ? "What is left was answered before: what do you say of it today?" : "Marked are the probable ones. Click what is otherwise, then accept.";
   // The list stays in the page while another block is chosen: it may have the focus.
   return html`
     ${questions ? html`<div class="ask" key="ask"><h1>${heading[shown]}</h1>
-      <p class="hint">${status.value.read_only ? "Nothing can be answered: this server was started with --read-only." : "Marked are the probable ones. Click what is otherwise, then accept."}</p>
+      <p class="hint">${status.value.read_only ? "Nothing can be answered: this server was started with --read-only." : todo}</p>
       <span class="controls"><${Size} />${shown === "learn" ? html`<${Pick} />` : null}</span></div>`
       : html`<p class="wait" key="wait" aria-busy="true">Choosing what is worth asking …</p>`}
     <div class="tiles" key="tiles" style=${sized()} role="listbox" tabindex="0" aria-busy=${!questions} aria-label=${!questions || shown !== "learn" ? KINDS[shown ?? "learn"] : name} aria-multiselectable="true" aria-activedescendant=${questions ? `q${focus.value}` : null}>
