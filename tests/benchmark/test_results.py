@@ -206,6 +206,21 @@ def test_different_precisions_are_told() -> None:
     assert Results(toy_grid(1), [half, untrained]).remarks == []
 
 
+def test_methods_with_other_masks_or_rules_of_the_epoch_are_told() -> None:
+    ours = [toy_cell("trmml", share, seed, [0.5]) for share in (0.1, 0.5) for seed in (0, 1)]
+    rivals = [toy_cell("probe-masked", share, 0, [0.4]) for share in (0.1, 0.5)]
+    other, last = {**ours[0].mask, "sha256": "9" * 64}, {**ours[0].epoch, "by": "last"}
+    seeds = [replace(c, mask=other, epoch=last) if c.seed else c for c in ours]
+    assert Results(toy_grid(1), seeds).remarks == []  # each seed has a mask of its own
+    full = toy_cell("probe-full", 0.1, 0, [0.9], mask=other, epoch=last)
+    masked, chosen = replace(rivals[0], mask=other), replace(rivals[1], epoch=last)
+    said = Results(toy_grid(1), [*ours, masked, chosen, full]).remarks
+    assert "Methods had different known labels at 10 %: they cannot be compared" in said[0]
+    assert "The epoch was chosen by different rules at 50 %: they cannot be" in said[1]
+    lacking = Results(toy_grid(1), [*ours, *rivals, full]).remarks
+    assert said[2:] == lacking and len(lacking) == 1  # of cells that are not finished
+
+
 # Writers ------------------------------------------------------------------------------------
 
 TABLE = Table(

@@ -3,7 +3,7 @@
 import logging
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -177,8 +177,8 @@ class Results:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What a reader must know besides: mixed settings or views, cells that lack."""
-        found = []
+        """What a reader must know besides: mixed masks, settings or views, cells that lack."""
+        found = _mixed(self.cells)
         views = {cell.settings["training"].get("scored_views", 1) for cell in self.cells}
         if len(views) > 1:
             counts = ", ".join(str(count) for count in sorted(views))
@@ -284,6 +284,27 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
             drawn_means = (mean_over_cells(cells, drawn) for cells in both)
             found[line.key] = difference_interval(own - theirs, *drawn_means)
     return Comparison(column, rival.key, found)
+
+
+def _mixed(cells: Sequence[Cell]) -> list[str]:
+    """Remarks where the methods of one rule and seed differ in their masks or rules of the epoch."""
+    masks: dict[tuple[str, int], set[str]] = defaultdict(set)
+    rules: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for cell in cells:
+        if cell.full_labels:
+            continue
+        masks[cell.known, cell.seed].add(cell.mask["sha256"])
+        if by := cell.epoch.get("by"):
+            rules[cell.known, cell.seed].add(by)
+    same_again = "they cannot be compared (run all of them into a new --out)."
+    found = []
+    if columns := {known: None for (known, _), some in masks.items() if len(some) > 1}:
+        found.append(f"Methods had different known labels at {', '.join(columns)}: {same_again}")
+    if columns := {known: None for (known, _), some in rules.items() if len(some) > 1}:
+        found.append(
+            f"The epoch was chosen by different rules at {', '.join(columns)}: {same_again}"
+        )
+    return found
 
 
 def _listed(cell: Cell) -> ListedMethod:
