@@ -295,7 +295,7 @@ def test_errors_of_the_disk_and_a_disk_that_is_gone_are_no_row(
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsspec.filesystem", _raise_import_error)
-    with pytest.raises(MissingExtraError, match=r"trmml\[cloud\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[cloud\]'"):
         Storage().read("s3://museum/a.jpg", None)
 
 

@@ -287,7 +287,7 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
 
 
 def _mixed(cells: Sequence[Cell]) -> list[str]:
-    """Remarks where the methods of one rule and seed differ in their masks or rules of the epoch."""
+    """Remarks where methods differ at one rule and seed: in their masks, in the choice of epoch."""
     masks: dict[tuple[str, int], set[str]] = defaultdict(set)
     rules: dict[tuple[str, int], set[str]] = defaultdict(set)
     for cell in cells:
