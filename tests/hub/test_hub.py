@@ -148,8 +148,10 @@ def test_private_by_default_and_never_public_unasked(finished_run: Path, api: Fa
     pushed(finished_run, api)
     assert api.private[NAME]
     api.private[NAME] = False
-    with pytest.raises(ConfigError, match="is public; say --public"):
-        pushed(finished_run, api)
+    for branch in (None, "new"):
+        with pytest.raises(ConfigError, match="is public; say --public"):
+            pushed(finished_run, api, revision=branch)
+    assert api.branches == {"main"}
     pushed(finished_run, api, public=True)
 
 
