@@ -15,7 +15,7 @@ from PIL import Image
 from tests.toy_cells import toy_cell, toy_grid
 from trmml.benchmark.bootstrap import Difference
 from trmml.benchmark.catalog import METHODS
-from trmml.benchmark.plots import plot_curves, plot_map, write_plots
+from trmml.benchmark.plots import plot_curves, plot_gain_by_category, plot_map, write_plots
 from trmml.benchmark.records import CellFolder, ranks_of
 from trmml.benchmark.report import report_benchmark
 from trmml.benchmark.results import MEAN, Comparison, Results, compared
@@ -338,6 +338,18 @@ def test_curves_are_of_the_lowest_seed_at_the_share_next_to_a_half() -> None:
     late = [cell for cell in cells if cell.seed or not cell.curve]
     (axes,) = plot_curves(Results(toy_grid(1), late)).axes
     assert axes.lines[0].get_xydata().tolist() == [[16, 30], [48, 40]]
+
+
+def test_gains_are_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    maps = {"probe-masked": (0.2, 0.3, 0.9), "trmml": (0.4, 0.4)}
+    cells = [toy_cell(m, 0.1, seed, [v]) for m, vs in maps.items() for seed, v in enumerate(vs)]
+    results = Results(toy_grid(1), cells)
+    ours, rival = results.ours("10 %"), results.rival("10 %")
+    assert ours is not None and rival is not None
+    (axes,) = plot_gain_by_category(results, ours, rival, "10 %").axes
+    assert [bar.get_width() for bar in axes.patches] == [pytest.approx(15.0)]  # 0.4 less 0.25
+    apart = Results(toy_grid(1), [cells[2], cells[3]])  # of seeds 2 and 0
+    assert not [name for name in write_plots(apart, tmp_path) if name.startswith("gain")]
 
 
 def test_plots_without_boxes_rivals_or_several_shares_are_left_out(tmp_path: Path) -> None:

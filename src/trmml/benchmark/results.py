@@ -4,7 +4,7 @@ import logging
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -135,6 +135,10 @@ class Results:
         counts = Counter(cell.seed for cell in self.cells_of(method, column))
         return {seed for seed, count in counts.items() if count == wanted}
 
+    def shared_seeds(self, methods: Sequence[str], column: str) -> set[int]:
+        """Seeds of which each of some methods has every cell of a column: these compare."""
+        return set.intersection(*(self.whole_seeds(method, column) for method in methods))
+
     def spread(self, method: str, column: str, figure: Figure = mean_ap) -> Spread | None:
         """Mean and deviation over seeds of a figure; None where nothing, or not all, is there."""
         cells = self.cells_of(method, column)
@@ -163,13 +167,20 @@ class Results:
         }
         return max(found, key=lambda line: found[line]) if found else None
 
-    def category_aps(self, method: str, column: str) -> list[float]:
+    def category_aps(
+        self, method: str, column: str, *, seeds: Collection[int] | None = None
+    ) -> list[float]:
         """Mean AP per category over the cells of a column, nan where undefined.
 
         As in `spread`, a seed that lacks a share does not count for their mean.
+
+        Args:
+            method: its key.
+            column: a rule that hides labels, or `MEAN`.
+            seeds: of which the mean is taken; by default all that are whole.
         """
-        whole = self.whole_seeds(method, column)
-        cells = [cell for cell in self.cells_of(method, column) if cell.seed in whole]
+        seeds = self.whole_seeds(method, column) if seeds is None else seeds
+        cells = [cell for cell in self.cells_of(method, column) if cell.seed in seeds]
         rows = [[np.nan if ap is None else ap for ap in c.ap] for c in cells]
         if not rows:
             return [np.nan] * len(self.grid["categories"])
@@ -275,7 +286,7 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
     found = {}
     for line in results.lines:
         keys = (line.key, rival.key)
-        seeds = set.intersection(*(results.whole_seeds(key, column) for key in keys))
+        seeds = results.shared_seeds(keys, column)
         if line == rival or not seeds:
             continue
         both = [[c for c in results.cells_of(key, column) if c.seed in seeds] for key in keys]
