@@ -140,14 +140,13 @@ def fit(
         card = load_card(out)
         note(_chosen(card.chosen))
         summary = {"run": str(out), **card.data, "chosen": card.chosen}
-        evaluation, baselines = None, dict[str, Metrics]()
+        evaluation, others = None, dict[str, Metrics]()
         if test is not None:
             tagger = Tagger.load(out, encoder=encoder, device=pick_device(device))
-            held = _held_out(out, data.subset(kept), encoded, tagger, **together)
-            evaluation, baselines = _compare(tagger, test, held, **together)
-            summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
+            evaluation, others = _compare(out, tagger, data.subset(kept), encoded, test, **together)
+            summary |= _write_results(out, evaluation, others, time.monotonic() - started)
         keep(out)
-        report = write_report(out, evaluation, baselines=baselines, truth=truth)
+        report = write_report(out, evaluation, baselines=others, truth=truth)
         remove_states(out)  # last: the run is finished
     return {**summary, "seconds": round(time.monotonic() - started, 1), "report": str(report)}
 
@@ -242,9 +241,9 @@ def _chosen(chosen: Mapping[str, Any]) -> str:
 
 def _held_out(
     run: Path,
+    tagger: Tagger,
     data: Dataset,
     encoded: Encoded | None,
-    tagger: Tagger,
     *,
     encoding: Encoding | None,
     on_bad_image: OnBadImage,
@@ -268,28 +267,29 @@ def _held_out(
 
 
 def _compare(
+    run: Path,
     tagger: Tagger,
+    data: Dataset,
+    encoded: Encoded | None,
     test: Dataset,
-    held_out: HeldOut,
     *,
     encoding: Encoding | None,
     on_bad_image: OnBadImage,
     progress: Progress | None,
 ) -> tuple[Evaluation, dict[str, Metrics]]:
     """The run on the test images, and the encoder's own zero-shot, calibrated as the run is."""
-    encoded = encode_images(
-        test.paths,
-        tagger.frozen,
-        encoding=encoding,
-        views=tagger.views,
-        seed=tagger.seed,
-        on_bad_image=on_bad_image,
-        progress=progress,
+    together: Any = {"encoding": encoding, "on_bad_image": on_bad_image, "progress": progress}
+    held_out = _held_out(run, tagger, data, encoded, **together)
+    asked = encode_images(
+        test.paths, tagger.frozen, views=tagger.views, seed=tagger.seed, **together
     )
-    evaluation = evaluate(tagger, test, encoded=encoded)
-    prompts = tagger.card.settings.prompts
+    evaluation = evaluate(tagger, test, encoded=asked)
     baselines = zero_shot_metrics(
-        tagger.frozen, encoded.source, evaluation.data, prompts=prompts, held_out=held_out
+        tagger.frozen,
+        asked.source,
+        evaluation.data,
+        held_out=held_out,
+        prompts=tagger.card.settings.prompts,
     )
     if evaluation.metrics.mean_ap < max(metrics.mean_ap for metrics in baselines.values()):
         logger.warning("training did not beat the encoder's own zero-shot; it needs more labels.")
