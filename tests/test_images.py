@@ -347,7 +347,7 @@ def test_heic_whatever_the_file_is_called(tmp_path: Path) -> None:
 
 def test_heic_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(DataError, match=r"is a HEIC image.*pip install 'trmml\[heif\]'"):
+    with pytest.raises(DataError, match=r"is a HEIC image.*pip install '\.\[heif\]'"):
         read_image(HEIC)
 
 
@@ -402,7 +402,7 @@ def test_the_size_of_a_heic_image(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pi_heif")
     assert shown_size(io.BytesIO(HEIC)) == (64, 64)
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(DataError, match=r"is a HEIC image.*pip install 'trmml\[heif\]'"):
+    with pytest.raises(DataError, match=r"is a HEIC image.*pip install '\.\[heif\]'"):
         shown_size(io.BytesIO(HEIC))
 
 

@@ -85,7 +85,9 @@ def _categories(results: Results, ours: ListedMethod) -> Iterator[str]:
         rival = results.rival(column)
         if rival is None:
             continue
-        own, theirs = (results.category_aps(key, column) for key in (ours.key, rival.key))
+        keys = (ours.key, rival.key)
+        seeds = results.shared_seeds(keys, column)
+        own, theirs = (results.category_aps(key, column, seeds=seeds) for key in keys)
         both = [(a, b) for a, b in zip(own, theirs, strict=True) if not math.isnan(a + b)]
         behind = sum(b > a for a, b in both)
         if behind:

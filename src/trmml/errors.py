@@ -13,6 +13,16 @@ Every message says what was expected, what came, where, and what to do.
 """
 
 
+def how_to_install(extra: str) -> str:
+    """How an optional part is installed, the end of a sentence; no index of packages has trmml yet.
+
+    Example:
+        >>> how_to_install("hub")
+        "from a clone of trmml: pip install '.[hub]'"
+    """
+    return f"from a clone of trmml: pip install '.[{extra}]'"
+
+
 class TrmmlError(Exception):
     """Parent of every error that bad input can cause."""
 
@@ -54,4 +64,4 @@ class MissingExtraError(TrmmlError):
     """
 
     def __init__(self, need: str, extra: str) -> None:
-        super().__init__(f"{need} needs an optional part. Install it: pip install 'trmml[{extra}]'")
+        super().__init__(f"{need} needs an optional part. Install it {how_to_install(extra)}")

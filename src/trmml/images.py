@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trmml.errors import DataError
+from trmml.errors import DataError, how_to_install
 from trmml.image_repair import is_heif, repaired, what_instead
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 256 MiB of RGB, twice
@@ -230,8 +230,8 @@ def heif_formats(name: str) -> tuple[str, ...]:
         import pi_heif
     except ImportError as error:
         raise DataError(
-            f"{name} is a HEIC image, which needs one more package: pip install 'trmml[heif]'. "
-            "Or convert it to JPEG."
+            f"{name} is a HEIC image, which needs one more package. Install it "
+            f"{how_to_install('heif')}. Or convert it to JPEG."
         ) from error
     pi_heif.register_heif_opener()
     return ("HEIF",)

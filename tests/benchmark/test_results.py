@@ -15,7 +15,7 @@ from PIL import Image
 from tests.toy_cells import toy_cell, toy_grid
 from trmml.benchmark.bootstrap import Difference
 from trmml.benchmark.catalog import METHODS
-from trmml.benchmark.plots import plot_curves, plot_map, write_plots
+from trmml.benchmark.plots import plot_curves, plot_gain_by_category, plot_map, write_plots
 from trmml.benchmark.records import CellFolder, ranks_of
 from trmml.benchmark.report import report_benchmark
 from trmml.benchmark.results import MEAN, Comparison, Results, compared
@@ -206,6 +206,21 @@ def test_different_precisions_are_told() -> None:
     assert Results(toy_grid(1), [half, untrained]).remarks == []
 
 
+def test_methods_with_other_masks_or_rules_of_the_epoch_are_told() -> None:
+    ours = [toy_cell("trmml", share, seed, [0.5]) for share in (0.1, 0.5) for seed in (0, 1)]
+    rivals = [toy_cell("probe-masked", share, 0, [0.4]) for share in (0.1, 0.5)]
+    other, last = {**ours[0].mask, "sha256": "9" * 64}, {**ours[0].epoch, "by": "last"}
+    seeds = [replace(c, mask=other, epoch=last) if c.seed else c for c in ours]
+    assert Results(toy_grid(1), seeds).remarks == []  # each seed has a mask of its own
+    full = toy_cell("probe-full", 0.1, 0, [0.9], mask=other, epoch=last)
+    masked, chosen = replace(rivals[0], mask=other), replace(rivals[1], epoch=last)
+    said = Results(toy_grid(1), [*ours, masked, chosen, full]).remarks
+    assert "Methods had different known labels at 10 %: they cannot be compared" in said[0]
+    assert "The epoch was chosen by different rules at 50 %: they cannot be" in said[1]
+    lacking = Results(toy_grid(1), [*ours, *rivals, full]).remarks
+    assert said[2:] == lacking and len(lacking) == 1  # of cells that are not finished
+
+
 # Writers ------------------------------------------------------------------------------------
 
 TABLE = Table(
@@ -323,6 +338,18 @@ def test_curves_are_of_the_lowest_seed_at_the_share_next_to_a_half() -> None:
     late = [cell for cell in cells if cell.seed or not cell.curve]
     (axes,) = plot_curves(Results(toy_grid(1), late)).axes
     assert axes.lines[0].get_xydata().tolist() == [[16, 30], [48, 40]]
+
+
+def test_gains_are_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    maps = {"probe-masked": (0.2, 0.3, 0.9), "trmml": (0.4, 0.4)}
+    cells = [toy_cell(m, 0.1, seed, [v]) for m, vs in maps.items() for seed, v in enumerate(vs)]
+    results = Results(toy_grid(1), cells)
+    ours, rival = results.ours("10 %"), results.rival("10 %")
+    assert ours is not None and rival is not None
+    (axes,) = plot_gain_by_category(results, ours, rival, "10 %").axes
+    assert [bar.get_width() for bar in axes.patches] == [pytest.approx(15.0)]  # 0.4 less 0.25
+    apart = Results(toy_grid(1), [cells[2], cells[3]])  # of seeds 2 and 0
+    assert not [name for name in write_plots(apart, tmp_path) if name.startswith("gain")]
 
 
 def test_plots_without_boxes_rivals_or_several_shares_are_left_out(tmp_path: Path) -> None:

@@ -242,7 +242,9 @@ def test_what_cannot_be_built_or_tokenized(monkeypatch: pytest.MonkeyPatch, file
         raise ImportError("No module named 'transformers'")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", no_transformers)
-    with pytest.raises(MissingExtraError, match=r"pip install 'trmml\[huggingface\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"a clone of trmml: pip install '\.\[huggingface\]'"
+    ):
         load_encoder(f"tiny-RN:{file}")
 
     def no_network(name: str) -> object:

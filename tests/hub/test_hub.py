@@ -148,8 +148,10 @@ def test_private_by_default_and_never_public_unasked(finished_run: Path, api: Fa
     pushed(finished_run, api)
     assert api.private[NAME]
     api.private[NAME] = False
-    with pytest.raises(ConfigError, match="is public; say --public"):
-        pushed(finished_run, api)
+    for branch in (None, "new"):
+        with pytest.raises(ConfigError, match="is public; say --public"):
+            pushed(finished_run, api, revision=branch)
+    assert api.branches == {"main"}
     pushed(finished_run, api, public=True)
 
 
@@ -301,6 +303,7 @@ def test_the_card_parses_and_has_the_run_s_figures(finished_run: Path, tmp_path:
     assert f"mAP is {100 * own.chosen['held_out_map']:.1f}" in card.text.replace("\n", " ")
     again = "Held-out figures are of the model before it was trained again on all images."
     assert (again in card.text) == bool(own.chosen.get("refit"))
+    assert "from a clone of trmml: pip install '.[hub]'. Then" in card.text
     assert f"hf:{NAME}" in card.text and "| trmml | 81.2 | 70.0 | - |" in card.text
     for name, threshold in zip(own.category_names, own.calibration.thresholds, strict=True):
         assert f"| {name} | {float(threshold):.3f} |" in card.text

@@ -13,16 +13,25 @@ import torch
 from typer.testing import CliRunner
 
 from tests.conftest import TOY_SPEC, ToyImages
+from tests.toy import ToyEncoder
+from trmml.baselines.zero_shot import build_zero_shot
 from trmml.cli.main import app
 from trmml.datasets import Dataset
 from trmml.datasets.formats.folder import read_folder
 from trmml.encoders import load_encoder
 from trmml.errors import CheckpointError
+from trmml.features.extract import encode_images
 from trmml.labels import masks
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
+from trmml.method.interface import predict
+from trmml.metrics.calibration import calibrate
+from trmml.metrics.measure import measure
+from trmml.reporting.comparison import figures
 from trmml.reporting.fit import fit
 from trmml.reporting.report import write_report
 from trmml.settings.sections import Settings
+from trmml.storage.tensors import load_tensors
 
 SETTINGS = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3, "seed": 3})
 OPTIONS = ("--epochs", "2", "--seed", "3", "--device", "cpu", "--set", "training.batch_size=16",
@@ -82,7 +91,34 @@ def test_the_function_does_what_the_command_does(
     models = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("python", "shell")]
     assert models[0] == models[1]  # what was known has the same checksum, in the summaries
     assert notes == [line for line in shell.stderr.splitlines() if line in notes]
+    zero_shot = [tree["methods"][name] for name in ("zero-shot", "zero-shot dense")]
+    assert zero_shot == _calibrated_by_hand(train, test, tmp_path / "python")
     assert notes[0].startswith("48 images, 4 categories, ") and notes[1].startswith("Kept epoch ")
+
+
+def _calibrated_by_hand(train: Dataset, test: Dataset, run: Path) -> list[dict[str, Any]]:
+    """Figures of zero-shot on images and on patches, with thresholds from the run's held-out."""
+    known = LabelMatrix.load(run / "known.safetensors")
+    held = load_tensors(run / "held_out.safetensors")[0]["images"]
+    sources = [encode_images(data.paths, ToyEncoder()).source for data in (train, test)]
+    found = []
+    for look in ("image", "dense"):
+        model = build_zero_shot(ToyEncoder(), train.category_names, look=look)
+        logits, asked = predict(model, sources[0], held), predict(model, sources[1]).double()
+        fitted = calibrate(logits, known.subset(held), counted_by_blanks(known))
+        pairs = (test.matrix.labels, test.matrix.known, test.category_names)
+        probabilities = fitted.probabilities(asked)
+        found.append(figures(measure(probabilities, *pairs, threshold=fitted.thresholds)))
+    return found
+
+
+def test_features_that_are_given_compare_the_same(
+    train: Dataset, test: Dataset, tmp_path: Path
+) -> None:
+    given = encode_images(train.paths, ToyEncoder(), views=SETTINGS.training.encoded_views, seed=3)
+    _, whole = finish(begin(train, test, tmp_path / "whole"))
+    _, again = finish(begin(train, test, tmp_path / "again", encoded=given))
+    assert again["methods"] == whole["methods"]
 
 
 def test_a_matrix_is_used_as_it_is(train: Dataset, tmp_path: Path) -> None:

@@ -90,6 +90,6 @@ def test_without_pylance_nothing_is_begun(
     finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lance", None)
-    with pytest.raises(MissingExtraError, match=r"--format lance needs .*trmml\[lance\]"):
+    with pytest.raises(MissingExtraError, match=r"--format lance needs .*'\.\[lance\]'"):
         job(finished_run, manifest, tmp_path / "out", files="lance")
     assert not (tmp_path / "out").exists()

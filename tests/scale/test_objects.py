@@ -1,8 +1,10 @@
 """Objects in S3 by moto's server on loopback: listed, read, tried again, never written."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -203,6 +205,62 @@ def test_what_ails_all_objects_is_no_row(
     assert not isinstance(caught.value, UnreachableError)
 
 
+def of_aiohttp(status: int) -> Exception:
+    """What https:// raises."""
+    from aiohttp import ClientResponseError
+
+    asked: Any = SimpleNamespace(real_url="https://museum.org/a.jpg")
+    return ClientResponseError(asked, (), status=status, message="stub")
+
+
+def of_gcsfs(status: int) -> Exception:
+    """What gs:// raises."""
+    if status == 403:
+        return OSError("Forbidden: museum/a.jpg\nno access")
+    error = Exception("stub")
+    error.code = status  # type: ignore[attr-defined]
+    return error
+
+
+class Refusing:
+    """A file system of fsspec that answers each request with an error."""
+
+    async_impl = True
+
+    def __init__(self, error: Exception) -> None:
+        from fsspec.asyn import get_loop
+
+        self.error, self.loop, self.asked = error, get_loop(), 0
+
+    async def _cat_file(self, path: str, **part: int) -> bytes:
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("made", [of_aiohttp, of_gcsfs])
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [(s, 1) for s in (400, 403, 404, 410, 414, 451)] + [(s, 3) for s in (401, 407, 408, 429, 503)],
+)
+def test_other_services_say_by_a_status_what_is_of_one_object(
+    monkeypatch: pytest.MonkeyPatch, made: Callable[[int], Exception], status: int, asked: int
+) -> None:
+    system = Refusing(made(status))
+    monkeypatch.setattr(Storage, "_system", lambda *_: (system, "a.jpg"))
+    with pytest.raises(DataError) as caught:
+        Storage(attempts=3, first_wait=0.0).read("https://museum.org/a.jpg", 9)
+    assert isinstance(caught.value, UnreachableError) == (asked == 3)
+    assert system.asked == asked
+
+
+@pytest.mark.parametrize("made", [of_aiohttp, of_gcsfs])
+def test_an_empty_object_of_another_service_is_read(
+    monkeypatch: pytest.MonkeyPatch, made: Callable[[int], Exception]
+) -> None:
+    monkeypatch.setattr(Storage, "_system", lambda *_: (Refusing(made(416)), "a.jpg"))
+    assert Storage().read("https://museum.org/a.jpg", None) == b""
+
+
 def test_a_first_object_that_may_not_be_read_begins_nothing(
     s3: tuple[Storage, FaultyS3], finished_run: Path, tmp_path: Path
 ) -> None:
@@ -237,7 +295,7 @@ def test_errors_of_the_disk_and_a_disk_that_is_gone_are_no_row(
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsspec.filesystem", _raise_import_error)
-    with pytest.raises(MissingExtraError, match=r"trmml\[cloud\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[cloud\]'"):
         Storage().read("s3://museum/a.jpg", None)
 
 

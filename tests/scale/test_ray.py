@@ -50,7 +50,7 @@ def test_a_missing_ray_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(MissingExtraError, match=r"trmml\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[ray\]'"):
         job(finished_run, manifest, tmp_path / "out", engine="ray")
 
 

@@ -75,6 +75,18 @@ def test_the_next_use_removes_what_a_killed_process_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["y"]
 
 
+def test_a_container_that_shares_the_name_of_the_machine_is_another_place(tmp_path, monkeypatch):
+    killed_while_writing(tmp_path / "x")  # for another container its writer may live
+    own, (left,) = os.readlink, tmp_path.iterdir()
+    spaces = {"/proc/self/ns/pid": "pid:[4026532999]"}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readlink", lambda path: spaces.get(path) or own(path))
+        sweep(tmp_path)
+        assert left.is_file()
+    sweep(tmp_path)
+    assert not left.exists()
+
+
 def test_parts_of_others_are_removed_when_they_are_old(tmp_path):
     elsewhere = tmp_path / ".x.00000000-1-0123abcd.part"
     older = tmp_path / ".x.0123abcd.part"

@@ -59,6 +59,8 @@ def _plots(results: Results) -> Iterator[tuple[str, Figure]]:
         ours, rival = results.ours(column), results.rival(column)
         if ours is None or rival is None:
             continue
+        if not results.shared_seeds((ours.key, rival.key), column):
+            continue
         end = "" if column == MEAN else f"-{column.replace(' ', '-')}"
         pair = (ours, rival, column)
         yield f"gain-by-category{end}", plot_gain_by_category(results, *pair)
@@ -240,8 +242,10 @@ def _finish(
 
 
 def _gains(results: Results, ours: ListedMethod, rival: ListedMethod, column: str) -> Any:
-    """Gain per category in points, nan where undefined."""
-    first, second = (results.category_aps(line.key, column) for line in (ours, rival))
+    """Gain per category in points over the seeds that both have, nan where undefined."""
+    keys = (ours.key, rival.key)
+    seeds = results.shared_seeds(keys, column)
+    first, second = (results.category_aps(key, column, seeds=seeds) for key in keys)
     return 100 * (np.array(first) - np.array(second))
 
 

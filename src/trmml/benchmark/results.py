@@ -3,8 +3,8 @@
 import logging
 import math
 import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -135,6 +135,10 @@ class Results:
         counts = Counter(cell.seed for cell in self.cells_of(method, column))
         return {seed for seed, count in counts.items() if count == wanted}
 
+    def shared_seeds(self, methods: Sequence[str], column: str) -> set[int]:
+        """Seeds of which each of some methods has every cell of a column: these compare."""
+        return set.intersection(*(self.whole_seeds(method, column) for method in methods))
+
     def spread(self, method: str, column: str, figure: Figure = mean_ap) -> Spread | None:
         """Mean and deviation over seeds of a figure; None where nothing, or not all, is there."""
         cells = self.cells_of(method, column)
@@ -163,13 +167,20 @@ class Results:
         }
         return max(found, key=lambda line: found[line]) if found else None
 
-    def category_aps(self, method: str, column: str) -> list[float]:
+    def category_aps(
+        self, method: str, column: str, *, seeds: Collection[int] | None = None
+    ) -> list[float]:
         """Mean AP per category over the cells of a column, nan where undefined.
 
         As in `spread`, a seed that lacks a share does not count for their mean.
+
+        Args:
+            method: its key.
+            column: a rule that hides labels, or `MEAN`.
+            seeds: of which the mean is taken; by default all that are whole.
         """
-        whole = self.whole_seeds(method, column)
-        cells = [cell for cell in self.cells_of(method, column) if cell.seed in whole]
+        seeds = self.whole_seeds(method, column) if seeds is None else seeds
+        cells = [cell for cell in self.cells_of(method, column) if cell.seed in seeds]
         rows = [[np.nan if ap is None else ap for ap in c.ap] for c in cells]
         if not rows:
             return [np.nan] * len(self.grid["categories"])
@@ -177,8 +188,8 @@ class Results:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What a reader must know besides: mixed settings or views, cells that lack."""
-        found = []
+        """What a reader must know besides: mixed masks, settings or views, cells that lack."""
+        found = _mixed(self.cells)
         views = {cell.settings["training"].get("scored_views", 1) for cell in self.cells}
         if len(views) > 1:
             counts = ", ".join(str(count) for count in sorted(views))
@@ -275,7 +286,7 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
     found = {}
     for line in results.lines:
         keys = (line.key, rival.key)
-        seeds = set.intersection(*(results.whole_seeds(key, column) for key in keys))
+        seeds = results.shared_seeds(keys, column)
         if line == rival or not seeds:
             continue
         both = [[c for c in results.cells_of(key, column) if c.seed in seeds] for key in keys]
@@ -284,6 +295,27 @@ def _compare(results: Results, column: str, drawn: Mapping[str, Tensor]) -> Comp
             drawn_means = (mean_over_cells(cells, drawn) for cells in both)
             found[line.key] = difference_interval(own - theirs, *drawn_means)
     return Comparison(column, rival.key, found)
+
+
+def _mixed(cells: Sequence[Cell]) -> list[str]:
+    """Remarks where methods differ at one rule and seed: in their masks, in the choice of epoch."""
+    masks: dict[tuple[str, int], set[str]] = defaultdict(set)
+    rules: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for cell in cells:
+        if cell.full_labels:
+            continue
+        masks[cell.known, cell.seed].add(cell.mask["sha256"])
+        if by := cell.epoch.get("by"):
+            rules[cell.known, cell.seed].add(by)
+    same_again = "they cannot be compared (run all of them into a new --out)."
+    found = []
+    if columns := {known: None for (known, _), some in masks.items() if len(some) > 1}:
+        found.append(f"Methods had different known labels at {', '.join(columns)}: {same_again}")
+    if columns := {known: None for (known, _), some in rules.items() if len(some) > 1}:
+        found.append(
+            f"The epoch was chosen by different rules at {', '.join(columns)}: {same_again}"
+        )
+    return found
 
 
 def _listed(cell: Cell) -> ListedMethod:

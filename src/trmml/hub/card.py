@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trmml.errors import ConfigError, MissingExtraError
+from trmml.errors import ConfigError, MissingExtraError, how_to_install
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.average_precision import average_precisions
 from trmml.storage.json_text import parse_object
@@ -110,7 +110,8 @@ def _body(
     data, chosen = card.data, card.chosen
     yield f"# {name.rpartition('/')[2]}"
     yield f"\nSays which of {len(card.category_names)} categories an image shows, each by itself.\n"
-    yield "```console\n$ pip install 'trmml[hub]'\n$ trmml tag hf:" + name + " photos/*.jpg\n```\n"
+    yield f"Install what tags with it {how_to_install('hub')}. Then:\n"
+    yield f"```console\n$ trmml tag hf:{name} photos/*.jpg\n```\n"
     yield "## How it was trained\n"
     yield (
         f"On {data['images']} images. {100 * data['known_share']:.1f} % of their labels were known,"

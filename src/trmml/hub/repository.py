@@ -147,10 +147,10 @@ def _refuse_identifying(run: Path, folder: Path) -> None:
 def _send(api: Any, folder: Path, name: str, public: bool, revision: str | None) -> str:
     try:
         api.create_repo(name, private=not public, exist_ok=True)
-        if revision is not None:
-            api.create_branch(name, branch=revision, exist_ok=True)
         if not public and not api.model_info(name).private:
             raise ConfigError(f"{name} is public; say --public, or push to another name")
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
         done = api.upload_folder(
             repo_id=name,
             folder_path=folder,

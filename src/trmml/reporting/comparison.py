@@ -65,8 +65,8 @@ def zero_shot_metrics(
     source: FeatureSource,
     data: Dataset,
     *,
+    held_out: HeldOut,
     prompts: PromptSettings | None = None,
-    held_out: HeldOut | None = None,
 ) -> dict[str, Metrics]:
     """Figures of the frozen encoder by itself, on whole images and on patches ("dense").
 
@@ -74,8 +74,8 @@ def zero_shot_metrics(
         frozen: the encoder.
         source: features of the images in `data`.
         data: their labels.
-        prompts: the template to fill; the default one when None.
         held_out: see `score`.
+        prompts: the template to fill; the default one when None.
     """
     template = (prompts or PromptSettings()).template
     looks: dict[str, Literal["image", "dense"]] = {"zero-shot": "image", "zero-shot dense": "dense"}

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from trmml.datasets.base import Dataset, in_both
 from trmml.deploy.kept import keep
 from trmml.encoders.base import Encoder
@@ -18,13 +20,15 @@ from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
 from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
+from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.figures import Metrics
-from trmml.reporting.comparison import method_name, results, zero_shot_metrics
+from trmml.reporting.comparison import HeldOut, method_name, results, zero_shot_metrics
 from trmml.reporting.report import write_report
 from trmml.settings.choices import OnBadImage
 from trmml.settings.sections import Settings
 from trmml.storage.atomic import write_json
 from trmml.storage.held import held_folder
+from trmml.storage.tensors import load_tensors
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
 from trmml.training.fabric import make_fabric, pick_device
@@ -136,13 +140,13 @@ def fit(
         card = load_card(out)
         note(_chosen(card.chosen))
         summary = {"run": str(out), **card.data, "chosen": card.chosen}
-        evaluation, baselines = None, dict[str, Metrics]()
+        evaluation, others = None, dict[str, Metrics]()
         if test is not None:
             tagger = Tagger.load(out, encoder=encoder, device=pick_device(device))
-            evaluation, baselines = _compare(tagger, test, **together)
-            summary |= _write_results(out, evaluation, baselines, time.monotonic() - started)
+            evaluation, others = _compare(out, tagger, data.subset(kept), encoded, test, **together)
+            summary |= _write_results(out, evaluation, others, time.monotonic() - started)
         keep(out)
-        report = write_report(out, evaluation, baselines=baselines, truth=truth)
+        report = write_report(out, evaluation, baselines=others, truth=truth)
         remove_states(out)  # last: the run is finished
     return {**summary, "seconds": round(time.monotonic() - started, 1), "report": str(report)}
 
@@ -235,27 +239,58 @@ def _chosen(chosen: Mapping[str, Any]) -> str:
     )
 
 
-def _compare(
+def _held_out(
+    run: Path,
     tagger: Tagger,
+    data: Dataset,
+    encoded: Encoded | None,
+    *,
+    encoding: Encoding | None,
+    on_bad_image: OnBadImage,
+    progress: Progress | None,
+) -> HeldOut:
+    """The training images that the run is calibrated on; `data` are those that it could read."""
+    tensors, _ = load_tensors(run / "held_out.safetensors")
+    images, by_blanks = tensors["images"], counted_by_blanks(data.matrix)
+    if encoded is not None:
+        return HeldOut(encoded.source, images, data.matrix.subset(images), by_blanks)
+    held = data.subset(images.tolist())
+    encoded = encode_images(  # training has put them into the store
+        held.paths,
+        tagger.frozen,
+        encoding=encoding,
+        on_bad_image=on_bad_image,
+        progress=progress,
+    )
+    every = torch.arange(len(encoded.kept))
+    return HeldOut(encoded.source, every, held.matrix.subset(encoded.kept), by_blanks)
+
+
+def _compare(
+    run: Path,
+    tagger: Tagger,
+    data: Dataset,
+    encoded: Encoded | None,
     test: Dataset,
     *,
     encoding: Encoding | None,
     on_bad_image: OnBadImage,
     progress: Progress | None,
 ) -> tuple[Evaluation, dict[str, Metrics]]:
-    """The run on the test images, and the encoder's own zero-shot on the same features."""
-    encoded = encode_images(
-        test.paths,
-        tagger.frozen,
-        encoding=encoding,
-        views=tagger.views,
-        seed=tagger.seed,
-        on_bad_image=on_bad_image,
-        progress=progress,
+    """The run on the test images, and the encoder's own zero-shot, calibrated as the run is."""
+    together: Any = {"encoding": encoding, "on_bad_image": on_bad_image, "progress": progress}
+    held_out = _held_out(run, tagger, data, encoded, **together)
+    asked = encode_images(
+        test.paths, tagger.frozen, views=tagger.views, seed=tagger.seed, **together
     )
-    evaluation = evaluate(tagger, test, encoded=encoded)
-    prompts = tagger.card.settings.prompts
-    baselines = zero_shot_metrics(tagger.frozen, encoded.source, evaluation.data, prompts=prompts)
+    evaluation = evaluate(tagger, test, encoded=asked)
+    baselines = zero_shot_metrics(
+        tagger.frozen,
+        asked.source,
+        evaluation.data,
+        held_out=held_out,
+        prompts=tagger.card.settings.prompts,
+    )
     if evaluation.metrics.mean_ap < max(metrics.mean_ap for metrics in baselines.values()):
         logger.warning("training did not beat the encoder's own zero-shot; it needs more labels.")
     return evaluation, baselines

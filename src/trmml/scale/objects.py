@@ -20,6 +20,7 @@ _SECRET = re.compile("key|secret|token|password|passwd|credential|connection_str
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 # What is the matter with one object. Anything else may be over tomorrow, or is with all of them.
 _OF_ONE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_OF_ONE_STATUS = {"400", "403", "404", "410", "414", "451"}
 _OF_ONE_FILE = {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _OF_ALL = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket",
@@ -223,7 +224,7 @@ class Storage:
                 return ask()
             except Exception as error:  # each storage has errors of its own
                 last = error
-                if isinstance(error, _OF_ONE) or _code(error) in _OF_ALL:
+                if _is_of_one(error, source) or _code(error) in _OF_ALL:
                     break
         raise DataError(
             f"{source} cannot be listed: {last}. Check its name and the credentials in the"
@@ -245,18 +246,25 @@ def refuse_password(url: str) -> None:
 
 
 def _code(error: BaseException) -> str:
-    """What the service calls an error, as `NoSuchBucket`; "" where it does not say."""
+    """What the service calls an error, as `NoSuchBucket`, or its HTTP status; "" without either."""
     response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
     try:
         return str(response["Error"]["Code"])  # type: ignore[index]
     except (KeyError, TypeError):
-        return ""
+        pass
+    if type(error) is OSError and str(error).startswith("Forbidden"):  # all that gcsfs says
+        return "403"
+    status = getattr(error, "status", None)
+    if status is None:  # aiohttp warns of `code`
+        status = getattr(error, "code", None)
+    return str(status) if isinstance(status, int | str) else ""
 
 
 def _is_of_one(error: Exception, uri: str) -> bool:
     """Whether an error is the object's own, so that its row may say so for good."""
     if "://" in uri:
-        return isinstance(error, _OF_ONE) and _code(error) not in _OF_ALL
+        own = isinstance(error, _OF_ONE) or _code(error) in _OF_ONE_STATUS
+        return own and _code(error) not in _OF_ALL
     if isinstance(error, FileNotFoundError):  # where nothing is, a disk may be missing
         return _holds_something(os.path.dirname(uri))
     own = isinstance(error, OSError) and error.errno in _OF_ONE_FILE

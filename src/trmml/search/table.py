@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from trmml.errors import CheckpointError, DataError
+from trmml.errors import CheckpointError, DataError, how_to_install
 from trmml.storage.json_text import of_kind, parse_json
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def connect(folder: Path | str) -> Any:
     try:
         import lancedb
     except ImportError:
-        raise DataError("the index needs one more package: pip install 'trmml[search]'") from None
+        raise DataError(
+            f"the index needs one more package; install it {how_to_install('search')}"
+        ) from None
     return lancedb.connect(str(folder))
 
 

@@ -19,7 +19,7 @@ from trmml.errors import DataError
 
 # The disk, a quota or the largest size of a file is reached.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What another machine, or an older version, left behind is removed when it is as old as this.
+# What another machine or container, or an older version, left is removed when it is this old.
 ABANDONED_SECONDS = 86_400.0
 # The start of a name that a part keeps: a file's name ends at 255 bytes.
 _NAME_CHARACTERS = 50
@@ -99,11 +99,19 @@ _sweep_once = functools.cache(sweep)
 
 
 def _host() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """Where a number names one process: this machine, and the container in it.
+
+    Containers may share the name of the machine; each counts its own processes.
+    """
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        processes = ""
+    return f"{zlib.crc32(f'{platform.node()}{processes}'.encode()):08x}"
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process of this machine runs; Windows, where signal 0 is no question, says so."""
+    """Whether a process of this host runs; Windows, where signal 0 is no question, says so."""
     if os.name == "nt":
         return True
     try:
