@@ -61,7 +61,7 @@ def _everywhere(method: str, trees: Mapping[str, Mapping[str, Any]]) -> str:
 def _former(trees: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Of which data sets the figures are the former default's."""
     sets = [data for data, tree in trees.items()
-            if any(FORMER in row["change"] for row in tree["rows"])]  # fmt: skip
+            if any(FORMER in row.get("change", {}) for row in tree["rows"])]  # fmt: skip
     if not sets:
         return []
     return [

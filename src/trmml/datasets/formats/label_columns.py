@@ -28,6 +28,9 @@ from trmml.settings.choices import Blank
 LIST_COLUMNS = ("present", "labels", "tags", "label")
 _NO_COLUMN = ""  # a frame of labels has no column of images to leave out
 
+# Floats below this are exact where they are whole.
+_EXACT = 2**53
+
 
 class LabelColumnOptions(ReaderOptions):
     """What labels in columns mean."""
@@ -203,7 +206,7 @@ def _whole(values: pl.Series) -> pl.Series:
         return values
     nested = values.dtype.is_nested()
     flat = (values.explode() if nested else values).fill_nan(None).drop_nulls()
-    if not (flat.is_finite() & (flat == flat.round())).all():
+    if not ((flat == flat.round()) & (flat.abs() < _EXACT)).all():
         return values
     if not nested:
         return values.fill_nan(None).cast(pl.Int128)
