@@ -99,6 +99,15 @@ def read_image(
         raise DataError(_why_unreadable(str(source), error)) from error
 
 
+def turned_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as an opened image is meant to be shown.
+
+    Of a TIFF, Pillow's size is the one that is shown; of others, the one that is stored.
+    """
+    stored = image.format != "TIFF" and _orientation(image) >= 5
+    return (image.height, image.width) if stored else image.size
+
+
 def shown_size(path: Path | str | io.BytesIO) -> tuple[int, int]:
     """Width and height in pixels as an image is meant to be shown, from the file's head.
 
@@ -109,9 +118,7 @@ def shown_size(path: Path | str | io.BytesIO) -> tuple[int, int]:
         if is_heif(_head_of(path)):
             heif_formats(str(path))
         with Image.open(path) as image:
-            # Of a TIFF, Pillow's size is the one that is shown; of others, the one that is stored.
-            stored = image.format != "TIFF" and _orientation(image) >= 5
-            return (image.height, image.width) if stored else image.size
+            return turned_size(image)
     except DataError:
         raise
     except UnidentifiedImageError as error:

@@ -254,11 +254,7 @@ def _dry(jobs: "Iterator[Job]", manner: "Manner", diffs: dict[str, str] | None) 
         if change is None:
             report.unchanged += 1
             continue
-        report.written.append(job.sidecar)
-        if change.old is None:
-            report.created.append(job.sidecar)
-        if manner.bare and any(change.inside):
-            report.hiding.append(job.image)
+        report.count(job, change, bare=manner.bare)
         name = str(job.sidecar)
         old, new = (data.decode().splitlines() for data in (change.old or b"", change.new))
         diff = "\n".join(difflib.unified_diff(old, new, name, name, lineterm=""))

@@ -108,6 +108,14 @@ class Report:
     refused: list[tuple[Path, str]] = field(default_factory=list)
     read_only: list[Path] = field(default_factory=list)
 
+    def count(self, job: Job, change: Change, *, bare: bool) -> None:
+        """Count what is written, or would be."""
+        self.written.append(job.sidecar)
+        if change.old is None:
+            self.created.append(job.sidecar)
+        if bare and any(change.inside):
+            self.hiding.append(job.image)
+
     def take(self, sidecar: Path, error: Exception) -> None:
         """Take note of what cannot be written; a full disk is nothing to go on with.
 
@@ -230,11 +238,7 @@ def _write(changes: list[tuple[Job, Change]], book: Ledger, manner: Manner, repo
                 report.unchanged += 1
                 continue
             done.append(made.entry.id)
-            report.written.append(job.sidecar)
-            if made.old is None:
-                report.created.append(job.sidecar)
-            if manner.bare and any(made.inside):
-                report.hiding.append(job.image)
+            report.count(job, made, bare=manner.bare)
     finally:
         for folder in {change.path.parent for _, change in changes}:
             force(folder)

@@ -17,6 +17,7 @@ from trmml.features.base import Progress
 from trmml.features.contents import why_unreadable
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
+from trmml.images import turned_size
 from trmml.search.approximate import index_vectors
 from trmml.search.changes import (
     File,
@@ -52,7 +53,6 @@ ROWS = 10_000
 BATCH = 64
 _TAKEN = 0x9003  # DateTimeOriginal, in the Exif part of the EXIF data
 _EXIF = 0x8769
-_ORIENTATION, _TURNED = 0x0112, range(5, 9)  # of the image, and those that swap its sides
 
 
 # Feature and probabilities of an image; those that are known already, by SHA-256 of the images.
@@ -318,8 +318,7 @@ def _sides_and_time(path: Path) -> tuple[int | None, int | None, str | None]:
             warnings.simplefilter("ignore")  # of odd metadata; the pixels are read elsewhere
             with Image.open(path) as image:
                 exif = image.getexif()
-                turned = exif.get(_ORIENTATION, 1) in _TURNED and image.format != "TIFF"
-                sides = image.size[::-1] if turned else image.size  # Pillow turns those of a TIFF
+                sides = turned_size(image)
                 taken = exif.get_ifd(_EXIF).get(_TAKEN) or None
     except Exception:  # on damaged files, decoders raise almost anything
         return None, None, None

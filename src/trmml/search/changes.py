@@ -14,7 +14,15 @@ from trmml.datasets.tables.names import same
 from trmml.errors import DataError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
-from trmml.search.table import IMAGES, REPLACED, IndexCard, connect, has_table, image_schema
+from trmml.search.table import (
+    IMAGES,
+    REPLACED,
+    IndexCard,
+    connect,
+    has_table,
+    image_schema,
+    open_images,
+)
 from trmml.storage.hashes import hash_file
 
 logger = logging.getLogger(__name__)
@@ -71,11 +79,9 @@ def old_rows(table: Any) -> dict[str, dict[str, Any]]:
 
 def labelled_rows(folder: Path) -> dict[str, dict[str, Any]]:
     """What the index has, and what one had that a killed build was to replace."""
-    tables = [name for name in (REPLACED, IMAGES) if has_table(folder, name)]
-    found = dict[str, dict[str, Any]]()
-    for name in tables:
-        found |= old_rows(connect(folder).open_table(name))
-    return found
+    before = has_table(folder, REPLACED)
+    found = old_rows(connect(folder).open_table(REPLACED)) if before else {}
+    return found | old_rows(open_images(folder)[0]) if has_table(folder, IMAGES) else found
 
 
 def keep_aside(folder: Path, rows: Mapping[str, Mapping[str, Any]], card: IndexCard) -> None:
