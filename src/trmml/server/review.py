@@ -155,14 +155,27 @@ class Desk:
         self._check_writable()  # before any row: what is refused for all is no row's fault
         made = [(row, self._row(row)) for row in sent.answers]
         self._check_undone([new for _, new in made])
-        return self.add([new for row, new in made if not (row.assumed and self._answered(row))])
+        return self.add(self._without_idle(made))
 
-    def _answered(self, row: Row) -> bool:
-        """Whether its pair was asked about already, and that was not taken back."""
-        column = self.queue.collection.category_names.index(row.category)
+    def _without_idle(self, made: Sequence[tuple[Row, Answer]]) -> list[Answer]:
+        """Rows but those assumed of pairs that have an answer, in the journal or before them."""
+        if not any(row.assumed for row, _ in made):
+            return [new for _, new in made]
+        names = self.queue.collection.category_names
+        pairs = {(row.image, row.category) for row, _ in made}
         with self._asking:
             self.queue.take_new()
-            return bool(self.queue.pairs.asked[self.places[row.image], column])
+            asked = self.queue.pairs.asked
+            answered = {(i, c): bool(asked[self.places[i], names.index(c)]) for i, c in pairs}
+        kept, idle = list[Answer](), set[str | None]()
+        for row, new in made:
+            pair = row.image, row.category
+            if row.undoes in idle or (row.assumed and answered[pair]):
+                idle.add(row.id)
+                continue
+            answered[pair] = row.answer is not None
+            kept.append(new)
+        return kept
 
     def add(self, rows: Sequence[Answer]) -> int:
         """Number of rows that were new; all are on the disk, or none where nothing may be kept."""
