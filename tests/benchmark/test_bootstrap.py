@@ -111,14 +111,6 @@ def test_the_set_as_it_is_gives_the_map_that_measure_gives() -> None:
     assert found.item() == pytest.approx(metrics.mean_ap, abs=1e-6)
 
 
-def test_small_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, labels = random_case(40, 3, seed=5, ties=True)
-    counts = draws(40, 7)
-    whole = resampled_map(ranks_of(scores), labels, counts)
-    monkeypatch.setattr("trmml.benchmark.bootstrap.MAX_ENTRIES", 1)
-    torch.testing.assert_close(resampled_map(ranks_of(scores), labels, counts), whole)
-
-
 # Invariants ---------------------------------------------------------------------------------
 
 

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from trmml.benchmark.records import Cell, Ranks
 from trmml.errors import ConfigError
 from trmml.labels.matrix import LabelMatrix
 
-# Entries of a matrix of zeros and ones that is made at a time: 64 MiB.
-MAX_ENTRIES = 2**24
 # Both ends of the interval leave out half of what is not covered.
 COVERED = 0.95
 
@@ -111,7 +110,7 @@ def resampled_map(
         counts: see `draws`.
     """
     weights = counts.T.float().contiguous()  # (N, B), whole numbers far below 2^24
-    columns = torch.from_numpy(ranks.astype(np.int64)).T
+    columns = torch.from_numpy(ranks.T.astype(np.int64, order="C"))
     parts = (labels.labels.T, labels.known.T)
     aps = [_resampled_ap(*each, weights) for each in zip(columns, *parts, strict=True)]
     return torch.stack(aps).double().nanmean(dim=0)
@@ -125,17 +124,29 @@ def _resampled_ap(
 ) -> Float[Tensor, " B"]:
     """AP of one category in each draw; nan where no positive is drawn.
 
-    For each positive, who ranks no lower is a row of zeros and ones, the same in every draw. So
-    counting is a product of matrices, and by far faster than sorting or running sums.
+    Precision is looked at only where a positive ranks, so images are first added up between two
+    positives, and running sums are made of these few rows, not of all N.
     """
-    positive = labels.nonzero()[:, 0]
-    total = torch.zeros(weights.shape[1])
-    for part in torch.split(positive, max(1, MAX_ENTRIES // len(ranks))):
-        ahead = (ranks <= ranks[part, None]) & known  # (M, N)
-        seen = ahead.float() @ weights
-        found = ahead[:, positive].float() @ weights[positive]
-        total += (weights[part] * found / seen.clamp(min=1)).sum(dim=0)
-    return total / weights[positive].sum(dim=0)
+    positive = labels & known
+    if not positive.any():
+        return torch.full((weights.shape[1],), torch.nan)
+    levels = torch.unique(ranks[positive])  # the G ranks at which a positive stands, best first
+    level = torch.searchsorted(levels, ranks)  # the first that counts the image; G for none
+    drawn = _summed_by(level, positive, weights, len(levels))
+    seen = _summed_by(level, known & (level < len(levels)), weights, len(levels))
+    precision = drawn.cumsum(dim=0) / seen.cumsum(dim=0).clamp(min=1)
+    return (drawn * precision).sum(dim=0) / drawn.sum(dim=0)
+
+
+def _summed_by(
+    level: Int[Tensor, " N"], chosen: Bool[Tensor, " N"], weights: Float[Tensor, "N B"], count: int
+) -> Float[Tensor, "G B"]:
+    """The sum of the chosen rows of each of `count` levels."""
+    rows = chosen.nonzero()[:, 0]
+    rows = rows[level[rows].argsort()]
+    sizes = torch.bincount(level[rows], minlength=count)
+    # It adds rows where they are: no (N, B) copy in the order of the ranks.
+    return embedding_bag(rows, weights, sizes.cumsum(dim=0) - sizes, mode="sum")
 
 
 def mean_over_cells(
