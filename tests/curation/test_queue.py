@@ -12,6 +12,7 @@ import torch
 from trmml.curation.answers import Answers, Verdict
 from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
+from trmml.curation.live_pairs import Held
 from trmml.curation.queue import Queue
 from trmml.curation.standing import apply_answers
 from trmml.curation.tally import tally_of
@@ -150,6 +151,25 @@ def test_what_is_left_is_counted_after_images_too(collection: Collection, tmp_pa
             assert queue.left == int(queue.open.sum())
 
 
+def test_what_is_held_is_not_asked(collection: Collection, tmp_path: Path) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        asked = queue.next(30)
+        column = list(NAMES).index(asked[0].category)
+        # All of a category is with others: the block is of another one, and without their image.
+        held = Held(
+            frozenset((place, asked[0].category) for place in range(len(collection))),
+            frozenset({asked[0].place}),
+        )
+        for each in queue.next(30, held=held):
+            assert each.category != asked[0].category and each.place != asked[0].place
+        assert queue.next(30, category=asked[0].category, held=held) == []
+        for image in queue.next_images(4, held=held):
+            assert image[0].place != asked[0].place
+            assert asked[0].category not in {each.category for each in image}
+        assert queue.open[:, column].any()  # nothing of it was taken as answered
+
+
 def test_gold_questions_measure_agreement(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +202,8 @@ def test_suspects_that_were_confirmed_do_not_come_again(
         present, absent = queue.suspects(3)
         assert [question.was for question in present] == ["present"] * 3
         assert not absent
+        held = Held(frozenset({(present[0].place, present[0].category)}))
+        assert queue.doubted(1, given=True, held=held) == present[1:2]
         queue.answer(present[0], "present")
         queue.answer(present[1], "absent")
         left, _ = queue.suspects(500)

@@ -167,6 +167,23 @@ def test_whole_images_come_with_what_is_known(own) -> None:
     assert {each["image"] for each in again} == {each["image"] for each in first}
 
 
+def test_two_pages_are_not_asked_the_same(own) -> None:
+    client = own.client()
+
+    def asked(page: str, **query: str) -> set[tuple[str, str]]:
+        told = client.get("/api/v1/queue", params={"n": 5, "page": page, **query}).json()
+        return {(each["image"], each["category"]) for each in told["questions"]}
+
+    for query in ({}, {"category": "red"}):
+        first, second = asked("one", **query), asked("two", **query)
+        assert first and second and not first & second
+        assert asked("one", **query) == first  # a page that is loaded again gets what it had
+    path = "/api/v1/queue/images?n=2&page="
+    first, second = (client.get(path + page).json()["images"] for page in ("one", "two"))
+    assert len({each["image"] for each in first + second}) == 4
+    assert client.get(path + 65 * "x").status_code == 422
+
+
 def test_blocks_after_another_are_of_another_category(own) -> None:
     client = own.client()
     name = question(client)["category"]

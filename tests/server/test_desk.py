@@ -15,7 +15,7 @@ from trmml.curation.answers import Answers
 from trmml.curation.standing import sha256_of
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import DataError
-from trmml.server import review
+from trmml.server import review, worth
 from trmml.server.tagging import Explainer
 
 
@@ -28,8 +28,8 @@ def own(finished_run, toy_images, tmp_path) -> Served:
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for each cross-fit of heads."""
     found: list[int] = []
-    real = review.cross_fitted
-    monkeypatch.setattr(review, "cross_fitted", lambda *given: found.append(1) or real(*given))
+    real = worth.cross_fitted
+    monkeypatch.setattr(worth, "cross_fitted", lambda *given: found.append(1) or real(*given))
     return found
 
 
@@ -87,14 +87,14 @@ def test_what_was_assumed_changes_no_answer_that_is_sent_with_it(own) -> None:
 
 
 def test_one_computes_what_answers_bought_and_others_do_not_wait(own, monkeypatch) -> None:
-    go, began, real = threading.Event(), threading.Event(), review.cross_fitted
+    go, began, real = threading.Event(), threading.Event(), worth.cross_fitted
 
     def slow(*given):
         began.set()
         assert go.wait(20)
         return real(*given)
 
-    monkeypatch.setattr(review, "cross_fitted", slow)
+    monkeypatch.setattr(worth, "cross_fitted", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(own.client().get, "/api/v1/worth")
         try:

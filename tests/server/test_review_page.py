@@ -67,6 +67,21 @@ def test_a_late_reply_is_shown_under_no_other_heading(page) -> None:
     assert all(label.startswith(f"{name}, ") for label in labels)
 
 
+def tiles_of(page: Any) -> set[str]:
+    first_tile(page)
+    return {tile.get_attribute("aria-label") for tile in page.locator(".tile").all()}
+
+
+def test_two_tabs_are_asked_different_questions(browser, finished_run, toy_images, tmp_path):
+    own = make(finished_run, toy_images, tmp_path)
+    with listening(own.app) as port, signed_in(browser, port, TOKEN) as one:
+        with signed_in(browser, port, TOKEN) as two:
+            first = tiles_of(one)
+            assert not first & tiles_of(two)
+            one.reload()
+            assert tiles_of(one) == first
+
+
 def test_undo_goes_back_to_where_it_was_done(page, served) -> None:
     before, name = count(served.answers), heading(page)
     page.keyboard.press("y")

@@ -47,8 +47,8 @@ def open_queue(
 ) -> "Queue":
     """The queue of a run over labelled images, with the journal's answers."""
     from trmml.curation.answers import Answers
-    from trmml.curation.collection import read_collection
-    from trmml.curation.queue import Queue, check_categories
+    from trmml.curation.collection import check_categories, read_collection
+    from trmml.curation.queue import Queue
     from trmml.training.run_folder import load_card
 
     check_categories(categories or (), load_card(run).category_names)

@@ -1,6 +1,7 @@
 """A collection as a run sees it: what is known, what the run says, and what it would have said."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ from trmml.curation.folds import image_folds
 from trmml.curation.recalibration import plain_calibration
 from trmml.curation.weighing import Unseen
 from trmml.datasets.base import Dataset
+from trmml.datasets.tables.names import suggest
 from trmml.encoders.base import Encoder
-from trmml.errors import DataError
+from trmml.errors import ConfigError, DataError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
@@ -220,3 +222,17 @@ def _read(
         if progress is not None:
             progress("score", int(part[-1]) + 1, len(source))
     return torch.cat(logits), torch.cat(features), torch.cat(means)
+
+
+def check_categories(asked: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a category that a run does not have.
+
+    Raises:
+        ConfigError: naming it, the nearest that there is, and the run's.
+    """
+    for name in asked:
+        if name not in names:
+            raise ConfigError(
+                f"the run has no category {name!r}{suggest(name, names)} It has"
+                f" {shorten(', '.join(names), 200)}."
+            )

@@ -6,6 +6,7 @@ about one image are read again when another comes.
 
 import functools
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
@@ -22,6 +23,30 @@ from trmml.curation.standing import (
 from trmml.datasets.base import Dataset
 from trmml.datasets.tables.names import clean_name
 from trmml.labels.matrix import LabelMatrix
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is not to be asked, as somebody else is being asked it.
+
+    Attributes:
+        pairs: place of an image, and name of a category.
+        images: places of images of which nothing is to be asked.
+    """
+
+    pairs: frozenset[tuple[int, str]] = frozenset()
+    images: frozenset[int] = frozenset()
+
+    def has(self, place: int, category: str) -> bool:
+        """Whether a pair is not to be asked about."""
+        return place in self.images or (place, category) in self.pairs
+
+    def places(self, category: str) -> list[int]:
+        """Images about which a category is not to be asked."""
+        return [*self.images, *(place for place, name in self.pairs if name == category)]
+
+
+NOTHING = Held()
 
 
 class LivePairs:

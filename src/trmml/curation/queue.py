@@ -5,21 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, new_id, now
-from trmml.curation.collection import Collection
+from trmml.curation.collection import Collection, check_categories
 from trmml.curation.fast_head import FastHead
-from trmml.curation.live_pairs import LivePairs
+from trmml.curation.live_pairs import NOTHING, Held, LivePairs
 from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
 from trmml.curation.standing import identity, sha256_of
 from trmml.curation.suspects import Suspects, label_logits, suspects
-from trmml.datasets.tables.names import suggest
-from trmml.errors import ConfigError
 from trmml.settings.choices import Policy, ReviewKind
 
 # Of the questions, one answered before comes again: how often it is answered alike says how sure
@@ -58,20 +55,6 @@ class Question:
         return self.p >= 0.5
 
 
-def check_categories(asked: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a category that a run does not have.
-
-    Raises:
-        ConfigError: naming it, the nearest that there is, and the run's.
-    """
-    for name in asked:
-        if name not in names:
-            raise ConfigError(
-                f"the run has no category {name!r}{suggest(name, names)} It has"
-                f" {shorten(', '.join(names), 200)}."
-            )
-
-
 class Queue:
     """Questions about a collection, and the journal of their answers.
 
@@ -104,7 +87,6 @@ class Queue:
         self._wanted = torch.tensor([not categories or name in categories for name in names])
         self._seed, self._draw = seed, random.Random(seed)
         self._session: list[list[Answer]] = []
-        self._shown = set[int]()
         self._lists = dict[bool, Suspects]()
         rows, self._read = answers.since(0)
         self.pairs = LivePairs(collection.data, answers, sorted(rows))
@@ -137,7 +119,12 @@ class Queue:
         return suspected if suspected or kind == "suspects" else self.next()
 
     def next(
-        self, count: int = BLOCK, *, category: str | None = None, after: str | None = None
+        self,
+        count: int = BLOCK,
+        *,
+        category: str | None = None,
+        after: str | None = None,
+        held: Held = NOTHING,
     ) -> list[Question]:
         """The next block: questions about one category, most worth asking first; [] at the end.
 
@@ -147,44 +134,47 @@ class Queue:
             count: at most 30 are asked at a time.
             category: the one to ask about, by its name.
             after: one that is being asked about; the block is of another.
+            held: not to be asked.
         """
         self.take_new()
         self._refresh()
         left = (self._left > 0) & self._wanted
         for place, name in enumerate(self._columns):
             left[place] &= name != after and category in (None, name)
-        if not bool(left.any()):
-            return []
         counts = torch.tensor([len(found) for found in self.pairs.answered])
-        tied = left & (counts == counts[left].min())
-        column = int(self._doubt.masked_fill(~tied, -1).argmax())
-        free, logits = self.pairs.open(column)[:, None], self.head.column(column)[:, None]
-        pool = Pool(logits, free, self.collection.features)
-        chosen = choose_pairs(self._policy, pool, min(count, BLOCK), seed=self._seed)[:, 0].tolist()
-        asked = [self._question(place, column, "learn") for place in chosen]
-        return self._with_gold(asked, column)
+        while bool(left.any()):
+            tied = left & (counts == counts[left].min())
+            column = int(self._doubt.masked_fill(~tied, -1).argmax())
+            free = self.pairs.open(column)
+            free[held.places(self.collection.category_names[column])] = False
+            if bool(free.any()):
+                return self._with_gold(self._chosen(count, column, free), column)
+            left[column] = False
+        return []
 
-    def next_images(self, count: int = 2, *, anew: bool = False) -> list[list[Question]]:
-        """The next images to ask about whole: the open pairs of each, the most probable first.
+    def _chosen(self, count: int, column: int, free: Bool[Tensor, " N"]) -> list[Question]:
+        pool = Pool(self.head.column(column)[:, None], free[:, None], self.collection.features)
+        pairs = choose_pairs(self._policy, pool, min(count, BLOCK), seed=self._seed)
+        return [self._question(place, column, "learn") for place in pairs[:, 0].tolist()]
 
-        None comes twice in a session; [] at the end.
+    def next_images(self, count: int = 2, *, held: Held = NOTHING) -> list[list[Question]]:
+        """The next images to ask about whole: their open pairs, most probable first; [] at the end.
 
         Args:
             count: images at most; those of one call are unlike each other.
-            anew: images that were shown and not answered about may come again.
+            held: not to be asked.
         """
         self.take_new()
-        if anew:
-            self._shown.clear()
         free = self.open
-        free[list(self._shown)] = False
+        free[list(held.images)] = False
+        for place, name in held.pairs:
+            free[place, self._columns[name]] = False
         long = self._policy == "trmml" and len(self._columns) > LONG_LIST
         policy: Policy = "random" if long else self._policy
         # Any order needs no logits, and a copy of all takes a while.
         logits = self.collection.logits if policy == "random" else self.head.logits
         pool = Pool(logits, free, self.collection.features)
         images = choose_images(policy, pool, count, seed=self._seed).tolist()
-        self._shown.update(images)
         chance = self.head.rows(images).sigmoid().masked_fill(~free[images], -1)
         ordered, columns = (each.tolist() for each in chance.sort(descending=True))
         return [
@@ -234,21 +224,21 @@ class Queue:
         """
         return self.doubted(count, given=True), self.doubted(count, given=False)
 
-    def doubted(self, count: int, *, given: bool) -> list[Question]:
+    def doubted(self, count: int, *, given: bool, held: Held = NOTHING) -> list[Question]:
         """The worst of one list; see `suspects`.
 
         Args:
             count: at most.
             given: labels that are given present, or absent.
+            held: not to be asked.
         """
         found = self.suspect_list(given=given)
         chance = found.quality if given else 1 - found.quality
-        return [
-            self._question(place, category, "suspect", p)
-            for (place, category), p in zip(
-                found.pairs[:count].tolist(), chance[:count].tolist(), strict=True
-            )
-        ]
+        seen = count + len(held.pairs) + len(held.images) * len(self._columns)  # enough, not all
+        listed = zip(found.pairs[:seen].tolist(), chance[:seen].tolist(), strict=True)
+        names = self.collection.category_names
+        free = [(n, c, p) for (n, c), p in listed if not held.has(n, names[c])]
+        return [self._question(n, c, "suspect", p) for n, c, p in free[:count]]
 
     def suspect_list(self, *, given: bool) -> Suspects:
         """One whole list, without what was asked about; see `suspects.suspects`.

@@ -1,11 +1,10 @@
 """Questions for people in the browser, and their answers: in the journal before a reply is sent."""
 
 import json
-import math
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -14,20 +13,21 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, StringConstraints
 
 from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, now
-from trmml.curation.cross_fit import cross_fitted
 from trmml.curation.queue import Question, Queue
 from trmml.curation.tally import LiveTally
 from trmml.datasets.tables.names import clean_name
 from trmml.errors import DataError
-from trmml.labels.matrix import LabelMatrix
-from trmml.metrics.average_precision import average_precisions, mean_defined
+from trmml.server.dealing import Dealer
 from trmml.server.library import Library
 from trmml.server.problems import Problem
+from trmml.server.worth import Worth
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Kind = Literal["learn", "wrong", "missed"]
+# A name that a page gives itself: others are not asked what it was given in the last ten minutes.
+Page = Annotated[str, Query(max_length=64)]
 # What rows are about.
 _PAIRS = """
 SELECT id, sha256, category FROM answers WHERE id IN (SELECT value FROM json_each(?))
@@ -84,9 +84,9 @@ class Desk:
         *,
         read_only: bool = False,
     ) -> None:
-        self.queue, self._read_only = queue, read_only
+        self.queue, self._read_only, self._dealer = queue, read_only, Dealer()
         self._asking, self._writing, self._counting = (threading.Lock() for _ in range(3))
-        self._doubting, self._weighing = threading.Lock(), threading.Lock()
+        self._doubting = threading.Lock()
         # Connections of their own: an answer waits for no question, and for nothing that is read.
         self._journal, self._read = journal(), journal()
         self._tally = LiveTally(self._read)
@@ -100,12 +100,10 @@ class Desk:
         self.by_name = {name: place for place, name in enumerate(data.images)}
         self._categories = frozenset(data.category_names)
         queue.pairs.note_all(self.ids)
-        self._start = LabelMatrix(queue.pairs.labels.clone(), queue.pairs.known.clone())
-        self._weighed: LabelMatrix | None = None
-        self._worth: dict[str, Any] = {"new": 0, "before": None, "now": None, "took": 0.0}
+        self.worth = Worth(queue, self._asking)
 
     def block(
-        self, kind: Kind, count: int, category: str | None, after: str | None
+        self, kind: Kind, count: int, category: str | None, after: str | None, page: str
     ) -> list[dict[str, Any]]:
         """The next questions of one kind; see `Queue.next` and `Queue.doubted`."""
         if category is not None and category not in self._categories:
@@ -113,18 +111,19 @@ class Desk:
         if kind != "learn":
             with self._doubting:  # slow at first, and only then
                 self.queue.suspect_list(given=kind == "wrong")
+        ask = partial(self.queue.next, count, category=category, after=after)
+        if kind != "learn":
+            ask = partial(self.queue.doubted, count, given=kind == "wrong")
         with self._asking:
-            if kind == "learn":
-                asked = self.queue.next(count, category=category, after=after)
-            else:
-                self.queue.take_new()
-                asked = self.queue.doubted(count, given=kind == "wrong")
+            self.queue.take_new()
+            asked = self._dealer.block(page, lambda held: ask(held=held))
         return [self._told(each) for each in asked]
 
-    def whole(self, count: int, anew: bool) -> list[dict[str, Any]]:
+    def whole(self, count: int, anew: bool, page: str) -> list[dict[str, Any]]:
         """The next images to ask about whole; see `Queue.next_images`."""
         with self._asking:
-            found = self.queue.next_images(count, anew=anew)
+            ask = partial(self.queue.next_images, count)
+            found = self._dealer.images(page, lambda held: ask(held=held), anew=anew)
             known = [self.queue.known_present(asked[0].place) for asked in found]
         return [
             {
@@ -241,41 +240,6 @@ class Desk:
             "as_before": tally.as_before,
         }
 
-    def worth(self) -> dict[str, Any]:
-        """What this session's answers bought: mAP of linear heads, before and with them.
-
-        Both are scored on the pairs that were known at the start, each image by heads that never
-        saw it or a near-duplicate of it. None where no category has enough to score. The figures
-        before the newest answers, while another request computes those with them.
-        """
-        if not self._weighing.acquire(blocking=False):
-            return self._worth
-        try:
-            return self._weigh()
-        finally:
-            self._weighing.release()
-
-    def _weigh(self) -> dict[str, Any]:
-        with self._asking:
-            self.queue.take_new()
-            pairs, start = self.queue.pairs, self._start
-            found = LabelMatrix(pairs.labels.clone(), pairs.known.clone())
-        if self._weighed is not None and not _differences(found, self._weighed):
-            return self._worth
-        started, new = time.monotonic(), _differences(found, start)
-        before = self._mean_ap(start, found)
-        after = self._mean_ap(found, found) if new else before
-        self._weighed, took = found, time.monotonic() - started
-        self._worth = {"new": new, "before": before, "now": after, "took": round(took, 2)}
-        return self._worth
-
-    def _mean_ap(self, learned: LabelMatrix, truth: LabelMatrix) -> float | None:
-        collection = self.queue.collection
-        logits = cross_fitted(collection.inputs, learned, collection.folds)
-        scored = self._start.known & truth.known
-        found = mean_defined(average_precisions(logits, truth.labels, scored))
-        return None if math.isnan(found) else round(found, 4)
-
     def alike(self, feature: Any, category: str, count: int = 3) -> list[str]:
         """Ids of images known to show a category, those most like a feature first."""
         if category not in self._categories:
@@ -298,12 +262,6 @@ class Desk:
         }
 
 
-def _differences(one: LabelMatrix, other: LabelMatrix) -> int:
-    """Number of pairs that two matrices know different things of."""
-    present = (one.labels & one.known) ^ (other.labels & other.known)
-    return int((present | (one.known ^ other.known)).sum())
-
-
 def review_routes(desk: Desk | None) -> APIRouter:
     """The part of the API that asks people."""
     router = APIRouter(prefix="/api/v1", tags=["review"])
@@ -322,14 +280,17 @@ def review_routes(desk: Desk | None) -> APIRouter:
         n: Annotated[int, Query(ge=1, le=30)] = 30,
         category: str | None = None,
         after: str | None = None,
+        page: Page = "",
     ) -> dict[str, Any]:
         """Questions worth asking about one category, or known labels that look wrong."""
-        return {"questions": here().block(kind, n, category, after)}
+        return {"questions": here().block(kind, n, category, after, page)}
 
     @router.get("/queue/images")
-    def images(n: Annotated[int, Query(ge=1, le=10)] = 2, anew: bool = False) -> dict[str, Any]:
+    def images(
+        n: Annotated[int, Query(ge=1, le=10)] = 2, anew: bool = False, page: Page = ""
+    ) -> dict[str, Any]:
         """Images to ask about whole, each with its open categories, the most probable first."""
-        return {"images": here().whole(n, anew)}
+        return {"images": here().whole(n, anew, page)}
 
     @router.post("/answers")
     async def answers(rows: Rows) -> dict[str, int]:
@@ -345,6 +306,6 @@ def review_routes(desk: Desk | None) -> APIRouter:
     @router.get("/worth")
     def worth() -> dict[str, Any]:
         """What this session's answers bought: mAP of linear heads before and with them."""
-        return here().worth()
+        return here().worth.now()
 
     return router

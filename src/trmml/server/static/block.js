@@ -3,7 +3,7 @@ import { Empty, Heat, SIZE_KEYS, Size, Spoken, ask, base, fit, html, later, pass
 import { open, useKeys } from "./keys.js";
 import { flush, newId } from "./outbox.js";
 import { measure } from "./progress.js";
-import { KINDS, act, category, depth, kind, rowOf, setKind, undo, ways } from "./session.js";
+import { KINDS, act, category, depth, kind, page, rowOf, setKind, undo, ways } from "./session.js";
 
 /** @type {Record<string, string>} */
 const SIGNS = { present: "✓", absent: "✕", unsure: "?", skip: "»" };
@@ -29,7 +29,7 @@ let shownAt = 0;
 
 /** @param {{ kind: string, category: string }} asked @param {string} [after] a category that is being asked about */
 async function fetchBlock(asked, after) {
-  const query = new URLSearchParams({ kind: asked.kind, n: "24" });
+  const query = new URLSearchParams({ kind: asked.kind, n: "24", page });
   if (asked.category) query.set("category", asked.category);
   if (after) query.set("after", after);
   const { questions } = await ask(`/queue?${query}`);

@@ -11,6 +11,10 @@ const wanted = new URLSearchParams(location.search).get("kind") ?? "";
 export const kind = signal(Object.hasOwn(KINDS, wanted) ? wanted : "learn");
 export const category = signal("");
 
+/** By which the server gives two tabs different questions; a reload keeps it. */
+export const page = sessionStorage.getItem("page") ?? newId();
+sessionStorage.setItem("page", page);
+
 /**
  * What was shown when something was done; `of` names its questions, which many views share.
  * @typedef {{ of: string, questions: any[] } & Record<string, any>} View

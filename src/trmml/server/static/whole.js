@@ -3,7 +3,7 @@ import { Empty, ask, base, html, later, passing, percent, say, signal, status, t
 import { useKeys } from "./keys.js";
 import { flush, newId } from "./outbox.js";
 import { measure } from "./progress.js";
-import { act, depth, rowOf, undo, ways } from "./session.js";
+import { act, depth, page, rowOf, undo, ways } from "./session.js";
 
 const FIRST = 24;
 /** For so long after an image came, it is not left: nobody has seen it. */
@@ -22,7 +22,7 @@ let turned = 0;
 let shownAt = 0;
 
 async function fetchMore() {
-  const { images } = await ask(`/queue/images?n=2&anew=${fresh}`);
+  const { images } = await ask(`/queue/images?n=2&anew=${fresh}&page=${page}`);
   fresh = false;
   for (const each of images) new Image().src = thumb(each.image, 1280);
   ahead.push(...images);
