@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -53,6 +54,17 @@ def test_asymmetric_over_images_by_hand():
     assert float(loss) == pytest.approx((2 * positive + negative) / 2, rel=1e-5)  # 2 images
     pairs = asymmetric_loss(logits, labels, known, **ASL)
     assert float(pairs) == pytest.approx((2 * positive + negative) / 3, rel=1e-5)  # 3 known pairs
+
+
+def test_a_pair_never_counts_for_more_than_those_beside_it():
+    logits, labels = torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool)
+    one, three = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    alone = float(asymmetric_loss(logits, labels, one, **ASL))
+    among = partial(asymmetric_loss, logits, labels, **ASL)
+    assert float(among(one, beside=three)) == pytest.approx(alone / 3)
+    assert float(among(three, beside=one)) == pytest.approx(alone)  # three of one cost, in the mean
+    assert float(among(one, beside=0 * one)) == pytest.approx(alone)
+    assert float(among(0 * one, beside=0 * one)) == 0
 
 
 def test_distillation_by_hand():

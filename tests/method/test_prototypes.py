@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +8,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.method import prototypes as module
 from trmml.method.prototypes import Prototypes
 from trmml.method.pseudo_labels import PseudoLabels, choose_pseudo_labels, evidence_of
+from trmml.metrics.calibration import some_of_both
 from trmml.settings.sections import PrototypeSettings
 
 B, C, D = 6, 4, 8
@@ -159,6 +162,30 @@ def test_a_category_without_known_negatives_gets_none():
     assert not pseudo.chosen[:, 0].any() and pseudo.chosen[:, 1:].any(dim=0).all()
     positives = LabelMatrix(truth.labels, truth.labels & (torch.arange(400)[:, None] % 2 == 0))
     assert not choose_pseudo_labels(evidence, positives, PrototypeSettings()).chosen.any()
+
+
+def test_a_category_without_known_positives_gets_none():
+    evidence, truth, matrix = simulated()
+    absent = torch.arange(5) == 0  # truly absent everywhere: its own highest evidence says nothing
+    labels = LabelMatrix(truth.labels & ~absent, matrix.known)
+    evidence[:, 0] = torch.randn(400, generator=torch.Generator().manual_seed(1))
+    pseudo = choose_pseudo_labels(evidence, labels, PrototypeSettings())
+    assert not pseudo.chosen[:, 0].any() and pseudo.chosen[:, 1:].any(dim=0).all()
+
+
+def test_a_sample_of_the_known_pairs_chooses_much_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(20_000, 3, generator=generator) < 0.02
+    evidence = torch.randn(20_000, 3, generator=generator) + 5 * truth
+    known = torch.rand(20_000, 3, generator=generator) < 0.5
+    found = []
+    for most in (10**6, 1000):
+        some = partial(some_of_both, most=most)
+        monkeypatch.setattr("trmml.method.pseudo_labels.some_of_both", some)
+        pseudo = choose_pseudo_labels(evidence, LabelMatrix(truth, known), PrototypeSettings())
+        found.append(pseudo.chosen & pseudo.labels)
+    both, either = (found[0] & found[1]).sum(), (found[0] | found[1]).sum()
+    assert either > 300 and both / either > 0.7
 
 
 def test_unseen_and_unknown_give_no_pseudo_label():

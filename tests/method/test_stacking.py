@@ -296,6 +296,69 @@ def test_with_few_images_spreads_follow_the_mean_ratio() -> None:
     assert torch.equal(stacking([flat[0], flat[1]]), flat[0])
 
 
+def test_a_few_images_are_drawn_to_what_training_had() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.tensor([[1.0], [3.0]]) * (0.5 + torch.rand(1, 40, generator=generator))
+    for images, far in ((2, 0.4), (20, 0.4), (2000, 0.1)):
+        stacking = Stacking(categories=40, weights=[1.0, 1.0])
+        for _ in range(3):
+            stacking.track(list(1 + true[:, None] * torch.randn(2, 500, 40, generator=generator)))
+        before = stacking.spread.clone()
+        # New images lie elsewhere and spread wider, in all categories alike.
+        held = 2 + 1.5 * true[:, None] * torch.randn(2, images, 40, generator=generator)
+        stacking.measure(held)
+        wider = (stacking.spread / before).log()
+        assert float((wider - wider.mean(dim=1, keepdim=True)).abs().max()) < far, images
+    assert float(wider.mean()) == pytest.approx(float(torch.tensor(1.5).log()), abs=0.05)
+    assert float(stacking.mean.mean()) == pytest.approx(2, abs=0.1)
+
+
+def test_images_one_by_one_are_tracked_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.tensor([[[2.0]], [[-1.0]]]) + torch.tensor([[[1.0]], [[5.0]]]) * torch.randn(
+        2, 600, C, generator=generator
+    )
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])
+    for image in range(600):
+        stacking.track(list(logits[:, image : image + 1]))
+    assert torch.allclose(stacking.mean.mean(dim=1), torch.tensor([2.0, -1.0]), atol=1.0)
+    assert torch.allclose(
+        stacking.spread.log().mean(dim=1).exp(), torch.tensor([1.0, 5.0]), rtol=0.3
+    )
+
+
+def test_labels_of_one_kind_or_hardly_any_leave_log_odds_within_reason() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = torch.full((C,), 0.3)
+    for present in (True, False):
+        stacking = Stacking(categories=C, weights=[1.0, 1.0])
+        heads = torch.randn(2, 6, C, generator=generator)
+        stacking.measure(heads)
+        labels = torch.full((6, C), float(present))
+        stacking.fit_weights(heads, labels, torch.ones(6, C), share)
+        assert stacking.slope.tolist() == [1.0] * C and not stacking.offset.any()
+    # Told apart without error, by a hand's breadth of labels: still no certainty.
+    for images in (2, 4):
+        labels = (torch.arange(images)[:, None] % 2).float().expand(images, C)
+        heads = torch.stack([labels, labels]) + 0.1 * torch.randn(2, images, C, generator=generator)
+        stacking = Stacking(categories=C, weights=[1.0, 1.0])
+        stacking.track(list(torch.randn(2, 64, C, generator=generator)))
+        stacking.measure(heads)
+        stacking.fit_weights(heads, labels, torch.ones(images, C), share)
+        said = stacking(list(torch.randn(2, 500, C, generator=generator))).abs()
+        assert said.max() < 40 and said.median() < 5, images
+
+
+def test_a_match_that_was_never_measured_keeps_its_logits() -> None:
+    stacking = Stacking(categories=C, weights=[1.0, 1.0])  # one image is held out, one trained on
+    heads = torch.randn(2, 1, C)
+    stacking.measure(heads)
+    stacking.fit_weights(
+        heads, torch.tensor([[1.0, 0.0, 1.0]]), torch.ones(1, C), torch.full((C,), 0.3)
+    )
+    assert torch.equal(stacking(list(heads)), heads[0])
+
+
 def test_many_pairs_weigh_as_a_sample_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     found, labels = separable(3000)
     weights = []

@@ -172,6 +172,29 @@ def test_negative_prompt_is_subtracted():
     assert torch.allclose(negative.eval()(batch).logits, expected, atol=1e-4)
 
 
+def test_the_teacher_takes_negative_prompts_off_too():
+    model = build(prompts={"negative_template": "no {}"}, losses={"distillation": 1.0}).train()
+    batch = features()
+    output = model(batch)
+    texts = (learner.start_features for learner in (model.prompts, model.negative_prompts))
+    positive, negative = texts
+    image = 20 * batch.image_feature @ (positive - negative).T
+    assert torch.allclose(output.teacher, (output.match_logits + image) / 2, atol=1e-4)
+
+
+def test_a_guess_weighs_no_more_than_a_label():
+    model = build(losses={"pseudo": 1.0, "clip": 0.0}, **PLAIN).train()
+    output = model(features())
+    output.match_logits.retain_grad()
+    shown, known = torch.ones(5, 4, dtype=torch.bool), torch.ones(5, 4, dtype=torch.bool)
+    known[0, 0] = False
+    terms = model.loss_terms(output, Targets(shown, known, shown, ~known))
+    (terms["classification"] + terms["pseudo"]).backward()
+    chance = output.match_logits.detach().sigmoid()
+    slope = output.match_logits.grad / (chance - 1) ** 2  # a positive's, up to a factor
+    assert slope.std() < 0.2 * slope.mean().abs()
+
+
 def test_categories_without_known_negatives_take_blanks_as_weak_ones():
     model = build(losses={"clip": 0.0}, **PLAIN).train()
     shown = torch.tensor([[True, False, True, False]] * 3)

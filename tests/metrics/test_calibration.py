@@ -13,6 +13,7 @@ from trmml.metrics.calibration import (
     both_answers,
     calibrate,
     fit_calibration,
+    some_of_both,
     some_pairs,
 )
 from trmml.metrics.measure import measure
@@ -47,6 +48,25 @@ def test_some_pairs_are_drawn_from_every_category():
     assert (kept.sum(dim=0)[:20] > 200).all()
     assert torch.equal(kept, some_pairs(usable, 6000))
     assert some_pairs(usable, 60000) is usable
+
+
+def test_a_sample_keeps_rare_positives_and_says_how_many():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.rand(3000, 40, generator=generator) < 0.01
+    usable = torch.rand(3000, 40, generator=generator) < 0.5
+    some = some_of_both(usable, labels, 6000)
+    assert int(some.kept.sum()) == 6000 and not (some.kept & ~usable).any()
+    assert torch.equal(some.kept & labels, usable & labels) and some.positive == 1.0
+    negatives = int((usable & ~labels).sum())
+    assert some.negative == pytest.approx(int((some.kept & ~labels).sum()) / negatives)
+    # The other way round, and where there are enough of both.
+    rare = some_of_both(usable, ~labels, 6000)
+    assert torch.equal(rare.kept, some.kept)
+    assert (rare.positive, rare.negative) == (some.negative, some.positive)
+    half = torch.arange(3000)[:, None].expand(3000, 40) % 2 == 0
+    assert int((some_of_both(usable, half, 6000).kept & half).sum()) == 3000
+    whole = some_of_both(usable, labels, 200_000)
+    assert whole.kept is usable and (whole.positive, whole.negative) == (1.0, 1.0)
 
 
 def test_bins_and_error_by_hand():

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings, TrainingSettings, changed
 from trmml.storage.tensors import load_tensors
 from trmml.training.fit import train_run
-from trmml.training.run_folder import load_card, load_model
+from trmml.training.run_folder import STATE, load_card, load_model
 from trmml.training.schedule import hold_out, learning_rate
 from trmml.training.trainer import Trainer
 
@@ -493,6 +494,40 @@ def test_a_gradient_that_is_not_finite_stops_too(toy_images, tmp_path, monkeypat
     monkeypatch.setattr("trmml.method.trmml.weighted_bce", exploding)
     with pytest.raises(TrainingError, match=r"gradient is not finite at epoch 1.*learning_rate"):
         run_fit(toy_images, tmp_path / "run")
+
+
+def test_other_settings_are_refused_before_the_first_state_too(toy_images, tmp_path):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    going = train_run(
+        data, ToyEncoder(), tmp_path / "run", settings=Settings(training=QUICK), device="cpu"
+    )
+    next(going)
+    going.close()
+    (tmp_path / "run" / STATE).unlink()  # as if it had been stopped in its first epoch
+    other = Settings(training={**QUICK, "learning_rate": 0.1})
+    resumed = partial(train_run, data, ToyEncoder(), tmp_path / "run", resume=True, device="cpu")
+    with pytest.raises(CheckpointError, match=r"learning_rate is 0\.1"):
+        list(resumed(settings=other))
+    (tmp_path / "run" / "known.safetensors").unlink()
+    assert len(list(resumed(settings=Settings(training=QUICK)))) == QUICK["epochs"]
+
+
+def test_steps_are_counted_by_the_images_that_can_be_read(toy_images, tmp_path):
+    import shutil
+
+    folder = tmp_path / "images"
+    shutil.copytree(toy_images.train, folder)
+    data = read_folder(folder, toy_images.train_table)
+    for path in data.paths[::2]:
+        path.write_bytes(b"")
+    settings = Settings(training={"least_steps": 300, "batch_size": 2, "refit": False})
+    records = list(
+        train_run(
+            data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu",
+            on_bad_image="skip",
+        )
+    )  # fmt: skip
+    assert 300 <= records[-1].step < 330
 
 
 def test_unreadable_images_are_skipped_and_listed(toy_images, tmp_path):

@@ -126,12 +126,14 @@ def test_the_balance_of_all_terms_with_the_default_loss() -> None:
         balance(*each, seeds=1, **focus, **light) for each in ((10, 0.8), (200, 0.8), (200, 0.2))
     )
     assert set(few) == set(many) == set(unknown) == set(light)
-    # Measured 0.96 and more; against few categories 0.54 to 0.91, where the sum above has 1/20. How
-    # many pseudo-labels there are, and of which kind, depends on the data.
+    # Measured 0.96 and more; against few categories 0.54 to 0.91, where the sum above has 1/20.
     for name in ("distillation", "contrastive"):
         assert unknown[name] / many[name] == pytest.approx(1, rel=0.2), name
     for name in light:
-        assert 1 / 3 < many[name] / few[name] < 3 and 1 / 3 < unknown[name] / many[name] < 3, name
+        assert 1 / 3 < many[name] / few[name] < 3, name
+    # A pseudo-label never weighs more than a known label: of those there are few where most labels
+    # are known, and up to 16 times as many with a fifth of them. Measured 4.9.
+    assert 1 < unknown["pseudo"] / many["pseudo"] < 16
 
 
 def first_balance(categories: int, parts: list[str], seeds: int = 3) -> float:

@@ -5,7 +5,7 @@ takes them from the store (`store.py`) or computes them live. View 0 is the imag
 v > 0 is a seeded random crop and flip.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -42,6 +42,11 @@ class Features:
     def subset(self, indices: Int[Tensor, " K"]) -> "Features":
         """Only some of the images."""
         return Features(self.hidden_patches[indices], self.image_feature[indices])
+
+    def split(self, size: int) -> "Iterator[Features]":
+        """Batches of at most `size` images, in order."""
+        for rows in torch.split(torch.arange(len(self)), size):
+            yield self.subset(rows)
 
     @staticmethod
     def cat(parts: "Sequence[Features]") -> "Features":

@@ -57,6 +57,7 @@ def asymmetric_loss(
     gamma_positive: float,
     clip: float,
     reduction: Reduction = "pairs",
+    beside: Float[Tensor, "B C"] | None = None,
 ) -> Float[Tensor, ""]:
     """Asymmetric focal loss, averaged over the pairs with a weight or summed per image.
 
@@ -74,6 +75,8 @@ def asymmetric_loss(
         reduction: "pairs" divides by the sum of weights, so that the number of categories
             and the known share change little of what the term weighs beside others; "images"
             divides by B.
+        beside: weights of another term, of which "pairs" takes the sum where it is larger: so no
+            pair counts for more here than there.
 
     Source: Ridnik et al. 2021 (ASL), equations 4 to 7; partial form as in DualCoOp's code, which
     divides by B. With both gammas and the clip at 0, over pairs, it is `weighted_bce`.
@@ -95,7 +98,7 @@ def asymmetric_loss(
     cost = torch.where(labels, positive_focus * positive_cost, negative_focus * negative_cost)
     if reduction == "images":
         return (cost * weights).sum() / ranks.images(len(cost))
-    return weighted_mean(cost, weights)
+    return weighted_mean(cost, weights, beside)
 
 
 def focused_loss(
@@ -104,6 +107,7 @@ def focused_loss(
     weights: Float[Tensor, "B C"],
     focus: FocusSettings,
     reduction: Reduction = "pairs",
+    beside: Float[Tensor, "B C"] | None = None,
 ) -> Float[Tensor, ""]:
     """`asymmetric_loss` of the shape that settings give it."""
     return asymmetric_loss(
@@ -114,6 +118,7 @@ def focused_loss(
         gamma_positive=focus.gamma_positive,
         clip=focus.clip,
         reduction=reduction,
+        beside=beside,
     )
 
 
@@ -142,10 +147,17 @@ def matrix_weights(matrix: LabelMatrix, blank: Float[Tensor, " C"]) -> Float[Ten
     return matrix.known + blank * (~matrix.known & matrix.known.any(dim=1, keepdim=True))
 
 
-def weighted_mean(values: Float[Tensor, "B C"], weights: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
+def weighted_mean(
+    values: Float[Tensor, "B C"],
+    weights: Float[Tensor, "B C"],
+    beside: Float[Tensor, "B C"] | None = None,
+) -> Float[Tensor, ""]:
     """Weighted mean; 0 when all weights are 0.
 
-    Of several processes each divides by their mean weight: how many labels are known differs.
+    It is divided by the sum of the weights, or of those beside them where that is larger; of
+    several processes by the mean of theirs, for how many labels are known differs.
     """
     total = ranks.mean(weights.sum())
+    if beside is not None:
+        total = torch.maximum(total, ranks.mean(beside.sum()))
     return (values * weights).sum() / total.clamp(min=torch.finfo(values.dtype).tiny)

@@ -28,11 +28,21 @@ class FrozenScores:
 
     @torch.no_grad()
     def dense(
-        self, patches: Float[Tensor, "B P D"], text: Float[Tensor, "C D"]
+        self,
+        patches: Float[Tensor, "B P D"],
+        text: Float[Tensor, "C D"],
+        negative: Float[Tensor, "C D"] | float = 0.0,
     ) -> Float[Tensor, "B C"]:
-        """Scaled cosines of each text with the region that it gathers by itself."""
+        """Scaled cosines of each text with the region that it gathers by itself.
+
+        Args:
+            patches: projected, of B images.
+            text: unit length.
+            negative: the texts of negative prompts, whose cosines are taken off.
+        """
         scale = torch.tensor(self._attention, device=text.device)
-        return self._scale * match(gather_regions(text, patches, patches, scale), text)
+        regions = gather_regions(text, patches, patches, scale)
+        return self._scale * match(regions, text - negative)
 
     @torch.no_grad()
     def teacher(
@@ -41,7 +51,13 @@ class FrozenScores:
         image_feature: Float[Tensor, "B D"],
         text: Float[Tensor, "C D"],
     ) -> Float[Tensor, "B C"]:
-        """The teacher's logits: the mean of image cosine and dense cosine, scaled."""
+        """The teacher's logits: the mean of image cosine and dense cosine, scaled.
+
+        Args:
+            dense: see there.
+            image_feature: unit length.
+            text: without those of negative prompts, where there are any.
+        """
         return (dense + self._scale * image_feature @ text.T) / 2
 
 

@@ -119,7 +119,10 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
         """
 
     def held_out_fit(self, features: Features) -> dict[str, Tensor]:
-        """What `fit_on_held_out` found, beside what the model makes of some images now."""
+        """What `fit_on_held_out` found, beside what the model makes of some images now.
+
+        The features may lie on another device than the model.
+        """
         return {}
 
     def keep_held_out_fit(self, fit: dict[str, Tensor], features: Features) -> None:

@@ -1,5 +1,6 @@
 """Pseudo-labels: the evidence for unknown pairs, and when it is strong enough to train on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from trmml.labels.matrix import LabelMatrix
 from trmml.labels.statistics import lacking_negatives
 from trmml.method.prototypes import Prototypes
-from trmml.metrics.calibration import fit_calibration, some_pairs
+from trmml.metrics.calibration import fit_calibration, some_of_both
 from trmml.settings.sections import PrototypeSettings
 
 
@@ -143,7 +144,8 @@ def choose_pseudo_labels(
 
     The evidence is turned into probabilities by a calibration on the known pairs, per category with
     a pooled fall-back (`calibration.fit_calibration`), so the thresholds adapt to each category. A
-    category whose known negatives are fewer than a tenth of its positives gets none.
+    category without a known positive gets none, nor one whose known negatives are fewer than a
+    tenth of its positives.
 
     Args:
         evidence: from `evidence_of`; nan where it was not computed.
@@ -154,11 +156,14 @@ def choose_pseudo_labels(
     usable = matrix.known & present
     scaled = _standardised(evidence.float(), present)
     seen = LabelMatrix(matrix.labels, usable)
-    checked = (seen.negatives > 0) & (lacking_negatives(seen) == 0)  # (C)
-    if not (checked & (seen.positives > 0)).any():
+    checked = (seen.positives > 0) & (seen.negatives > 0) & (lacking_negatives(seen) == 0)  # (C)
+    if not checked.any():
         return PseudoLabels.none(matrix)
-    calibration = fit_calibration(scaled, matrix.labels, some_pairs(usable))
-    probability = calibration.probabilities(scaled)
+    some = some_of_both(usable, matrix.labels)
+    calibration = fit_calibration(scaled, matrix.labels, some.kept)
+    # Where fewer negatives than positives were looked at, log-odds came out too high by that.
+    drawn = math.log(some.positive / some.negative)
+    probability = (calibration.logits(scaled) - drawn).sigmoid()
     positive = probability > settings.positive_above
     strong = positive | (probability < settings.negative_below)
     return PseudoLabels(labels=positive, chosen=strong & checked & ~matrix.known & present)

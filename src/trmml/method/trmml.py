@@ -27,7 +27,7 @@ from trmml.settings.sections import Settings
 
 # Numbers in the region features that are made at a time: 16 MiB, so that they stay in the cache.
 MAX_FLOATS = 2**22
-# Images taken together before the first step: with thousands of categories they take room.
+# Images taken together before and after training: with thousands of categories they take room.
 START_BATCH = 32
 
 
@@ -156,8 +156,10 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         """The zero-shot head's logits and the teacher's, each where it is needed."""
         text = self.prompts.start_features
         if self.training and self.losses.distillation > 0:
-            dense = self._frozen.dense(patches, text)
-            return None, self._frozen.teacher(dense, features.image_feature, text)
+            # Of negative prompts the teacher takes off as much as the match does.
+            negative = getattr(self.negative_prompts, "start_features", 0.0)
+            dense = self._frozen.dense(patches, text, negative)
+            return None, self._frozen.teacher(dense, features.image_feature, text - negative)
         if self.heads.has_zero_shot:
             return self._frozen.dense(patches, text), None
         return None, None
@@ -176,8 +178,9 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
             terms["csra"] = weighted_bce(output.head_logits["csra"], labels, known)
         if losses.pseudo > 0:
             pseudo = targets.pseudo.float()
+            # A guess never weighs more than a known label, however few there are.
             terms["pseudo"] = focused_loss(
-                logits, targets.pseudo_labels, pseudo, losses, losses.reduction
+                logits, targets.pseudo_labels, pseudo, losses, losses.reduction, beside=weights
             )
         if losses.distillation > 0 and output.teacher is not None:
             student = logits - self.matching.bias
@@ -301,12 +304,19 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
     @torch.no_grad()
     def held_out_fit(self, features: Features) -> dict[str, Tensor]:
         """The weights of the heads, and the logits of each."""
-        return self.heads.held_out_fit(self(features).head_logits)
+        return self.heads.held_out_fit(self._head_logits(features))
 
     @torch.no_grad()
     def keep_held_out_fit(self, fit: dict[str, Tensor], features: Features) -> None:
         """The heads keep their parts in the sum."""
-        self.heads.keep_held_out_fit(fit, self(features).head_logits)
+        self.heads.keep_held_out_fit(fit, self._head_logits(features))
+
+    def _head_logits(self, features: Features) -> dict[str, Tensor]:
+        """Of many images, which are looked at a few at a time."""
+        found = [
+            self(part.to(self.weak.device)).head_logits for part in features.split(START_BATCH)
+        ]
+        return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
     def restart(self, start: dict[str, Tensor]) -> None:
         """See `MultiLabelModel.restart`; the texts are trained again."""

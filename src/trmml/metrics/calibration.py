@@ -7,7 +7,7 @@ A category with few known labels stays near the fit of all.
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -122,6 +122,35 @@ def some_pairs(usable: Bool[Tensor, "N C"], most: int = MOST_PAIRS) -> Bool[Tens
     kept = torch.zeros(usable.numel(), dtype=torch.bool)
     kept[places.cpu()[drawn]] = True
     return kept.reshape(usable.shape).to(usable.device)
+
+
+class SomeOfBoth(NamedTuple):
+    """Known pairs, drawn so that rare positives are not lost among the negatives.
+
+    Attributes:
+        kept: which.
+        positive: share of the positives that are kept, in (0, 1].
+        negative: share of the negatives that are kept, in (0, 1].
+    """
+
+    kept: Bool[Tensor, "N C"]
+    positive: float
+    negative: float
+
+
+def some_of_both(
+    usable: Bool[Tensor, "N C"], labels: Bool[Tensor, "N C"], most: int = MOST_PAIRS
+) -> SomeOfBoth:
+    """At most so many of the pairs, up to half of them positive; see `some_pairs`."""
+    if int(usable.sum()) <= most:
+        return SomeOfBoth(usable, 1.0, 1.0)
+    sides = usable & labels, usable & ~labels
+    counts = [int(side.sum()) for side in sides]
+    positives = min(counts[0], max(most // 2, most - counts[1]))
+    taken = positives, min(counts[1], most - positives)
+    kept = [some_pairs(side, count) for side, count in zip(sides, taken, strict=True)]
+    shares = (n / max(count, 1) or 1.0 for n, count in zip(taken, counts, strict=True))
+    return SomeOfBoth(kept[0] | kept[1], *shares)
 
 
 def fit_calibration(

@@ -106,6 +106,7 @@ def train_run(
         )
         data = data.subset(encoded.kept)
         truth = None if truth is None else truth.subset(encoded.kept)
+        training = _planned(data, settings)  # of fewer images, where some cannot be read
         model = build_trmml(frozen, data.category_names, settings)
         trainer = Trainer(
             model=model,
@@ -116,9 +117,8 @@ def train_run(
             fabric=fabric,
         )
         state, fingerprint = out / STATE, _fingerprint(data, settings, frozen.identity, encoded)
-        if resume and state.is_file():
-            refuse_changes(out, settings, data.matrix)
-            trainer.load(state, fingerprint)
+        if resume:
+            _go_on(trainer, out, fingerprint, settings)
         _open_folder(out, data, settings, encoded)
         with _tensorboard(out, tensorboard and not ranks.number()) as writer:
             records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
@@ -133,6 +133,13 @@ def train_run(
         if not keep_states and not ranks.number():
             remove_states(out)
         return encoded.kept
+
+
+def _go_on(trainer: Trainer, out: Path, fingerprint: str, settings: Settings) -> None:
+    """Load the state, if one was written; other settings or labels are refused in any case."""
+    refuse_changes(out, settings, trainer.matrix)
+    if (out / STATE).is_file():
+        trainer.load(out / STATE, fingerprint)
 
 
 def kept_rows(run: Path, data: Dataset) -> Sequence[int]:

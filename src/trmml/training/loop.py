@@ -55,7 +55,7 @@ def refit(
         The pseudo-labeller that the model learned from; None where it trains without.
     """
     model = trainer.model
-    shown = trainer.scored.batch(trainer.some_kept).to(trainer.fabric.device)
+    shown = trainer.scored.batch(trainer.some_kept)
     fit = model.held_out_fit(shown)
     model.restart(trainer.start)
     again = Trainer(

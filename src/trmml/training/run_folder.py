@@ -9,8 +9,8 @@ A run folder holds
     state.safetensors, refit.safetensors   all that `--resume` needs of both trainings; removed when
                         the run is finished, by `fit` after the report
     log.jsonl           one record per epoch
-    held_out.safetensors, pseudo.safetensors   for the report: held-out logits, and the last
-                        pseudo-labels of the training that made the weights
+    held_out.safetensors, pseudo.safetensors   for the report: held-out logits, and the
+                        pseudo-labels chosen after the last epoch that was trained
     skipped.json        images that could not be read, where there are any
     results.json, report.html   test scores where there is a test set, and the page: written last
 
@@ -139,7 +139,8 @@ def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix) -> None:
         for name in sorted({*before, *now} - {"training.refit"})
         if before.get(name) != now.get(name)
     ]
-    if LabelMatrix.load(run / "known.safetensors").checksum() != matrix.checksum():
+    known = run / "known.safetensors"  # not there yet, where it was cut off at once
+    if known.is_file() and LabelMatrix.load(known).checksum() != matrix.checksum():
         found.append("the labels or the images are others")
     if found:
         more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from trmml.features import ranks
-from trmml.metrics.calibration import MOST_PAIRS, some_pairs
+from trmml.metrics.calibration import MOST_PAIRS, some_of_both
 
 # Momentum of the running mean and spread of each head.
 MOMENTUM = 0.98
@@ -21,6 +21,11 @@ SLOPE_STRENGTH = 1.0
 SLOPE_POWER = 3.0
 # How strongly the weights of all together are held to what each is worth alone, in pairs.
 JOINT_STRENGTH = 30.0
+# How strongly the scale of all weights is held to 1, and the log-odds of all pairs together to
+# those of the known shares, in pairs: else they have no bound where few labels are held out.
+SCALE_STRENGTH = 1.0
+# From so many images on, what is measured on them counts more than what training batches had.
+TRACKED_IMAGES = 50
 # From so many images on, a category's own ratio of spreads counts more than that of all. A head
 # that is sure in a category spreads wide there, and should not be divided by all of it.
 STEADY_IMAGES = 200
@@ -83,17 +88,39 @@ class Stacking(nn.Module):
             heads: logits of all, or without the last ones, which then keep their own.
         """
         stack = torch.stack([ranks.joined(logits.to(self.mean)) for logits in heads])
+        keep = MOMENTUM if bool(self.spread[0].any()) else 0.0
+        mean, spread = self.mean[: len(stack)], self.spread[: len(stack)]
         if stack.shape[1] > 1:
-            keep = MOMENTUM if bool(self.spread[0].any()) else 0.0
-            self.mean[: len(stack)].lerp_(stack.mean(dim=1), 1 - keep)
-            self.spread[: len(stack)].lerp_(stack.std(dim=1), 1 - keep)
+            mean.lerp_(stack.mean(dim=1), 1 - keep)
+            spread.lerp_(stack.std(dim=1), 1 - keep)
+        elif bool(self.mean[0].any()):  # one image has no spread but from the mean of others
+            one = stack[:, 0]
+            spread.copy_(spread.square().lerp((one - mean).square(), 1 - keep).sqrt())
+            mean.lerp_(one, 1 - MOMENTUM)
+        else:
+            mean.copy_(stack[:, 0])
 
     @torch.no_grad()
     def measure(self, heads: Float[Tensor, "K N C"]) -> None:
-        """Take mean and spread from images that were not trained on."""
-        if heads.shape[1] > 1:
-            self.mean.copy_(heads.mean(dim=1))
-            self.spread.copy_(_steadied(heads.std(dim=1), heads.shape[1]))
+        """Take mean and spread from images that were not trained on.
+
+        In a few images they are mostly chance. So the fewer there are, the more a category's are
+        drawn to those of the training batches, which differ by about the same in all categories.
+        """
+        images = heads.shape[1]
+        if images < 2:
+            return
+        mean, spread = heads.mean(dim=1), heads.std(dim=1)
+        tracked = (self.spread > LEAST_SPREAD) & (spread > LEAST_SPREAD)
+        moved = (mean - self.mean) / self.spread
+        moved = _drawn_together(moved, tracked, images, TRACKED_IMAGES)
+        wider = _drawn_together((spread / self.spread).log(), tracked, images, TRACKED_IMAGES)
+        self.mean.copy_(torch.where(tracked, self.mean + moved * self.spread, mean))
+        first = torch.where(tracked[0], self.spread[0] * wider[0].exp(), spread[0])
+        # A head's ratio to the first is what it counts for in a category.
+        usable = (spread > LEAST_SPREAD) & (spread[0] > LEAST_SPREAD)
+        ratio = _drawn_together((spread / spread[0]).log(), usable, images, STEADY_IMAGES)
+        self.spread.copy_(torch.where(usable, first * ratio.exp(), spread))
 
     @torch.no_grad()
     def rescale(
@@ -144,7 +171,8 @@ class Stacking(nn.Module):
         mostly agree can trade their weights at almost no cost, so that chance would decide.
         Therefore the weights are held to what each head is worth alone.
 
-        Without a held-out positive the weights stay.
+        Where no positive or no negative is held out, the weights stay: the log-odds of all pairs
+        would have no bound.
 
         Args:
             heads: logits of the held-out images.
@@ -153,13 +181,13 @@ class Stacking(nn.Module):
             positive_share: of each category among the known training labels, strictly between 0
                 and 1.
         """
-        if float((targets * weights).sum()) == 0:
+        if not all(float((side * weights).sum()) > 0 for side in (targets, 1 - targets)):
             return
         scaled = torch.stack([self._standardised(k, each) for k, each in enumerate(heads)])
         # Most pairs are unknown: only the others are used, and of them no more than help.
-        counted = weights > 0
-        used = some_pairs(counted, MOST_PAIRS)
-        weights = weights * (int(counted.sum()) / int(used.sum()))  # as many pairs as there are
+        some = some_of_both(weights > 0, targets > 0, MOST_PAIRS)
+        used = some.kept  # each stands for as many as there are
+        weights = weights / torch.where(targets > 0, some.positive, some.negative)
         offset = positive_share.logit().expand_as(used)
         pairs = _Pairs(scaled[:, used], targets[used], weights[used], offset[used])
         worth = _worth_alone(pairs, self.weights)
@@ -169,8 +197,10 @@ class Stacking(nn.Module):
         self.weights.copy_(together / together.sum() * len(together))
         # Until now the sum has the scale of the first head in each category; that of the fit is
         # the same in all.
-        self.slope.copy_(together.mean() / self.spread[0].clamp(min=LEAST_SPREAD))
-        self.offset.copy_(positive_share.logit() + shift - self.slope * self.mean[0])
+        measured, spread = self.spread[0] > LEAST_SPREAD, self.spread[0].clamp(min=LEAST_SPREAD)
+        self.slope.copy_(torch.where(measured, together.mean() / spread, 1.0))
+        offset = positive_share.logit() + shift - self.slope * self.mean[0]
+        self.offset.copy_(torch.where(measured, offset, 0.0))
 
 
 class _Pairs(NamedTuple):
@@ -212,24 +242,20 @@ def _weights_together(
     def cost() -> Tensor:
         size = F.softplus(free)
         held = JOINT_STRENGTH * (size - F.softplus(scale) * worth).square().sum()
+        held = held + SCALE_STRENGTH * (shift.square() + (F.softplus(scale) - 1).square())
         return pairs.entropy(size @ pairs.scaled + shift) + held
 
     _minimise(cost, [free, scale, shift])
     return F.softplus(free.detach()), shift.detach()
 
 
-def _steadied(spread: Float[Tensor, "K C"], images: int) -> Float[Tensor, "K C"]:
-    """Spreads whose ratios to the first head's do not come from the chance of a few images.
-
-    The ratio is what a head counts for in a category. The fewer images there are, the more its
-    logarithm is drawn to its mean over the categories.
-    """
-    usable = spread > LEAST_SPREAD
-    usable = usable & usable[0]
-    ratio = (spread / spread[0]).log()
-    mean = torch.where(usable, ratio, 0).sum(dim=1, keepdim=True) / usable.sum(dim=1, keepdim=True)
-    drawn = (images * ratio + STEADY_IMAGES * mean) / (images + STEADY_IMAGES)
-    return torch.where(usable, spread[0] * drawn.exp(), spread)
+def _drawn_together(
+    values: Float[Tensor, "K C"], usable: Bool[Tensor, "K C"], images: int, strength: int
+) -> Float[Tensor, "K C"]:
+    """Values drawn to their mean over a head's usable categories, the more the fewer images."""
+    count = usable.sum(dim=1, keepdim=True)
+    mean = torch.where(usable, values, 0).sum(dim=1, keepdim=True) / count
+    return (images * values + strength * mean) / (images + strength)
 
 
 def _minimise(cost: Callable[[], Tensor], parameters: list[Tensor]) -> None:
