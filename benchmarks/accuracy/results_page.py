@@ -41,7 +41,8 @@ success is written by hand, and its runs are not kept.
 **TRM-ML (paper's parts)** has the paper's regions, match, distillation, prototypes and contrast. It
 learns one vector per text in place of the paper's prompts. On Corel5k and the posters the last
 three have no weight. **trmml (default)** adds heads that are ours, and joins up to six scorers;
-every rival is one. "(default)" names the method: all ran with settings that a search found.
+every rival is one. "(default)" names the method: nearly all rows ran with settings that a search
+found, and the list below names the others.
 """
 CURVES = """
 The curves show how far each method was trained, one seed each. They do not rank methods: few known

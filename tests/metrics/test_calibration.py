@@ -50,6 +50,23 @@ def test_some_pairs_are_drawn_from_every_category():
     assert some_pairs(usable, 60000) is usable
 
 
+def test_fitted_log_odds_are_left_alone_by_a_few_labels_and_corrected_by_many():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(4000, 3, generator=generator)
+    labels = torch.rand(4000, 3, generator=generator) < truth.sigmoid()
+    said = 2 * truth + 1  # log-odds that are off
+    few, all_known = torch.zeros(4000, 3, dtype=torch.bool), torch.ones(4000, 3, dtype=torch.bool)
+    few[:3] = True
+    moved = []
+    for fitted in (True, False):
+        calibration = fit_calibration(said, labels, few, fitted=fitted)
+        moved.append(float((calibration.logits(said) - said).abs().mean()))
+    assert moved[0] < 0.6 < moved[1]
+    calibration = fit_calibration(said, labels, all_known, fitted=True)
+    assert torch.allclose(calibration.slope, torch.full((3,), 0.5).double(), atol=0.1)
+    assert torch.allclose(calibration.offset, torch.full((3,), -0.5).double(), atol=0.15)
+
+
 def test_a_sample_keeps_rare_positives_and_says_how_many():
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(3000, 40, generator=generator) < 0.01

@@ -118,6 +118,11 @@ class MultiLabelModel(nn.Module, ABC, Generic[Made]):
             matrix: their labels.
         """
 
+    @property
+    def gives_log_odds(self) -> bool:
+        """Whether `fit_on_held_out` made log-odds of the logits."""
+        return False
+
     def held_out_fit(self, features: Features) -> dict[str, Tensor]:
         """What `fit_on_held_out` found, beside what the model makes of some images now.
 

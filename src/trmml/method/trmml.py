@@ -301,6 +301,11 @@ class TRMML(MultiLabelModel[TRMMLOutput]):
         batches = (output.head_logits for output in outputs)
         self.heads.fit(batches, matrix, weights, self.share.cpu())
 
+    @property
+    def gives_log_odds(self) -> bool:
+        """Where the heads' weights were fitted."""
+        return self.heads.stacking is not None and self.heads.stacking.fitted
+
     @torch.no_grad()
     def held_out_fit(self, features: Features) -> dict[str, Tensor]:
         """The weights of the heads, and the logits of each."""

@@ -154,7 +154,11 @@ def some_of_both(
 
 
 def fit_calibration(
-    logits: Float[Tensor, "N C"], labels: Bool[Tensor, "N C"], known: Bool[Tensor, "N C"]
+    logits: Float[Tensor, "N C"],
+    labels: Bool[Tensor, "N C"],
+    known: Bool[Tensor, "N C"],
+    *,
+    fitted: bool = False,
 ) -> Calibration:
     """Fit slopes, offsets and thresholds on held-out images.
 
@@ -167,6 +171,7 @@ def fit_calibration(
         logits: unbounded, finite, of images the model was not trained on.
         labels: read only where `known` is True.
         known: True where an annotator answered.
+        fitted: whether the logits are log-odds by a fit to these labels, see `platt.fit_lines`.
 
     Raises:
         DataError: a logit is not finite, or shapes or types disagree.
@@ -189,7 +194,7 @@ def fit_calibration(
         logger.warning("no category with both answers known: probabilities stay uncalibrated")
         return Calibration.identity(categories)
     pairs = KnownPairs(logits[known].double(), present, known.nonzero()[:, 1])
-    slope, offset = fit_lines(pairs, categories)
+    slope, offset = fit_lines(pairs, categories, fitted=fitted)
     calibration = Calibration(slope, offset, torch.full_like(slope, 0.5))
     probabilities = calibration.probabilities(logits)[known].double()
     thresholds = fit_thresholds(pairs._replace(values=probabilities), categories)
@@ -197,7 +202,11 @@ def fit_calibration(
 
 
 def calibrate(
-    logits: Float[Tensor, "N C"], held: LabelMatrix, by_blanks: Bool[Tensor, " C"]
+    logits: Float[Tensor, "N C"],
+    held: LabelMatrix,
+    by_blanks: Bool[Tensor, " C"],
+    *,
+    fitted: bool = False,
 ) -> Calibration:
     """`fit_calibration` on held-out images, also where hardly an absent label is known.
 
@@ -210,8 +219,10 @@ def calibrate(
         logits: unbounded, finite, of images the model was not trained on.
         held: their labels.
         by_blanks: `counted_by_blanks` of all training labels; those held out are too few to say.
+        fitted: whether the logits are log-odds by a fit to these labels.
     """
-    return fit_calibration(logits, held.labels, pairs_that_count(held, by_blanks))
+    known = pairs_that_count(held, by_blanks)
+    return fit_calibration(logits, held.labels, known, fitted=fitted)
 
 
 def both_answers(held: LabelMatrix, by_blanks: Bool[Tensor, " C"] | None = None) -> bool:

@@ -19,9 +19,12 @@ from torch import Tensor
 # category be 2.7 times likelier than the logits say. Slopes differ less: 0.25 is a factor of 1.28.
 OFFSET_SPREAD = 1.0
 SLOPE_LOG_SPREAD = 0.25
-# The pooled slope per mean absolute deviation of the logits: a factor of e^10, there only to stop a
-# slope that would vanish (logits that rank the wrong way round) or grow for ever.
-POOLED_SLOPE_LOG_SPREAD = 10.0
+# Those of the pooled line itself, per mean absolute deviation of the logits: a factor of e^10, only
+# to stop a slope that would vanish (logits that rank the wrong way round) or grow for ever.
+POOLED_SPREADS = (10.0, math.inf)
+# The same of logits that are log-odds by a fit to the same labels already: two fits to a few labels
+# are surer than both should be (`benchmarks/accuracy/few_held_out.py`).
+FITTED_SPREADS = (0.17, 0.33)
 # Damped Newton steps: 7 suffice on 3 million simulated pairs, the rest is for separable labels.
 NEWTON_STEPS = 50
 
@@ -45,19 +48,29 @@ class _LogOddsLine(NamedTuple):
     offset: Float64[Tensor, "C"]
 
 
-def fit_lines(pairs: KnownPairs, categories: int) -> tuple[Tensor, Tensor]:
-    """Slope and offset per category, (C,) each."""
+def fit_lines(pairs: KnownPairs, categories: int, *, fitted: bool = False) -> tuple[Tensor, Tensor]:
+    """Slope and offset per category, (C,) each.
+
+    Args:
+        pairs: what is known.
+        categories: C.
+        fitted: whether the logits are log-odds by a fit to these labels; then the pooled line is
+            held to the identity.
+    """
     centre = pairs.values.mean()
     scale = (pairs.values - centre).abs().mean()
     scale = scale if scale > 0 else torch.ones_like(scale)
     standard = pairs._replace(values=(pairs.values - centre) / scale)
-    base_rate = pairs.present.double().mean()
-    start = _LogOddsLine(torch.zeros_like(base_rate)[None], torch.logit(base_rate)[None])
-    pooled = _fit_around(start, standard.pooled(), POOLED_SLOPE_LOG_SPREAD, math.inf)
+    if fitted:
+        start, spreads = _LogOddsLine(scale.log()[None], centre[None]), FITTED_SPREADS
+    else:
+        base_rate = torch.logit(pairs.present.double().mean())
+        start, spreads = _LogOddsLine(0 * base_rate[None], base_rate[None]), POOLED_SPREADS
+    pooled = _fit_around(start, standard.pooled(), *spreads)
     each = _LogOddsLine(*(part.expand(categories) for part in pooled))
-    fitted = _fit_around(each, standard, SLOPE_LOG_SPREAD, OFFSET_SPREAD)
-    slope = fitted.log_slope.exp() / scale
-    return slope, fitted.offset - slope * centre
+    line = _fit_around(each, standard, SLOPE_LOG_SPREAD, OFFSET_SPREAD)
+    slope = line.log_slope.exp() / scale
+    return slope, line.offset - slope * centre
 
 
 def _fit_around(

@@ -283,7 +283,7 @@ def _finish(
         encoder=identity,
         encoder_spec=encoder_spec,
         settings=settings,
-        calibration=calibrate(logits, held, by_blanks),
+        calibration=calibrate(logits, held, by_blanks, fitted=model.gives_log_odds),
         new_categories=new_categories,
         chosen={
             **_json_safe(trainer.best_record),

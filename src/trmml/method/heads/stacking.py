@@ -65,6 +65,11 @@ class Stacking(nn.Module):
         self.register_buffer("slope", torch.ones(categories))
         self.register_buffer("offset", torch.zeros(categories))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the sum is log-odds by a fit to held-out labels."""
+        return bool((self.slope != 1).any())
+
     def forward(self, heads: Sequence[Float[Tensor, "B C"]]) -> Float[Tensor, "B C"]:
         """The logits of all heads in one, without gradient."""
         first, *others = heads
