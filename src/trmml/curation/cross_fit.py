@@ -4,6 +4,7 @@ A run's own logits of a known pair were trained on that pair, so what it expecte
 told from them. These can: every image is scored by a head that was fitted on the other folds.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ def directions_of(
         learned_from: those that the directions are learned from; `means` itself by default.
     """
     whole = means if learned_from is None else learned_from
-    some = signed_root(whole[:: max(1, len(whole) // MOST_IMAGES)].float())
+    some = signed_root(whole[:: _stride(len(whole))].float())
     mean, spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp(min=1e-6)
     variance, directions = principal_directions([(some - mean) / spread])
     scale = variance[:DIRECTIONS].sum().clamp(min=1e-12).sqrt()
@@ -68,7 +69,7 @@ def cross_fitted(
     logits = torch.empty(matrix.labels.shape)
     for fold in range(FOLDS):
         rows = (folds != fold).nonzero()[:, 0]
-        rows = rows[:: max(1, len(rows) // MOST_IMAGES)]
+        rows = rows[:: _stride(len(rows))]
         head = fit_head(inputs[rows], matrix.subset(rows))
         logits[folds == fold] = inputs[folds == fold] @ head.weight + head.bias
     return logits
@@ -104,3 +105,8 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
         weight = weight + speed
         bias = bias - RATE * slope / (curvature + 0.1)
     return Head(weight, bias)
+
+
+def _stride(images: int) -> int:
+    """The step that leaves at most `MOST_IMAGES` of so many images."""
+    return max(1, math.ceil(images / MOST_IMAGES))
