@@ -90,3 +90,11 @@ def test_no_head_learns_from_more_images_than_said(monkeypatch: pytest.MonkeyPat
     cross_fitted(directions_of(means), matrix, torch.arange(199) % 5)
     assert learned == [80] * 5  # every second of 159 or 160
     assert torch.equal(directions_of(means), directions_of(means, means[::2]))
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_without_another_fold_the_share_of_nothing_is_said(images: int) -> None:
+    means, matrix, _ = _toy(images)
+    inputs = directions_of(means)
+    logits = cross_fitted(inputs, matrix, torch.zeros(images, dtype=torch.long))
+    assert torch.equal(logits, torch.zeros(images, 6))  # and nothing of the images' own labels

@@ -80,11 +80,14 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
 
     Blanks count as negatives where a category lacks known ones, as in training. The inputs are
     uncorrelated, so one step size for each weight makes up for their different variances: the
-    step is a Newton step with a diagonal curvature, damped by momentum.
+    step is a Newton step with a diagonal curvature, damped by momentum. Without an image to learn
+    from it says the log-odds of the known positive share, of which nothing is known either: 0.
     """
     blank = lacking_negatives(matrix)
     bias = known_positive_share(matrix).logit()
     weight = speed = torch.zeros(inputs.shape[1], len(bias))
+    if not len(inputs):
+        return Head(weight, bias)
     variance = inputs.square().mean(dim=0)[:, None]
     counts = matrix_weights(matrix, blank)
     parts = (torch.split(each, BLOCK) for each in (inputs, counts, counts * matrix.labels))
