@@ -47,7 +47,7 @@ def directions_of(
         learned_from: those that the directions are learned from; `means` itself by default.
     """
     whole = means if learned_from is None else learned_from
-    some = signed_root(whole[:: _stride(len(whole))].float())
+    some = signed_root(whole[:: stride(len(whole))].float())
     mean, spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp(min=1e-6)
     variance, directions = principal_directions([(some - mean) / spread])
     scale = variance[:DIRECTIONS].sum().clamp(min=1e-12).sqrt()
@@ -69,7 +69,7 @@ def cross_fitted(
     logits = torch.empty(matrix.labels.shape)
     for fold in range(FOLDS):
         rows = (folds != fold).nonzero()[:, 0]
-        rows = rows[:: _stride(len(rows))]
+        rows = rows[:: stride(len(rows))]
         head = fit_head(inputs[rows], matrix.subset(rows))
         logits[folds == fold] = inputs[folds == fold] @ head.weight + head.bias
     return logits
@@ -110,6 +110,11 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
     return Head(weight, bias)
 
 
-def _stride(images: int) -> int:
-    """The step that leaves at most `MOST_IMAGES` of so many images."""
+def stride(images: int) -> int:
+    """The step that leaves at most `MOST_IMAGES` of so many images.
+
+    Example:
+        >>> stride(0), stride(20_000), stride(20_001)
+        (1, 1, 2)
+    """
     return max(1, math.ceil(images / MOST_IMAGES))
