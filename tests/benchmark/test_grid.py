@@ -204,6 +204,18 @@ def test_a_fixed_mask_is_the_same_for_every_seed(data: BenchmarkData, tmp_path: 
         run(data, tmp_path, methods, known=[fixed("small", mask.subset([0, 1, 2]))])
 
 
+def test_without_a_known_test_positive_the_figures_are_none_and_the_grid_is_done(
+    data: BenchmarkData, tmp_path: Path
+) -> None:
+    matrix = data.test.matrix
+    nothing = LabelMatrix(matrix.labels, matrix.known & ~matrix.labels)
+    blind, keys = replace(data, test=replace(data.test, matrix=nothing)), (*TWO, "neighbours")
+    asked: dict[str, Any] = {"known": [THIRTY], "seeds": [0], "best_on_test": True, "refit": True}
+    found = [each.cell for each in run(blind, tmp_path, find_methods(keys), **asked)]
+    assert [(c.figures["map"], c.best_on_test, c.refit_map) for c in found] == 3 * [(None,) * 3]
+    assert run(blind, tmp_path, find_methods(keys), **asked) == []
+
+
 # Going on -----------------------------------------------------------------------------------
 
 TWO = ("zero-shot", "probe-masked")

@@ -120,15 +120,15 @@ class CellRunner:
                 began = time.monotonic()
                 with trainer.averaged():
                     found = self._map(predict(model, test, device=data.frozen.device))
-                if best is None or found > best["map"]:
+                if found is not None and (best is None or found > best["map"]):
                     best = {"map": found, "epoch": record.epoch}
                 apart += time.monotonic() - began
         seconds = time.monotonic() - started - apart
         began = time.monotonic()
         logits = predict(model, test, device=data.frozen.device)
-        if best is not None and self._map(logits) > best["map"]:
+        if best is not None and (settled := self._map(logits) or 0.0) > best["map"]:
             # What a method settles after its last epoch counts as well.
-            best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
+            best = {"map": settled, "epoch": trainer.best_record["epoch"]}
         curve = [(r["step"], _defined(r["held_out_map"])) for r in trainer.records]
         again = None
         took = {"train": seconds, "predict": time.monotonic() - began}
@@ -209,9 +209,10 @@ class CellRunner:
         seen = {"pooled": job.method.pooled, "views": job.settings.training.scored_views}
         return predict(model, images.scored_features(**seen), of, device=self.data.frozen.device)
 
-    def _map(self, logits: Float[Tensor, "N C"]) -> float:
+    def _map(self, logits: Float[Tensor, "N C"]) -> float | None:
+        """Test mAP in [0, 1]; None where no test positive is known."""
         test = self.data.test.matrix
-        return mean_defined(average_precisions(logits, test.labels, test.known))
+        return _defined(mean_defined(average_precisions(logits, test.labels, test.known)))
 
     def _cell(
         self,
