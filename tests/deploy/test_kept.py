@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -187,6 +188,26 @@ def test_auto_that_chose_int8_takes_its_kept_file(
     paths = sorted(toy_images.test.iterdir())[:2]
     assert len(tag(finished_run, paths, trust=True, precision="auto")) == 2
     assert "quantising" in caplog.text and "tagging by ONNX Runtime" in caplog.text
+
+
+def test_a_card_refuses_int8_whether_or_not_a_file_is_kept(
+    own_kept, finished_run, toy_images, monkeypatch, tmp_path
+):
+    """A tagger on the processor, which says that it is on a card."""
+    there, load = sorted(toy_images.test.iterdir())[:1], Tagger.load
+
+    def load_there(run, *, device, **named):
+        tagger = load(run, device="cpu", **named)
+        card = "cpu" if device == "cpu" else "cuda"
+        tagger.frozen = replace(tagger.frozen, device=card)
+        return tagger
+
+    monkeypatch.setattr(Tagger, "load", load_there)
+    for cache in (own_kept.parent, tmp_path / "empty"):
+        monkeypatch.setenv("TRMML_CACHE", str(cache))
+        with pytest.raises(EncoderError, match="int8 runs on the processor only, not on cuda"):
+            tag(finished_run, there, device="cuda", precision="int8", trust=True)
+        assert len(tag(finished_run, there, device="auto", precision="int8", trust=True)) == 1
 
 
 def test_one_image_is_tagged_without_anything_heavy(kept, finished_run, toy_images):
