@@ -159,8 +159,12 @@ def test_int8_is_made_once_and_leaves_the_small_products_of_the_head(
         monkeypatch.setattr("trmml.encoders.speed.onnx.quantise", None)
     (path,) = own_kept.glob("*.int8.onnx")
     assert b"DynamicQuantizeLinear" not in path.read_bytes()
-    path.write_bytes(path.read_bytes()[:-1])
-    assert open_kept(finished_run, "int8") is None
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert open_kept(finished_run, "int8") is None  # nothing quantises any more
+    monkeypatch.undo()
+    monkeypatch.setenv("TRMML_CACHE", str(own_kept.parent))
+    assert open_kept(finished_run, "int8") is not None and path.stat().st_size == len(whole)
 
 
 def test_the_large_products_are_int8_and_move_probabilities_little(
@@ -296,6 +300,18 @@ def test_a_file_that_was_changed_is_not_used(kept_cache, finished_run, cache, mo
     made = counted(monkeypatch)
     keep(finished_run)
     assert made == [file]
+
+
+@pytest.mark.parametrize("bytes_left", [0, 9, -1])
+def test_a_file_that_was_cut_off_is_made_anew(own_kept, finished_run, monkeypatch, bytes_left):
+    monkeypatch.setattr(module, "_why_not", lambda card: None)
+    monkeypatch.setattr("trmml.deploy.onnx_file.export", partial(export, trust=True))
+    assert open_kept(finished_run, "int8") is not None
+    (plain,) = (path for path in own_kept.glob("*.onnx") if "int8" not in path.name)
+    plain.write_bytes(plain.read_bytes()[:bytes_left])
+    assert open_kept(finished_run) is None
+    keep(finished_run)
+    assert open_kept(finished_run) is not None and open_kept(finished_run, "int8") is not None
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
