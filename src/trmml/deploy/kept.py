@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KeptPrecision = Literal["fp32", "int8"]
-# To be raised when what is written changes.
-FORMAT = 1
+# To be raised when what is written changes. Since 2 all of the trained head is fp32 in int8 files.
+FORMAT = 2
 # Runs whose files are kept, those used last.
 KEPT = 8
 
@@ -105,16 +105,17 @@ def _check(note: Path, files: Mapping[str, str]) -> None:
 
 
 def _int8(note: Path, plain: Path) -> Path:
-    """The kept file in int8; made where it is not there, or damaged."""
+    """The kept file, its encoder in int8; made where it is not there, or damaged."""
     path = note.with_suffix(".int8.onnx")
     with FileLock(note.with_suffix(".lock")):
         about = _read(note)
         if not _is_whole(note, about.get("int8", {})):
-            from trmml.encoders.speed.onnx import quantise  # torch takes seconds to import
+            from trmml.deploy.onnx_graph import TRAINED  # torch takes seconds to import
+            from trmml.encoders.speed.onnx import quantise
 
             logger.info("quantising %s; this is done once", plain)
             with whole_file(path) as part:
-                quantise(plain, part)
+                quantise(plain, part, apart=TRAINED)
             write_json(note, {**about, "int8": {path.name: hash_file(path)}})
     return path
 
