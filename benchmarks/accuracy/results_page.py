@@ -23,9 +23,10 @@ from benchmarks.accuracy.what_lost import over, what_lost
 
 from trmml.benchmark.plots import write_plots
 from trmml.benchmark.records import Cell
-from trmml.benchmark.results import MEAN, Results
+from trmml.benchmark.results import Results
 from trmml.benchmark.table_text import Table, to_latex, to_markdown
 from trmml.benchmark.tables import result_tables
+from trmml.labels.masks import MEAN
 from trmml.storage.atomic import write_text
 
 ROOT = Path(__file__).parents[2]

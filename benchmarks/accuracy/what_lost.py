@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from trmml.benchmark.results import MEAN, ListedMethod, Results
+from trmml.benchmark.results import ListedMethod, Results
 from trmml.benchmark.tables import FIGURES, figure
+from trmml.labels.masks import MEAN
 
 
 def what_lost(results: Results, tried: str, untrained: Mapping[str, float] = {}) -> str:

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.features.extract import Encoding
 from trmml.labels.masks import fixed, quota, share_known, single_positive
 from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import predict
 from trmml.metrics.measure import measure
 from trmml.settings.choices import PROTOCOLS
 from trmml.settings.old_names import first_names
@@ -202,6 +204,34 @@ def test_a_fixed_mask_is_the_same_for_every_seed(data: BenchmarkData, tmp_path: 
     assert (fixed("peer", mask).protocol, single.protocol) == ("partial", "single_positive")
     with pytest.raises(DataError, match="mask 'small' is of 3 images and 4 categories"):
         run(data, tmp_path, methods, known=[fixed("small", mask.subset([0, 1, 2]))])
+
+
+def test_a_pass_that_serves_several_cells_is_timed_alone_and_told_in_each(
+    data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def timed(model: Any, source: Any, *rows: Any, device: str) -> torch.Tensor:
+        clock[0] += 0.5 if len(source) == len(data.test) else 3.0
+        return predict(model, source, *rows, device=device)
+
+    monkeypatch.setattr("trmml.benchmark.run_cell.predict", timed)
+    watch = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("trmml.benchmark.run_cell.time", watch)
+    found = run(data, tmp_path, find_methods(["zero-shot"]), known=[THIRTY, SIXTY])
+    assert [each.cell.seconds for each in found] == 4 * [{"train": 0.0, "predict": 0.5}]
+
+
+def test_without_a_known_test_positive_the_figures_are_none_and_the_grid_is_done(
+    data: BenchmarkData, tmp_path: Path
+) -> None:
+    matrix = data.test.matrix
+    nothing = LabelMatrix(matrix.labels, matrix.known & ~matrix.labels)
+    blind, keys = replace(data, test=replace(data.test, matrix=nothing)), (*TWO, "neighbours")
+    asked: dict[str, Any] = {"known": [THIRTY], "seeds": [0], "best_on_test": True, "refit": True}
+    found = [each.cell for each in run(blind, tmp_path, find_methods(keys), **asked)]
+    assert [(c.figures["map"], c.best_on_test, c.refit_map) for c in found] == 3 * [(None,) * 3]
+    assert run(blind, tmp_path, find_methods(keys), **asked) == []
 
 
 # Going on -----------------------------------------------------------------------------------

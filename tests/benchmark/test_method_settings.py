@@ -11,7 +11,7 @@ from trmml.benchmark.method_settings import (
     write_settings,
 )
 from trmml.errors import ConfigError
-from trmml.settings.files import to_toml
+from trmml.settings.files import STARTS, load_settings, to_toml
 from trmml.settings.sections import TrainingSettings
 
 PROBE = METHODS["probe-masked"]
@@ -28,7 +28,45 @@ def test_each_protocol_has_settings_of_its_own(tmp_path: Path) -> None:
     assert single == start.model_copy(update={"epochs": 7})
     # Cells repeat where settings come from, but not the whole space.
     assert found.provenance["partial"] == {"from": "probe-masked.toml", "dataset": "toys"}
-    assert tomllib.loads(path.read_text())["provenance"]["partial"] == card
+    assert tomllib.loads(path.read_text())["provenance"]["partial"] == {
+        "method": "probe-masked",
+        **card,
+    }
+
+
+def test_fit_starts_from_what_the_searched_method_starts_from(tmp_path: Path) -> None:
+    changes = {"training.learning_rate": 0.002, "losses.pseudo": 0.0}
+    for key, preset in STARTS.items():
+        method = METHODS[key]
+        assert load_settings(preset).model_dump() == method.settings().model_dump()
+        path = write_settings(method, tmp_path, "partial", changes, {})
+        wanted = read_settings(method, tmp_path).values["partial"].model_dump()
+        moved = path.rename(tmp_path / "mine.toml")
+        assert load_settings(moved).model_dump() == wanted
+        assert not (tmp_path / f"{key}.toml").exists()
+
+
+def test_files_of_before_are_of_the_method_that_they_are_called_by(tmp_path: Path) -> None:
+    for name in ("trmml-paper", "trmml-as-published", "trmml", "mine"):
+        path = tmp_path / f"{name}.toml"
+        path.write_text("[partial.training]\nseed = 3\n")
+        paper = name in ("trmml-paper", "trmml-as-published")
+        wanted = load_settings("paper" if paper else None, ["training.seed=3"])
+        assert load_settings(path) == wanted
+
+
+def test_fit_refuses_what_was_searched_for_another_method(tmp_path: Path) -> None:
+    path = write_settings(PROBE, tmp_path, "partial", {"training.learning_rate": 0.004}, {})
+    with pytest.raises(ConfigError, match=r"got those of probe-masked in .* take another file"):
+        load_settings(path)
+
+
+def test_published_settings_name_their_method() -> None:
+    found = sorted(Path(__file__).parents[2].glob("benchmarks/results/*/settings/*.toml"))
+    assert found
+    for path in found:
+        told = tomllib.loads(path.read_text("utf-8"))["provenance"]
+        assert {part["method"] for part in told.values()} == {path.stem}
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.plots import plot_curves, plot_gain_by_category, plot_map, write_plots
 from trmml.benchmark.records import CellFolder, ranks_of
 from trmml.benchmark.report import report_benchmark
-from trmml.benchmark.results import MEAN, Comparison, Results, compared
+from trmml.benchmark.results import Comparison, Results, compared
 from trmml.benchmark.table_text import (
     Table,
     TableRow,
@@ -30,6 +30,7 @@ from trmml.benchmark.table_text import (
 )
 from trmml.benchmark.tables import map_table, result_tables
 from trmml.errors import CheckpointError, DataError
+from trmml.labels.masks import MEAN
 from trmml.labels.matrix import LabelMatrix
 
 SHARES = (0.1, 0.5, None)
@@ -154,6 +155,18 @@ def test_methods_that_saw_different_views_are_told() -> None:
     ]
     text = to_markdown(map_table(Results(toy_grid(1), both)))
     assert "different numbers of views of each image (1, 4)" in text
+
+
+def test_a_mask_whose_name_begins_like_the_mean_keeps_it() -> None:
+    best = {"map": 0.6, "epoch": 1}
+    cells = [toy_cell("trmml", share, 0, [0.5], best_on_test=best) for share in (0.1, None)]
+    cells[1] = replace(cells[1], known="meanings")
+    found = result_tables(Results(toy_grid(1), cells))
+    heads = ("10 %", "mean of 1", "meanings", "mean of 1, best on test", "meanings, best on test")
+    assert found[0].columns == heads
+    assert [t.title for t in found if t.name == "figures-meanings"] == [
+        "toys: all figures, meanings"
+    ]
 
 
 def test_best_on_test_is_an_extra_column_that_says_so() -> None:

@@ -174,8 +174,29 @@ def test_nothing_to_score_by_is_said(
     data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trmml.benchmark.tuning.mean_defined", lambda aps: math.nan)
-    with pytest.raises(DataError, match=r"expected a present label among the .* label more images"):
+    with pytest.raises(DataError, match=r"expected a category .* among the .* label more images"):
         search(data, tmp_path)
+
+
+def test_categories_without_a_known_negative_score_nothing(
+    data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their AP is 1 whatever a model says: of all trials alike, so that the first would win."""
+
+    def known_as(known: torch.Tensor) -> BenchmarkData:
+        matrix = LabelMatrix(data.train.matrix.labels, known)
+        return replace(data, train=replace(data.train, matrix=matrix))
+
+    present, plan = data.train.matrix.labels, replace(PLAN, trials=1)
+    with pytest.raises(DataError, match="got none; say in the data what is absent"):
+        search(known_as(present), tmp_path / "none", plan=plan, protocol="single_positive")
+    alone = torch.ones_like(present)
+    alone[:, 1:] = present[:, 1:]  # of the first category both answers are known
+    aps = torch.tensor([0.25, 1.0, 1.0, 1.0], dtype=torch.float64)
+    monkeypatch.setattr("trmml.benchmark.tuning.average_precisions", lambda *_: aps)
+    lacking = known_as(alone)
+    (trial,) = search(lacking, tmp_path / "one", plan=plan, protocol="single_positive")
+    assert trial.value == 0.25
 
 
 def test_splits_are_seeded_and_cover_all() -> None:

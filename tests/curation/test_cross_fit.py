@@ -1,9 +1,10 @@
 """Heads that never saw an image: what they may not know, and how well they fit."""
 
+import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from trmml.curation.cross_fit import PENALTY, cross_fitted, directions_of, fit_head
+from trmml.curation.cross_fit import PENALTY, Head, cross_fitted, directions_of, fit_head
 from trmml.curation.folds import image_folds
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.average_precision import average_precisions
@@ -74,3 +75,26 @@ def test_hopeless_columns_stay_finite() -> None:
     assert logits.isfinite().all()
     same = directions_of(torch.ones(60, 24))  # images that cannot be told apart
     assert cross_fitted(same, matrix, image_folds(means)).isfinite().all()
+
+
+def test_no_head_learns_from_more_images_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[int] = []
+
+    def counting(inputs: torch.Tensor, matrix: LabelMatrix) -> Head:
+        learned.append(len(inputs))
+        return fit_head(inputs, matrix)
+
+    monkeypatch.setattr("trmml.curation.cross_fit.MOST_IMAGES", 100)
+    monkeypatch.setattr("trmml.curation.cross_fit.fit_head", counting)
+    means, matrix, _ = _toy(199)
+    cross_fitted(directions_of(means), matrix, torch.arange(199) % 5)
+    assert learned == [80] * 5  # every second of 159 or 160
+    assert torch.equal(directions_of(means), directions_of(means, means[::2]))
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_without_another_fold_the_share_of_nothing_is_said(images: int) -> None:
+    means, matrix, _ = _toy(images)
+    inputs = directions_of(means)
+    logits = cross_fitted(inputs, matrix, torch.zeros(images, dtype=torch.long))
+    assert torch.equal(logits, torch.zeros(images, 6))  # and nothing of the images' own labels

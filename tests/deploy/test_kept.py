@@ -5,23 +5,31 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from PIL import Image
+from torch import nn
 
-from tests.toy import ToyEncoder
+from tests.toy import WHOLE, ToyEncoder
+from trmml.datasets.formats.folder import read_folder
 from trmml.deploy import kept as module
 from trmml.deploy.kept import keep, open_kept
 from trmml.deploy.onnx_file import export
 from trmml.deploy.tag import TORCH_FROM, _on_processor, tag
 from trmml.errors import DataError, EncoderError
 from trmml.features.decoding import REDUCED_MARGIN
+from trmml.settings.sections import Settings
 from trmml.tagging.onnx_tagger import BATCH, OnnxTagger
 from trmml.tagging.tagger import Tagger
 from trmml.tagging.tags import Choice
+from trmml.training.fit import train_run
 
 why_not = module._why_not
 # pydantic is not among them: typer itself imports it.
@@ -144,7 +152,7 @@ def own_kept(kept_cache, tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "taggers"
 
 
-def test_int8_is_made_once_and_leaves_the_small_products_of_the_head(
+def test_int8_is_made_once_and_leaves_small_products(
     own_kept, finished_run, toy_images, monkeypatch
 ):
     without_torch(monkeypatch)
@@ -158,24 +166,61 @@ def test_int8_is_made_once_and_leaves_the_small_products_of_the_head(
         monkeypatch.setattr("trmml.encoders.speed.onnx.quantise", None)
     (path,) = own_kept.glob("*.int8.onnx")
     assert b"DynamicQuantizeLinear" not in path.read_bytes()
-    path.write_bytes(path.read_bytes()[:-1])
-    assert open_kept(finished_run, "int8") is None
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert open_kept(finished_run, "int8") is None  # nothing quantises any more
+    monkeypatch.undo()
+    monkeypatch.setenv("TRMML_CACHE", str(own_kept.parent))
+    assert open_kept(finished_run, "int8") is not None and path.stat().st_size == len(whole)
 
 
-def test_the_large_products_are_int8_and_move_probabilities_little(
-    own_kept, finished_run, toy_images, monkeypatch
+class WideEncoder(ToyEncoder):
+    """The toy with the widths of ViT-B-32: W = 768, D = 512, and a product between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        sizes = {"lift": (3, 768), "block": (768, 768), "projection": (768, 512), "text": (6, 512)}
+        for name, size in sizes.items():
+            weight = torch.randn(*size, generator=draw) / size[0] ** 0.5
+            setattr(self, name, nn.Parameter(weight, requires_grad=False))
+
+    @torch.no_grad()
+    def encode_image(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        means = F.adaptive_avg_pool2d(pixels, 3).flatten(2).transpose(1, 2)
+        hidden = torch.tanh(torch.tanh(means @ self.lift) @ self.block)
+        return hidden, F.normalize(self.project(hidden).mean(dim=1), dim=-1)
+
+
+def test_at_real_widths_the_encoder_is_int8_and_all_of_the_head_is_fp32(
+    cache, toy_images, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("trmml.encoders.speed.onnx.LEAST_WEIGHTS", 0)  # of a toy
-    paths = sorted(toy_images.test.iterdir())
-    plain = tag(finished_run, paths, threshold=0.0)
-    for one, two in zip(
-        tag(finished_run, paths, threshold=0.0, precision="int8"), plain, strict=True
-    ):
-        exact = {each.category: each.probability for each in two.tags}
-        moved = [abs(each.probability - exact[each.category]) for each in one.tags]
-        assert max(moved) < 0.2  # three times what was found: rounding differs by processor
-    (path,) = own_kept.glob("*.int8.onnx")
-    assert b"DynamicQuantizeLinear" in path.read_bytes()
+    data, run = read_folder(toy_images.train, toy_images.train_table), tmp_path / "run"
+    training = {"epochs": 1, "batch_size": 16, "held_out_share": 0.3}
+    settings = Settings(**{**WHOLE, "training": training})
+    for _ in train_run(data, WideEncoder(), run, settings=settings, device="cpu"):
+        pass
+    made = partial(export, encoder=WideEncoder())
+    monkeypatch.setattr("trmml.deploy.onnx_file.export", made)
+    keep(run)
+    paths, every = sorted(toy_images.test.iterdir()), Choice(threshold=0.0)
+    plain, int8 = (open_kept(run, precision) for precision in ("fp32", "int8"))
+    pairs = zip(*(t.tag(paths, every, on_bad_image="error") for t in (plain, int8)), strict=True)
+    for one, two in pairs:
+        exact = {each.category: each.probability for each in one.tags}
+        moved = [abs(each.probability - exact[each.category]) for each in two.tags]
+        assert max(moved) < 0.2  # rounding differs by processor
+    before, after = (
+        {weight.name: tuple(weight.dims) for weight in onnx.load(path).graph.initializer}
+        for path in sorted(cache.glob("*.onnx"), key=lambda path: "int8" in path.name)
+    )
+    # The head's own reader of regions and image head, as large as what the encoder has.
+    assert list(before.values()).count((768, 512)) == 2 and (1024, 768) in before.values()
+    quantised = {name: size for name, size in after.items() if name.endswith("_quantized")}
+    assert quantised == {
+        "head.encoder.block_quantized": (768, 768),
+        "head.encoder.projection_quantized": (768, 512),
+    }
 
 
 def test_auto_that_chose_int8_takes_its_kept_file(
@@ -187,6 +232,26 @@ def test_auto_that_chose_int8_takes_its_kept_file(
     paths = sorted(toy_images.test.iterdir())[:2]
     assert len(tag(finished_run, paths, trust=True, precision="auto")) == 2
     assert "quantising" in caplog.text and "tagging by ONNX Runtime" in caplog.text
+
+
+def test_a_card_refuses_int8_whether_or_not_a_file_is_kept(
+    own_kept, finished_run, toy_images, monkeypatch, tmp_path
+):
+    """A tagger on the processor, which says that it is on a card."""
+    there, load = sorted(toy_images.test.iterdir())[:1], Tagger.load
+
+    def load_there(run, *, device, **named):
+        tagger = load(run, device="cpu", **named)
+        card = "cpu" if device == "cpu" else "cuda"
+        tagger.frozen = replace(tagger.frozen, device=card)
+        return tagger
+
+    monkeypatch.setattr(Tagger, "load", load_there)
+    for cache in (own_kept.parent, tmp_path / "empty"):
+        monkeypatch.setenv("TRMML_CACHE", str(cache))
+        with pytest.raises(EncoderError, match="int8 runs on the processor only, not on cuda"):
+            tag(finished_run, there, device="cuda", precision="int8", trust=True)
+        assert len(tag(finished_run, there, device="auto", precision="int8", trust=True)) == 1
 
 
 def test_one_image_is_tagged_without_anything_heavy(kept, finished_run, toy_images):
@@ -275,6 +340,18 @@ def test_a_file_that_was_changed_is_not_used(kept_cache, finished_run, cache, mo
     made = counted(monkeypatch)
     keep(finished_run)
     assert made == [file]
+
+
+@pytest.mark.parametrize("bytes_left", [0, 9, -1])
+def test_a_file_that_was_cut_off_is_made_anew(own_kept, finished_run, monkeypatch, bytes_left):
+    monkeypatch.setattr(module, "_why_not", lambda card: None)
+    monkeypatch.setattr("trmml.deploy.onnx_file.export", partial(export, trust=True))
+    assert open_kept(finished_run, "int8") is not None
+    (plain,) = (path for path in own_kept.glob("*.onnx") if "int8" not in path.name)
+    plain.write_bytes(plain.read_bytes()[:bytes_left])
+    assert open_kept(finished_run) is None
+    keep(finished_run)
+    assert open_kept(finished_run) is not None and open_kept(finished_run, "int8") is not None
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

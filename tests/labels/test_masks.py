@@ -39,6 +39,8 @@ def test_a_rule_without_negatives_counts_as_single_positive() -> None:
 def test_messages() -> None:
     with pytest.raises(ConfigError, match="above 0 and at most 1, got 10; to keep 10 percent"):
         share_known(10.0)
+    with pytest.raises(ConfigError, match=r"got 'mean', as tables call .* another name"):
+        fixed("mean", all_known())
     rule = fixed("theirs", all_known(40, 5))
     with pytest.raises(DataError, match="'theirs' is of 40 images and 5 categories"):
         rule.apply(all_known(), 0)

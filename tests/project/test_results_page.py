@@ -10,10 +10,11 @@ from benchmarks.accuracy import parts_worth, published, results_page, trained_ag
 from tests.benchmark.test_results import MAPS
 from tests.toy_cells import toy_cell, toy_grid
 from trmml.benchmark.records import CellFolder, ranks_of
-from trmml.benchmark.results import MEAN, Results, load_results
+from trmml.benchmark.results import Results, load_results
 from trmml.benchmark.table_text import to_markdown
 from trmml.benchmark.tables import map_table
 from trmml.errors import CheckpointError, DataError
+from trmml.labels.masks import MEAN
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.files import read_toml
 

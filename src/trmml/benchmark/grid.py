@@ -185,7 +185,12 @@ class _Grid:
         return self.serves(cell, job) and folder.has_ranks(cell)
 
     def serves(self, cell: Cell, job: Job) -> bool:
-        """Whether a cell of the same fingerprint has all that was asked for."""
+        """Whether a cell of the same fingerprint has all that was asked for.
+
+        Where its mAP is undefined, so are the figures that stand apart.
+        """
+        if cell.figures["map"] is None:
+            return True
         lacks_best = self.best and job.method.trains and cell.best_on_test is None
         return not (lacks_best or (self.refit and cell.refit_map is None))
 

@@ -7,7 +7,8 @@ learning_rate = 0.004
 learning_rate = 0.001
 
 [provenance.partial]            # where they come from; not read as settings
-data = "corel5k"
+method = "trmml"                # `fit --config` starts from its defaults
+dataset = "corel5k"
 """
 
 from collections.abc import Mapping
@@ -69,8 +70,8 @@ def read_settings(method: Method, folder: Path) -> MethodSettings:
         if protocol in tree:
             values[protocol] = parse_method_settings(method, tree[protocol], f"{path} {protocol}")
             said = tree.get("provenance", {}).get(protocol, {})
-            # Every cell repeats it: the search space and versions stay in the file.
-            short = {name: v for name, v in said.items() if not isinstance(v, Mapping)}
+            # Every cell repeats it, and names its method: search space and versions stay here.
+            short = {n: v for n, v in said.items() if not isinstance(v, Mapping) and n != "method"}
             provenance[protocol] = {"from": path.name, **short}
     return MethodSettings(values, provenance)
 
@@ -89,12 +90,12 @@ def write_settings(
         folder: made if need be.
         protocol: which part.
         changes: values by dotted setting name.
-        provenance: JSON values that say where they come from.
+        provenance: JSON values that say where they come from; the method's key is added.
     """
     path = folder / f"{method.key}.toml"
     folder.mkdir(parents=True, exist_ok=True)
     tree = read_toml(path) if path.is_file() else {}
-    said = {**tree.get("provenance", {}), protocol: dict(provenance)}
+    said = {**tree.get("provenance", {}), protocol: {"method": method.key, **provenance}}
     parts: dict[str, Any] = {name: tree[name] for name in PROTOCOLS if name in tree}
     parts[protocol] = nested(changes)
     write_text(path, to_toml({**parts, "provenance": said}))

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from trmml.benchmark.results import MEAN, ListedMethod, Results
+from trmml.benchmark.results import ListedMethod, Results
+from trmml.labels.masks import MEAN
 from trmml.storage.atomic import whole_file
 
 # Categories in the plot of gains; of more, as many at either end.

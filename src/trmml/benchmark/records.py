@@ -74,7 +74,8 @@ class Cell:
     figures: Mapping[str, float | None]
     ap: Sequence[float | None]  # per category, non-interpolated; None without a test positive
     ap_interpolated: Sequence[float | None]  # the same in the interpolated form
-    # what the field reports: the best epoch by test mAP; None where not asked for
+    # what the field reports: the best epoch by test mAP; None, as refit_map, where it was not asked
+    # for or no test positive is known
     best_on_test: Mapping[str, Any] | None = None
     refit_map: float | None = None
     # after each epoch, the optimiser steps so far and held-out mAP; None where it has none

@@ -27,12 +27,10 @@ from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.records import Cell, CellFolder
 from trmml.errors import DataError
 from trmml.features.base import Progress
+from trmml.labels.masks import MEAN
 from trmml.settings.old_names import first_names
 
 logger = logging.getLogger(__name__)
-
-# The column of the headline: the mean over all shares of known labels.
-MEAN = "mean"
 
 Figure = Callable[[Cell], float | None]
 

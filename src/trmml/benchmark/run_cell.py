@@ -81,7 +81,8 @@ class CellRunner:
     epoch: EpochRule  # the rule by which the reported epoch is chosen, for the record
     best_on_test: bool  # also score every epoch on the test images
     refit: bool  # also train again on all known images, and score that
-    _untrained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    # by method and settings: logits of training and test images, seconds of the latter
+    _untrained: dict[str, tuple[Tensor, Tensor, float]] = field(default_factory=dict)
 
     def run(self, job: Job, mask: LabelMatrix, progress: Progress | None) -> tuple[Cell, Ranks]:
         """Train, calibrate and score one cell."""
@@ -120,15 +121,15 @@ class CellRunner:
                 began = time.monotonic()
                 with trainer.averaged():
                     found = self._map(predict(model, test, device=data.frozen.device))
-                if best is None or found > best["map"]:
+                if found is not None and (best is None or found > best["map"]):
                     best = {"map": found, "epoch": record.epoch}
                 apart += time.monotonic() - began
         seconds = time.monotonic() - started - apart
         began = time.monotonic()
         logits = predict(model, test, device=data.frozen.device)
-        if best is not None and self._map(logits) > best["map"]:
+        if best is not None and (settled := self._map(logits) or 0.0) > best["map"]:
             # What a method settles after its last epoch counts as well.
-            best = {"map": self._map(logits), "epoch": trainer.best_record["epoch"]}
+            best = {"map": settled, "epoch": trainer.best_record["epoch"]}
         curve = [(r["step"], _defined(r["held_out_map"])) for r in trainer.records]
         again = None
         took = {"train": seconds, "predict": time.monotonic() - began}
@@ -155,7 +156,6 @@ class CellRunner:
         _, held = hold_out(mask, training.held_out_share, training.seed)
         plain = job.settings.model_dump(mode="json", exclude={"training"})
         name = json.dumps([job.method.key, plain, training.scored_views])
-        began = time.monotonic()
         if name not in self._untrained:
             names = self.data.train.category_names
             model: MultiLabelModel = job.method.build(self.data.frozen, names, job.settings)
@@ -163,15 +163,15 @@ class CellRunner:
             neighbours = model.neighbour_head()
             if neighbours is not None:
                 return self._remember(job, mask, model, neighbours)
-            train, test = (self._scored(model, job, test=of_test) for of_test in (False, True))
-            self._untrained[name] = train, test
-        train_logits, logits = self._untrained[name]
+            train, _ = self._scored(model, job, test=False)
+            self._untrained[name] = train, *self._scored(model, job, test=True)
+        train_logits, logits, predicting = self._untrained[name]
         return _CellLogits(
             test=logits,
             held=train_logits[held],
             held_labels=mask.subset(held),
             epoch={},
-            seconds={"train": 0.0, "predict": time.monotonic() - began},
+            seconds={"train": 0.0, "predict": predicting},
             best_on_test=None,
             refit_map=self._map(logits) if self.refit else None,
         )
@@ -185,13 +185,12 @@ class CellRunner:
         source = self.data.encoded_train.features(pooled=True, views=views)
         means = mean_patches(source, views, None).float().mean(dim=0)
         neighbours.remember(means[kept], mask.subset(kept))
-        remembered = time.monotonic()
-        logits = self._scored(model, job, test=True)
-        took = {"train": remembered - began, "predict": time.monotonic() - remembered}
-        held_logits, again = self._scored(model, job, test=False, of=held), None
+        took = {"train": time.monotonic() - began}
+        logits, took["predict"] = self._scored(model, job, test=True)
+        (held_logits, _), again = self._scored(model, job, test=False, of=held), None
         if self.refit:
             neighbours.remember(means, mask)
-            again = self._map(self._scored(model, job, test=True))
+            again = self._map(self._scored(model, job, test=True)[0])
         return _CellLogits(
             test=logits,
             held=held_logits,
@@ -204,14 +203,18 @@ class CellRunner:
 
     def _scored(
         self, model: MultiLabelModel, job: Job, *, test: bool, of: Int[Tensor, " N"] | None = None
-    ) -> Float[Tensor, "N C"]:
+    ) -> tuple[Float[Tensor, "N C"], float]:
+        """Logits of test or training images, and the seconds of the pass, features at hand."""
         images = self.data.encoded_test if test else self.data.encoded_train
         seen = {"pooled": job.method.pooled, "views": job.settings.training.scored_views}
-        return predict(model, images.scored_features(**seen), of, device=self.data.frozen.device)
+        source, began = images.scored_features(**seen), time.monotonic()
+        logits = predict(model, source, of, device=self.data.frozen.device)
+        return logits, time.monotonic() - began
 
-    def _map(self, logits: Float[Tensor, "N C"]) -> float:
+    def _map(self, logits: Float[Tensor, "N C"]) -> float | None:
+        """Test mAP in [0, 1]; None where no test positive is known."""
         test = self.data.test.matrix
-        return mean_defined(average_precisions(logits, test.labels, test.known))
+        return _defined(mean_defined(average_precisions(logits, test.labels, test.known)))
 
     def _cell(
         self,

@@ -6,8 +6,9 @@ from statistics import median
 from trmml.benchmark.bootstrap import Spread
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.records import Cell
-from trmml.benchmark.results import MEAN, Comparison, ListedMethod, Results
+from trmml.benchmark.results import Comparison, ListedMethod, Results
 from trmml.benchmark.table_text import Table, TableRow, TableValue
+from trmml.labels.masks import MEAN
 
 # Figures besides mAP, under the field's names; see `metrics.PrecisionRecall`.
 FIGURES = {
@@ -40,9 +41,10 @@ def result_tables(results: Results) -> list[Table]:
 
 def map_table(results: Results) -> Table:
     """Test mAP of each method in each column, and what the field would report where asked for."""
-    columns = list(results.columns)
+    heads = [_titled(results, column) for column in results.columns]
     rows = {
-        line.key: [_percent(results.spread(line.key, c)) for c in columns] for line in results.lines
+        line.key: [_percent(results.spread(line.key, c)) for c in results.columns]
+        for line in results.lines
     }
     note = f"Test mAP in percent, non-interpolated; {_seeds(results)}."
     for name, read, meaning in _APART:
@@ -50,14 +52,14 @@ def map_table(results: Results) -> Table:
             continue
         note += f" {meaning}"
         for column in results.headlines:
-            columns.append(f"{column}, {name}")
+            heads.append(f"{_titled(results, column)}, {name}")
             for line in results.lines:
                 rows[line.key].append(_percent(results.spread(line.key, column, read)))
     return Table(
         name="map",
         title=f"{results.dataset}: mAP",
         note=" ".join([note, *results.remarks]),
-        columns=tuple(_titled(results, column) for column in columns),
+        columns=tuple(heads),
         rows=tuple(_row(line, rows[line.key]) for line in results.lines),
     )
 
@@ -225,11 +227,7 @@ _APART: tuple[tuple[str, Callable[[Cell], float | None], str], ...] = (
 
 def _titled(results: Results, column: str) -> str:
     """The head of a column: the mean says over how many shares."""
-    return (
-        column.replace(MEAN, f"mean of {len(results.shares)}", 1)
-        if column.startswith(MEAN)
-        else column
-    )
+    return f"mean of {len(results.shares)}" if column == MEAN else column
 
 
 def _seeds(results: Results) -> str:

@@ -29,6 +29,7 @@ from trmml.errors import ConfigError, DataError, TrainingError
 from trmml.features.base import Progress
 from trmml.features.views import joined
 from trmml.labels.masks import MaskRule, share_known, single_positive
+from trmml.labels.statistics import scorable
 from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
 from trmml.settings.changes import nested
@@ -198,11 +199,13 @@ def _score(
                 return 0.0
             looked = joined(source, settings.training.scored_views)
             logits = predict(trainer.model, looked, held, device=data.frozen.device)
-            found.append(mean_defined(average_precisions(logits, truth.labels, truth.known)))
+            aps = average_precisions(logits, truth.labels, truth.known)
+            found.append(mean_defined(aps.where(scorable(truth, labels), math.nan)))
     if not any(math.isfinite(value) for value in found):
         raise DataError(
-            f"expected a present label among the {len(held)} held-out training images to score"
-            " settings by, got none; label more images, or hold out more of them"
+            "expected a category with known present and absent labels among the"
+            f" {len(held)} held-out training images of {data.name} to score settings by, got none;"
+            " say in the data what is absent, label more images, or leave --tune out"
         )
     return statistics.fmean(value for value in found if math.isfinite(value))
 
@@ -239,6 +242,9 @@ def _identity(
     start = for_cell(method.settings(), seed=0, choose_epoch="held-out")
     parts.append(first_names(start.model_dump()))
     parts += [{first_name(n): v for n, v in each.items()} for each in method.starts]
+    labels = data.train.matrix
+    if not (scorable(labels, labels) | (labels.positives == 0)).all():
+        parts.append("without categories that cannot be scored")  # journals of before counted them
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trmml.curation.cross_fit import MOST_IMAGES, cross_fitted, directions_of
+from trmml.curation.cross_fit import cross_fitted, directions_of, stride
 from trmml.curation.folds import image_folds
 from trmml.curation.recalibration import plain_calibration
 from trmml.curation.weighing import Unseen
@@ -97,7 +97,7 @@ class Collection:
     @cached_property
     def expected(self) -> Float[Tensor, "N C"]:
         """Calibrated log-odds by these heads."""
-        some = torch.arange(len(self))[:: max(1, len(self) // MOST_IMAGES)]
+        some = torch.arange(len(self))[:: stride(len(self))]
         by_blanks = counted_by_blanks(self.matrix)
         lines = plain_calibration(self.out_of_sample[some], self.matrix.subset(some), by_blanks)
         return lines.logits(self.out_of_sample)
@@ -107,7 +107,7 @@ class Collection:
         """Images with log-odds of a model that never saw them: the run, else linear heads."""
         if self.held_out is not None:
             return self.held_out
-        some = torch.arange(len(self))[:: max(1, len(self) // MOST_IMAGES)]
+        some = torch.arange(len(self))[:: stride(len(self))]
         return Unseen(some, self.expected[some], STAND_IN_ERRORS)
 
 

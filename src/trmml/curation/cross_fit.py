@@ -4,6 +4,7 @@ A run's own logits of a known pair were trained on that pair, so what it expecte
 told from them. These can: every image is scored by a head that was fitted on the other folds.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ def directions_of(
         learned_from: those that the directions are learned from; `means` itself by default.
     """
     whole = means if learned_from is None else learned_from
-    some = signed_root(whole[:: max(1, len(whole) // MOST_IMAGES)].float())
+    some = signed_root(whole[:: stride(len(whole))].float())
     mean, spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp(min=1e-6)
     variance, directions = principal_directions([(some - mean) / spread])
     scale = variance[:DIRECTIONS].sum().clamp(min=1e-12).sqrt()
@@ -68,7 +69,7 @@ def cross_fitted(
     logits = torch.empty(matrix.labels.shape)
     for fold in range(FOLDS):
         rows = (folds != fold).nonzero()[:, 0]
-        rows = rows[:: max(1, len(rows) // MOST_IMAGES)]
+        rows = rows[:: stride(len(rows))]
         head = fit_head(inputs[rows], matrix.subset(rows))
         logits[folds == fold] = inputs[folds == fold] @ head.weight + head.bias
     return logits
@@ -79,11 +80,14 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
 
     Blanks count as negatives where a category lacks known ones, as in training. The inputs are
     uncorrelated, so one step size for each weight makes up for their different variances: the
-    step is a Newton step with a diagonal curvature, damped by momentum.
+    step is a Newton step with a diagonal curvature, damped by momentum. Without an image to learn
+    from it says the log-odds of the known positive share, of which nothing is known either: 0.
     """
     blank = lacking_negatives(matrix)
     bias = known_positive_share(matrix).logit()
     weight = speed = torch.zeros(inputs.shape[1], len(bias))
+    if not len(inputs):
+        return Head(weight, bias)
     variance = inputs.square().mean(dim=0)[:, None]
     counts = matrix_weights(matrix, blank)
     parts = (torch.split(each, BLOCK) for each in (inputs, counts, counts * matrix.labels))
@@ -104,3 +108,13 @@ def fit_head(inputs: Float[Tensor, "N K"], matrix: LabelMatrix) -> Head:
         weight = weight + speed
         bias = bias - RATE * slope / (curvature + 0.1)
     return Head(weight, bias)
+
+
+def stride(images: int) -> int:
+    """The step that leaves at most `MOST_IMAGES` of so many images.
+
+    Example:
+        >>> stride(0), stride(20_000), stride(20_001)
+        (1, 1, 2)
+    """
+    return max(1, math.ceil(images / MOST_IMAGES))

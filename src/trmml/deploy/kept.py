@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KeptPrecision = Literal["fp32", "int8"]
-# To be raised when what is written changes.
-FORMAT = 1
+# To be raised when what is written changes. Since 2 all of the trained head is fp32 in int8 files.
+FORMAT = 2
 # Runs whose files are kept, those used last.
 KEPT = 8
 
@@ -105,20 +105,29 @@ def _check(note: Path, files: Mapping[str, str]) -> None:
 
 
 def _int8(note: Path, plain: Path) -> Path:
-    """The kept file in int8, encoder and head; made where it is not there."""
+    """The kept file, its encoder in int8; made where it is not there, or damaged."""
     path = note.with_suffix(".int8.onnx")
     with FileLock(note.with_suffix(".lock")):
         about = _read(note)
-        if "int8" not in about:
-            from trmml.encoders.speed.onnx import quantise  # torch takes seconds to import
+        if not _is_whole(note, about.get("int8", {})):
+            from trmml.deploy.onnx_graph import TRAINED  # torch takes seconds to import
+            from trmml.encoders.speed.onnx import quantise
 
             logger.info("quantising %s; this is done once", plain)
             with whole_file(path) as part:
-                quantise(plain, part)
+                quantise(plain, part, apart=TRAINED)
             write_json(note, {**about, "int8": {path.name: hash_file(path)}})
-        else:
-            _check(note, about["int8"])
     return path
+
+
+def _is_whole(note: Path, files: Mapping[str, str]) -> bool:
+    """Whether there are files, each as it was written."""
+    try:
+        _check(note, files)
+    except (OSError, ValueError) as error:
+        logger.info("it is made anew: %s", error)
+        return False
+    return bool(files)
 
 
 def keep(run: Path) -> None:
@@ -134,6 +143,7 @@ def keep(run: Path) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(note.with_suffix(".lock")):
             if not _read(note):
+                _remove_kept(note)  # what is damaged is no export any more, and never written over
                 write_json(note, _exported(run, note.with_suffix(".onnx")))
         _remove_all_but(KEPT, note.parent)
     except Exception as error:
@@ -188,5 +198,12 @@ def _remove_all_but(count: int, folder: Path) -> None:
     notes = sorted(folder.glob("*.json"), key=lambda note: note.stat().st_mtime, reverse=True)
     for note in notes[count:]:
         with suppress(Timeout), FileLock(note.with_suffix(".lock")).acquire(timeout=0):
-            for path in folder.glob(f"{note.stem}.*"):
-                path.unlink(missing_ok=True)
+            _remove_kept(note)
+            note.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _remove_kept(note: Path) -> None:
+    """Remove all files of a run but the lock."""
+    for path in note.parent.glob(f"{note.stem}.*"):
+        if path.suffix != ".lock":
+            path.unlink(missing_ok=True)

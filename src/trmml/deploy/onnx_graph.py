@@ -20,6 +20,8 @@ INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 # Largest difference of pixels that count as equal: far above the rounding of fp32, far below one
 # step of an 8-bit colour, which no normalisation makes smaller than 0.004.
 SAME_PIXELS = 1e-4
+# Where the modules are that are trained.
+TRAINED = "trmml.method"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ def tag_each(
     """What `tag` returns, image after image; the run is loaded before the first is asked for."""
     choice = Choice(top, threshold)
     paths = find_images(images, keep_missing=on_bad_image == "skip")
+    if (device, precision) == ("auto", "int8"):
+        device = "cpu"  # the only place that has it
     if explain is not None:
         from trmml.tagging.region_maps import without_maps
 
@@ -88,7 +90,8 @@ def tag_each(
 
         tagger = Tagger.load(run, encoder=encoder, device=device, also=also, trust=trust)
         precision = tagger.best_precision(precision, paths)
-        kept = open_kept(Path(run), "int8") if plain and precision == "int8" else None
+        if plain and precision == "int8" and tagger.frozen.device == "cpu":
+            kept = open_kept(Path(run), "int8")
     if kept is not None:
         logger.info("tagging by ONNX Runtime, with the kept file of %s", run)
         return kept.tag(paths, choice, on_bad_image=on_bad_image)

@@ -9,6 +9,9 @@ from trmml.errors import ConfigError, DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Protocol
 
+# What tables call the mean over all shares; no mask may be called so.
+MEAN = "mean"
+
 
 @dataclass(frozen=True, eq=False)
 class MaskRule:
@@ -97,7 +100,15 @@ def fixed(name: str, mask: LabelMatrix) -> MaskRule:
     Args:
         name: for tables.
         mask: which pairs are known; of its labels only whether any of these is absent.
+
+    Raises:
+        ConfigError: tables call something else so.
     """
+    if name == MEAN:
+        raise ConfigError(
+            f"expected a name of the mask's own, got {name!r}, as tables call the mean over shares"
+            " of known labels; give the mask, or its file, another name"
+        )
     protocol: Protocol = "partial" if bool((mask.known & ~mask.labels).any()) else "single_positive"
     return MaskRule(name, protocol, mask=mask)
 

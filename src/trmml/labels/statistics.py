@@ -31,6 +31,19 @@ def counted_by_blanks(matrix: LabelMatrix) -> Bool[Tensor, " C"]:
     return (lacking_negatives(matrix) > 0) & ~matrix.known.all(dim=0)
 
 
+def scorable(held: LabelMatrix, matrix: LabelMatrix) -> Bool[Tensor, " C"]:
+    """Categories whose held-out AP says something of a model.
+
+    Where no negative is known a category would score the same whatever the model says; and where
+    hardly one is, that one by chance must not decide.
+
+    Args:
+        held: what is known of the held-out images.
+        matrix: of all training images.
+    """
+    return (held.negatives > 0) & ~counted_by_blanks(matrix)
+
+
 def pairs_that_count(matrix: LabelMatrix, by_blanks: Bool[Tensor, " C"]) -> Bool[Tensor, "N C"]:
     """Known pairs, and the blanks that stand in for negatives, in images that anybody looked at.
 

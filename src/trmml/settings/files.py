@@ -11,9 +11,12 @@ import tomlkit
 from trmml.errors import ConfigError
 from trmml.settings.changes import merged, nested
 from trmml.settings.choices import PROTOCOLS, Protocol
+from trmml.settings.old_names import current_method
 from trmml.settings.sections import Settings, parse_settings, suggest
 
 PRESETS = resources.files("trmml.settings") / "presets"
+# Methods of the benchmark that are trmml itself, and the presets they start from; None: defaults.
+STARTS: Mapping[str, str | None] = {"trmml": None, "trmml-full": None, "trmml-paper": "paper"}
 
 
 def preset_names() -> list[str]:
@@ -31,12 +34,14 @@ def load_settings(
 
     Args:
         source: a preset's name, a TOML file's path, or None for the defaults. The file may be the
-            `trmml.toml` that `trmml benchmark --tune` writes.
+            `trmml.toml` that `trmml benchmark --tune` writes, or its `trmml-paper.toml`, whose
+            changes are those to the preset `paper`.
         protocol: which part of such a file is taken.
         overrides: for example `["training.epochs=3", "prompts.train_context=true"]`.
 
     Raises:
-        ConfigError: for an unknown preset, section or name, or a value out of range.
+        ConfigError: for an unknown preset, section or name, a value out of range, or the settings
+            that a search found for another method.
 
     Example:
         >>> load_settings(None, ["losses.contrastive=0"]).losses.contrastive
@@ -44,9 +49,7 @@ def load_settings(
     """
     tree = {} if source is None else _read_source(source)
     if any(part in tree for part in PROTOCOLS):  # what a search found, with its provenance
-        if protocol not in tree:
-            raise ConfigError(f"{source} has settings for {', '.join(tree)}, none for {protocol}")
-        tree = dict(tree[protocol])
+        tree = _found_by_search(tree, protocol, Path(str(source)))
     tree = merged(tree, nested(dict(map(_parsed, overrides))))
     return parse_settings(tree, str(source or "--set"))
 
@@ -96,6 +99,26 @@ def _read_source(source: str | Path) -> dict[str, Any]:
             f"expected a TOML file or one of the presets {', '.join(preset_names())}, got {source}"
         )
     return read_toml(Path(source))
+
+
+def _found_by_search(tree: Mapping[str, Any], protocol: Protocol, path: Path) -> dict[str, Any]:
+    """What a search found for a protocol, over what its method starts from.
+
+    Older files name no method. They are called by its key; under another name they are trmml's.
+    """
+    if protocol not in tree:
+        there = ", ".join(part for part in PROTOCOLS if part in tree)
+        raise ConfigError(f"{path} has settings for {there}, none for {protocol}")
+    called = current_method(path.stem)
+    told = tree.get("provenance", {}).get(protocol, {})
+    method = current_method(told.get("method", called if called in STARTS else "trmml"))
+    if method not in STARTS:
+        raise ConfigError(
+            f"expected settings of {', '.join(STARTS)}, which this trains, got those of {method} in"
+            f" {path}; take another file, or run trmml benchmark --methods {method}"
+        )
+    start = STARTS[method]
+    return merged({} if start is None else _read_source(start), tree[protocol])
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trmml.features import ranks
 from trmml.features.base import Features, FeatureSource, Progress
 from trmml.features.views import joined
 from trmml.labels.matrix import LabelMatrix
-from trmml.labels.statistics import counted_by_blanks
+from trmml.labels.statistics import scorable
 from trmml.method.interface import MultiLabelModel, Targets, predict
 from trmml.metrics.average_precision import average_precisions
 from trmml.settings.sections import TrainingSettings
@@ -249,8 +249,7 @@ class Trainer(TrainingState):
     def held_out_aps(self) -> Float[Tensor, " C"]:
         """AP per category over the held-out known labels, with the averaged weights.
 
-        nan where not both answers are known, for such a category would score the same whatever the
-        model says; and where hardly a negative is, for one by chance must not choose the epoch.
+        nan without a known positive, and where a category is not `scorable`.
         """
         if not len(self.held):
             return torch.full((self.matrix.labels.shape[1],), torch.nan)
@@ -258,8 +257,7 @@ class Trainer(TrainingState):
             logits = self.predict_held_out()
         held = self.matrix.subset(self.held)
         aps = average_precisions(logits, held.labels, held.known)
-        scored = (held.negatives > 0) & ~counted_by_blanks(self.matrix)
-        return torch.where(scored, aps, torch.nan)
+        return torch.where(scorable(held, self.matrix), aps, torch.nan)
 
     def predict_held_out(self) -> Float[Tensor, "H C"]:
         """Logits of the held-out images."""

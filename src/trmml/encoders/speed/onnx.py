@@ -1,5 +1,6 @@
 """ONNX: modules traced by torch, image towers in int8, and ONNX Runtime to run them."""
 
+import ast
 import logging
 import math
 import os
@@ -31,7 +32,7 @@ FORMAT = 1
 # Layers whose weights become int8. Convolutions stay: ONNX Runtime's integer convolution took 4.6
 # times as long as the one in fp32 for the patches of ViT-B-32 (benchmarks/README.md).
 INT8_LAYERS = ("MatMul",)
-# Products with fewer weights stay as well: those of a run's head, of which it would lose most.
+# Products with fewer weights stay as well: they take no time.
 LEAST_WEIGHTS = 2**17
 
 
@@ -151,8 +152,14 @@ def _make(encoder: Encoder, path: Path, kind: Literal["onnx", "int8"]) -> None:
     write_text(kept, hash_file(path))
 
 
-def quantise(plain: Path, out: Path) -> None:
+def quantise(plain: Path, out: Path, *, apart: str | None = None) -> None:
     """Write an ONNX file again with int8 weights, and activations scaled as they come.
+
+    Args:
+        plain: the file in fp32, as `trace` made it.
+        out: the file to write.
+        apart: a package. Products in the parts of its modules stay in fp32, and so does all that
+            depends on them.
 
     Raises:
         EncoderError: it has something that the quantiser cannot handle.
@@ -162,10 +169,12 @@ def quantise(plain: Path, out: Path) -> None:
 
     model = onnx.load(plain)
     sizes = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
+    later = set() if apart is None else _dependent(model.graph, apart)
     kept = [
         f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name  # as the quantiser calls it
         for node in model.graph.node
-        if node.op_type in ("Gemm", *INT8_LAYERS) and sizes.get(node.input[1], 0) < LEAST_WEIGHTS
+        if node.op_type in ("Gemm", *INT8_LAYERS)
+        and (node.output[0] in later or sizes.get(node.input[1], 0) < LEAST_WEIGHTS)
     ]
     # Shapes from before the exporter's last rewriting; some are wrong.
     del model.graph.value_info[:]
@@ -183,6 +192,22 @@ def quantise(plain: Path, out: Path) -> None:
     except Exception as error:  # what it cannot handle, it raises in many ways
         reason = " ".join(str(error).split())[:200]
         raise EncoderError(f"the encoder cannot be had in int8 ({reason})") from error
+
+
+def _dependent(graph: Any, package: str) -> set[str]:
+    """Names of all values in a graph that are made in the parts of a package's modules, or of them.
+
+    The outermost module joins the parts. What it computes itself may be the encoder's, as the
+    projection that it was given.
+    """
+    found: set[str] = set()
+    for node in graph.node:  # in the order of computation
+        about = {entry.key: entry.value for entry in node.metadata_props}
+        classes = ast.literal_eval(about.get("pkg.torch.onnx.class_hierarchy", "[]"))
+        inside = sum(name.startswith(f"{package}.") for name in classes)
+        if inside > 1 or not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 @contextmanager
