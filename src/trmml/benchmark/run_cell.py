@@ -70,6 +70,7 @@ class _CellLogits:
     seconds: dict[str, float]
     best_on_test: dict[str, Any] | None
     refit_map: float | None = None
+    fitted: bool = False  # whether the logits are log-odds by a fit to the held-out labels
     curve: tuple[tuple[int, float | None], ...] = ()
 
 
@@ -90,7 +91,7 @@ class CellRunner:
         test, held = self.data.test.matrix, scored.held_labels
         by_blanks = counted_by_blanks(mask)
         calibrated = both_answers(held, by_blanks)
-        calibration = calibrate(scored.held, held, by_blanks)
+        calibration = calibrate(scored.held, held, by_blanks, fitted=scored.fitted)
         # In double precision, or the sigmoid would tie the best at 1; further up it still would, so
         # the ranking is that of the logits.
         scores = calibration.probabilities(scored.test.double())
@@ -144,6 +145,7 @@ class CellRunner:
             seconds=took,
             best_on_test=best,
             refit_map=again,
+            fitted=trainer.model.gives_log_odds,
             curve=tuple(curve),
         )
 

@@ -66,7 +66,7 @@ def demo(
     test_images: Annotated[int, typer.Option(min=1, help="Images to test on.")] = 600,
     json: options.Json = False,
 ) -> None:
-    """Run the main job on drawn scenes. Compares zero-shot, a linear probe and both forms of TRM-ML."""
+    """Run the main job on drawn scenes. Compares zero-shot, a probe and both forms of TRM-ML."""
     from trmml.benchmark.demo import demo as run_demo
 
     with shown_progress() as progress:
