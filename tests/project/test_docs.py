@@ -268,7 +268,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # It stands for open_clip's models, which need nobody's trust.
     monkeypatch.setattr("trmml.encoders.needed.is_factory", lambda spec: False)
     # And 12 epochs stand for the 1,000 that so few images get.
-    as_named = "trmml.training.fit.enough_epochs"
+    as_named = "trmml.training.schedule.enough_epochs"
     monkeypatch.setattr(as_named, lambda training, matrix, all_images: training)
     monkeypatch.chdir(tmp_path)
     write_table(Path("photos/labels_partial.csv"), write_images(Path("photos"), 48))

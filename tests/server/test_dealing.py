@@ -2,7 +2,7 @@ from pathlib import Path
 
 from trmml.curation.live_pairs import NOTHING, Held
 from trmml.curation.queue import Question
-from trmml.server.dealing import HELD_SECONDS, KEPT_SECONDS, Dealer
+from trmml.server.dealing import HELD_SECONDS, KEPT_SECONDS, MOST_PAGES, Dealer
 
 
 class Table:
@@ -10,7 +10,7 @@ class Table:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.dealer = Dealer(lambda: self.now)
+        self.dealer = Dealer(clock=lambda: self.now)
         self.answered = set[int]()
 
     def block(self, page: str) -> list[int]:
@@ -41,6 +41,23 @@ def test_what_a_page_holds_is_not_given_to_another_until_it_lapses() -> None:
     assert table.block("b") == [2, 3]  # held anew from here on
     table.now = HELD_SECONDS
     assert table.block("b") == [2, 3] and table.block("c") == [4, 5]
+
+
+def test_where_nobody_answers_all_see_the_same() -> None:
+    table = Table()
+    table.dealer = Dealer(alike=True, clock=lambda: table.now)
+    assert [table.block(page) for page in "ab"] == [[0, 1], [0, 1]]
+    assert [table.images(page) for page in "aba"] == [[0, 1], [0, 1], [2, 3]]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    table = Table()
+    for number in range(3 * MOST_PAGES):
+        table.block(f"page {number}")
+        assert len(table.dealer._pages) <= MOST_PAGES
+    table.now = HELD_SECONDS
+    table.block("another")
+    assert sum(len(page.pairs) for page in table.dealer._pages.values()) == 2
 
 
 def test_what_others_hold_comes_when_nothing_else_is_left() -> None:

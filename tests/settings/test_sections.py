@@ -62,8 +62,6 @@ def test_settings_cannot_be_changed():
         ("trainng.epochs=3", r"no setting 'trainng'; did you mean"),
         ("training.epochs=many", r"training.epochs = 'many'"),
         ("training.epochs=0", r"training.epochs = 0.*greater than or equal to 1"),
-        ("training.seed=20261231235959", r"training.seed = 2026.*less than 4294967296"),
-        ("prototypes.negative_below=0.95", r"negative_below \(0.95\) must not lie above"),
         ("epochs=3", r"expected --set section.name=value, got 'epochs=3'; did you mean"),
         ("training.epochs", r"expected --set section.name=value"),
         (

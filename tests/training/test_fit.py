@@ -16,6 +16,7 @@ from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.sections import Settings, TrainingSettings, changed
 from trmml.storage.tensors import load_tensors
+from trmml.training import fit
 from trmml.training.fit import train_run
 from trmml.training.run_folder import STATE, load_card, load_model
 from trmml.training.schedule import hold_out, learning_rate
@@ -494,6 +495,36 @@ def test_a_gradient_that_is_not_finite_stops_too(toy_images, tmp_path, monkeypat
     monkeypatch.setattr("trmml.method.trmml.weighted_bce", exploding)
     with pytest.raises(TrainingError, match=r"gradient is not finite at epoch 1.*learning_rate"):
         run_fit(toy_images, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("training", {"seed": 2**43}, "expected training.seed below"),
+        ("prototypes", {"negative_below": 0.95}, "negative_below is 0.95 and positive_above 0.9"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_still_read(
+    toy_images, tmp_path, section, values, message
+):
+    data = read_folder(toy_images.train, toy_images.train_table)
+    settings = Settings(**{section: values})  # a run of before may have it
+    with pytest.raises(ConfigError, match=message):
+        next(train_run(data, ToyEncoder(), tmp_path / "run", settings=settings, device="cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_logits_count_as_fitted_only_where_the_heads_were(toy_images, tmp_path, monkeypatch, again):
+    told: list[bool] = []
+    real = fit.calibrate
+    monkeypatch.setattr(fit, "calibrate", lambda *a, fitted: told.append(fitted) or real(*a))
+    data = read_folder(toy_images.train, toy_images.train_table)
+    for weigh in (False, True):
+        settings = Settings(training={**QUICK, "refit": again}, stacking={"fit_weights": weigh})
+        out = tmp_path / str(weigh)
+        list(train_run(data, ToyEncoder(), out, settings=settings, device="cpu"))
+    assert told == [False, True]
 
 
 def test_other_settings_are_refused_before_the_first_state_too(toy_images, tmp_path):

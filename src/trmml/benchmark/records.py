@@ -31,7 +31,7 @@ from trmml.storage.json_text import of_kind, parse_object
 from trmml.storage.tensors import save_tensors
 
 # Raised when the same settings, data and encoder give another line than before: cells are redone.
-CELL_FORMAT = 3
+CELL_FORMAT = 4
 
 Ranks = npt.NDArray[np.integer[Any]]
 

@@ -145,7 +145,7 @@ class CellRunner:
             seconds=took,
             best_on_test=best,
             refit_map=again,
-            fitted=trainer.model.gives_log_odds,
+            fitted=trainer.held_log_odds,
             curve=tuple(curve),
         )
 

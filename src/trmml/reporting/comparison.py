@@ -115,8 +115,7 @@ def score(
         scores = (logits - logits.mean()).sigmoid()
         return measure(scores, labels.labels, labels.known, names)
     held = predict(model, held_out.source, held_out.images, device=device)
-    fitted = model.gives_log_odds
-    calibration = calibrate(held, held_out.labels, held_out.by_blanks, fitted=fitted)
+    calibration = calibrate(held, held_out.labels, held_out.by_blanks)
     scores, threshold = calibration.probabilities(logits), calibration.thresholds
     return measure(scores, labels.labels, labels.known, names, threshold=threshold)
 

@@ -9,8 +9,9 @@ from trmml.curation.queue import Question
 
 # For so long a page has what it was given to itself; then it may be closed, or its person gone.
 HELD_SECONDS = 600.0
-# After so long without a question, what a page was given is forgotten.
-KEPT_SECONDS = 86_400.0
+# After so long without a question, what a page was given is forgotten; of more pages than so many
+# the one that asked first is.
+KEPT_SECONDS, MOST_PAGES = 86_400.0, 200
 
 
 @dataclass
@@ -28,11 +29,12 @@ class Dealer:
     A page is whatever names itself: a tab of a browser, or a script.
 
     Args:
+        alike: whether all pages may be given the same, as where nobody answers.
         clock: seconds since any moment; it never goes back.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, *, alike: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._alike, self._clock = alike, clock
         self._pages: dict[str, _Page] = {}
 
     def block(self, page: str, ask: Callable[[Held], list[Question]]) -> list[Question]:
@@ -67,17 +69,22 @@ class Dealer:
 
     def _page(self, name: str) -> _Page:
         now = self._clock()
-        self._pages = {n: p for n, p in self._pages.items() if now - p.at < KEPT_SECONDS}
-        own = self._pages.setdefault(name, _Page())
+        recent = {n: p for n, p in self._pages.items() if now - p.at < KEPT_SECONDS}
+        own = recent.pop(name, _Page())
         own.at = now
-        own.pairs = {pair: at for pair, at in own.pairs.items() if now - at < HELD_SECONDS}
+        # The page that asked last comes last.
+        self._pages = {**dict(list(recent.items())[1 - MOST_PAGES :]), name: own}
+        for page in self._pages.values():
+            page.pairs = {pair: at for pair, at in page.pairs.items() if now - at < HELD_SECONDS}
         return own
 
     def _others(self, own: _Page) -> Held:
         """What other pages have to themselves."""
+        if self._alike:
+            return NOTHING
         begin = own.at - HELD_SECONDS
         others = [page for page in self._pages.values() if page is not own]
         return Held(
-            frozenset(pair for page in others for pair, at in page.pairs.items() if at > begin),
+            frozenset(pair for page in others for pair in page.pairs),
             frozenset(image for page in others for image, at in page.images.items() if at > begin),
         )

@@ -84,7 +84,7 @@ class Desk:
         *,
         read_only: bool = False,
     ) -> None:
-        self.queue, self._read_only, self._dealer = queue, read_only, Dealer()
+        self.queue, self._read_only, self._dealer = queue, read_only, Dealer(alike=read_only)
         self._asking, self._writing, self._counting = (threading.Lock() for _ in range(3))
         self._doubting = threading.Lock()
         # Connections of their own: an answer waits for no question, and for nothing that is read.

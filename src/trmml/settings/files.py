@@ -104,18 +104,22 @@ def _read_source(source: str | Path) -> dict[str, Any]:
 def _found_by_search(tree: Mapping[str, Any], protocol: Protocol, path: Path) -> dict[str, Any]:
     """What a search found for a protocol, over what its method starts from.
 
-    Older files name no method. They are called by its key; under another name they are trmml's.
+    Older files with a provenance name no method: they are called by its key. What has no
+    provenance was written by hand, and is trmml's under any name.
     """
     if protocol not in tree:
         there = ", ".join(part for part in PROTOCOLS if part in tree)
         raise ConfigError(f"{path} has settings for {there}, none for {protocol}")
     called = current_method(path.stem)
-    told = tree.get("provenance", {}).get(protocol, {})
-    method = current_method(told.get("method", called if called in STARTS else "trmml"))
+    told = tree.get("provenance", {}).get(protocol)
+    if told is None and called not in STARTS:
+        called = "trmml"
+    method = current_method((told or {}).get("method", called))
     if method not in STARTS:
         raise ConfigError(
             f"expected settings of {', '.join(STARTS)}, which this trains, got those of {method} in"
-            f" {path}; take another file, or run trmml benchmark --methods {method}"
+            f" {path}; take another file, run trmml benchmark --methods {method}, or where they are"
+            f' trmml\'s write method = "trmml" below [provenance.{protocol}]'
         )
     start = STARTS[method]
     return merged({} if start is None else _read_source(start), tree[protocol])

@@ -137,15 +137,6 @@ class PrototypeSettings(Section):
     positive_above: float = Field(0.9, gt=0, lt=1, description="probability of a pseudo-positive")
     negative_below: float = Field(0.01, gt=0, lt=1, description="probability of a pseudo-negative")
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "PrototypeSettings":
-        if self.negative_below > self.positive_above:
-            raise ValueError(
-                f"negative_below ({self.negative_below}) must not lie above positive_above"
-                f" ({self.positive_above}): a pair would be both"
-            )
-        return self
-
 
 class FocusSettings(Section):
     """Shape of the asymmetric loss (`classification.py`); all 0 is binary cross-entropy."""
@@ -227,7 +218,6 @@ class TrainingSettings(Section):
     seed: int = Field(
         0,
         ge=0,
-        lt=2**32,
         description="of start, order, views, what is held out and what --known hides",
     )
 

@@ -15,7 +15,7 @@ import torch
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder, EncoderIdentity
 from trmml.encoders.frozen import frozen_encoder
-from trmml.errors import CheckpointError, ConfigError, MissingExtraError
+from trmml.errors import CheckpointError, MissingExtraError
 from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.extract import Encoded, Encoding, encode_images
@@ -32,7 +32,7 @@ from trmml.metrics.calibration import (
 )
 from trmml.settings.choices import OnBadImage
 from trmml.settings.old_names import first_names
-from trmml.settings.sections import Settings, TrainingSettings, changed
+from trmml.settings.sections import Settings, changed
 from trmml.storage.atomic import write_json, write_text
 from trmml.storage.held import held_folder
 from trmml.storage.tensors import save_tensors
@@ -49,7 +49,7 @@ from trmml.training.run_folder import (
     save_model,
     skipped_images,
 )
-from trmml.training.schedule import enough_epochs, hold_out
+from trmml.training.schedule import planned
 from trmml.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def train_run(
         DataError, ConfigError, EncoderError, TrainingError: see their names.
     """
     settings, out = settings or Settings(), Path(out)
-    training = _planned(data, settings)
+    training = planned(settings, data.matrix)
     fabric = fabric or make_fabric(device, training.precision)
     with nullcontext() if ranks.number() else held_folder(out):
         check_folder(out, resume, data.root)
@@ -106,7 +106,7 @@ def train_run(
         )
         data = data.subset(encoded.kept)
         truth = None if truth is None else truth.subset(encoded.kept)
-        training = _planned(data, settings)  # of fewer images, where some cannot be read
+        training = planned(settings, data.matrix)  # of fewer images, where some cannot be read
         model = build_trmml(frozen, data.category_names, settings)
         trainer = Trainer(
             model=model,
@@ -158,22 +158,6 @@ def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
             f"{run} was trained on other images or labels; conclude it with the same ones"
         )
     return kept
-
-
-def _planned(data: Dataset, settings: Settings) -> TrainingSettings:
-    """The settings of the loop with enough epochs for the data; what cannot work is refused.
-
-    The run keeps the settings as they were asked for: with more labels fewer epochs are enough.
-    """
-    if settings.neighbour_head.use and not settings.stacking.fit_weights:
-        raise ConfigError(
-            "neighbour_head.use=true needs stacking.fit_weights=true: the head learns nothing in"
-            " training, so no other weight than a fitted one is known for it"
-        )
-    all_images = settings.learns_from_unanswered
-    training = enough_epochs(settings.training, data.matrix, all_images=all_images)
-    hold_out(data.matrix, training.held_out_share, training.seed)
-    return training
 
 
 def check_folder(out: Path, resume: bool, images: Path) -> None:
@@ -283,7 +267,7 @@ def _finish(
         encoder=identity,
         encoder_spec=encoder_spec,
         settings=settings,
-        calibration=calibrate(logits, held, by_blanks, fitted=model.gives_log_odds),
+        calibration=calibrate(logits, held, by_blanks, fitted=trainer.held_log_odds),
         new_categories=new_categories,
         chosen={
             **_json_safe(trainer.best_record),

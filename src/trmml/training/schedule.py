@@ -7,15 +7,53 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from trmml.errors import DataError
+from trmml.errors import ConfigError, DataError
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.interface import MultiLabelModel
-from trmml.settings.sections import TrainingSettings
+from trmml.settings.sections import Settings, TrainingSettings
 
 # One-cycle: the first and the last learning rate, as shares of the highest.
 FIRST_RATE, LAST_RATE = 0.05, 0.001
 # Epochs that are added at most: the same hundred images teach nothing more often than that.
 MOST_EPOCHS = 200
+# Times a million, and the epochs, a seed must stay below what torch takes.
+MOST_SEEDS = 2**43
+
+
+def planned(settings: Settings, matrix: LabelMatrix) -> TrainingSettings:
+    """The settings of the loop with enough epochs for the data; what cannot work is refused.
+
+    The run keeps the settings as they were asked for: with more labels fewer epochs are enough.
+
+    Args:
+        settings: of TRM-ML.
+        matrix: labels of the images to train on and to hold out.
+
+    Raises:
+        ConfigError: settings with which nothing can be trained. They are read all the same: a run
+            of before may have them.
+        DataError: too few known labels.
+    """
+    if settings.neighbour_head.use and not settings.stacking.fit_weights:
+        raise ConfigError(
+            "neighbour_head.use=true needs stacking.fit_weights=true: the head learns nothing in"
+            " training, so no other weight than a fitted one is known for it"
+        )
+    if settings.training.seed >= MOST_SEEDS:
+        raise ConfigError(
+            f"expected training.seed below {MOST_SEEDS}, got {settings.training.seed}: the seeds of"
+            " its epochs would be too large"
+        )
+    below, above = settings.prototypes.negative_below, settings.prototypes.positive_above
+    if below > above:
+        raise ConfigError(
+            f"prototypes.negative_below is {below} and positive_above {above}: a pair between them"
+            " would be both; set the first no higher than the second"
+        )
+    all_images = settings.learns_from_unanswered
+    training = enough_epochs(settings.training, matrix, all_images=all_images)
+    hold_out(matrix, training.held_out_share, training.seed)
+    return training
 
 
 def enough_epochs(

@@ -273,6 +273,7 @@ class Trainer(TrainingState):
         outputs = (self.model(self.scored.batch(part).to(device)) for part in parts)
         self.model.fit_on_held_out(outputs, self.matrix.subset(self.held))
         self.held_logits = self.predict_held_out()
+        self.held_log_odds = self.model.gives_log_odds
 
     @property
     def has_stalled(self) -> bool:

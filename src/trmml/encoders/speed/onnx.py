@@ -170,6 +170,8 @@ def quantise(plain: Path, out: Path, *, apart: str | None = None) -> None:
     model = onnx.load(plain)
     sizes = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
     later = set() if apart is None else _dependent(model.graph, apart)
+    if apart is not None and not later:
+        raise EncoderError(f"the file does not say which of its parts are of {apart}")
     kept = [
         f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name  # as the quantiser calls it
         for node in model.graph.node

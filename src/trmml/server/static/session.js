@@ -11,8 +11,9 @@ const wanted = new URLSearchParams(location.search).get("kind") ?? "";
 export const kind = signal(Object.hasOwn(KINDS, wanted) ? wanted : "learn");
 export const category = signal("");
 
-/** By which the server gives two tabs different questions; a reload keeps it. */
-export const page = sessionStorage.getItem("page") ?? newId();
+/** By which the server gives two tabs different questions; a reload keeps it, a copy of a tab does not. */
+const loaded = /** @type {PerformanceNavigationTiming|undefined} */ (performance.getEntriesByType("navigation")[0]);
+export const page = (loaded?.type === "reload" && sessionStorage.getItem("page")) || newId();
 sessionStorage.setItem("page", page);
 
 /**
