@@ -21,8 +21,8 @@ class Table:
         return [asked.place for asked in self.dealer.block(page, ask)]
 
     def images(self, page: str, *, anew: bool = False) -> list[int]:
-        def ask(held: Held) -> list[list[Question]]:
-            free = [n for n in range(8) if n not in self.answered | held.images]
+        def ask(without: frozenset[int]) -> list[list[Question]]:
+            free = [n for n in range(8) if n not in self.answered | without]
             return [[question(n)] for n in free[:2]]
 
         return [asked[0].place for asked in self.dealer.images(page, ask, anew=anew)]

@@ -80,6 +80,8 @@ def test_two_tabs_are_asked_different_questions(browser, finished_run, toy_image
             assert not first & tiles_of(two)
             one.reload()
             assert tiles_of(one) == first
+            # What a copy of a tab begins with.
+            assert one.evaluate("sessionStorage.getItem('page')") is None
 
 
 def test_undo_goes_back_to_where_it_was_done(page, served) -> None:

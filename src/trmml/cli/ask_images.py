@@ -112,8 +112,6 @@ class Sheet:
 
 def image_session(queue: "Queue", top: int | None) -> int:
     """Ask about whole images until somebody or `top` ends it; the number of answers that count."""
-    from trmml.curation.live_pairs import Held
-
     show(HELP)
     waiting: list[list[Question]] = []
     shown = set[int]()  # none comes twice
@@ -122,7 +120,7 @@ def image_session(queue: "Queue", top: int | None) -> int:
     rest_absent = False
     while top is None or len(kept) < top:
         if not begun_sheets:
-            waiting = waiting or queue.next_images(held=Held(images=frozenset(shown)))
+            waiting = waiting or queue.next_images(without=shown)
             shown.update(questions[0].place for questions in waiting)
             if not waiting:
                 show("No image is left to ask about.")

@@ -1,7 +1,7 @@
 """The questions of a review: which to ask next, what an answer changes, and how to take it back."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,18 +157,16 @@ class Queue:
         pairs = choose_pairs(self._policy, pool, min(count, BLOCK), seed=self._seed)
         return [self._question(place, column, "learn") for place in pairs[:, 0].tolist()]
 
-    def next_images(self, count: int = 2, *, held: Held = NOTHING) -> list[list[Question]]:
+    def next_images(self, count: int = 2, *, without: Iterable[int] = ()) -> list[list[Question]]:
         """The next images to ask about whole: their open pairs, most probable first; [] at the end.
 
         Args:
             count: images at most; those of one call are unlike each other.
-            held: not to be asked.
+            without: places of images that are not to be asked.
         """
         self.take_new()
         free = self.open
-        free[list(held.images)] = False
-        for place, name in held.pairs:
-            free[place, self._columns[name]] = False
+        free[list(without)] = False
         long = self._policy == "trmml" and len(self._columns) > LONG_LIST
         policy: Policy = "random" if long else self._policy
         # Any order needs no logits, and a copy of all takes a while.

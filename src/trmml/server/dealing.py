@@ -50,20 +50,20 @@ class Dealer:
         return found
 
     def images(
-        self, page: str, ask: Callable[[Held], list[list[Question]]], *, anew: bool
+        self, page: str, ask: Callable[[frozenset[int]], list[list[Question]]], *, anew: bool
     ) -> list[list[Question]]:
-        """Whole images for a page, none of them twice.
+        """Whole images for a page, none of them twice, each with all its questions.
 
         Args:
             page: that asks.
-            ask: the images without those held, each with its questions.
+            ask: the images but some, by their places.
             anew: what the page was given before may come again.
         """
         own = self._page(page)
         if anew:
             own.images.clear()
-        others, shown = self._others(own), Held(images=frozenset(own.images))
-        found = ask(Held(others.pairs, others.images | shown.images)) or ask(shown)
+        shown = frozenset(own.images)
+        found = ask(shown | self._others(own).images) or ask(shown)
         own.images.update({questions[0].place: own.at for questions in found})
         return found
 

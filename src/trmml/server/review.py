@@ -123,7 +123,7 @@ class Desk:
         """The next images to ask about whole; see `Queue.next_images`."""
         with self._asking:
             ask = partial(self.queue.next_images, count)
-            found = self._dealer.images(page, lambda held: ask(held=held), anew=anew)
+            found = self._dealer.images(page, lambda seen: ask(without=seen), anew=anew)
             known = [self.queue.known_present(asked[0].place) for asked in found]
         return [
             {

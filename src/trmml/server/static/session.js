@@ -11,10 +11,10 @@ const wanted = new URLSearchParams(location.search).get("kind") ?? "";
 export const kind = signal(Object.hasOwn(KINDS, wanted) ? wanted : "learn");
 export const category = signal("");
 
-/** By which the server gives two tabs different questions; a reload keeps it, a copy of a tab does not. */
-const loaded = /** @type {PerformanceNavigationTiming|undefined} */ (performance.getEntriesByType("navigation")[0]);
-export const page = (loaded?.type === "reload" && sessionStorage.getItem("page")) || newId();
-sessionStorage.setItem("page", page);
+/** By which the server gives two tabs different questions. It is in the tab's storage only from one page to the next, so that a copy of the tab gets another. */
+export const page = sessionStorage.getItem("page") ?? newId();
+addEventListener("pageshow", () => sessionStorage.removeItem("page"));
+addEventListener("pagehide", () => sessionStorage.setItem("page", page));
 
 /**
  * What was shown when something was done; `of` names its questions, which many views share.
