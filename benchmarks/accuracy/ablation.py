@@ -253,23 +253,14 @@ def trains_otherwise(
     return bool(own != full)
 
 
-def held_out_data(
-    options: argparse.Namespace, settings: Mapping[str, MethodSettings]
-) -> BenchmarkData:
+def held_out_data(name: str, root: str, encoder: str, **options: Any) -> BenchmarkData:
     """The training images, three quarters to train on and the rest as if they were the test."""
-    name, root = options.data
     data = read_named(name, Path(root), "train", {})
     if not data.matrix.known.all():
-        raise DataError(f"{name} has unknown labels: which pseudo-labels are right is not known")
-    trainings = [each.training for own in settings.values() for each in own.values.values()]
+        raise DataError(f"{name} has unknown labels: what is right of a guess is not known")
+    parts = (data.subset(part.tolist()) for part in split(len(data), HELD_OUT, 0))
     return encode_benchmark_data(
-        name,
-        *(data.subset(part.tolist()) for part in split(len(data), HELD_OUT, 0)),
-        load_encoder(options.encoder),
-        encoder_spec=options.encoder,
-        device=options.device,
-        views=max(each.encoded_views for each in trainings),
-        scored_views=max(each.scored_views for each in trainings),
+        name, *parts, load_encoder(encoder), encoder_spec=encoder, **options
     )
 
 
@@ -279,7 +270,14 @@ def main() -> None:
     base = METHODS[options.method]
     alike = shared_changes(options.views, options.precision)
     methods, settings = variants(base, options.settings, alike)
-    data = held_out_data(options, settings)
+    trainings = [each.training for own in settings.values() for each in own.values.values()]
+    data = held_out_data(
+        *options.data,
+        options.encoder,
+        device=options.device,
+        views=max(each.encoded_views for each in trainings),
+        scored_views=max(each.scored_views for each in trainings),
+    )
     known = [share_known(percent / 100) for percent in options.known]
     known += [single_positive()] * options.single_positive
     seeds = range(options.seeds)

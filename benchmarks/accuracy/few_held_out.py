@@ -13,21 +13,18 @@ benchmarks/results/few_held_out_<dataset>.json.
 
 import argparse
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmarks.accuracy.ablation import held_out_data
 from benchmarks.record import write_results
 from jaxtyping import Float
 from torch import Tensor
 
 from trmml.benchmark.catalog import METHODS
-from trmml.benchmark.data import BenchmarkData, encode_benchmark_data
+from trmml.benchmark.data import BenchmarkData
 from trmml.benchmark.run_cell import for_cell
-from trmml.benchmark.tuning import split
-from trmml.datasets.catalog import read_named
-from trmml.encoders import load_encoder
 from trmml.labels.masks import share_known
 from trmml.labels.matrix import LabelMatrix
 from trmml.method.heads.joined import Heads
@@ -36,7 +33,7 @@ from trmml.metrics.calibration import fit_calibration
 from trmml.settings.sections import Settings
 from trmml.training.loop import train
 
-SET_APART, TRAINED_SHARE = 0.25, 0.5
+TRAINED_SHARE = 0.5
 Row = dict[str, float]
 
 
@@ -50,7 +47,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=12)
     given = parser.parse_args()
     logging.disable(logging.WARNING)  # each draw without both answers would say so
-    data = apart(*given.data, given.encoder)
+    data = held_out_data(*given.data, given.encoder)
     heads, stacked = trained(data)
     found: dict[str, dict[str, Row]] = {}
     print(f"{'known':>6} {'images':>6} {'sum':>8} {'plain':>8} {'trmml':>8}")
@@ -62,13 +59,6 @@ def main() -> None:
     tree: dict[str, Any] = {"dataset": data.name, "trained_share": TRAINED_SHARE}
     tree |= {"images": len(data.train), "apart": len(data.test), "draws": given.draws, "seed": 0}
     print(write_results(f"few_held_out_{data.name}", {**tree, "cross_entropy": found}))
-
-
-def apart(name: str, root: str, encoder: str) -> BenchmarkData:
-    """Three quarters of the training images, and the rest in the place of test images."""
-    data = read_named(name, Path(root), "train", {})
-    parts = (data.subset(part.tolist()) for part in split(len(data), SET_APART, 0))
-    return encode_benchmark_data(name, *parts, load_encoder(encoder), encoder_spec=encoder)
 
 
 def trained(data: BenchmarkData) -> tuple[Float[Tensor, "K N C"], dict[str, Tensor]]:

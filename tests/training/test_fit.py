@@ -415,13 +415,17 @@ def test_a_run_is_never_overwritten(toy_images, tmp_path, finished_run):
         run_fit(toy_images, finished_run, resume=True)
 
 
-def test_resume_refuses_other_settings(toy_images, tmp_path):
+def begun(toy_images, out):
+    """The data of a run that was stopped after its first epoch."""
     data = read_folder(toy_images.train, toy_images.train_table)
-    going = train_run(
-        data, ToyEncoder(), tmp_path / "run", settings=Settings(training=QUICK), device="cpu"
-    )
+    going = train_run(data, ToyEncoder(), out, settings=Settings(training=QUICK), device="cpu")
     next(going)
     going.close()
+    return data
+
+
+def test_resume_refuses_other_settings(toy_images, tmp_path):
+    data = begun(toy_images, tmp_path / "run")
     other = Settings(training={**QUICK, "epochs": 9})
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     with pytest.raises(CheckpointError, match=r"begun otherwise: training\.epochs is 9 and was 3"):
@@ -528,12 +532,7 @@ def test_logits_count_as_fitted_only_where_the_heads_were(toy_images, tmp_path, 
 
 
 def test_other_settings_are_refused_before_the_first_state_too(toy_images, tmp_path):
-    data = read_folder(toy_images.train, toy_images.train_table)
-    going = train_run(
-        data, ToyEncoder(), tmp_path / "run", settings=Settings(training=QUICK), device="cpu"
-    )
-    next(going)
-    going.close()
+    data = begun(toy_images, tmp_path / "run")
     (tmp_path / "run" / STATE).unlink()  # as if it had been stopped in its first epoch
     other = Settings(training={**QUICK, "learning_rate": 0.1})
     resumed = partial(train_run, data, ToyEncoder(), tmp_path / "run", resume=True, device="cpu")

@@ -111,7 +111,6 @@ class Queue:
 
     def block(self, kind: ReviewKind) -> list[Question]:
         """The next questions: suspects first where both are wanted; [] at the end."""
-        self.take_new()
         suspected: list[Question] = []
         if kind != "learn":
             first, second = self.suspects()
@@ -230,6 +229,7 @@ class Queue:
             given: labels that are given present, or absent.
             held: not to be asked.
         """
+        self.take_new()
         found = self.suspect_list(given=given)
         chance = found.quality if given else 1 - found.quality
         seen = count + len(held.pairs) + len(held.images) * len(self._columns)  # enough, not all

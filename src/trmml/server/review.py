@@ -111,11 +111,10 @@ class Desk:
         if kind != "learn":
             with self._doubting:  # slow at first, and only then
                 self.queue.suspect_list(given=kind == "wrong")
-        ask = partial(self.queue.next, count, category=category, after=after)
-        if kind != "learn":
             ask = partial(self.queue.doubted, count, given=kind == "wrong")
+        else:
+            ask = partial(self.queue.next, count, category=category, after=after)
         with self._asking:
-            self.queue.take_new()
             asked = self._dealer.block(page, lambda held: ask(held=held))
         return [self._told(each) for each in asked]
 

@@ -216,9 +216,7 @@ class TrainingSettings(Section):
     )
     precision: Precision = Field("32-true", description="as Lightning Fabric names it")
     seed: int = Field(
-        0,
-        ge=0,
-        description="of start, order, views, what is held out and what --known hides",
+        0, ge=0, description="of start, order, views, what is held out and what --known hides"
     )
 
     @model_validator(mode="before")
