@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trmml.benchmark.demo import DemoResult, demo
+from trmml.benchmark.demo import OWN, DemoResult, demo
 from trmml.cli.main import app
 from trmml.errors import CheckpointError, ConfigError
 from trmml.settings.sections import Settings
@@ -59,6 +60,36 @@ def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path) -> 
     file = tmp_path / "demo.json"
     with pytest.raises(ConfigError, match="is a file; name a folder"):
         demo(file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my.safetensors",
+        "keep/model.safetensors",
+        "thesis/uv.lock",
+        "tags/holiday.png",
+        "data/mine/images/000000.jpg",
+        "data/train/images/holiday.jpg",
+        "data/train/answers.csv",
+        "data/mine/deep/labels.csv",
+        "answers.sqlite",
+    ],
+)
+def test_a_file_of_ones_own_among_those_of_a_demo_is_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / "demo.json").write_text("{}", "utf-8")
+    own = tmp_path / name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("mine", "utf-8")
+    with pytest.raises(ConfigError, match=re.escape(f"holds {name}, which is no demo's")):
+        demo(tmp_path)
+    assert own.read_text("utf-8") == "mine"
+
+
+def test_all_that_a_demo_writes_is_its_own(result: DemoResult) -> None:
+    files = [path for path in result.run.rglob("*") if path.is_file() and path.name != ".lock"]
+    names = [path.relative_to(result.run).as_posix() for path in files]
+    assert len(names) > 70 and [name for name in names if not OWN.fullmatch(name)] == []
 
 
 def test_a_folder_in_which_another_works_is_not_touched(tmp_path: Path) -> None:

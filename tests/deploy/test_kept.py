@@ -367,20 +367,58 @@ def test_a_run_that_was_changed_has_no_kept_file(kept, finished_run, tmp_path, n
     keep(run)  # and nothing is raised
 
 
-def test_the_files_of_the_runs_used_last_stay(finished_run, cache, tmp_path, monkeypatch):
+def copied_run(run: Path, out: Path, number: int) -> Path:
+    """A run that is like no other."""
+    out.mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, out)
+    (out / "model.json").write_text((out / "model.json").read_text() + " " * number)
+    return out
+
+
+def stem(run: Path) -> str:
+    note = module._note_path(run)
+    assert note is not None
+    return note.stem
+
+
+def aged(cache: Path) -> None:
+    """Make each note older than what comes after it."""
+    for note in cache.glob("*.json"):
+        os.utime(note, (note.stat().st_atime, note.stat().st_mtime - 60))
+
+
+@pytest.mark.parametrize("fail", [None, EncoderError("no file")])
+def test_the_files_of_the_runs_used_last_stay(finished_run, cache, tmp_path, monkeypatch, fail):
     monkeypatch.setattr(module, "KEPT", 2)
-    counted(monkeypatch)
-    for number in range(3):
-        run = tmp_path / f"run{number}"
-        run.mkdir()
-        for name in ("model.json", "model.safetensors"):
-            shutil.copy(finished_run / name, run)
-        (run / "model.json").write_text((run / "model.json").read_text() + " " * number)
+    counted(monkeypatch, fail=fail)
+    runs = [copied_run(finished_run, tmp_path / f"run{n}", n) for n in range(4)]
+    for run in runs[:3]:
         keep(run)
-        for note in cache.glob("*.json"):  # each is older than what comes after it
-            os.utime(note, (note.stat().st_atime, note.stat().st_mtime - 60))
-    assert len(list(cache.glob("*.json"))) == 2
-    assert {path.stem for path in cache.iterdir()} == {note.stem for note in cache.glob("*.json")}
+        aged(cache)
+    assert {note.stem for note in cache.glob("*.json")} == {stem(run) for run in runs[1:3]}
+    assert {path.stem for path in cache.iterdir()} == {stem(run) for run in runs[1:3]}
+    # What a run was asked for last counts; there is no file to be opened.
+    monkeypatch.setattr(module, "_check", lambda note, files: None)
+    monkeypatch.setattr(module, "OnnxTagger", lambda path: object.__new__(OnnxTagger))
+    open_kept(runs[1])
+    keep(runs[3])
+    assert {note.stem for note in cache.glob("*.json")} == {stem(runs[1]), stem(runs[3])}
+
+
+def test_runs_that_cannot_be_kept_take_the_place_of_no_file(
+    finished_run, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "KEPT", 1)
+    counted(monkeypatch)
+    good = copied_run(finished_run, tmp_path / "good", 0)
+    keep(good)
+    counted(monkeypatch, fail=EncoderError("no file"))
+    for number in (1, 2):
+        aged(cache)
+        last = copied_run(finished_run, tmp_path / f"run{number}", number)
+        keep(last)
+    assert {note.stem for note in cache.glob("*.json")} == {stem(good), stem(last)}
 
 
 def test_the_lock_of_a_run_that_is_being_kept_stays(finished_run, cache, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,11 @@ from trmml.metrics.reliability import ReliabilityBin
 from trmml.reporting.charts import line_chart, reliability_diagram, short, ticks
 from trmml.reporting.ranked_images import best_and_worst
 from trmml.reporting.report import percent, points, write_report
+from trmml.reporting.sections import setup
+from trmml.settings.files import load_settings
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
+from trmml.training.run_folder import load_card
 
 NASTY = "<script>alert('x')</script>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -178,6 +183,18 @@ def test_a_full_report(run: Path, evaluation: Evaluation, toy_images: ToyImages)
     assert "training.epochs = 4" in page.text and "--set training.batch_size=16" in page.text
     assert all(name in page.text for name in evaluation.data.category_names)
     assert path.stat().st_size < 4_000_000
+
+
+@pytest.mark.parametrize("source", ["paper", None])
+def test_the_command_of_the_page_repeats_the_settings(source: str | None, run: Path) -> None:
+    own = ["prompts.template=\"ein 'Foto' für $USER von {}\"", "training.epochs=20"]
+    settings = load_settings(source, own if source is None else own[:1])
+    card = replace(load_card(run), settings=settings, encoder_spec="my tower.py:Encoder")
+    command = setup(run, card)["command"]
+    words = shlex.split(command.replace("\\\n", " "))
+    named = [value for option, value in pairwise(words) if option == "--set"]
+    assert load_settings(None, named) == settings
+    assert words[words.index("--encoder") + 1] == "my tower.py:Encoder"
 
 
 def test_each_terms_share_of_the_gradient_is_drawn(run: Path) -> None:

@@ -285,6 +285,24 @@ def test_an_error_of_the_disk_fails_a_part_and_not_the_job(
     assert (done.done, done.failed) == (0, 4)
 
 
+def test_images_of_a_part_that_is_done_again_are_counted_once(
+    finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, told = part_module.write_bytes, list[tuple[int, int]]()
+
+    def fails_once(path: Path, content: bytes) -> None:
+        monkeypatch.setattr(part_module, "write_bytes", original)
+        raise OSError(errno.EIO, "no answer")
+
+    monkeypatch.setattr(part_module, "write_bytes", fails_once)
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.append((done, total))
+
+    done = job(finished_run, manifest, tmp_path / "out", progress=progress)
+    assert done.failed == 0 and told[-1] == (19, 19) and max(told) == (19, 19)
+
+
 def test_a_full_disk_ends_the_job(
     finished_run: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,11 @@
 """The main job end to end on drawn scenes and the bundled encoder: nothing to download."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +36,18 @@ MARK = "demo.json"
 NEW_IMAGES = 6
 # Added to the seed, so that no two folders hold the same scenes.
 TEST_SEED, NEW_SEED = 1_000_003, 2_000_003
-# What a demo writes: its folder may be replaced as long as it holds nothing else.
-OWN = (
-    MARK,
-    "*.safetensors",
-    "*.part",
-    "*.lock",
-    "model.json",
-    "settings.json",
-    "results.json",
-    "log.jsonl",
-    "report.html",
-    "tags/tags.jsonl",
-    "tags/*.png",
-    "data/*/images/*.jpg",
-    "data/*/*.csv",
-    "data/*/*.md",
+# What a demo writes: its folder may be replaced as long as it holds nothing else. A demo that is
+# killed leaves drafts of scenes, files in the making and the state of its training.
+OWN = re.compile(
+    r"""
+    (demo|model|settings|results|skipped)\.json | log\.jsonl | report\.html
+    | (model|known|held_out|pseudo|state|refit)\.safetensors
+    | (tags/)? \. [^/]+ \.part
+    | tags/ (tags\.jsonl | \d{6} [^/]* \.png)
+    | data/ ((train|test|new) | \. (train|test|new) \. [^/]+ \.draft/draft) /
+      (README\.md | (labels|labels_partial|captions|boxes)\.csv | images/ \d{6} \.jpg)
+    """,
+    re.VERBOSE,
 )
 
 
@@ -151,7 +147,7 @@ def _claim(out: Path) -> None:
         ConfigError: the folder holds something that no demo wrote.
     """
     files = [path for path in out.rglob("*") if not path.is_dir() and path.name not in (LOCK, WHO)]
-    foreign = [path for path in files if not _is_own(path.relative_to(out))]
+    foreign = [path for path in files if not OWN.fullmatch(path.relative_to(out).as_posix())]
     if files and (foreign or not (out / MARK).is_file()):
         raise ConfigError(
             f"{out} holds {(foreign or files)[0].relative_to(out)}, which is no demo's;"
@@ -163,10 +159,6 @@ def _claim(out: Path) -> None:
         elif path.name not in (LOCK, WHO):
             path.unlink()
     write_text(out / MARK, json.dumps({"made by": "trmml demo, which may replace this folder"}))
-
-
-def _is_own(path: Path) -> bool:
-    return any(fnmatch(path.as_posix(), pattern) for pattern in OWN)
 
 
 def _comparable(settings: Settings, seed: int) -> Settings:

@@ -38,8 +38,12 @@ KEPT = 8
 def open_kept(run: Path, precision: KeptPrecision = "fp32") -> OnnxTagger | None:
     """The tagger of a run by its kept file; None where there is none, or it is damaged."""
     note = _note_path(run)
-    files = {} if note is None else _read(note).get("files", {})
-    if note is None or not files:
+    if note is None:
+        return None
+    with suppress(OSError):  # of a cache that may only be read
+        os.utime(note)  # the last to be removed
+    files = _read(note).get("files", {})
+    if not files:
         return None
     plain = note.with_suffix(".onnx")
     try:
@@ -47,11 +51,9 @@ def open_kept(run: Path, precision: KeptPrecision = "fp32") -> OnnxTagger | None
         tagger = OnnxTagger(plain) if precision == "fp32" else None
     except Exception as error:  # ONNX Runtime has many errors; torch tags, and it is made anew
         logger.info("%s cannot be used: %s", plain, error)
-        with suppress(OSError):  # of a cache that may only be read
+        with suppress(OSError):
             note.unlink()
         return None
-    with suppress(OSError):
-        os.utime(note)  # the last to be removed
     if tagger is not None:
         return tagger
     try:
@@ -194,9 +196,11 @@ def _why_not(card: "RunCard") -> str | None:
 
 
 def _remove_all_but(count: int, folder: Path) -> None:
-    """Remove the files of all runs but those used last."""
+    """Remove the files of all runs but those used last, and as many notes on runs without any."""
     notes = sorted(folder.glob("*.json"), key=lambda note: note.stat().st_mtime, reverse=True)
-    for note in notes[count:]:
+    with_files = [note for note in notes if _read(note).get("files")]
+    without = [note for note in notes if note not in with_files]
+    for note in with_files[count:] + without[count:]:
         with suppress(Timeout), FileLock(note.with_suffix(".lock")).acquire(timeout=0):
             _remove_kept(note)
             note.with_suffix(".lock").unlink(missing_ok=True)

@@ -129,8 +129,8 @@ def _chosen(evaluation: "Evaluation", row: int) -> list[int]:
 
 
 def _predicted(evaluation: "Evaluation", row: int) -> torch.Tensor:
-    limits = torch.tensor([c.threshold for c in evaluation.metrics.per_category]).double()
-    return evaluation.probabilities[row].double() >= limits
+    limits = [c.threshold for c in evaluation.metrics.per_category]
+    return evaluation.probabilities[row].double() >= torch.tensor(limits, dtype=torch.float64)
 
 
 def _tag(evaluation: "Evaluation", row: int, category: int) -> ShownTag:

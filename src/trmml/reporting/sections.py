@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,7 +63,7 @@ def setup(run: Path, card: RunCard) -> Tree:
         "versions": tree.get("versions", {}),
         "chosen": card.chosen,
         "mask": card.data["mask_sha256"],
-        "command": _command(card, [(name, value) for name, value, _ in changed]),
+        "command": _command(card, {name: value for name, value, _ in changed}),
     }
 
 
@@ -70,20 +71,28 @@ def _changed(settings: Settings) -> list[tuple[str, str, str]]:
     """(name, value, default) of every setting that is not the default, as TOML values."""
     own, default = settings.model_dump(), Settings().model_dump()
     return [
-        (f"{section}.{name}", json.dumps(value), json.dumps(default[section][name]))
+        (f"{section}.{name}", _toml(value), _toml(default[section][name]))
         for section, values in own.items()
         for name, value in values.items()
         if value != default[section][name]
     ]
 
 
-def _command(card: RunCard, changed: list[tuple[str, str]]) -> str | None:
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _command(card: RunCard, changed: Mapping[str, str]) -> str | None:
     """The shell line that repeats the run; None for an encoder that no name stands for."""
     if card.encoder_spec is None:
         return None
+    steps = "training.least_steps"
+    if "training.epochs" in changed:  # who names epochs alone gets just so many
+        changed = {**changed, steps: _toml(card.settings.training.least_steps)}
     parts = ["trmml fit --images IMAGES --labels LABELS --out NEW_RUN"]
-    parts.append(f"--encoder {card.encoder_spec} --image-size {card.encoder.size}")
-    parts += [f"--set {name}={value}" for name, value in changed if value != "null"]
+    parts.append(f"--encoder {shlex.quote(card.encoder_spec)} --image-size {card.encoder.size}")
+    named = [f"{name}={value}" for name, value in changed.items() if value != "null"]
+    parts += [f"--set {shlex.quote(each)}" for each in named]
     return " \\\n    ".join(parts)
 
 

@@ -322,9 +322,17 @@ def why_failed(
     Raises:
         OSError: the disk is full; the other parts would fail as well.
     """
+    told: list[int] = []
+
+    def tell(images: int) -> None:
+        told.append(images)
+        if counted is not None:
+            counted(images)
+
     try:
-        tag_part(job, out, rows, scorer, storage, counted)
+        tag_part(job, out, rows, scorer, storage, tell)
     except Exception as error:  # of one part; the others go on
+        tell(-sum(told))  # its images are not done
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         logger.info("a part failed", exc_info=True)
