@@ -61,6 +61,14 @@ def test_equal_probabilities_are_not_parted() -> None:
     assert cuts.isinf().all()
 
 
+@pytest.mark.parametrize("first", ["present", "absent"])
+def test_raised_cuts_do_not_part_equal_probabilities(first: str) -> None:
+    """Half of forty pairs that are all as sure as can be is right: no cut shows nine in ten."""
+    labels = (torch.arange(40)[:, None] < 20) == (first == "present")
+    cuts, known = torch.tensor([0.5]), torch.ones_like(labels)
+    assert raised_cuts(cuts, 0.9, torch.ones(40, 1), labels, known).isinf()
+
+
 def test_cuts_rise_until_other_pairs_reach_the_precision() -> None:
     """By hand: 20 right ones lie high, of 20 lower ones a half is right."""
     high, low = torch.linspace(0.9, 0.99, 20), torch.linspace(0.55, 0.75, 20)

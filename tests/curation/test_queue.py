@@ -17,7 +17,7 @@ from trmml.curation.queue import Queue
 from trmml.curation.standing import apply_answers
 from trmml.curation.tally import tally_of
 from trmml.datasets.base import Dataset
-from trmml.errors import ConfigError
+from trmml.errors import ConfigError, JournalError
 from trmml.labels.matrix import LabelMatrix
 from trmml.metrics.calibration import Calibration
 
@@ -123,6 +123,25 @@ def test_another_person_s_answers_count_at_once(collection: Collection, tmp_path
         assert torch.equal(mine.pairs.known, theirs.pairs.known) is False
         mine.next()
         assert torch.equal(mine.pairs.known, theirs.pairs.known)
+
+
+def test_an_undo_that_the_journal_refuses_can_be_tried_again(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers:
+        queue = Queue(collection, answers)
+        (first,), (last,) = (
+            queue.answer_all([(question, "present") for question in queue.next(1)], ms=10)
+            for _ in range(2)
+        )
+
+        def locked(rows: object) -> None:
+            raise JournalError("locked")
+
+        with monkeypatch.context() as patch, pytest.raises(JournalError):
+            patch.setattr(answers, "add", locked)
+            queue.undo()
+        assert queue.undo() == [last] and queue.undo() == [first]
 
 
 def test_what_comes_row_by_row_is_what_all_rows_say(collection: Collection, tmp_path: Path) -> None:

@@ -133,8 +133,11 @@ def raised_cuts(
     over = (probability.logit(EPS) - cuts.logit(EPS))[used]
     over, order = over.sort(descending=True)
     hits = labels[used][order].cumsum(0) + precision * PRIOR_PAIRS
-    reached = hits / (torch.arange(1, len(over) + 1) + PRIOR_PAIRS) >= precision
-    if not len(over) or bool(reached[-1]):
+    if not len(over):
+        return cuts
+    whole = torch.cat([over[:-1] > over[1:], torch.tensor([True])])  # no cut parts equals
+    reached = whole & (hits / (torch.arange(1, len(over) + 1) + PRIOR_PAIRS) >= precision)
+    if bool(reached[-1]):
         return cuts
     if not bool(reached.any()):
         return torch.full_like(cuts, math.inf)  # a probability may round to 1

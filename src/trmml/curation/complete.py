@@ -217,7 +217,7 @@ def _allowed(matrix: LabelMatrix, evidence: EvidenceChoice) -> EvidenceChoice:
     answered whole, blanks were taken as absent, and what is absent shows a habit.
     """
     answered = matrix.known[matrix.answered]
-    if evidence != "auto" or not bool(answered.all()):
+    if evidence != "auto" or not len(answered) or not bool(answered.all()):
         return evidence
     logger.warning(
         "every image that has labels has them all, as if blanks were taken as absent: what occurs"

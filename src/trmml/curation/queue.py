@@ -94,7 +94,8 @@ class Queue:
         answered = [place for place, found in enumerate(self.pairs.answered) if found]
         self.head.learn(answered, self.pairs.matrix(answered), anew=True)
         # Of each category, how many pairs are open and the sum of their info.
-        self._left, self._doubt = torch.zeros(2, len(names))
+        self._left = torch.zeros(len(names), dtype=torch.int64)
+        self._doubt = torch.zeros(len(names))
         self._stale = set(range(len(names)))
         self._refresh()
 
@@ -297,10 +298,11 @@ class Queue:
         """The newest rows of this session that count, taken back; None if there are none."""
         if not self._session:
             return None
-        rows = self._session.pop()
+        rows = self._session[-1]
         self.answers.add(
             row._replace(id=new_id(), at=now(), answer=None, ms=None, undoes=row.id) for row in rows
         )
+        self._session.pop()  # not before the journal took it
         self.take_new()
         return rows
 

@@ -28,7 +28,7 @@ def _best_thresholds(pairs: KnownPairs, categories: int) -> Float64[Tensor, "C"]
     # Counts within each category, after each pair
     sizes = torch.bincount(category, minlength=categories)
     starts = sizes.cumsum(0) - sizes
-    hits = torch.cat([torch.zeros(1), present.cumsum(0)]).double()  # (M + 1,)
+    hits = torch.cat([present.new_zeros(1), present.cumsum(0)]).double()  # (M + 1,)
     positives = hits[starts + sizes] - hits[starts]
     place = torch.arange(values.numel())
     predicted = place + 1 - starts[category]
