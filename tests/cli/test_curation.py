@@ -90,6 +90,29 @@ def test_lists(finished_run: Path, toy_images: ToyImages, table: Path, tmp_path:
     assert not again.exists()
 
 
+def test_a_table_is_written_as_it_was_read(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    names, lists, out = tmp_path / "names.txt", tmp_path / "lists.csv", tmp_path / "new.csv"
+    run_names = toy_images.train_table.read_text().split("\n")[0].split(",")[1:]
+    names.write_text("\n".join(run_names))
+    lists.write_text(table.read_text().replace(",note,", ",tags,"))
+    more = ("--accept", "all", "--categories", str(names))
+    result = _complete(finished_run, toy_images.train, lists, out, *more)
+    assert result.exit_code == 0, result.output
+    assert out.read_text().splitlines()[0] == lists.read_text().splitlines()[0]
+    rows = [line.split(",")[:5] for line in table.read_text().splitlines()[1:]]
+    bare = [",".join([image, *cells[:3], "-1"]) for image, *cells in rows]
+    lists.write_text("\n".join(bare))
+    out.unlink()
+    more = (*more, "--minus-one", "unknown")
+    result = _complete(finished_run, toy_images.train, lists, out, *more)
+    assert result.exit_code == 0, result.output
+    assert out.read_text().splitlines()[0] == "image,present,absent"
+    refused = _complete(finished_run, toy_images.train, lists, tmp_path / "no.csv")
+    assert "line 1 names an image, so it has no header" in refused.stderr
+
+
 def test_what_is_refused(
     finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
 ) -> None:

@@ -168,6 +168,30 @@ def test_apply_to_a_list_of_names(tmp_path: Path) -> None:
     assert text == "image,blue,red\na.png,1,1\nb.png,1,\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "labels.json",
+            '{"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],'
+            ' "categories": [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}],'
+            ' "annotations": [{"image_id": 1, "category_id": 2},'
+            ' {"image_id": 2, "category_id": 1}, {"image_id": 2, "category_id": 2}]}',
+        ),
+        ("labels.json", '{"a.png": ["red"], "b.png": ["red", "blue"]}'),
+        ("labels.csv", "a.png,0,1\nb.png,1,1\n"),
+    ],
+)  # fmt: skip
+def test_apply_to_other_forms(tmp_path: Path, name: str, text: str) -> None:
+    labels, answers = tmp_path / name, tmp_path / "a.sqlite"
+    labels.write_text(text)
+    (tmp_path / "names.txt").write_text("blue\nred\n")
+    journal(answers, ("a.png", "blue", "present"))
+    good("review", "apply", "--labels", labels, "--answers", answers, "--out", tmp_path / "new.csv",
+         "--categories", tmp_path / "names.txt", "--blank", "absent")  # fmt: skip
+    assert (tmp_path / "new.csv").read_text() == "image,blue,red\na.png,1,1\nb.png,1,1\n"
+
+
 def test_lines_go_out_and_in(tmp_path: Path) -> None:
     journal(tmp_path / "a.sqlite", ("a.png", "red", "present"), ("a.png", "blue", "skip"))
     lines = tmp_path / "a.jsonl"

@@ -138,9 +138,8 @@ def apply(
     """Write a new table with the answers. Other cells and columns stay as they are."""
     from trmml.curation.answers import existing
     from trmml.curation.standing import apply_answers, places_by_name
-    from trmml.datasets.formats.folder import from_table
+    from trmml.datasets.formats.folder import read_labels
     from trmml.datasets.tables.changed import as_table, changed_cells, is_wide_csv, with_cells
-    from trmml.datasets.tables.table import read_table
     from trmml.storage.atomic import refuse_old, write_bytes
 
     refuse_old(out)
@@ -151,10 +150,9 @@ def apply(
         data = read_images(images, labels, table)
         applied = apply_answers(data, rows)
     else:
-        data = from_table(
-            Path(), read_table(labels), blank=blank, minus_one=minus_one,
-            categories=table.categories, separator=separator,
-        )  # fmt: skip
+        data, _ = read_labels(
+            Path(), labels, blank, minus_one, categories=table.categories, separator=separator
+        )
         applied = apply_answers(data, rows, places_by_name(data, rows))
     if form != "long" and is_wide_csv(labels, data, table.categories):
         content = with_cells(labels, changed_cells(data, applied.data, blank, minus_one))

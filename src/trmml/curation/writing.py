@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trmml.curation.complete import MODEL, Completed
 from trmml.datasets.base import Dataset
+from trmml.datasets.formats.other_forms import read_other_form
 from trmml.datasets.tables.cells import is_long
 from trmml.datasets.tables.changed import as_table, with_cells
 from trmml.datasets.tables.table import read_table
@@ -56,7 +57,7 @@ def write_completed(
     """
     refuse_to_overwrite(out, table)
     refuse_spreadsheets(out)
-    refuse_other_forms(table, style)
+    refuse_other_forms(table, style, completed.asked)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -69,9 +70,14 @@ def write_completed(
         write_bytes(out, with_cells(table, {**answered, **_cells(completed, minus_one)}))
 
 
-def own_form(table: Path | None) -> CompletedFormat:
-    """The form of a completed table: "wide" where it can be a copy of `table`, else "long"."""
-    return "long" if table is None or _no_copy(table) else "wide"
+def own_form(table: Path | None, categories: Sequence[str] | None = None) -> CompletedFormat:
+    """The form of a completed table: "wide" where it can be a copy of `table`, else "long".
+
+    Args:
+        table: the labels.
+        categories: those that were asked for when it was read.
+    """
+    return "long" if table is None or _no_copy(table, categories) else "wide"
 
 
 def refuse_spreadsheets(out: Path) -> None:
@@ -84,20 +90,29 @@ def refuse_spreadsheets(out: Path) -> None:
         raise DataError(f"{out} would be no spreadsheet but CSV or JSON lines; name it so")
 
 
-def refuse_other_forms(table: Path | None, style: CompletedFormat) -> None:
+def refuse_other_forms(
+    table: Path | None, style: CompletedFormat, categories: Sequence[str] | None = None
+) -> None:
     """Refuse a copy of what is no CSV file with a column for each category.
+
+    Args:
+        table: the labels.
+        style: of the result; only "wide" is a copy.
+        categories: those that were asked for when the table was read.
 
     Raises:
         DataError: it would be one.
     """
     if style != "wide":
         return
-    why = "only a table of --labels can be copied" if table is None else _no_copy(table)
+    why = "only a table of --labels can be copied"
+    if table is not None:
+        why = _no_copy(table, categories)
     if why:
         raise DataError(f"{why}; name another form of the result: --format long or --format jsonl")
 
 
-def _no_copy(table: Path) -> str:
+def _no_copy(table: Path, categories: Sequence[str] | None) -> str:
     """Why a table cannot be copied with its blanks filled; "" where it can, or is not there."""
     if not table.is_file():
         return ""
@@ -105,7 +120,9 @@ def _no_copy(table: Path) -> str:
         packed = file.read(4) == b"PAR1"
     if packed or table.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return f"{table} is no CSV table, so it cannot be copied"
-    if is_long(read_table(table)):  # also refuses whatever is no table
+    if read_other_form(table, categories) is not None:
+        return f"{table} is no CSV table with a header, so it cannot be copied"
+    if is_long(read_table(table), categories):
         return f"{table} lists names and has no column for each category"
     return ""
 

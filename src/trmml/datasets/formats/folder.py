@@ -122,7 +122,7 @@ def from_table(
     named = categories is not None and set(categories) <= set(table.names)
     if not named:
         table = join_rows(table, column, separator, categories)
-    if is_long(table, categories) and not named:
+    if is_long(table, categories):
         names, matrix = read_long(table, column, categories, blank=blank, separator=separator)
     else:
         names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)

@@ -40,9 +40,8 @@ def is_wide_csv(path: Path, data: Dataset, categories: Sequence[str] | None) -> 
         table = read_table(path)
     except DataError:  # JSON and other forms, which are read elsewhere
         return False
-    named = categories is not None and set(categories) <= set(table.names)
     # A table with a row per label has more rows than images.
-    return start != b"PAR1" and (named or not is_long(table)) and len(data) == len(table.rows)
+    return start != b"PAR1" and not is_long(table, categories) and len(data) == len(table.rows)
 
 
 def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
