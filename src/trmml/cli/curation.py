@@ -91,7 +91,8 @@ def complete(
     labelled, answered = read_either(images, labels, data, data_option, table, split), {}
     if answers is not None:
         before, labelled = labelled, with_answers(labelled, labels, answers)
-        answered = changed_cells(before, labelled, blank, minus_one)
+        if style == "wide":  # of which alone the cells must say what people said
+            answered = changed_cells(before, labelled, blank, minus_one)
     with shown_progress() as progress:
         completed = complete_run(
             run,
