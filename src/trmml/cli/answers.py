@@ -1,5 +1,6 @@
 """`trmml review`, the verbs about a journal: queue, apply, learn, export, import."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -60,7 +61,9 @@ def open_queue(
     journal = Answers(answers) if asks or answers is None else existing(answers)
     with shown_progress() as progress:
         collection = read_collection(run, data, progress=progress, **how)
-    queue = Queue(collection, journal, who=who, categories=categories or ())
+    # People who ask at once are asked different questions.
+    seed = zlib.crc32(who.encode())
+    queue = Queue(collection, journal, who=who, categories=categories or (), seed=seed)
     applied = queue.pairs.applied
     for line in applied.lines()[0 if applied.pairs else 1 :]:
         say(line)
