@@ -88,7 +88,7 @@ def complete(
         names, others = _columns(labels, load_card(run).category_names, separator)
     style = _checked_form(labels, style, names, probabilities=accept == "none")
     table = TableOptions(names, blank, minus_one, separator)
-    labelled, answered = read_either(images, labels, data, data_option, table, split), {}
+    labelled, answered = read_either(images, labels, data, data_option, table, split), None
     if answers is not None:
         before, labelled = labelled, with_answers(labelled, labels, answers)
         if style == "wide":  # of which alone the cells must say what people said

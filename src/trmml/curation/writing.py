@@ -1,14 +1,14 @@
 """A completed collection as a table, as JSON lines, and with the reasons of each probability."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from trmml.curation.complete import MODEL, Completed
 from trmml.datasets.base import Dataset
 from trmml.datasets.formats.other_forms import read_other_form
 from trmml.datasets.tables.cells import is_long
-from trmml.datasets.tables.changed import as_table, with_cells
+from trmml.datasets.tables.changed import Cells, as_table, signs_of, with_cells
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank, CompletedFormat
@@ -40,7 +40,7 @@ def write_completed(
     style: CompletedFormat,
     *,
     minus_one: Blank | None = None,
-    answered: Mapping[tuple[int, str], str] = MappingProxyType({}),
+    answered: Cells | None = None,
 ) -> None:
     """Write the given and the decided labels; what was open and is not decided stays open.
 
@@ -67,7 +67,8 @@ def write_completed(
         write_bytes(out, as_table(_asked(completed), "long"))
     else:
         assert table is not None
-        write_bytes(out, with_cells(table, {**answered, **_cells(completed, minus_one)}))
+        decided = _cells(completed, minus_one)
+        write_bytes(out, with_cells(table, *filter(None, (answered, decided))))
 
 
 def own_form(table: Path | None, categories: Sequence[str] | None = None) -> CompletedFormat:
@@ -213,14 +214,14 @@ def _lists(said: list[str | None], count: int) -> pl.Series:
     return flat.reshape((count, REASONS)).arr.to_list().list.drop_nulls()
 
 
-def _cells(completed: Completed, minus_one: Blank | None) -> dict[tuple[int, str], str]:
-    """What is written into the table's blanks, by line and category."""
-    names, lines = completed.collection.category_names, completed.collection.data.rows
-    absent = "-1" if minus_one == "absent" else "0"
-    return {
-        (lines[row], names[c]): "1" if completed.matrix.labels[row, c] else absent
-        for row, c in (completed.source >= MODEL).nonzero().tolist()
-    }
+def _cells(completed: Completed, minus_one: Blank | None) -> Cells:
+    """What is written into the table's blanks."""
+    data = completed.collection.data
+    row, column = (completed.source >= MODEL).nonzero(as_tuple=True)
+    signs = 1 + completed.matrix.labels[row, column].byte()
+    lines = np.array(data.rows, dtype=np.int64)[row.numpy()]
+    names = completed.collection.category_names
+    return Cells(lines, column.numpy(), signs.numpy(), names, signs_of(minus_one))
 
 
 def _asked(completed: Completed) -> Dataset:
