@@ -67,6 +67,23 @@ def test_answers_count_before_the_table_and_are_written(
     assert new[1] == old[1].replace(",,", ",1,") and new[2] == old[2].replace(",,", ",0,")
 
 
+def test_what_people_disagree_about_stays_open_in_forms_that_can_say_so(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    # Blanks mean absent, so all is known but the pair that two people answered otherwise.
+    answers, out = tmp_path / "answers.sqlite", tmp_path / "new.csv"
+    rows = journal(answers, *[("000.png", "yellow", said) for said in ("present", "absent")])
+    answers.unlink()
+    with Answers(answers) as kept:
+        sha256 = hash_file(toy_images.train / "000.png")
+        kept.add([r._replace(sha256=sha256, who=r.answer or "") for r in rows])
+    more = ("--accept", "sure=0.999999", "--answers", str(answers), "--blank", "absent")
+    result = _complete(finished_run, toy_images.train, table, out, *more)
+    assert result.exit_code == 1 and "Take --format long" in result.stderr
+    result = _complete(finished_run, toy_images.train, table, out, *more, "--format", "long")
+    assert result.exit_code == 0 and "1 open" in result.stdout, result.output
+
+
 def test_probabilities_without_a_rule(
     finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +105,29 @@ def test_lists(finished_run: Path, toy_images: ToyImages, table: Path, tmp_path:
     result = _complete(finished_run, toy_images.train, out, again, "--accept", "all")
     assert result.exit_code == 1 and "nothing is left to complete" in result.stderr
     assert not again.exists()
+
+
+def test_a_table_is_written_as_it_was_read(
+    finished_run: Path, toy_images: ToyImages, table: Path, tmp_path: Path
+) -> None:
+    names, lists, out = tmp_path / "names.txt", tmp_path / "lists.csv", tmp_path / "new.csv"
+    run_names = toy_images.train_table.read_text().split("\n")[0].split(",")[1:]
+    names.write_text("\n".join(run_names))
+    lists.write_text(table.read_text().replace(",note,", ",tags,"))
+    more = ("--accept", "all", "--categories", str(names))
+    result = _complete(finished_run, toy_images.train, lists, out, *more)
+    assert result.exit_code == 0, result.output
+    assert out.read_text().splitlines()[0] == lists.read_text().splitlines()[0]
+    rows = [line.split(",")[:5] for line in table.read_text().splitlines()[1:]]
+    bare = [",".join([image, *cells[:3], "-1"]) for image, *cells in rows]
+    lists.write_text("\n".join(bare))
+    out.unlink()
+    more = (*more, "--minus-one", "unknown")
+    result = _complete(finished_run, toy_images.train, lists, out, *more)
+    assert result.exit_code == 0, result.output
+    assert out.read_text().splitlines()[0] == "image,present,absent"
+    refused = _complete(finished_run, toy_images.train, lists, tmp_path / "no.csv")
+    assert "line 1 names an image, so it has no header" in refused.stderr
 
 
 def test_what_is_refused(

@@ -123,6 +123,19 @@ def test_the_queue_lists_and_asks_nothing(
     assert "no category 'pink'" in bad.stderr
 
 
+def test_the_queue_writes_no_journal(finished_run: Path, given: dict[str, Path]) -> None:
+    given["answers"].write_bytes(b"")
+    bad = run("review", "queue", finished_run, *words(given), "--trust")
+    assert (bad.exit_code, "the file is empty" in bad.stderr) == (1, True)
+    assert given["answers"].read_bytes() == b""
+    given["answers"].unlink()
+    journal(given["answers"], ("000.png", "blue", "present"))
+    given["answers"].chmod(0o444)
+    before = given["answers"].read_bytes()
+    text = good("review", "queue", finished_run, *words(given), "--trust", "--category", "red")
+    assert "worth asking: 1" in text and given["answers"].read_bytes() == before
+
+
 def test_apply_changes_cells_and_no_other_byte(tmp_path: Path) -> None:
     labels, answers = tmp_path / "labels.csv", tmp_path / "a.sqlite"
     labels.write_bytes(b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode())
@@ -166,6 +179,54 @@ def test_apply_to_a_list_of_names(tmp_path: Path) -> None:
     good("review", "apply", "--labels", labels, "--answers", answers, "--out", tmp_path / "new.csv")
     text = (tmp_path / "new.csv").read_text()
     assert text == "image,blue,red\na.png,1,1\nb.png,1,\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "left_out"),
+    [
+        ("image,tags,photographer\na.png,red,ann\nb.png,blue,bob\n", (), ["photographer"]),
+        ("file,note,label\na.png,x,red\nb.png,y,blue\n", (), ["note"]),
+        ("image,red,blue,note\na.png,1,0,x\n", ("--format", "long"), ["note"]),
+        ("image,red,blue,note\na.png,1,0,x\n", (), []),  # a copy
+        ("image,present,absent\na.png,red,blue\n", (), []),
+    ],
+)
+def test_apply_names_the_columns_that_it_leaves_out(
+    tmp_path: Path, text: str, more: tuple[str, ...], left_out: list[str]
+) -> None:
+    labels, answers, out = tmp_path / "labels.csv", tmp_path / "a.sqlite", tmp_path / "new.csv"
+    labels.write_text(text)
+    (tmp_path / "names.txt").write_text("red\nblue\n")
+    journal(answers, ("a.png", "blue", "present"))
+    more = ("--categories", str(tmp_path / "names.txt"), "--blank", "unknown", *more, "--json")
+    done = run("review", "apply", "--labels", labels, "--answers", answers, "--out", out, *more)
+    assert json.loads(done.stdout)["left_out"] == left_out
+    assert (f"left out: {', '.join(left_out)}" in done.stderr) == bool(left_out)
+    assert ("note" in out.read_text()) == (text.endswith("x\n") and not left_out)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "labels.json",
+            '{"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],'
+            ' "categories": [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}],'
+            ' "annotations": [{"image_id": 1, "category_id": 2},'
+            ' {"image_id": 2, "category_id": 1}, {"image_id": 2, "category_id": 2}]}',
+        ),
+        ("labels.json", '{"a.png": ["red"], "b.png": ["red", "blue"]}'),
+        ("labels.csv", "a.png,0,1\nb.png,1,1\n"),
+    ],
+)  # fmt: skip
+def test_apply_to_other_forms(tmp_path: Path, name: str, text: str) -> None:
+    labels, answers = tmp_path / name, tmp_path / "a.sqlite"
+    labels.write_text(text)
+    (tmp_path / "names.txt").write_text("blue\nred\n")
+    journal(answers, ("a.png", "blue", "present"))
+    good("review", "apply", "--labels", labels, "--answers", answers, "--out", tmp_path / "new.csv",
+         "--categories", tmp_path / "names.txt", "--blank", "absent")  # fmt: skip
+    assert (tmp_path / "new.csv").read_text() == "image,blue,red\na.png,1,1\nb.png,1,1\n"
 
 
 def test_lines_go_out_and_in(tmp_path: Path) -> None:

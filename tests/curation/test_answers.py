@@ -273,6 +273,15 @@ def test_lines_go_out_and_in(tmp_path: Path) -> None:
         (json.dumps({**row()._asdict(), "undoes": "x"}), "'answer' is 'present'"),
         (json.dumps({**row()._asdict(), "note": 1}), "expected the keys id, at"),
         (json.dumps({"id": "1"}), "'at' is None"),
+        (json.dumps({**row()._asdict(), "category": ""}), "line 2: 'category' is ''"),
+        (json.dumps({**row()._asdict(), "image": " "}), "'image' is ' '"),
+        (json.dumps({**row()._asdict(), "id": ""}), "'id' is ''"),
+        (json.dumps({**row()._asdict(), "p": float("nan")}), "'p' is nan"),
+        (json.dumps({**row()._asdict(), "p": 1.5}), "'p' is 1.5"),
+        (json.dumps({**row()._asdict(), "ms": 1 << 63}), "'ms' is 9223372036854775808"),
+        (json.dumps({**row()._asdict(), "at": "later"}), "'at' is 'later'"),
+        (json.dumps({**row()._asdict(), "at": "2026-1-2T03:04:05Z"}), "'at' is '2026-1-2T"),
+        (json.dumps({**row()._asdict(), "image": "\ud800"}), "line 2 .* half of a surrogate pair"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, change: str, message: str) -> None:

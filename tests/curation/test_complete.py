@@ -17,7 +17,7 @@ from trmml.curation.complete import GIVEN, MODEL, UNKNOWN, complete_collection
 from trmml.curation.cross_fit import fit_head
 from trmml.curation.recalibration import Recalibration, plain_calibration
 from trmml.curation.weighing import Unseen
-from trmml.curation.writing import own_form, write_completed
+from trmml.curation.writing import own_form, refuse_other_forms, write_completed
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.labels.matrix import LabelMatrix
@@ -280,6 +280,18 @@ def test_tables_without_cells_are_refused_and_lists_are_written(tmp_path: Path) 
     assert [own_form(each) for each in (table, tmp_path / "labels.jsonl", None)] == ["long"] * 3
     (tmp_path / "wide.csv").write_text("image,cat\na.jpg,1\n")
     assert own_form(tmp_path / "wide.csv") == "wide"
+    for text, form in (
+        ("image,tags,a,d\na.jpg,x,1,\n", "wide"),  # as its categories have columns
+        ("image,tags,a\na.jpg,d,1\n", "long"),
+        ("a.jpg,1,1\n", "long"),
+    ):
+        table.write_text(text)
+        assert own_form(table, ("a", "d")) == form
+        if form == "long":
+            with pytest.raises(DataError, match=f"^{table} .*--format long or --format jsonl"):
+                refuse_other_forms(table, "wide", ("a", "d"))
+        else:
+            refuse_other_forms(table, "wide", ("a", "d"))
     write_completed(completed, out, None, "long")
     first = out.read_text().splitlines()[:2]
     assert first[0] == "image,present,absent" and first[1].startswith("0.png,")

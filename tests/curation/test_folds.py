@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from trmml.curation.folds import BLOCK, FOLDS, NEAR, image_folds, near_groups
+from trmml.curation.folds import BLOCK, FOLDS, NEAR, PAIRS, image_folds, near_groups
 
 
 def _series(series: int, length: int, noise: float = 0.001) -> torch.Tensor:
@@ -44,3 +46,28 @@ def test_seeds_and_few_images() -> None:
     assert torch.equal(image_folds(features), image_folds(features))
     assert not torch.equal(image_folds(features), image_folds(features, seed=1))
     assert image_folds(features[:2]).tolist() in ([0, 2], [2, 0])
+
+
+class _Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor holds."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor):
+                self.numbers = max(self.numbers, each.numel())
+        return result
+
+
+def test_a_long_series_takes_little_memory() -> None:
+    features = torch.randn(2000, 256)
+    features[:1500] = features[0] + 0.001 * torch.randn(1500, 256)
+    features[1600:1900] = features[1600] + 0.001 * torch.randn(300, 256)
+    with _Largest() as largest:
+        groups = near_groups(features)
+    expected = torch.arange(2000)
+    expected[1600:1900] = 1600  # and the longer one is no series
+    assert torch.equal(groups, expected)
+    assert largest.numbers <= PAIRS * 256  # all pairs of a block: 512 * 1,500 * 256

@@ -9,6 +9,8 @@ from typing import get_args
 import pytest
 import torch
 
+from trmml.cli.ask import _session
+from trmml.cli.ask_images import image_session
 from trmml.curation.answers import Answers, Verdict
 from trmml.curation.collection import Collection
 from trmml.curation.fast_head import FastHead
@@ -44,6 +46,66 @@ def collection(tmp_path: Path) -> Collection:
 def _columns(collection: Collection, categories: list[int]) -> LabelMatrix:
     matrix = collection.matrix
     return LabelMatrix(matrix.labels[:, categories], matrix.known[:, categories])
+
+
+def test_people_who_ask_at_once_are_asked_different_questions(
+    collection: Collection, tmp_path: Path
+) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers, Answers(tmp_path / "a.sqlite") as others:
+        ann, bob = Queue(collection, answers, seed=1), Queue(collection, others, seed=2)
+        nobody = Queue(collection, answers)
+        for ask in (
+            lambda queue: queue.next(4, category="cat"),
+            lambda queue: [image[0] for image in queue.next_images(2)],
+        ):
+            mine, theirs, best = (
+                {each.place for each in ask(queue)} for queue in (ann, bob, nobody)
+            )
+            assert len(mine) == len(theirs) == len(best)
+            assert mine != theirs != best != mine
+            assert best == {each.place for each in ask(Queue(collection, answers))}
+
+
+def test_what_another_answered_meanwhile_is_not_shown(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers, Answers(tmp_path / "a.sqlite") as others:
+        ann, bob = (
+            Queue(collection, each, who=who) for each, who in ((answers, "a"), (others, "b"))
+        )
+        theirs = bob.next()
+        keys = iter("yybyq")
+
+        def key() -> str:
+            if len(answers.rows()) == 0:
+                bob.answer_all([(each, "absent") for each in theirs[1:-1]])
+            return next(keys)
+
+        monkeypatch.setattr("trmml.cli.ask.key", key)
+        monkeypatch.setattr("trmml.cli.ask.draw_image", print)
+        assert _session(ann, "learn", None) == 2
+        mine = [row for row in answers.rows() if row.who == "a"]
+        places = [row.image for row in mine]
+        assert places == [theirs[n].image for n in (0, -1, -1, -1)]  # the last once more, after b
+
+
+def test_an_image_that_another_answered_meanwhile_is_not_shown(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answers(tmp_path / "a.sqlite") as answers, Answers(tmp_path / "a.sqlite") as others:
+        ann, bob = Queue(collection, answers, who="a"), Queue(collection, others, who="b")
+        first, second = images = ann.next_images(2)
+        monkeypatch.setattr(ann, "next_images", lambda **_: [images.pop(0) for _ in [*images]])
+        keys, shown = iter("\nq"), list[str]()
+
+        def key() -> str:
+            bob.answer_all([(each, "absent") for each in second])
+            return next(keys)
+
+        monkeypatch.setattr("trmml.cli.ask_images.key", key)
+        monkeypatch.setattr("trmml.cli.ask_images.draw_image", lambda path: shown.append(path.name))
+        assert image_session(ann, None) == len(first)
+        assert shown == [first[0].image]
 
 
 def test_categories_are_asked_about_equally_often(collection: Collection, tmp_path: Path) -> None:

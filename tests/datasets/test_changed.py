@@ -1,10 +1,12 @@
 """Changed cells of a table: bytes that are not filled stay, whatever the dialect."""
 
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from trmml.datasets.tables.changed import with_cells
+from trmml.datasets.tables.changed import Cells, signs_of, with_cells
 from trmml.datasets.tables.table import read_table
 
 
@@ -30,6 +32,29 @@ def test_only_named_cells_differ(before: str, after: str, tmp_path: Path) -> Non
     table = tmp_path / "labels.csv"
     table.write_bytes(before.encode())
     first, second = read_table(table).rows
-    filled = with_cells(table, {(first, "dog"): "0", (second, "cat"): "1"})
-    assert filled.decode() == after
-    assert with_cells(table, {}) == table.read_bytes() == before.encode()
+    names, texts = ("owl", "cat", "dog"), signs_of(None)  # the table lacks owls
+    lines, columns, signs = np.array([[second, first], [1, 2], [2, 1]])
+    some = Cells(lines, columns, signs, names, texts)
+    assert with_cells(table, some).decode() == after
+    other = Cells(lines[:1], columns[:1] - 1, signs[:1] - 1, names[1:], texts)
+    assert with_cells(table, other, some).decode() == after  # the later counts
+    none = Cells(lines[:0], columns[:0], signs[:0], names, texts)
+    assert with_cells(table, none) == with_cells(table) == table.read_bytes() == before.encode()
+
+
+def test_a_large_table_makes_no_object_for_each_cell(tmp_path: Path) -> None:
+    table, rows, columns = tmp_path / "labels.csv", 2000, 100
+    names = [f"c{n}" for n in range(columns)]
+    lines = [f"{n}.jpg{',' * columns}" for n in range(rows)]
+    table.write_text("\n".join([",".join(["image", *names]), *lines]) + "\n")
+    line, column = (each.ravel() for each in np.mgrid[2 : rows + 2, :columns])
+    cells = Cells(line, column, column % 2 + 1, names, signs_of(None))
+    tracemalloc.start()
+    try:
+        filled = with_cells(table, cells)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert filled.decode().split("\n")[rows] == f"{rows - 1}.jpg" + ",0,1" * (columns // 2)
+    # Arrays of eight bytes a cell; a list of pieces takes over 150 in all, a dict as much again.
+    assert most < 110 * rows * columns

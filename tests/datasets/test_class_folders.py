@@ -38,6 +38,24 @@ def test_folders_without_a_split_are_to_train_on(tmp_path):
         read("class-folders", tmp_path, "test", blank="absent")
 
 
+def test_a_category_may_be_called_train(tmp_path):
+    files = ("boat/1.png", "car/1.png", "train/1.png", "train/steam/1.png")
+    write(tmp_path, {name: image_bytes(number) for number, name in enumerate(files)})
+    data = read("class-folders", tmp_path, blank="absent")
+    assert data.images == files
+    assert data.category_names == ("boat", "car", "train")
+    with pytest.raises(MissingSplitError):
+        read("class-folders", tmp_path, "test", blank="absent")
+    (tmp_path / "train/1.png").unlink()
+    with pytest.raises(DataError, match=r"in boat/, .*in train/ none do.*move its images"):
+        read("class-folders", tmp_path, blank="absent")
+
+
+def test_folders_that_hold_no_images_beside_splits_are_passed_over(tmp_path):
+    write(tmp_path, FILES | {"notes/1.txt": b"", "spare/cat/1.png": image_bytes(5)})
+    assert read("class-folders", tmp_path, blank="absent").category_names == ("cat", "dog", "owl")
+
+
 def test_what_class_folders_refuse(tmp_path):
     write(tmp_path, FILES)
     with pytest.raises(DataError, match=r"but not what they do not. Choose option blank=absent"):

@@ -116,6 +116,16 @@ def test_places_of_uploads_in_coco(root):
     assert read("coco", root).images == ("images/0a1b2c3d-boat.png",)
 
 
+def test_folders_called_upload_in_coco(root):
+    names = ["a/upload/1.png", "a/upload/7/1.png", "upload/2.png", "b/upload/3.png"]
+    write_images(root / "images", names[:3])
+    write_images(root, ["3.png"])
+    images = [{"id": 1 + n, "file_name": name} for n, name in enumerate(names)]
+    write(root, {"train.json": json.dumps(COCO | {"images": images, "annotations": []})})
+    found = read("coco", root, blank="absent").images
+    assert found == (*(f"images/{name}" for name in names[:3]), "3.png")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16", "utf-8-sig"])
 def test_xml_in_its_declared_encoding(tmp_path, encoding):
     declared = encoding.removesuffix("-sig")

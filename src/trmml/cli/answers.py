@@ -1,5 +1,6 @@
 """`trmml review`, the verbs about a journal: queue, apply, learn, export, import."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,19 +44,26 @@ def open_queue(
     answers: Path | None,
     categories: Sequence[str] | None,
     who: str = "",
+    *,
+    asks: bool = True,
     **how: Any,
 ) -> "Queue":
-    """The queue of a run over labelled images, with the journal's answers."""
-    from trmml.curation.answers import Answers
+    """The queue of a run over labelled images, with the journal's answers.
+
+    Where it does not ask, the journal must be there and is only read.
+    """
+    from trmml.curation.answers import Answers, existing
     from trmml.curation.collection import check_categories, read_collection
     from trmml.curation.queue import Queue
     from trmml.training.run_folder import load_card
 
     check_categories(categories or (), load_card(run).category_names)
-    journal = Answers(answers)
+    journal = Answers(answers) if asks or answers is None else existing(answers)
     with shown_progress() as progress:
         collection = read_collection(run, data, progress=progress, **how)
-    queue = Queue(collection, journal, who=who, categories=categories or ())
+    # People who ask at once are asked different questions.
+    seed = zlib.crc32(who.encode())
+    queue = Queue(collection, journal, who=who, categories=categories or (), seed=seed)
     applied = queue.pairs.applied
     for line in applied.lines()[0 if applied.pairs else 1 :]:
         say(line)
@@ -85,13 +93,9 @@ def queue(
     ] = False,
 ) -> None:
     """Print what is worth asking, and known labels that look wrong. Asks nothing."""
-    if answers is not None and not answers.is_file():
-        from trmml.curation.answers import existing
-
-        existing(answers)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     found = open_queue(
-        run, read_images(images, labels, table), answers, category,
+        run, read_images(images, labels, table), answers, category, asks=False,
         encoder=encoder, trust=trust, device=device, on_bad_image=on_bad_image,
     )  # fmt: skip
     if kind != "suspects":
@@ -127,7 +131,10 @@ def apply(
     ] = None,
     form: Annotated[
         Literal["wide", "long"] | None,
-        typer.Option("--format", help="Of the new table. [default: as it is, or wide]"),
+        typer.Option(
+            "--format",
+            help="Of the new table. [default: a copy of a wide CSV table, else wide]",
+        ),
     ] = None,
     categories: options.Categories = None,
     blank: options.BlankOption = None,
@@ -135,12 +142,11 @@ def apply(
     separator: options.Separator = None,
     json: options.Json = False,
 ) -> None:
-    """Write a new table with the answers. Other cells and columns stay as they are."""
+    """Write a new table with the answers. A copy of a wide CSV table keeps all else as it is."""
     from trmml.curation.answers import existing
     from trmml.curation.standing import apply_answers, places_by_name
-    from trmml.datasets.formats.folder import from_table
+    from trmml.datasets.formats.folder import other_columns, read_labels
     from trmml.datasets.tables.changed import as_table, changed_cells, is_wide_csv, with_cells
-    from trmml.datasets.tables.table import read_table
     from trmml.storage.atomic import refuse_old, write_bytes
 
     refuse_old(out)
@@ -151,21 +157,24 @@ def apply(
         data = read_images(images, labels, table)
         applied = apply_answers(data, rows)
     else:
-        data = from_table(
-            Path(), read_table(labels), blank=blank, minus_one=minus_one,
-            categories=table.categories, separator=separator,
-        )  # fmt: skip
+        data, _ = read_labels(
+            Path(), labels, blank, minus_one, categories=table.categories, separator=separator
+        )
         applied = apply_answers(data, rows, places_by_name(data, rows))
+    left_out = list[str]()
     if form != "long" and is_wide_csv(labels, data, table.categories):
         content = with_cells(labels, changed_cells(data, applied.data, blank, minus_one))
     else:
         content = as_table(applied.data, form or "wide")
+        left_out = other_columns(labels, data, table.categories)
     write_bytes(out, content)
+    if left_out:
+        say(f"a new table has no other columns; {len(left_out)} left out: {', '.join(left_out)}")
     if json:
         print_json({
             "out": str(out), "pairs": len(applied.pairs), "changed": len(applied.changed),
             "disagreed": len(applied.disagreed), "other_images": applied.other_images,
-            "other_categories": applied.other_categories,
+            "other_categories": applied.other_categories, "left_out": left_out,
         })  # fmt: skip
         return
     for line in (*applied.lines(), f"table: {out}"):

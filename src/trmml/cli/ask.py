@@ -121,6 +121,7 @@ def _session(queue: "Queue", kind: ReviewKind, top: int | None) -> int:
                 waiting.insert(0, shown.pop())
             continue
         queue.answer(waiting.pop(0), word, round((time.monotonic() - begun) * 1000))
+        waiting = queue.still_open(waiting)  # others answer too
         shown.append(question)
         count += 1
     return count

@@ -120,6 +120,7 @@ def image_session(queue: "Queue", top: int | None) -> int:
     rest_absent = False
     while top is None or len(kept) < top:
         if not begun_sheets:
+            waiting = [*filter(None, map(queue.still_open, waiting))]  # others answer too
             waiting = waiting or queue.next_images(without=shown)
             shown.update(questions[0].place for questions in waiting)
             if not waiting:

@@ -82,15 +82,17 @@ def complete(
     from trmml.datasets.tables.changed import changed_cells
     from trmml.training.run_folder import load_card
 
-    style = _checked_form(out, provenance, labels, style, probabilities=accept == "none")
+    _refuse_places(out, provenance, labels)
     names, others = read_names(categories), list[str]()
     if labels is not None and names is None:
         names, others = _columns(labels, load_card(run).category_names, separator)
+    style = _checked_form(labels, style, names, probabilities=accept == "none")
     table = TableOptions(names, blank, minus_one, separator)
-    labelled, answered = read_either(images, labels, data, data_option, table, split), {}
+    labelled, answered = read_either(images, labels, data, data_option, table, split), None
     if answers is not None:
         before, labelled = labelled, with_answers(labelled, labels, answers)
-        answered = changed_cells(before, labelled, blank, minus_one)
+        if style == "wide":  # of which alone the cells must say what people said
+            answered = changed_cells(before, labelled, blank, minus_one)
     with shown_progress() as progress:
         completed = complete_run(
             run,
@@ -119,30 +121,30 @@ def complete(
     show(f"labels:  {out}")
 
 
-def _checked_form(
-    out: Path,
-    provenance: Path | None,
-    labels: Path | None,
-    style: CompletedFormat | None,
-    *,
-    probabilities: bool,
-) -> CompletedFormat:
-    """The form that was named, or else the table's own; what cannot be written is refused."""
-    from trmml.curation.writing import (
-        own_form,
-        refuse_other_forms,
-        refuse_spreadsheets,
-        refuse_to_overwrite,
-    )
+def _refuse_places(out: Path, provenance: Path | None, labels: Path | None) -> None:
+    """Refuse new files where something is, two of one name, and spreadsheets."""
+    from trmml.curation.writing import refuse_spreadsheets, refuse_to_overwrite
 
     for new in filter(None, (out, provenance)):
         refuse_to_overwrite(new, labels)
     if provenance is not None and provenance.absolute() == out.absolute():
         raise typer.BadParameter(f"--provenance and --out are both {out}; name two files")
     refuse_spreadsheets(out)
+
+
+def _checked_form(
+    labels: Path | None,
+    style: CompletedFormat | None,
+    categories: Sequence[str] | None,
+    *,
+    probabilities: bool,
+) -> CompletedFormat:
+    """The form that was named, or else the table's own; a copy that cannot be is refused."""
+    from trmml.curation.writing import own_form, refuse_other_forms
+
     if style is None:
-        return "jsonl" if probabilities or labels is None else own_form(labels)
-    refuse_other_forms(labels, style)
+        return "jsonl" if probabilities or labels is None else own_form(labels, categories)
+    refuse_other_forms(labels, style, categories)
     return style
 
 
@@ -150,12 +152,13 @@ def _columns(
     labels: Path, run: Sequence[str], separator: str | None
 ) -> tuple[list[str] | None, list[str]]:
     """The run's categories that a CSV or Parquet table has, None for all; and its other columns."""
+    from trmml.datasets.formats.other_forms import read_other_form
     from trmml.datasets.tables.cells import names_in
     from trmml.datasets.tables.table import image_columns, read_table
 
     if labels.suffix.lower() not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
         return None, []
-    found = names_in(read_table(labels), separator)
+    found = names_in(read_other_form(labels, None) or read_table(labels), separator)
     others = sorted(found - {*run, *image_columns(found)})
     return [name for name in run if name in found] or None, others
 

@@ -1,5 +1,7 @@
 """Folds of images in which near-duplicates stay together, so that none gives another away."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -12,6 +14,8 @@ NEAR = 0.98
 DIRECTIONS = 32
 # Images by images that are compared at a time: their products stay in a processor's cache.
 BLOCK, WIDE = 512, 2048
+# Pairs whose features are compared in full at a time.
+PAIRS = 8192
 
 
 def image_folds(features: Float[Tensor, "N D"], seed: int = 0) -> Int[Tensor, " N"]:
@@ -42,20 +46,33 @@ def near_groups(features: Float[Tensor, "N D"]) -> Int[Tensor, " N"]:
     images are told apart again.
     """
     unit = F.normalize(features.float() - features.float().mean(dim=0), dim=1)
-    left, right = _near_pairs(unit)
     first = torch.arange(len(unit))
-    while True:  # each image takes the least first image of its neighbours, until none changes
-        least = first.scatter_reduce(0, right, first[left], "amin")
-        least = least.scatter_reduce(0, left, least[right], "amin")
-        if torch.equal(least, first):
-            break
-        first = least[least]
+    for pairs in _close_pairs(unit):
+        for some in torch.split(pairs, PAIRS):
+            some = some[first[some[:, 0]] != first[some[:, 1]]]  # of one group already: no matter
+            left, right = some.unbind(1)
+            near = (unit[left] * unit[right]).sum(dim=1) >= NEAR
+            first = _joined(first, left[near], right[near])
     size = first.bincount(minlength=len(unit))[first]
     return torch.where(size * FOLDS > len(unit), torch.arange(len(unit)), first)
 
 
-def _near_pairs(unit: Float[Tensor, "N D"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """Both images of each near pair, the earlier first.
+def _joined(
+    first: Int[Tensor, " N"], left: Int[Tensor, " M"], right: Int[Tensor, " M"]
+) -> Int[Tensor, " N"]:
+    """The first image of each image's group, once the groups of each left and right are one."""
+    while True:
+        ends = torch.stack([first[left], first[right]])
+        least, most = ends.amin(dim=0), ends.amax(dim=0)
+        if torch.equal(least, most):
+            return first
+        first = first.scatter_reduce(0, most, least, "amin")  # a group's first follows a lesser one
+        while not torch.equal(first[first], first):
+            first = first[first]
+
+
+def _close_pairs(unit: Float[Tensor, "N D"]) -> Iterator[Int[Tensor, "M 2"]]:
+    """Pairs that may be near, the earlier first, of at most BLOCK by WIDE images at a time.
 
     |a - b|^2 = 2 - 2 cos for unit vectors, and no projection makes a distance longer. So a product
     of two short rows, each with half its excess in it, is negative wherever a pair is too far.
@@ -64,24 +81,12 @@ def _near_pairs(unit: Float[Tensor, "N D"]) -> tuple[Int[Tensor, " M"], Int[Tens
     short = unit @ directions[:, -DIRECTIONS:]
     excess = short.square().sum(dim=1, keepdim=True) / 2 - (1 - NEAR) / 2
     one = torch.ones_like(excess)
-    rows = torch.split(torch.cat([short, -excess, one], dim=1), BLOCK)
+    rows = torch.cat([short, -excess, one], dim=1)
     columns = torch.cat([short, one, -excess], dim=1).T.contiguous()
-    found = [_close(row, columns, start * BLOCK) for start, row in enumerate(rows)]
-    cosines = [(unit[pairs[:, 0]] * unit[pairs[:, 1]]).sum(dim=1) for pairs in found]
-    near = [pairs[cosine >= NEAR] for pairs, cosine in zip(found, cosines, strict=True)]
-    left, right = torch.cat(near).unbind(1)
-    return left, right
-
-
-def _close(
-    rows: Float[Tensor, "B E"], columns: Float[Tensor, "E N"], start: int
-) -> Int[Tensor, "M 2"]:
-    """Pairs of which the product is not negative, of the rows with all that come later."""
-    found = []
-    for begin in range(start, columns.shape[1], WIDE):
-        product = rows @ columns[:, begin : begin + WIDE]
-        some = (product.amax(dim=1) >= 0).nonzero()[:, 0]  # one pass over what is mostly far
-        pairs = (product[some] >= 0).nonzero()
-        found.append(torch.stack([some[pairs[:, 0]] + start, pairs[:, 1] + begin], dim=1))
-    pairs = torch.cat(found)
-    return pairs[pairs[:, 1] > pairs[:, 0]]
+    for start in range(0, len(rows), BLOCK):
+        for begin in range(start, len(rows), WIDE):
+            product = rows[start : start + BLOCK] @ columns[:, begin : begin + WIDE]
+            some = (product.amax(dim=1) >= 0).nonzero()[:, 0]  # one pass over what is mostly far
+            pairs = (product[some] >= 0).nonzero()
+            pairs = torch.stack([some[pairs[:, 0]] + start, pairs[:, 1] + begin], dim=1)
+            yield pairs[pairs[:, 1] > pairs[:, 0]]

@@ -25,6 +25,8 @@ GOLD_SHARE = 0.02
 # Categories beyond which images asked about whole come in any order: with 48 categories those that
 # `trmml` chooses are worth more, with 242 those at random are (docs/review.md).
 LONG_LIST = 100
+# How many times as many questions one person's are drawn from, where several ask at once.
+SPREAD = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Queue:
         who: name of the person who answers.
         policy: of what is worth asking; see `policies`.
         categories: to ask about; all by default.
-        seed: of gold questions and of the policy `random`.
+        seed: of gold questions and of the policy `random`; unless 0, also of a draw of questions
+            from SPREAD times as many, so that people who ask at once are seldom asked the same.
 
     Raises:
         ConfigError: a category that the run does not have.
@@ -85,7 +88,7 @@ class Queue:
         self.collection, self.answers, self.who, self._policy = collection, answers, who, policy
         self._columns = {name: place for place, name in enumerate(names)}
         self._wanted = torch.tensor([not categories or name in categories for name in names])
-        self._seed, self._draw = seed, random.Random(seed)
+        self._seed, self._draw, self._spread = seed, random.Random(seed), SPREAD if seed else 1
         self._session: list[list[Answer]] = []
         self._lists = dict[bool, Suspects]()
         rows, self._read = answers.since(0)
@@ -154,8 +157,15 @@ class Queue:
 
     def _chosen(self, count: int, column: int, free: Bool[Tensor, " N"]) -> list[Question]:
         pool = Pool(self.head.column(column)[:, None], free[:, None], self.collection.features)
-        pairs = choose_pairs(self._policy, pool, min(count, BLOCK), seed=self._seed)
-        return [self._question(place, column, "learn") for place in pairs[:, 0].tolist()]
+        count = min(count, BLOCK)
+        best = choose_pairs(self._policy, pool, count * self._spread, seed=self._seed)[:, 0]
+        return [self._question(n, column, "learn") for n in self._drawn(best.tolist(), count)]
+
+    def _drawn(self, best: list[int], count: int) -> list[int]:
+        """So many of the best, in their order."""
+        if len(best) <= count:
+            return best
+        return [best[place] for place in sorted(self._draw.sample(range(len(best)), count))]
 
     def next_images(self, count: int = 2, *, without: Iterable[int] = ()) -> list[list[Question]]:
         """The next images to ask about whole: their open pairs, most probable first; [] at the end.
@@ -172,7 +182,8 @@ class Queue:
         # Any order needs no logits, and a copy of all takes a while.
         logits = self.collection.logits if policy == "random" else self.head.logits
         pool = Pool(logits, free, self.collection.features)
-        images = choose_images(policy, pool, count, seed=self._seed).tolist()
+        best = choose_images(policy, pool, count * self._spread, seed=self._seed)
+        images = self._drawn(best.tolist(), count)
         chance = self.head.rows(images).sigmoid().masked_fill(~free[images], -1)
         ordered, columns = (each.tolist() for each in chance.sort(descending=True))
         return [
@@ -183,6 +194,11 @@ class Queue:
             ]
             for image, *found in zip(images, ordered, columns, strict=True)
         ]
+
+    def still_open(self, questions: Sequence[Question]) -> list[Question]:
+        """Those of questions that nobody has answered since; gold ones were answered before."""
+        asked, columns = self.pairs.asked, self._columns
+        return [q for q in questions if q.why == "gold" or not asked[q.place, columns[q.category]]]
 
     def known_present(self, place: int) -> list[str]:
         """Categories that an image is known to show.

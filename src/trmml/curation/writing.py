@@ -1,14 +1,14 @@
 """A completed collection as a table, as JSON lines, and with the reasons of each probability."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from trmml.curation.complete import MODEL, Completed
 from trmml.datasets.base import Dataset
+from trmml.datasets.formats.other_forms import read_other_form
 from trmml.datasets.tables.cells import is_long
-from trmml.datasets.tables.changed import as_table, with_cells
+from trmml.datasets.tables.changed import Cells, as_table, signs_of, with_cells
 from trmml.datasets.tables.table import read_table
 from trmml.errors import DataError
 from trmml.settings.choices import Blank, CompletedFormat
@@ -39,7 +40,7 @@ def write_completed(
     style: CompletedFormat,
     *,
     minus_one: Blank | None = None,
-    answered: Mapping[tuple[int, str], str] = MappingProxyType({}),
+    answered: Cells | None = None,
 ) -> None:
     """Write the given and the decided labels; what was open and is not decided stays open.
 
@@ -56,7 +57,7 @@ def write_completed(
     """
     refuse_to_overwrite(out, table)
     refuse_spreadsheets(out)
-    refuse_other_forms(table, style)
+    refuse_other_forms(table, style, completed.asked)
     if style == "jsonl":
         with whole_file(out) as part, part.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(
@@ -66,12 +67,18 @@ def write_completed(
         write_bytes(out, as_table(_asked(completed), "long"))
     else:
         assert table is not None
-        write_bytes(out, with_cells(table, {**answered, **_cells(completed, minus_one)}))
+        decided = _cells(completed, minus_one)
+        write_bytes(out, with_cells(table, *filter(None, (answered, decided))))
 
 
-def own_form(table: Path | None) -> CompletedFormat:
-    """The form of a completed table: "wide" where it can be a copy of `table`, else "long"."""
-    return "long" if table is None or _no_copy(table) else "wide"
+def own_form(table: Path | None, categories: Sequence[str] | None = None) -> CompletedFormat:
+    """The form of a completed table: "wide" where it can be a copy of `table`, else "long".
+
+    Args:
+        table: the labels.
+        categories: those that were asked for when it was read.
+    """
+    return "long" if table is None or _no_copy(table, categories) else "wide"
 
 
 def refuse_spreadsheets(out: Path) -> None:
@@ -84,20 +91,29 @@ def refuse_spreadsheets(out: Path) -> None:
         raise DataError(f"{out} would be no spreadsheet but CSV or JSON lines; name it so")
 
 
-def refuse_other_forms(table: Path | None, style: CompletedFormat) -> None:
+def refuse_other_forms(
+    table: Path | None, style: CompletedFormat, categories: Sequence[str] | None = None
+) -> None:
     """Refuse a copy of what is no CSV file with a column for each category.
+
+    Args:
+        table: the labels.
+        style: of the result; only "wide" is a copy.
+        categories: those that were asked for when the table was read.
 
     Raises:
         DataError: it would be one.
     """
     if style != "wide":
         return
-    why = "only a table of --labels can be copied" if table is None else _no_copy(table)
+    why = "only a table of --labels can be copied"
+    if table is not None:
+        why = _no_copy(table, categories)
     if why:
         raise DataError(f"{why}; name another form of the result: --format long or --format jsonl")
 
 
-def _no_copy(table: Path) -> str:
+def _no_copy(table: Path, categories: Sequence[str] | None) -> str:
     """Why a table cannot be copied with its blanks filled; "" where it can, or is not there."""
     if not table.is_file():
         return ""
@@ -105,7 +121,9 @@ def _no_copy(table: Path) -> str:
         packed = file.read(4) == b"PAR1"
     if packed or table.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return f"{table} is no CSV table, so it cannot be copied"
-    if is_long(read_table(table)):  # also refuses whatever is no table
+    if read_other_form(table, categories) is not None:
+        return f"{table} is no CSV table with a header, so it cannot be copied"
+    if is_long(read_table(table), categories):
         return f"{table} lists names and has no column for each category"
     return ""
 
@@ -196,14 +214,14 @@ def _lists(said: list[str | None], count: int) -> pl.Series:
     return flat.reshape((count, REASONS)).arr.to_list().list.drop_nulls()
 
 
-def _cells(completed: Completed, minus_one: Blank | None) -> dict[tuple[int, str], str]:
-    """What is written into the table's blanks, by line and category."""
-    names, lines = completed.collection.category_names, completed.collection.data.rows
-    absent = "-1" if minus_one == "absent" else "0"
-    return {
-        (lines[row], names[c]): "1" if completed.matrix.labels[row, c] else absent
-        for row, c in (completed.source >= MODEL).nonzero().tolist()
-    }
+def _cells(completed: Completed, minus_one: Blank | None) -> Cells:
+    """What is written into the table's blanks."""
+    data = completed.collection.data
+    row, column = (completed.source >= MODEL).nonzero(as_tuple=True)
+    signs = 1 + completed.matrix.labels[row, column].byte()
+    lines = np.array(data.rows, dtype=np.int64)[row.numpy()]
+    names = completed.collection.category_names
+    return Cells(lines, column.numpy(), signs.numpy(), names, signs_of(minus_one))
 
 
 def _asked(completed: Completed) -> Dataset:

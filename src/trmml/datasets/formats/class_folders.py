@@ -3,6 +3,8 @@
     train/cat/a.jpg, test/dog/b.jpg     the test folder may also be called val, valid, validation
     cat/a.jpg, dog/b.jpg                a training set alone
 
+Beside categories with images of their own, a folder called train is a category too, if it has such.
+
 An image that lies in several folders, with the same bytes under any name, has all their categories.
 Of other categories a folder says nothing: `blank=unknown` keeps them open (one present label each,
 as in the single-positive setting), `blank=absent` takes each image as checked for all.
@@ -19,7 +21,7 @@ from trmml.datasets.files import find_file
 from trmml.datasets.options import SPLIT_NAMES, ReaderOptions, Split
 from trmml.datasets.tables.names import clean_name, refuse_look_alikes
 from trmml.errors import DataError
-from trmml.image_search import find_images
+from trmml.image_search import SUFFIXES, find_images
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import Blank
 from trmml.storage.hashes import hash_file
@@ -39,10 +41,7 @@ def read_class_folders(root: Path, split: Split, options: ClassFolderOptions) ->
     Raises:
         DataError: there are no such folders, or `blank` is not chosen.
     """
-    places = {part: next((root / name for name in names if (root / name).is_dir()), None)
-              for part, names in SPLIT_NAMES.items()}  # fmt: skip
-    if not any(places.values()) and any(entry.is_dir() for entry in root.iterdir()):
-        places["train"] = root
+    places = _places(root)
     wanted = [f"{name}/CATEGORY/IMAGE" for name in SPLIT_NAMES[split]]
     folder = places[split] or find_file(root, wanted, f"the {split} set", split)
     if options.blank is None:
@@ -66,6 +65,36 @@ def read_class_folders(root: Path, split: Split, options: ClassFolderOptions) ->
     known = torch.ones_like(labels) if options.blank == "absent" else labels.clone()
     listed = tuple(image.relative_to(root).as_posix() for image in kept)
     return Dataset(root, listed, names, LabelMatrix(labels, known), tuple(range(1, len(kept) + 1)))
+
+
+def _places(root: Path) -> dict[Split, Path | None]:
+    """Return the folder of each split; the root itself where its folders are categories."""
+    names = [name for names in SPLIT_NAMES.values() for name in names]
+    splits = [root / name for name in names if (root / name).is_dir()]
+    others = [entry for entry in sorted(root.iterdir())
+              if entry.is_dir() and entry.name not in names and entry.name[0] != "."]  # fmt: skip
+    if splits:
+        others = [folder for folder in others if _has_images(folder)]
+    if not others:
+        return {part: next((root / name for name in names if root / name in splits), None)
+                for part, names in SPLIT_NAMES.items()}  # fmt: skip
+    unclear = [folder.name for folder in splits if not _has_images(folder)]
+    if unclear:
+        raise DataError(
+            f"{root}: images lie in {others[0].name}/, as in a category's folder, but in"
+            f" {unclear[0]}/ none do, as in a split's. If {unclear[0]} is a category, move its"
+            f" images into it; if it is a split, move {others[0].name}/ away."
+        )
+    return {"train": root, "test": None}
+
+
+def _has_images(folder: Path) -> bool:
+    """Return whether images lie in a folder itself, as in a category's; not if it is closed."""
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError:  # as of lost+found
+        return False
+    return any(name.lower().endswith(SUFFIXES) and not name.startswith(".") for name in names)
 
 
 def _category_names(places: Iterable[Path]) -> tuple[str, ...]:

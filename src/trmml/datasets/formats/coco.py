@@ -153,7 +153,7 @@ def _read(
     blank: str | None,
 ) -> Dataset:
     names, columns = category_columns(tree, path)
-    listed = image_entries(tree, path)
+    listed = image_entries(tree, path, root, folders)
     annotations = annotation_entries(tree, path, listed, columns)
     annotated = {annotation["image_id"] for annotation in annotations}
     if images == "annotated":

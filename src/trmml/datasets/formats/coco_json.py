@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trmml.datasets.base import Edges, ordered
 from trmml.datasets.files import below
+from trmml.datasets.image_files import ImageFiles
 from trmml.datasets.tables.names import unique_names
 from trmml.errors import DataError
 
@@ -94,8 +95,18 @@ def unused_roots(trees: Mapping[Path, Any], path: Path) -> list[dict[str, Any]]:
     return [entry for entry in roots if _id(entry, "id", f"{path}, categories") not in used]
 
 
-def image_entries(tree: Any, path: Path) -> dict[Any, ImageEntry]:
-    """Return the images by id, in the order of the file."""
+def image_entries(
+    tree: Any, path: Path, root: Path, folders: Sequence[str]
+) -> dict[Any, ImageEntry]:
+    """Return the images by id, in the order of the file.
+
+    Args:
+        tree: of the file.
+        path: of the file, for messages.
+        root: the data set's folder.
+        folders: below `root`, in which the images may lie; "" for `root` itself.
+    """
+    files = ImageFiles(root)
     listed: dict[Any, ImageEntry] = {}
     places: dict[str, int] = {}
     for place, entry in enumerate(_entries(tree, "images", path), start=1):
@@ -103,7 +114,7 @@ def image_entries(tree: Any, path: Path) -> dict[Any, ImageEntry]:
         key = _id(entry, "id", where)
         if key in listed:
             raise DataError(f"{where}: the id {key!r} is that of image {listed[key].row} too.")
-        name = below(_file_name(entry, where), where)
+        name = below(_as_uploaded(_file_name(entry, where), files, folders), where)
         if places.setdefault(name, place) != place:  # two answers to the same questions
             raise DataError(
                 f"{where}: the file {name!r} is that of image {places[name]} too. Make one entry of"
@@ -134,7 +145,16 @@ def _file_name(entry: Mapping[str, Any], where: str) -> str:
     name = _field(entry, "file_name", where)
     if not isinstance(name, str):
         raise DataError(f"{where}: 'file_name' is {name!r:.60}, not text. Name the file.")
-    return re.sub(r"^.*/upload/(\d+/)?", "", name)  # Label Studio's place of uploads
+    return name
+
+
+def _as_uploaded(name: str, files: ImageFiles, folders: Sequence[str]) -> str:
+    """Return a name without Label Studio's place of uploads, where no file has it as it stands."""
+    plain = re.sub(r"^.*/upload/(\d+/)?", "", name)
+    if plain == name or name.startswith("/"):
+        return plain
+    places = (f"{folder}/{name}" if folder else name for folder in folders)
+    return name if any(map(files.find, places)) else plain
 
 
 def annotation_entries(

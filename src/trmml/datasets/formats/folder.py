@@ -11,7 +11,7 @@ from trmml.datasets.files import below
 from trmml.datasets.formats.coco import read_coco_file
 from trmml.datasets.formats.other_forms import is_coco, read_other_form
 from trmml.datasets.image_files import ImageFiles
-from trmml.datasets.tables.cells import holds_answers, is_long
+from trmml.datasets.tables.cells import ABSENT_COLUMN, holds_answers, is_long, present_columns
 from trmml.datasets.tables.long import read_long
 from trmml.datasets.tables.names import unique_names
 from trmml.datasets.tables.row_per_label import join_rows
@@ -122,7 +122,7 @@ def from_table(
     named = categories is not None and set(categories) <= set(table.names)
     if not named:
         table = join_rows(table, column, separator, categories)
-    if is_long(table, categories) and not named:
+    if is_long(table, categories):
         names, matrix = read_long(table, column, categories, blank=blank, separator=separator)
     else:
         names, matrix = read_wide(table, column, categories, blank=blank, minus_one=minus_one)
@@ -137,6 +137,24 @@ def image_names(table: Table) -> tuple[str, ...]:
     """
     column = _image_column(table)
     return tuple(_image_names(join_rows(table, column, None), column))
+
+
+def other_columns(labels: Path, data: Dataset, categories: Sequence[str] | None) -> list[str]:
+    """Return the columns of a table that hold neither images nor what was read of it as labels.
+
+    Args:
+        labels: of the table; what is none has no columns.
+        data: what was read of it.
+        categories: those that were asked for.
+    """
+    if is_coco(labels) or read_other_form(labels, categories) is not None:
+        return []
+    table = read_table(labels)
+    used = [_image_column(table), *data.category_names]
+    if is_long(table, categories):
+        used = [used[0], *present_columns(table, categories)]
+        used += [name for name in table.names if name.casefold() == ABSENT_COLUMN]
+    return [name for name in table.names if name not in used]
 
 
 def read_categories(path: Path | str) -> list[str]:

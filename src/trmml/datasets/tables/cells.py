@@ -32,9 +32,11 @@ CHOICE = "--categories FILE; of a data set by name, option categories=FILE or it
 def is_long(table: Table, categories: Sequence[str] | None = None) -> bool:
     """Return whether the table lists names per image, rather than having a column per category.
 
-    Where categories are given and none has a column, 1 and 0 may be their numbers.
+    Where categories are given and all have a column, these hold their answers. Where none has one,
+    1 and 0 may be their numbers.
     """
-    return bool(present_columns(table, categories))
+    named = categories is not None and set(categories) <= set(table.names)
+    return not named and bool(present_columns(table, categories))
 
 
 def present_columns(table: Table, categories: Sequence[str] | None = None) -> list[str]:

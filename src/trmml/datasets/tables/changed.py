@@ -3,8 +3,9 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from trmml.settings.choices import Blank
 
 _LIST = ";"
 _CELLS = ("", "0", "1")  # unknown, absent, present
+_AT_ONCE = 1 << 16  # cells that are written at a time
 
 
 def is_wide_csv(path: Path, data: Dataset, categories: Sequence[str] | None) -> bool:
@@ -40,17 +42,44 @@ def is_wide_csv(path: Path, data: Dataset, categories: Sequence[str] | None) -> 
         table = read_table(path)
     except DataError:  # JSON and other forms, which are read elsewhere
         return False
-    named = categories is not None and set(categories) <= set(table.names)
     # A table with a row per label has more rows than images.
-    return start != b"PAR1" and (named or not is_long(table)) and len(data) == len(table.rows)
+    return start != b"PAR1" and not is_long(table, categories) and len(data) == len(table.rows)
 
 
-def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
+class Cells(NamedTuple):
+    """Cells of a wide table with new texts, a place for each in three arrays of one length.
+
+    Attributes:
+        lines: of each cell, as an editor shows it.
+        columns: of each, its place in `names`.
+        signs: of each, its place in `texts`.
+        names: of categories; those that no cell is of may be missing in the table.
+        texts: from `signs_of`.
+    """
+
+    lines: np.ndarray
+    columns: np.ndarray
+    signs: np.ndarray
+    names: Sequence[str]
+    texts: Sequence[str]
+
+
+def signs_of(minus_one: Blank | None) -> tuple[str, str, str]:
+    """What a table has for unknown, absent and present.
+
+    Args:
+        minus_one: what -1 means in it.
+    """
+    unknown = {"absent": "0"}.get(minus_one or "", "-1" if minus_one else "")
+    return unknown, "-1" if minus_one == "absent" else "0", "1"
+
+
+def with_cells(path: Path, *cells: Cells) -> bytes:
     """The bytes of a wide CSV file with other texts in some cells; all others are as they were.
 
     Args:
         path: of the file.
-        cells: by (line as an editor shows it, category).
+        cells: of a cell that comes twice the later text counts.
     """
     raw = path.read_bytes()
     data = as_utf8(path, raw)
@@ -61,24 +90,32 @@ def with_cells(path: Path, cells: Mapping[tuple[int, str], str]) -> bytes:
     places = [each.start() - mark for each in re.finditer(b"\r\n", raw)]
     double = np.array(places, dtype=np.int64) - np.arange(len(places))
     starts, ends = (each + mark + np.searchsorted(double, each) for each in (starts, ends))
-    pieces, done = [], 0
-    texts = np.array([text.encode() for text in cells.values()], dtype=object)
+    texts = [text.encode() for part in cells for text in part.texts]
+    before = np.cumsum([0, *(len(part.texts) for part in cells)])
+    signs = np.concatenate(
+        [[], *(part.signs + n for part, n in zip(cells, before[:-1], strict=True))]
+    ).astype(np.uint8)
     order = np.argsort(starts, kind="stable")
-    for start, end, text in zip(starts[order], ends[order], texts[order], strict=True):
-        pieces += [raw[done:start], text]
-        done = end
-    return b"".join([*pieces, raw[done:]])
+    order = order[np.diff(starts[order], append=-1) != 0]  # the last of each cell
+    new, done, view = bytearray(), 0, memoryview(raw)
+    for some in np.array_split(order, len(order) // _AT_ONCE + 1):  # no object for each cell
+        parts = (each[some].tolist() for each in (starts, ends, signs))
+        for start, end, sign in zip(*parts, strict=True):
+            new += view[done:start]
+            new += texts[sign]
+            done = end
+    new += view[done:]
+    return bytes(new)
 
 
-def _spans(
-    path: Path, body: bytes, cells: Iterable[tuple[int, str]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _spans(path: Path, body: bytes, cells: Sequence[Cells]) -> tuple[np.ndarray, np.ndarray]:
     """Where the cells start and end in the bytes of a table."""
     starts, ends, lines = split_records(path, body)
     separator, header = read_header(path, body[starts[0] : ends[0]].decode())
-    columns = {clean_name(name): place for place, name in enumerate(header)}
-    places = [(line, columns[name]) for line, name in cells]
-    line, column = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    places = {clean_name(name): place for place, name in enumerate(header)}
+    columns = [np.array([places.get(n, -1) for n in part.names])[part.columns] for part in cells]
+    column = np.concatenate([[], *columns]).astype(np.int64)
+    line = np.concatenate([[], *(part.lines for part in cells)]).astype(np.int64)
     record = np.searchsorted(lines, line)
     cuts = np.flatnonzero((np.frombuffer(body, np.uint8) == ord(separator)) & ~inside_quotes(body))
     before = np.searchsorted(cuts, starts[record]) + column  # the cut that ends each cell
@@ -89,7 +126,7 @@ def _spans(
 
 def changed_cells(
     before: Dataset, after: Dataset, blank: Blank | None, minus_one: Blank | None
-) -> dict[tuple[int, str], str]:
+) -> Cells:
     """The cells that say something else afterwards, for `with_cells`.
 
     Args:
@@ -101,22 +138,22 @@ def changed_cells(
     Raises:
         DataError: a pair became unknown, which the table cannot say.
     """
-    absent = "-1" if minus_one == "absent" else "0"
-    unknown = {"absent": "0"}.get(minus_one or "", "-1" if minus_one else "")
     old, new = before.matrix, after.matrix
-    different = (old.known != new.known) | (old.labels != new.labels)
-    cells = {}
-    for image, category in different.nonzero().tolist():
-        known, label = bool(new.known[image, category]), bool(new.labels[image, category])
-        if not known and blank == "absent" and minus_one is None:
-            raise DataError(
-                f"people disagree about {after.category_names[category]!r} in"
-                f" {after.images[image]}, and a table whose blanks mean absent has no sign for"
-                " unknown. Take --format long, or answer again."
-            )
-        text = ("1" if label else absent) if known else unknown
-        cells[before.rows[image], after.category_names[category]] = text
-    return cells
+    image, category = (
+        (old.known != new.known) | (old.labels != new.labels)
+    ).nonzero(as_tuple=True)  # fmt: skip
+    known, labels = new.known[image, category], new.labels[image, category]
+    if blank == "absent" and minus_one is None and not bool(known.all()):
+        first = int((~known).nonzero()[0, 0])
+        raise DataError(
+            f"people disagree about {after.category_names[int(category[first])]!r} in"
+            f" {after.images[int(image[first])]}, and a table whose blanks mean absent has no sign"
+            " for unknown. Take --format long, or answer again."
+        )
+    signs = known.byte() * (1 + labels.byte())
+    lines = np.array(before.rows, dtype=np.int64)[image.numpy()]
+    names = after.category_names
+    return Cells(lines, category.numpy(), signs.numpy(), names, signs_of(minus_one))
 
 
 def as_table(data: Dataset, form: str) -> bytes:
