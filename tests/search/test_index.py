@@ -172,7 +172,7 @@ def test_a_killed_build_goes_on(
     from trmml.search import build as module
 
     monkeypatch.setattr(module, "ROWS", 5)
-    real, calls = module._rows, list[int]()
+    real, calls = module.rows_of, list[int]()
 
     def dies(*given: object) -> object:
         calls.append(1)
@@ -180,11 +180,11 @@ def test_a_killed_build_goes_on(
             raise KeyboardInterrupt
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_rows", dies)
+    monkeypatch.setattr(module, "rows_of", dies)
     with pytest.raises(KeyboardInterrupt):
         build()
     assert len(opened(tmp_path)) == 10
-    monkeypatch.setattr(module, "_rows", real)
+    monkeypatch.setattr(module, "rows_of", real)
     assert build() == Built(images=17, new=7, changed=0, removed=0, unreadable=0)
 
 
