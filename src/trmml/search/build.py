@@ -1,6 +1,7 @@
 """Make an index of a folder of images, or bring one up to date: only what changed is done again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,8 @@ from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoding
 from trmml.search.approximate import index_vectors
-from trmml.search.changes import (
-    File,
-    image_names,
-    keep_aside,
-    labelled_rows,
-    old_rows,
-    to_describe,
-)
+from trmml.search.changes import File, image_names, look_at, to_describe
+from trmml.search.labels import Before, gone, read_before, rows_by_name, set_aside
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
 from trmml.search.rows import Known, rows_of
 from trmml.search.table import (
@@ -28,6 +23,7 @@ from trmml.search.table import (
     IMAGES,
     READABLE,
     REFERENCE,
+    REMOVED,
     REPLACED,
     UNSETTLED,
     IndexCard,
@@ -128,18 +124,18 @@ def build_index(
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):
-        kept = labelled_rows(out)
-        table = _table(out, card, replace_other, kept)
-        old = old_rows(table)
-        todo = to_describe(root, names, old, labels, progress, kept, card.category_names)
-        gone = sorted(set(old) - set(names))
-        if todo or gone:
+        before = read_before(out)
+        table = _table(out, card, replace_other, before)
+        old = rows_by_name(table)
+        files = look_at(root, names, old, progress)
+        todo = to_describe(files, old, before, labels, card.category_names)
+        lost = sorted(set(old) - set(names))
+        if todo or lost:
             (out / UNSETTLED).touch()
-        for start in range(0, len(gone), ROWS):
-            table.delete(among("image", gone[start : start + ROWS]))
-        _write(table, tagger, root, todo, card, encoding, known, progress)
-        if has_table(out, REPLACED):
-            connect(out).drop_table(REPLACED)
+        with _labels_kept(out, before, files, card):
+            _write(table, tagger, root, todo, card, encoding, known, progress)
+            for start in range(0, len(lost), ROWS):
+                table.delete(among("image", lost[start : start + ROWS]))
         if (out / UNSETTLED).exists() or not has_table(out, REFERENCE):
             _settle(table, out, card)
             (out / UNSETTLED).unlink(missing_ok=True)
@@ -150,7 +146,7 @@ def build_index(
             if approximate
             else None
         )
-        counts = int(table.count_rows()), new, len(todo) - new, len(gone)
+        counts = int(table.count_rows()), new, len(todo) - new, len(lost)
         return Built(*counts, unreadable, recall)
 
 
@@ -170,9 +166,25 @@ def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
     )
 
 
-def _table(
-    out: Path, card: IndexCard, replace_other: bool, kept: Mapping[str, Mapping[str, Any]]
-) -> Any:
+@contextmanager
+def _labels_kept(
+    out: Path, before: Before, files: Sequence[File], card: IndexCard
+) -> Iterator[None]:
+    """Labels that the block takes out of the table are in another one, whatever stops it.
+
+    After the block those remain there whose images are gone; they may come back.
+    """
+    contents = {file.name: file.sha256 for file in files}
+    kept = before.to_keep(contents)
+    if kept != before.removed:
+        set_aside(out, REMOVED, kept, card)
+    yield
+    if (still := gone(kept, contents)) != kept:
+        set_aside(out, REMOVED, still, card)
+    set_aside(out, REPLACED, (), card)
+
+
+def _table(out: Path, card: IndexCard, replace_other: bool, before: Before) -> Any:
     """The table to write to: the one that is there if it is of the same run, else a new one."""
     database = connect(out)
     if not has_table(out, IMAGES):
@@ -191,7 +203,7 @@ def _table(
                 f" categories, not by {card.run[:12]} with {len(card.category_names)}; make it anew"
                 " with --replace (features come from the store), or name another folder"
             )
-        keep_aside(out, kept, card)
+        set_aside(out, REPLACED, before.rows.values(), card)
         return database.create_table(IMAGES, schema=image_schema(card), mode="overwrite")
     if there != card:  # the folder was moved, or trmml is newer
         table.replace_schema_metadata(image_schema(card).metadata)

@@ -3,6 +3,7 @@
     INDEX/images.lance      a row per image: where it lies, its feature, probabilities and labels
     INDEX/reference.lance   mean feature, a sample of images, and features of unrelated texts
     INDEX/replaced.lance    labels of an index that is made anew, until all rows are there
+    INDEX/removed.lance     labels of images that are gone, by content, for when they come back
     INDEX/unsettled         there while rows change that the reference does not know
 
 The schema of `images` carries the card: encoder, run, categories, thresholds. Lance writes each
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-IMAGES, REFERENCE, REPLACED = "images", "reference", "replaced"
+IMAGES, REFERENCE = "images", "reference"
+REPLACED, REMOVED = "replaced", "removed"
 UNSETTLED = "unsettled"
 CARD = b"trmml"
 # SQL of rows whose image could be read.
