@@ -204,6 +204,23 @@ def test_another_run_is_refused_or_replaces(build: Callable[..., Built], tmp_pat
         build(encoder=ToyEncoder(seed=1))
 
 
+def test_another_folder_is_refused_and_a_moved_one_is_not(
+    build: Callable[..., Built], finished_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    build()
+    given = (finished_run, photos / "more", tmp_path / "index")
+    with pytest.raises(CheckpointError, match="has 0 of its 17 images"):
+        build_index(*given, encoder=ToyEncoder())
+    assert len(opened(tmp_path)) == 17 and opened(tmp_path).root == photos
+    moved = photos.rename(tmp_path / "moved")
+    (moved / "000.png").unlink()
+    built = build_index(finished_run, moved, tmp_path / "index", encoder=ToyEncoder())
+    assert (built.images, built.new, built.removed) == (16, 0, 1)
+    given = (finished_run, moved / "more", tmp_path / "index")
+    assert build_index(*given, encoder=ToyEncoder(), replace_other=True).images == 1
+    assert opened(tmp_path).root == moved / "more"
+
+
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no index"):
         Index(tmp_path)

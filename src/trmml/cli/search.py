@@ -62,7 +62,8 @@ Sidecars = Annotated[
     ),
 ]
 Replace = Annotated[
-    bool, typer.Option("--replace", help="Make the index of another run anew, in its place.")
+    bool,
+    typer.Option("--replace", help="Make the index of another run or folder anew, in its place."),
 ]
 Ann = Annotated[
     bool,

@@ -30,9 +30,10 @@ from trmml.search.table import (
     among,
     connect,
     has_table,
-    image_schema,
+    make_images,
     numbers_of,
     open_images,
+    update_card,
 )
 from trmml.storage.held import held_folder
 from trmml.storage.provenance import run_identity, versions
@@ -99,7 +100,8 @@ def build_index(
         also: names of further categories, see `Tagger.load`.
         exclude: patterns of names below the folder to leave out, as `raw/*`.
         only: names below the folder to index; None for all that are found.
-        replace_other: make the index anew where it is that of another run or other categories.
+        replace_other: make the index anew where it is that of another run or other categories, and
+            let it be one of these images where it is that of another folder.
         approximate: also index the vectors and lists of names; see `approximate`.
         encoder: see `Tagger.load`.
         trust: see `Tagger.load`.
@@ -109,7 +111,8 @@ def build_index(
         progress: called with (what, done, total).
 
     Raises:
-        CheckpointError: no finished run there, another encoder, or an index of another run.
+        CheckpointError: no finished run there, another encoder, or an index of another run or of
+            another folder, of which fewer than half of the images are here.
         ConfigError: both `known` and `also` are given.
         DataError: no image there, or LanceDB is not installed.
     """
@@ -125,6 +128,8 @@ def build_index(
     card = _card(tagger, Path(run), root)
     with held_folder(out):
         before = read_before(out)
+        if not replace_other:
+            _refuse_other_folder(out, card, before, names)
         table = _table(out, card, replace_other, before)
         old = rows_by_name(table)
         files = look_at(root, names, old, progress)
@@ -166,6 +171,23 @@ def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
     )
 
 
+def _refuse_other_folder(out: Path, card: IndexCard, before: Before, names: Sequence[str]) -> None:
+    """Refuse the images of another folder; the same ones may lie elsewhere now.
+
+    Raises:
+        CheckpointError: fewer than half of the index's images are in this folder.
+    """
+    if not has_table(out, IMAGES) or (there := open_images(out)[1].root) == card.root:
+        return
+    found = len(before.rows.keys() & set(names))
+    if 2 * found < len(before.rows):
+        raise CheckpointError(
+            f"{out} is the index of {there}, and {card.root} has {found} of its"
+            f" {len(before.rows)} images; name another folder with --out, or let it be the index of"
+            f" {card.root} with --replace"
+        )
+
+
 @contextmanager
 def _labels_kept(
     out: Path, before: Before, files: Sequence[File], card: IndexCard
@@ -186,9 +208,8 @@ def _labels_kept(
 
 def _table(out: Path, card: IndexCard, replace_other: bool, before: Before) -> Any:
     """The table to write to: the one that is there if it is of the same run, else a new one."""
-    database = connect(out)
     if not has_table(out, IMAGES):
-        return database.create_table(IMAGES, schema=image_schema(card))
+        return make_images(out, card)
     table, there = open_images(out)
     if there.encoder["image_checksum"] != card.encoder["image_checksum"]:
         raise CheckpointError(
@@ -204,9 +225,9 @@ def _table(out: Path, card: IndexCard, replace_other: bool, before: Before) -> A
                 " with --replace (features come from the store), or name another folder"
             )
         set_aside(out, REPLACED, before.rows.values(), card)
-        return database.create_table(IMAGES, schema=image_schema(card), mode="overwrite")
+        return make_images(out, card)
     if there != card:  # the folder was moved, or trmml is newer
-        table.replace_schema_metadata(image_schema(card).metadata)
+        update_card(out, card)
     return table
 
 

@@ -4,6 +4,7 @@
     INDEX/reference.lance   mean feature, a sample of images, and features of unrelated texts
     INDEX/replaced.lance    labels of an index that is made anew, until all rows are there
     INDEX/removed.lance     labels of images that are gone, by content, for when they come back
+    INDEX/card.json         the card, once it differs from that in the schema: the folder was moved
     INDEX/unsettled         there while rows change that the reference does not know
 
 The schema of `images` carries the card: encoder, run, categories, thresholds. Lance writes each
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trmml.errors import CheckpointError, DataError, how_to_install
+from trmml.storage.atomic import write_json
 from trmml.storage.json_text import of_kind, parse_json
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ FORMAT = 1
 IMAGES, REFERENCE = "images", "reference"
 REPLACED, REMOVED = "replaced", "removed"
 UNSETTLED = "unsettled"
-CARD = b"trmml"
+CARD, CARD_FILE = b"trmml", "card.json"
 # SQL of rows whose image could be read.
 READABLE = "error IS NULL"
 
@@ -100,22 +102,39 @@ def open_images(folder: Path | str) -> tuple[Any, IndexCard]:
 
 
 def read_card(table: Any, folder: Path | str) -> IndexCard:
-    """The card in a table's schema.
+    """The card in a table's schema, or the one that was written beside it since.
 
     Raises:
         CheckpointError: there is none, or it is of another format.
     """
+    later = Path(folder) / CARD_FILE
     try:
-        tree = parse_json((table.schema.metadata or {})[CARD])
-        if isinstance(tree, Mapping) and tree.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder} is an index of format {tree.get('format')}, this trmml reads {FORMAT};"
-                " make a new one, or install the trmml that made it"
-            )
-        card: IndexCard = of_kind(IndexCard, tree)
-    except (KeyError, ValueError) as error:
+        card = _card_of((table.schema.metadata or {})[CARD], folder)
+        return _card_of(later.read_bytes(), folder) if later.is_file() else card
+    except (KeyError, ValueError, OSError) as error:
         raise CheckpointError(f"{folder} is no index of trmml, or damaged ({error})") from None
+
+
+def _card_of(text: bytes, folder: Path | str) -> IndexCard:
+    tree = parse_json(text)
+    if isinstance(tree, Mapping) and tree.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} is an index of format {tree.get('format')}, this trmml reads {FORMAT};"
+            " make a new one, or install the trmml that made it"
+        )
+    card: IndexCard = of_kind(IndexCard, tree)
     return card
+
+
+def make_images(folder: Path, card: IndexCard) -> Any:
+    """An empty table of images, in place of one that is there."""
+    (folder / CARD_FILE).unlink(missing_ok=True)
+    return connect(folder).create_table(IMAGES, schema=image_schema(card), mode="overwrite")
+
+
+def update_card(folder: Path, card: IndexCard) -> None:
+    """Give an index another card of the same run: LanceDB has no way to change a schema's."""
+    write_json(folder / CARD_FILE, asdict(card))
 
 
 def image_schema(card: IndexCard) -> "pa.Schema":
