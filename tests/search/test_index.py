@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,18 @@ def test_a_killed_build_goes_on(
     assert len(opened(tmp_path)) == 10
     monkeypatch.setattr(module, "rows_of", real)
     assert build() == Built(images=17, new=7, changed=0, removed=0, unreadable=0)
+
+
+@pytest.mark.parametrize("table", ["images", "reference", "replaced", "removed"])
+def test_a_kill_while_a_table_is_made_leaves_none(
+    build: Callable[..., Built], tmp_path: Path, table: str
+) -> None:
+    for part in ("data", "_versions", "_transactions"):
+        (tmp_path / "index" / f"{table}.lance" / part).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="holds no index"):
+        opened(tmp_path)
+    assert build() == Built(images=17, new=17, changed=0, removed=0, unreadable=0)
+    assert len(opened(tmp_path)) == 17
 
 
 def test_excluded_names_are_left_out(build: Callable[..., Built]) -> None:
@@ -503,6 +516,38 @@ def test_the_texts_are_encoded_once_and_kept(
     (tmp_path / "photos" / "000.png").unlink()
     build()  # keeps the texts
     opened(tmp_path).search(parse_query(["red"]), least="auto")
+
+
+def test_a_search_adds_its_texts_to_what_a_build_wrote_since(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    searched = opened(tmp_path)
+    searched.search(parse_query(["red"]))  # so that it has read the reference
+    Image.new("RGB", (48, 48), (1, 250, 250)).save(photos / "new.png")
+    build()
+    table, card = open_images(tmp_path / "index")
+    built = reference_module.read_reference(tmp_path / "index", card)
+    searched.search(parse_query(["red"]), least="auto")
+    now = reference_module.read_reference(tmp_path / "index", card)
+    assert np.array_equal(now.mean, built.mean) and len(now.images) == table.count_rows()
+    assert list(now.words) == list(reference_module.NOUNS)
+    other = replace(card, template="{}")
+    assert not len(reference_module.read_reference(tmp_path / "index", other).texts)
+    reference_module.keep_texts(tmp_path / "index", replace(now, texts=now.texts[:0]), other)
+    assert len(reference_module.read_reference(tmp_path / "index", card).texts) == len(now.texts)
+
+
+def test_texts_need_the_text_tower_of_the_index(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    card = open_images(tmp_path / "index")[1]
+    other = replace(card, encoder=card.encoder | {"checksum": "another"})
+    embedder = EncoderEmbedder(other, encoder=ToyEncoder())
+    assert len(embedder.images([photos / "000.png"], None))
+    with pytest.raises(CheckpointError, match="another text tower"):
+        embedder.texts(["red"])
 
 
 def test_a_least_score_cuts(build: Callable[..., Built], tmp_path: Path) -> None:

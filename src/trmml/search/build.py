@@ -146,11 +146,7 @@ def build_index(
             (out / UNSETTLED).unlink(missing_ok=True)
         unreadable = int(table.count_rows("error IS NOT NULL"))
         new = sum(file.name not in old for file in todo)
-        recall = (
-            index_vectors(table, read_reference(out, card.feature_size).images)
-            if approximate
-            else None
-        )
+        recall = index_vectors(table, read_reference(out, card).images) if approximate else None
         counts = int(table.count_rows()), new, len(todo) - new, len(lost)
         return Built(*counts, unreadable, recall)
 
@@ -263,9 +259,9 @@ def _settle(table: Any, out: Path, card: IndexCard) -> None:
     texts = np.zeros((0, card.feature_size), np.float32)
     words: Sequence[str] = ()
     if has_table(out, REFERENCE):
-        before = read_reference(out, card.feature_size)
+        before = read_reference(out, card)
         texts, words = before.texts, before.words
     images = np.concatenate([*sample, texts[:0]])
     images = images[draw.permutation(len(images))[:SAMPLE]]
     mean = (total / max(count, 1)).astype(np.float32)
-    write_reference(out, Reference(mean, images, texts, words))
+    write_reference(out, Reference(mean, images, texts, words), card)

@@ -1,6 +1,5 @@
 """Searching an index: terms become one vector, tags become SQL, Lance does the rest."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from trmml.errors import DataError
 from trmml.search.approximate import has_vector_index, nearest
 from trmml.search.query import Edges, Query, Term, where
-from trmml.search.reference import Reference, read_reference, with_texts, write_reference
+from trmml.search.reference import Reference, keep_texts, read_reference, with_texts
 from trmml.search.table import READABLE, IndexCard, among, numbers_of, open_images, quoted
 from trmml.storage.cache import free_memory
 
@@ -137,7 +136,7 @@ class Index:
     @cached_property
     def reference(self) -> Reference:
         """What scores are set against."""
-        return read_reference(self.folder, self.card.feature_size)
+        return read_reference(self.folder, self.card)
 
     @cached_property
     def labelled(self) -> list[str]:
@@ -295,8 +294,7 @@ class Index:
         reference = self.reference
         if not len(reference.texts) and any(term.kind == "text" for term in query.terms):
             reference = with_texts(reference, self.embedder.texts)
-            if os.access(self.folder, os.W_OK):  # an index that may only be read is as good
-                write_reference(self.folder, reference)
+            keep_texts(self.folder, reference, self.card)
             self.__dict__["reference"] = reference
         return reference.cut(query)
 

@@ -84,8 +84,8 @@ def connect(folder: Path | str) -> Any:
 
 
 def has_table(folder: Path | str, name: str) -> bool:
-    """Whether an index has a table of this name."""
-    return (Path(folder) / f"{name}.lance").is_dir()
+    """Whether an index has a table of this name; a kill while one is made leaves less than one."""
+    return any((Path(folder) / f"{name}.lance" / "_versions").glob("*.manifest"))
 
 
 def open_images(folder: Path | str) -> tuple[Any, IndexCard]:
