@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import ToyImages
+from tests.test_images import HEIC
 from tests.toy import ToyEncoder
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, DataError
@@ -20,7 +21,15 @@ from trmml.features.extract import encode_images
 from trmml.method.prompts import encode_templates
 from trmml.search import index as index_module
 from trmml.search import reference as reference_module
-from trmml.search.approximate import index_vectors, nearest, recall
+from trmml.search import rows as rows_module
+from trmml.search.approximate import (
+    FEWEST,
+    drop_if_few,
+    has_vector_index,
+    index_vectors,
+    nearest,
+    recall,
+)
 from trmml.search.build import Built, build_index
 from trmml.search.encoder import EncoderEmbedder, patches_under
 from trmml.search.in_memory import FeaturesInMemory
@@ -156,6 +165,42 @@ def test_unreadable_images_are_rows_with_their_error_and_found_by_nothing(
     assert "broken.png" not in names(opened(tmp_path).search(parse_query(["red"]), top=50))
     shutil.copy2(photos / "000.png", photos / "broken.png")
     assert build() == Built(images=18, new=0, changed=1, removed=0, unreadable=0)
+
+
+def test_a_file_that_is_gone_and_a_feature_that_is_none_are_rows_with_their_error(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "away.png").symlink_to(tmp_path / "nowhere.png")
+    odd = hash_file(photos / "000.png")
+
+    def known(sums: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {odd: (np.full(1, np.nan), np.zeros(1))}
+
+    assert build(known=known) == Built(images=18, new=18, changed=0, removed=0, unreadable=2)
+    rows = open_images(tmp_path / "index")[0].search().limit(None).to_list()
+    errors = {row["image"]: row["error"] for row in rows if row["error"]}
+    assert "there is no image" in errors["away.png"] and "not finite" in errors["000.png"]
+    assert len(opened(tmp_path).search(parse_query(["red"]), top=50).hits) == 16
+    # What still cannot be read is no change, and nothing is settled anew.
+    version = open_images(tmp_path / "index")[0].version
+    assert build(known=known) == Built(images=18, new=0, changed=0, removed=0, unreadable=2)
+    assert open_images(tmp_path / "index")[0].version == version
+    assert build().changed == 1
+
+
+def test_sides_of_heic_images_are_known_before_one_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pi_heif")
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    monkeypatch.setattr(Image, "ID", [form for form in Image.ID if form != "HEIF"])
+    monkeypatch.setattr(Image, "OPEN", {form: Image.OPEN[form] for form in Image.ID})
+    assert rows_module._sides_and_time(tmp_path / "a.heic") == (64, 64, None)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_at_once(finished_run: Path) -> None:
+    with pytest.raises(DataError, match=r"udce9.*rename"):
+        build_index(finished_run, Path("caf\udce9"), "index")
 
 
 def test_a_folder_of_broken_images_is_indexed_too(finished_run: Path, tmp_path: Path) -> None:
@@ -628,6 +673,17 @@ def test_the_approximate_search_finds_what_the_exact_one_does(tmp_path: Path) ->
     assert recall(table, rows[:5], "image = '3'") == 1.0
     exact = nearest(table, rows[3], 1).select(["image"]).to_arrow()["image"].to_pylist()
     assert exact == ["3"]
+
+
+def test_few_images_are_searched_exactly(build: Callable[..., Built], tmp_path: Path) -> None:
+    rows = unit(np.random.default_rng(0).normal(size=(FEWEST, 16)))
+    table = made_table(tmp_path / "made", rows)
+    assert index_vectors(table, rows[:2]) is not None and has_vector_index(table)
+    assert not drop_if_few(table) and has_vector_index(table)
+    table.delete("image = '3'")
+    assert index_vectors(table, rows[:2]) is None and not has_vector_index(table)
+    assert build(approximate=True).recall is None
+    assert len(opened(tmp_path).search(parse_query(["red"]), top=50).hits) == 17
 
 
 # The sheet ----------------------------------------------------------------------------------

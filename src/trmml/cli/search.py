@@ -203,6 +203,10 @@ def index(
         say(f"{built.unreadable} images cannot be read; they are in the index with their error")
     if built.recall is not None:
         show(f"recall of the approximate search, first 50: {built.recall:.3f}")
+    elif ann:
+        from trmml.search.approximate import FEWEST
+
+        say(f"--ann is left out: fewer than {FEWEST:,} images are searched exactly")
 
 
 def _with_keywords(images: Path, labelled: "Dataset | None", ledger: Path) -> "Dataset":

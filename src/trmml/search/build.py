@@ -13,8 +13,8 @@ from trmml.encoders.base import Encoder
 from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Progress
 from trmml.features.extract import Encoding
-from trmml.search.approximate import index_vectors
-from trmml.search.changes import File, image_names, look_at, to_describe
+from trmml.search.approximate import drop_if_few, index_vectors
+from trmml.search.changes import File, check_root, image_names, look_at, to_describe
 from trmml.search.labels import Before, gone, read_before, rows_by_name, set_aside
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
 from trmml.search.rows import Known, rows_of
@@ -53,7 +53,8 @@ class Built:
         changed: images whose file or labels changed.
         removed: rows of images that are gone.
         unreadable: images that are in the index with their error.
-        recall: of the approximate search, see `approximate.recall`; None without one.
+        recall: of the approximate search, see `approximate.recall`; None without one, as where
+            there are fewer than `approximate.FEWEST` images.
     """
 
     images: int
@@ -114,7 +115,7 @@ def build_index(
         CheckpointError: no finished run there, another encoder, or an index of another run or of
             another folder, of which fewer than half of the images are here.
         ConfigError: both `known` and `also` are given.
-        DataError: no image there, or LanceDB is not installed.
+        DataError: no image there, a folder whose name is no UTF-8, or LanceDB is not installed.
     """
     if known is not None and also:
         raise ConfigError(
@@ -122,6 +123,7 @@ def build_index(
             " out"
         )
     root, out = Path(images), Path(out)
+    check_root(root)
     connect(out)  # LanceDB is missed before anything long
     names = image_names(root, exclude) if only is None else sorted(set(only))
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
@@ -135,11 +137,10 @@ def build_index(
         files = look_at(root, names, old, progress)
         todo = to_describe(files, old, before, labels, card.category_names)
         lost = sorted(set(old) - set(names))
-        if todo or lost:
-            (out / UNSETTLED).touch()
         with _labels_kept(out, before, files, card):
-            _write(table, tagger, root, todo, card, encoding, known, progress)
+            written = _write(table, out, tagger, root, todo, card, encoding, known, progress)
             for start in range(0, len(lost), ROWS):
+                (out / UNSETTLED).touch()
                 table.delete(among("image", lost[start : start + ROWS]))
         if (out / UNSETTLED).exists() or not has_table(out, REFERENCE):
             _settle(table, out, card)
@@ -147,7 +148,7 @@ def build_index(
         unreadable = int(table.count_rows("error IS NOT NULL"))
         new = sum(file.name not in old for file in todo)
         recall = index_vectors(table, read_reference(out, card).images) if approximate else None
-        counts = int(table.count_rows()), new, len(todo) - new, len(lost)
+        counts = int(table.count_rows()), new, written - new, len(lost)
         return Built(*counts, unreadable, recall)
 
 
@@ -229,6 +230,7 @@ def _table(out: Path, card: IndexCard, replace_other: bool, before: Before) -> A
 
 def _write(
     table: Any,
+    out: Path,
     tagger: Tagger,
     root: Path,
     todo: Sequence[File],
@@ -236,17 +238,29 @@ def _write(
     encoding: Encoding | None,
     known: Known | None,
     progress: Progress | None,
-) -> None:
-    """Write the rows of images, some thousand at a time."""
+) -> int:
+    """Write the rows of images, some thousand at a time; how many there are.
+
+    Those that still cannot be read, as their rows say, stay as they are.
+    """
+    written = 0
     for start in range(0, len(todo), ROWS):
         part = todo[start : start + ROWS]
         rows = rows_of(tagger, root, part, card, encoding, known, progress)
+        errors = zip(part, rows["error"].to_pylist(), strict=True)
+        other = [row for row, (file, why) in enumerate(errors) if why is None or why != file.error]
+        if not other:
+            continue
+        (out / UNSETTLED).touch()
         merge = table.merge_insert("image").when_matched_update_all()
-        merge.when_not_matched_insert_all().execute(rows)
+        merge.when_not_matched_insert_all().execute(rows.take(other))
+        written += len(other)
+    return written
 
 
 def _settle(table: Any, out: Path, card: IndexCard) -> None:
     """After rows changed: few large files, and what queries are set against."""
+    drop_if_few(table)
     table.optimize()
     total, count = np.zeros(card.feature_size), 0
     sample, draw = list[np.ndarray](), np.random.default_rng(0)

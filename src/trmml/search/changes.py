@@ -21,7 +21,17 @@ MANY = 10_000
 
 @dataclass(frozen=True)
 class File:
-    """An image as it lies in the folder, with what is known of it."""
+    """An image as it lies in the folder, with what is known of it.
+
+    Attributes:
+        name: below the folder.
+        size: in bytes; 0 where it is gone, as where a link leads nowhere.
+        mtime_ns: time of its last change; 0 where it is gone.
+        sha256: of its bytes; "" where it cannot be read.
+        given: categories that are known to be present.
+        absent: categories that are known to be absent.
+        error: why it could not be read before, where its row is right if it still cannot.
+    """
 
     name: str
     size: int
@@ -29,6 +39,20 @@ class File:
     sha256: str
     given: Sequence[str] = ()
     absent: Sequence[str] = ()
+    error: str | None = None
+
+
+def check_root(root: Path) -> None:
+    """Refuse a folder whose name an index cannot hold.
+
+    Raises:
+        DataError: its name, or that of a folder around it, is no UTF-8.
+    """
+    if not _is_unicode(str(root.absolute())):
+        raise DataError(
+            f"an index holds names in UTF-8, and that of the folder {str(root.absolute())!a}"
+            " is none; rename it"
+        )
 
 
 def image_names(root: Path, exclude: Sequence[str]) -> list[str]:
@@ -100,20 +124,23 @@ def to_describe(
     for file in files:
         row = old.get(file.name)
         given, absent = known.get(file.name, ((), ()))
-        right = (
+        same = (
             row is not None
-            and row["error"] is None
             and _stat_of(row) == (file.size, file.mtime_ns)
             and labels_of(row) == (given, absent)
         )
-        if not right:
-            todo.append(replace(file, given=given, absent=absent))
+        error = row["error"] if row is not None and same else None
+        if not same or error is not None:  # a package that reads it may be there now
+            todo.append(replace(file, given=given, absent=absent, error=error))
     return todo
 
 
 def _look(root: Path, name: str, row: Row | None) -> File:
     """A file as it lies there; it is read where its size or time differ from its row's."""
-    stat = (root / name).stat()
+    try:
+        stat = (root / name).stat()
+    except OSError:  # it is gone, or a link leads nowhere, which its row will say
+        return File(name, 0, 0, "")
     now = stat.st_size, stat.st_mtime_ns
     known = row is not None and _stat_of(row) == now
     return File(name, *now, row["sha256"] if row is not None and known else _digest(root / name))

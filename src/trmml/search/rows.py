@@ -14,7 +14,7 @@ from trmml.features.base import Progress
 from trmml.features.contents import why_unreadable
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.views import joined
-from trmml.images import turned_size
+from trmml.images import shown_size
 from trmml.search.changes import File
 from trmml.search.table import IndexCard, image_schema, vectors
 from trmml.tagging.tagger import Tagger
@@ -53,6 +53,10 @@ def rows_of(
     paths = {n: root / file.name for n, file in enumerate(files) if file.sha256 not in ready}
     for row, reason in _describe(tagger, paths, feature, probability, encoding, progress):
         errors[row] = reason
+    finite = np.isfinite(feature).all(axis=1) & np.isfinite(probability).all(axis=1)
+    for row in np.flatnonzero(~finite):  # Lance refuses all rows of a write for one
+        errors[row] = f"{root / files[row].name}: its feature is not finite. Check the encoder."
+        feature[row], probability[row] = 0, 0
     reached = probability >= np.asarray(card.thresholds, np.float16)
     names = np.asarray(card.category_names, dtype=object)
     sides = [_sides_and_time(root / file.name) for file in files]
@@ -118,10 +122,9 @@ def _sides_and_time(path: Path) -> tuple[int | None, int | None, str | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; the pixels are read elsewhere
+            sides = shown_size(path)  # makes Pillow open HEIC, too
             with Image.open(path) as image:
-                exif = image.getexif()
-                sides = turned_size(image)
-                taken = exif.get_ifd(_EXIF).get(_TAKEN) or None
+                taken = image.getexif().get_ifd(_EXIF).get(_TAKEN) or None
     except Exception:  # on damaged files, decoders raise almost anything
         return None, None, None
     return *sides, None if taken is None else str(taken).strip("\x00 ")
