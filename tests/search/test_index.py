@@ -360,6 +360,43 @@ def test_an_image_of_the_index_by_its_path_is_not_its_own_hit(
     assert names(by_path) == names(index.search(parse_query(like=["000.png"]), top=50))
 
 
+def test_a_linked_image_is_not_its_own_hit(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    elsewhere = (photos / "000.png").rename(tmp_path / "elsewhere.png")
+    (photos / "000.png").symlink_to(elsewhere)
+    build()
+    index = Index(tmp_path / "index")
+    found = names(index.search(parse_query(like=[str(photos / "000.png")]), top=50))
+    assert len(found) == 16 and "000.png" not in found
+
+
+def test_an_image_whose_name_looks_like_a_weight_counts_whole(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "16:9").mkdir()
+    shutil.copy2(photos / "000.png", photos / "16:9" / "a.png")
+    build()
+    index = Index(tmp_path / "index")
+    for like in ("16:9/a.png", "2:16:9/a.png"):
+        assert "16:9/a.png" not in names(index.search(parse_query(like=[like]), top=50))
+    monkeypatch.chdir(photos)
+    assert "16:9/a.png" not in names(index.search(parse_query(like=["16:9/a.png"]), top=50))
+    once, twice = (index.search(parse_query(like=[n])).hits[0] for n in ("001.png", "2:001.png"))
+    assert twice.score == pytest.approx(2 * once.score)
+
+
+def test_a_label_that_looks_like_a_cut_counts_whole(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,scale 1:1,red\n000.png,1,\n001.png,0,1\n")
+    build(labels=read_folder(photos, table))
+    index = opened(tmp_path)
+    assert index.labelled == ["scale 1:1"]
+    assert names(index.search(parse_query(tags=["scale 1:1"]))) == ["000.png"]
+
+
 def test_replacing_an_index_keeps_its_labels(
     build: Callable[..., Built], photos: Path, tmp_path: Path
 ) -> None:
@@ -548,6 +585,22 @@ def test_the_cut_is_what_unrelated_queries_hardly_reach() -> None:
     assert found.cut(parse_query(like=["a.jpg"])) < 1 - float(images.mean(axis=0) @ images[0])
     texts[7] = images[0]
     assert found.cut(parse_query(["the word7"])) <= cut + 1e-6
+
+
+def test_too_few_images_have_no_cut(build: Callable[..., Built], tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for images in (0, 1, 2):
+        rows = unit(draw.normal(size=(images, 16)))
+        found = Reference(np.zeros(16, np.float32), rows, unit(draw.normal(size=(200, 16))))
+        assert (found.cut(parse_query(like=["a.jpg"])) is None) == (images < 2)
+    many = parse_query(like=[f"{n}.jpg" for n in range(20)])
+    assert found.cut(many) is None  # each of the two is left out for one of them
+    build(only=["000.png"])
+    index = opened(tmp_path)
+    assert index.search(parse_query(like=["000.png"]), least="auto") == Found([], None)
+    for least in (float("nan"), float("-inf")):
+        with pytest.raises(DataError, match="a number or auto"):
+            index.search(parse_query(["red"]), least=least)
 
 
 def test_the_texts_are_encoded_once_and_kept(

@@ -72,14 +72,14 @@ class Reference:
     texts: Float[np.ndarray, "T D"]
     words: Sequence[str] = field(default=())
 
-    def cut(self, query: Query) -> float:
+    def cut(self, query: Query) -> float | None:
         """The score that all but a thousandth of the unrelated queries' scores lie below.
 
         Each of them has a text in place of each of the query's texts, and an image in place of
-        each image, with the same weights.
+        each image, with the same weights. None where there are too few images to say it.
         """
-        if not len(self.images):
-            return 0.0
+        if len(self.images) < 2:
+            return None
         null = np.zeros((UNRELATED, len(self.images)), np.float32)
         centred = self.images - self.mean
         for place, term in enumerate(query.terms):
@@ -90,6 +90,8 @@ class Reference:
             if term.kind == "image":  # an image resembles itself
                 scores[np.arange(UNRELATED), np.resize(rows, UNRELATED)] = np.nan
             null += term.weight * scores
+        if not np.isfinite(null).any():
+            return None
         return float(np.nanquantile(null, BELOW))
 
     def _unlike(self, text: str) -> Float[np.ndarray, "K D"]:
