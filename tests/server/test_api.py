@@ -322,6 +322,14 @@ def test_a_search_for_nothing_or_by_an_unknown_key_is_refused_in_words_of_the_in
     assert unknown.status_code == 422 and "query" in unknown.text
 
 
+def test_a_file_that_is_like_is_searched_for_by_its_whole_path(tmp_path) -> None:
+    searcher = Searcher(Mock(root=tmp_path), Mock())
+    (tmp_path / "16:9").mkdir()
+    (tmp_path / "16:9/a.png").touch()
+    assert searcher._name(tmp_path / "16:9/a.png") == str(tmp_path / "16:9/a.png")
+    assert searcher._name(tmp_path / "gone.png") == "gone.png"
+
+
 def test_a_folder_without_labels_can_be_reviewed(toy_images, finished_run) -> None:
     data = unlabelled(toy_images.test, finished_run)
     assert len(data) == 16 and not data.matrix.known.any()

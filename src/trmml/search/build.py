@@ -1,6 +1,6 @@
 """Make an index of a folder of images, or bring one up to date: only what changed is done again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,15 @@ from trmml.features.base import Progress
 from trmml.features.extract import Encoding
 from trmml.search.approximate import drop_if_few, index_vectors
 from trmml.search.changes import File, check_root, image_names, look_at, to_describe
-from trmml.search.labels import Before, gone, read_before, rows_by_name, set_aside
+from trmml.search.labels import (
+    Before,
+    gone,
+    labels_by_image,
+    lost,
+    read_before,
+    rows_by_name,
+    set_aside,
+)
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
 from trmml.search.rows import Known, rows_of
 from trmml.search.table import (
@@ -55,6 +63,7 @@ class Built:
         unreadable: images that are in the index with their error.
         recall: of the approximate search, see `approximate.recall`; None without one, as where
             there are fewer than `approximate.FEWEST` images.
+        lost: images that had labels of categories of which the new labels say nothing.
     """
 
     images: int
@@ -63,6 +72,7 @@ class Built:
     removed: int
     unreadable: int
     recall: float | None = None
+    lost: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -135,21 +145,24 @@ def build_index(
         table = _table(out, card, replace_other, before)
         old = rows_by_name(table)
         files = look_at(root, names, old, progress)
-        todo = to_describe(files, old, before, labels, card.category_names)
-        lost = sorted(set(old) - set(names))
-        with _labels_kept(out, before, files, card):
+        contents = {file.name: file.sha256 for file in files}
+        kept = before.labels(contents)
+        told = kept if labels is None else labels_by_image(labels, card.category_names)
+        todo = to_describe(files, old, told)
+        away = sorted(set(old) - set(names))
+        with _labels_kept(out, before, contents, card):
             written = _write(table, out, tagger, root, todo, card, encoding, known, progress)
-            for start in range(0, len(lost), ROWS):
+            for start in range(0, len(away), ROWS):
                 (out / UNSETTLED).touch()
-                table.delete(among("image", lost[start : start + ROWS]))
+                table.delete(among("image", away[start : start + ROWS]))
         if (out / UNSETTLED).exists() or not has_table(out, REFERENCE):
             _settle(table, out, card)
             (out / UNSETTLED).unlink(missing_ok=True)
         unreadable = int(table.count_rows("error IS NOT NULL"))
         new = sum(file.name not in old for file in todo)
         recall = index_vectors(table, read_reference(out, card).images) if approximate else None
-        counts = int(table.count_rows()), new, written - new, len(lost)
-        return Built(*counts, unreadable, recall)
+        counts = int(table.count_rows()), new, written - new, len(away)
+        return Built(*counts, unreadable, recall, lost(kept, told))
 
 
 def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
@@ -187,13 +200,12 @@ def _refuse_other_folder(out: Path, card: IndexCard, before: Before, names: Sequ
 
 @contextmanager
 def _labels_kept(
-    out: Path, before: Before, files: Sequence[File], card: IndexCard
+    out: Path, before: Before, contents: Mapping[str, str], card: IndexCard
 ) -> Iterator[None]:
     """Labels that the block takes out of the table are in another one, whatever stops it.
 
     After the block those remain there whose images are gone; they may come back.
     """
-    contents = {file.name: file.sha256 for file in files}
     kept = before.to_keep(contents)
     if kept != before.removed:
         set_aside(out, REMOVED, kept, card)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
-from trmml.search.labels import Before, Row, labels_by_image, labels_of
+from trmml.search.labels import Labels, Row, labels_of
 from trmml.storage.hashes import hash_file
 
 logger = logging.getLogger(__name__)
@@ -101,25 +100,15 @@ def look_at(
 
 
 def to_describe(
-    files: Sequence[File],
-    old: Mapping[str, Row],
-    before: Before,
-    labels: Dataset | None,
-    categories: Sequence[str],
+    files: Sequence[File], old: Mapping[str, Row], known: Mapping[str, Labels]
 ) -> list[File]:
     """The images whose row is missing or is no longer right, with what is known of them.
 
     Args:
         files: from `look_at`.
         old: rows of the table that is written to.
-        before: what the index said, also where the table was made anew.
-        labels: what is known now; None keeps what was.
-        categories: the run's; labels that differ from one in case alone are of it.
+        known: labels by the image's name.
     """
-    if labels is None:
-        known = before.labels({file.name: file.sha256 for file in files})
-    else:
-        known = labels_by_image(labels, categories)
     todo = []
     for file in files:
         row = old.get(file.name)

@@ -5,6 +5,7 @@ So they outlive a new name, an index that is made anew, and a folder that is awa
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trmml.search.table import (
     REPLACED,
     IndexCard,
     connect,
+    drop_table,
     has_table,
     image_schema,
     open_images,
@@ -102,7 +104,7 @@ def set_aside(folder: Path, name: str, rows: Iterable[Row], card: IndexCard) -> 
     if len(table):
         connect(folder).create_table(name, table, mode="overwrite")
     elif has_table(folder, name):
-        connect(folder).drop_table(name)
+        drop_table(folder, name)
 
 
 def gone(rows: Iterable[Row], contents: Mapping[str, str]) -> list[Row]:
@@ -114,6 +116,14 @@ def gone(rows: Iterable[Row], contents: Mapping[str, str]) -> list[Row]:
 def labels_of(row: Row | None) -> Labels:
     """What a row says is present, and absent."""
     return ((), ()) if row is None else (tuple(row["given"]), tuple(row["absent"]))
+
+
+def lost(before: Mapping[str, Labels], now: Mapping[str, Labels]) -> int:
+    """How many images had labels of categories that nothing is known of now."""
+    return sum(
+        not {*given, *absent} <= {*chain(*now.get(name, ()))}
+        for name, (given, absent) in before.items()
+    )
 
 
 def labels_by_image(labels: Dataset, categories: Sequence[str]) -> dict[str, Labels]:

@@ -54,7 +54,7 @@ def rows_of(
     for row, reason in _describe(tagger, paths, feature, probability, encoding, progress):
         errors[row] = reason
     finite = np.isfinite(feature).all(axis=1) & np.isfinite(probability).all(axis=1)
-    for row in np.flatnonzero(~finite):  # Lance refuses all rows of a write for one
+    for row in np.flatnonzero(~finite).tolist():  # Lance refuses all rows of a write for one
         errors[row] = f"{root / files[row].name}: its feature is not finite. Check the encoder."
         feature[row], probability[row] = 0, 0
     reached = probability >= np.asarray(card.thresholds, np.float16)

@@ -8,10 +8,12 @@
     INDEX/unsettled         there while rows change that the reference does not know
 
 The schema of `images` carries the card: encoder, run, categories, thresholds. Lance writes each
-change as a new version, so a reader sees the old rows or the new ones, and a kill leaves the old.
+change as a new version, so a reader sees the old rows or the new ones, and a kill leaves the old. A
+table that is made anew begins empty, and has the more rows the longer it is filled.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,6 +88,14 @@ def connect(folder: Path | str) -> Any:
 def has_table(folder: Path | str, name: str) -> bool:
     """Whether an index has a table of this name; a kill while one is made leaves less than one."""
     return any((Path(folder) / f"{name}.lance" / "_versions").glob("*.manifest"))
+
+
+def drop_table(folder: Path, name: str) -> None:
+    """Drop a table whole: a kill would leave one that has lost some of its files."""
+    dropped = folder / f".{name}.dropped"
+    shutil.rmtree(dropped, ignore_errors=True)
+    (folder / f"{name}.lance").rename(dropped)
+    shutil.rmtree(dropped)
 
 
 def open_images(folder: Path | str) -> tuple[Any, IndexCard]:
