@@ -20,8 +20,10 @@ from tests.server.conftest import Served, make
 from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.deploy.tag import tag
 from trmml.errors import DataError
+from trmml.search.index import Index
 from trmml.server.batching import MOST_WAITING, Batcher
 from trmml.server.finding import Searcher, search_routes
+from trmml.server.library import Library
 from trmml.server.problems import Problem, add_handlers
 from trmml.server.serve import listen
 from trmml.server.site import Wish, _commands, unlabelled
@@ -323,7 +325,7 @@ def test_a_search_for_nothing_or_by_an_unknown_key_is_refused_in_words_of_the_in
 
 
 def test_a_file_that_is_like_is_searched_for_by_its_whole_path(tmp_path) -> None:
-    searcher = Searcher(Mock(root=tmp_path), Mock())
+    searcher = Searcher(Mock(spec=Index, root=tmp_path), Mock(spec=Library))
     (tmp_path / "16:9").mkdir()
     (tmp_path / "16:9/a.png").touch()
     assert searcher._name(tmp_path / "16:9/a.png") == str(tmp_path / "16:9/a.png")
