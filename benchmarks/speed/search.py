@@ -24,7 +24,7 @@ from trmml.search.approximate import index_vectors, recall
 from trmml.search.index import Index
 from trmml.search.query import Edges, parse_query, where
 from trmml.search.reference import Reference, write_reference
-from trmml.search.table import IndexCard, connect, image_schema, vectors
+from trmml.search.table import IndexCard, connect, image_schema, open_images, vectors
 
 SIZE, CENTRES, FIRST, ROWS = 512, 2000, 50, 20_000
 KINDS = ("exact", "in memory", "approximate")
@@ -65,7 +65,13 @@ def make_index(folder: Path, images: int, centres: np.ndarray, draw: np.random.G
     import pyarrow as pa
 
     thresholds = [0.5] * len(NAMES)
-    encoder = {"name": "made", "feature_size": SIZE, "image_checksum": "", "size": 0}
+    encoder = {
+        "name": "made",
+        "feature_size": SIZE,
+        "checksum": "",
+        "image_checksum": "",
+        "size": 0,
+    }
     card = IndexCard(1, "/", encoder, None, "{}", "", NAMES, thresholds, "0")
     schema = image_schema(card)
     table = connect(folder).create_table("images", schema=schema)
@@ -131,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             table = make_index(Path(folder), images, centres, draw)
             none = np.zeros((0, SIZE), np.float32)
-            write_reference(folder, Reference(centres.mean(axis=0), centres, none, ()))
+            found = Reference(centres.mean(axis=0), centres, none, ())
+            write_reference(Path(folder), found, open_images(folder)[1])
             for kind in ("exact", "in memory") if options.exact else KINDS:
                 if kind == "approximate":
                     began = time.perf_counter()

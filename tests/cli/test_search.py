@@ -74,12 +74,23 @@ def test_keywords_of_sidecars_are_tags_and_labels_count_first(
     good("sidecar", "write", photos, "--from", words)
     build = ["index", photos, "--run", finished_run, "--out", "index", "--trust", "--sidecars"]
     ledger = Path("sidecars.jsonl").rename("elsewhere.jsonl")
-    good(*build, "--labels", table)
+    assert "knew more" not in run(*build, "--labels", table).stderr
     assert given("red") == [second] and given("Holiday") == sorted([second, third])
-    good(*build)
+    assert "the index knew more of 2 images" in run(*build).stderr
     assert given("red") == sorted([first, second]) and given("holiday") == [third]
     good(*build, "--ledger", ledger)  # it says that nobody else wrote these words
     assert "did you mean" not in bad("search", "index", "--tag", "holiday")
+
+
+def test_options_of_index_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    words = ["index", tmp_path, "--run", tmp_path, "--out", tmp_path / "index"]
+    for more, needed in (
+        (["--blank", "absent"], "--labels"),
+        (["--separator", "|"], "--labels"),
+        (["--ledger", "x.jsonl"], "--sidecars"),
+    ):
+        refused = run(*words, *more)
+        assert refused.exit_code == 2 and needed in refused.stderr
 
 
 def given(tag: str) -> list[str]:

@@ -12,7 +12,7 @@ from trmml.errors import CheckpointError, ConfigError
 from trmml.scale.described import described_by
 from trmml.scale.manifest import write_manifest
 from trmml.scale.run import tag_manifest
-from trmml.search import build as build_module
+from trmml.search import rows as rows_module
 from trmml.search.build import build_index
 from trmml.search.table import open_images
 
@@ -53,9 +53,9 @@ def test_images_of_a_job_are_not_encoded_anew(
     (photos / "bad.png").write_bytes(b"no image")
     build_index(finished_run, photos, tmp_path / "plain", encoder=ToyEncoder())
     encoded: list[str] = []
-    encode = build_module.encode_images
+    encode = rows_module.encode_images
     monkeypatch.setattr(
-        build_module,
+        rows_module,
         "encode_images",
         lambda paths, *a, **how: (encoded.extend(p.name for p in paths), encode(paths, *a, **how))[
             1

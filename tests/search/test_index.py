@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import ToyImages
+from tests.test_images import HEIC
 from tests.toy import ToyEncoder
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, DataError
@@ -19,7 +21,15 @@ from trmml.features.extract import encode_images
 from trmml.method.prompts import encode_templates
 from trmml.search import index as index_module
 from trmml.search import reference as reference_module
-from trmml.search.approximate import index_vectors, nearest, recall
+from trmml.search import rows as rows_module
+from trmml.search.approximate import (
+    FEWEST,
+    drop_if_few,
+    has_vector_index,
+    index_vectors,
+    nearest,
+    recall,
+)
 from trmml.search.build import Built, build_index
 from trmml.search.encoder import EncoderEmbedder, patches_under
 from trmml.search.in_memory import FeaturesInMemory
@@ -157,6 +167,42 @@ def test_unreadable_images_are_rows_with_their_error_and_found_by_nothing(
     assert build() == Built(images=18, new=0, changed=1, removed=0, unreadable=0)
 
 
+def test_a_file_that_is_gone_and_a_feature_that_is_none_are_rows_with_their_error(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "away.png").symlink_to(tmp_path / "nowhere.png")
+    odd = hash_file(photos / "000.png")
+
+    def known(sums: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {odd: (np.full(1, np.nan), np.zeros(1))}
+
+    assert build(known=known) == Built(images=18, new=18, changed=0, removed=0, unreadable=2)
+    rows = open_images(tmp_path / "index")[0].search().limit(None).to_list()
+    errors = {row["image"]: row["error"] for row in rows if row["error"]}
+    assert "there is no image" in errors["away.png"] and "not finite" in errors["000.png"]
+    assert len(opened(tmp_path).search(parse_query(["red"]), top=50).hits) == 16
+    # What still cannot be read is no change, and nothing is settled anew.
+    version = open_images(tmp_path / "index")[0].version
+    assert build(known=known) == Built(images=18, new=0, changed=0, removed=0, unreadable=2)
+    assert open_images(tmp_path / "index")[0].version == version
+    assert build().changed == 1
+
+
+def test_sides_of_heic_images_are_known_before_one_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pi_heif")
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    monkeypatch.setattr(Image, "ID", [form for form in Image.ID if form != "HEIF"])
+    monkeypatch.setattr(Image, "OPEN", {form: Image.OPEN[form] for form in Image.ID})
+    assert rows_module._sides_and_time(tmp_path / "a.heic") == (64, 64, None)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_at_once(finished_run: Path) -> None:
+    with pytest.raises(DataError, match=r"udce9.*rename"):
+        build_index(finished_run, Path("caf\udce9"), "index")
+
+
 def test_a_folder_of_broken_images_is_indexed_too(finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -172,7 +218,7 @@ def test_a_killed_build_goes_on(
     from trmml.search import build as module
 
     monkeypatch.setattr(module, "ROWS", 5)
-    real, calls = module._rows, list[int]()
+    real, calls = module.rows_of, list[int]()
 
     def dies(*given: object) -> object:
         calls.append(1)
@@ -180,12 +226,24 @@ def test_a_killed_build_goes_on(
             raise KeyboardInterrupt
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_rows", dies)
+    monkeypatch.setattr(module, "rows_of", dies)
     with pytest.raises(KeyboardInterrupt):
         build()
     assert len(opened(tmp_path)) == 10
-    monkeypatch.setattr(module, "_rows", real)
+    monkeypatch.setattr(module, "rows_of", real)
     assert build() == Built(images=17, new=7, changed=0, removed=0, unreadable=0)
+
+
+@pytest.mark.parametrize("table", ["images", "reference", "replaced", "removed"])
+def test_a_kill_while_a_table_is_made_leaves_none(
+    build: Callable[..., Built], tmp_path: Path, table: str
+) -> None:
+    for part in ("data", "_versions", "_transactions"):
+        (tmp_path / "index" / f"{table}.lance" / part).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="holds no index"):
+        opened(tmp_path)
+    assert build() == Built(images=17, new=17, changed=0, removed=0, unreadable=0)
+    assert len(opened(tmp_path)) == 17
 
 
 def test_excluded_names_are_left_out(build: Callable[..., Built]) -> None:
@@ -202,6 +260,23 @@ def test_another_run_is_refused_or_replaces(build: Callable[..., Built], tmp_pat
     assert opened(tmp_path).card.category_names[-1] == "violet"
     with pytest.raises(CheckpointError, match="encodes images differently"):
         build(encoder=ToyEncoder(seed=1))
+
+
+def test_another_folder_is_refused_and_a_moved_one_is_not(
+    build: Callable[..., Built], finished_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    build()
+    given = (finished_run, photos / "more", tmp_path / "index")
+    with pytest.raises(CheckpointError, match="has 0 of its 17 images"):
+        build_index(*given, encoder=ToyEncoder())
+    assert len(opened(tmp_path)) == 17 and opened(tmp_path).root == photos
+    moved = photos.rename(tmp_path / "moved")
+    (moved / "000.png").unlink()
+    built = build_index(finished_run, moved, tmp_path / "index", encoder=ToyEncoder())
+    assert (built.images, built.new, built.removed) == (16, 0, 1)
+    given = (finished_run, moved / "more", tmp_path / "index")
+    assert build_index(*given, encoder=ToyEncoder(), replace_other=True).images == 1
+    assert opened(tmp_path).root == moved / "more"
 
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
@@ -283,6 +358,43 @@ def test_an_image_of_the_index_by_its_path_is_not_its_own_hit(
     index = Index(tmp_path / "index")  # and no encoder is needed
     by_path = index.search(parse_query(like=[str(photos / "more" / ".." / "000.png")]), top=50)
     assert names(by_path) == names(index.search(parse_query(like=["000.png"]), top=50))
+
+
+def test_a_linked_image_is_not_its_own_hit(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    elsewhere = (photos / "000.png").rename(tmp_path / "elsewhere.png")
+    (photos / "000.png").symlink_to(elsewhere)
+    build()
+    index = Index(tmp_path / "index")
+    found = names(index.search(parse_query(like=[str(photos / "000.png")]), top=50))
+    assert len(found) == 16 and "000.png" not in found
+
+
+def test_an_image_whose_name_looks_like_a_weight_counts_whole(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "16:9").mkdir()
+    shutil.copy2(photos / "000.png", photos / "16:9" / "a.png")
+    build()
+    index = Index(tmp_path / "index")
+    for like in ("16:9/a.png", "2:16:9/a.png"):
+        assert "16:9/a.png" not in names(index.search(parse_query(like=[like]), top=50))
+    monkeypatch.chdir(photos)
+    assert "16:9/a.png" not in names(index.search(parse_query(like=["16:9/a.png"]), top=50))
+    once, twice = (index.search(parse_query(like=[n])).hits[0] for n in ("001.png", "2:001.png"))
+    assert twice.score == pytest.approx(2 * once.score)
+
+
+def test_a_label_that_looks_like_a_cut_counts_whole(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,scale 1:1,red\n000.png,1,\n001.png,0,1\n")
+    build(labels=read_folder(photos, table))
+    index = opened(tmp_path)
+    assert index.labelled == ["scale 1:1"]
+    assert names(index.search(parse_query(tags=["scale 1:1"]))) == ["000.png"]
 
 
 def test_replacing_an_index_keeps_its_labels(
@@ -475,6 +587,22 @@ def test_the_cut_is_what_unrelated_queries_hardly_reach() -> None:
     assert found.cut(parse_query(["the word7"])) <= cut + 1e-6
 
 
+def test_too_few_images_have_no_cut(build: Callable[..., Built], tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for images in (0, 1, 2):
+        rows = unit(draw.normal(size=(images, 16)))
+        found = Reference(np.zeros(16, np.float32), rows, unit(draw.normal(size=(200, 16))))
+        assert (found.cut(parse_query(like=["a.jpg"])) is None) == (images < 2)
+    many = parse_query(like=[f"{n}.jpg" for n in range(20)])
+    assert found.cut(many) is None  # each of the two is left out for one of them
+    build(only=["000.png"])
+    index = opened(tmp_path)
+    assert index.search(parse_query(like=["000.png"]), least="auto") == Found([], None)
+    for least in (float("nan"), float("-inf")):
+        with pytest.raises(DataError, match="a number or auto"):
+            index.search(parse_query(["red"]), least=least)
+
+
 def test_the_texts_are_encoded_once_and_kept(
     build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +614,38 @@ def test_the_texts_are_encoded_once_and_kept(
     (tmp_path / "photos" / "000.png").unlink()
     build()  # keeps the texts
     opened(tmp_path).search(parse_query(["red"]), least="auto")
+
+
+def test_a_search_adds_its_texts_to_what_a_build_wrote_since(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    searched = opened(tmp_path)
+    searched.search(parse_query(["red"]))  # so that it has read the reference
+    Image.new("RGB", (48, 48), (1, 250, 250)).save(photos / "new.png")
+    build()
+    table, card = open_images(tmp_path / "index")
+    built = reference_module.read_reference(tmp_path / "index", card)
+    searched.search(parse_query(["red"]), least="auto")
+    now = reference_module.read_reference(tmp_path / "index", card)
+    assert np.array_equal(now.mean, built.mean) and len(now.images) == table.count_rows()
+    assert list(now.words) == list(reference_module.NOUNS)
+    other = replace(card, template="{}")
+    assert not len(reference_module.read_reference(tmp_path / "index", other).texts)
+    reference_module.keep_texts(tmp_path / "index", replace(now, texts=now.texts[:0]), other)
+    assert len(reference_module.read_reference(tmp_path / "index", card).texts) == len(now.texts)
+
+
+def test_texts_need_the_text_tower_of_the_index(
+    build: Callable[..., Built], photos: Path, tmp_path: Path
+) -> None:
+    build()
+    card = open_images(tmp_path / "index")[1]
+    other = replace(card, encoder=card.encoder | {"checksum": "another"})
+    embedder = EncoderEmbedder(other, encoder=ToyEncoder())
+    assert len(embedder.images([photos / "000.png"], None))
+    with pytest.raises(CheckpointError, match="another text tower"):
+        embedder.texts(["red"])
 
 
 def test_a_least_score_cuts(build: Callable[..., Built], tmp_path: Path) -> None:
@@ -566,6 +726,17 @@ def test_the_approximate_search_finds_what_the_exact_one_does(tmp_path: Path) ->
     assert recall(table, rows[:5], "image = '3'") == 1.0
     exact = nearest(table, rows[3], 1).select(["image"]).to_arrow()["image"].to_pylist()
     assert exact == ["3"]
+
+
+def test_few_images_are_searched_exactly(build: Callable[..., Built], tmp_path: Path) -> None:
+    rows = unit(np.random.default_rng(0).normal(size=(FEWEST, 16)))
+    table = made_table(tmp_path / "made", rows)
+    assert index_vectors(table, rows[:2]) is not None and has_vector_index(table)
+    assert not drop_if_few(table) and has_vector_index(table)
+    table.delete("image = '3'")
+    assert index_vectors(table, rows[:2]) is None and not has_vector_index(table)
+    assert build(approximate=True).recall is None
+    assert len(opened(tmp_path).search(parse_query(["red"]), top=50).hits) == 17
 
 
 # The sheet ----------------------------------------------------------------------------------

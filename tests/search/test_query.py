@@ -16,13 +16,13 @@ def test_terms_have_weights_and_signs() -> None:
     query = parse_query(["2:red car", "12:30 train"], like=["a.jpg"], unlike=["0.5:b.jpg"])
     assert query.terms == (
         Term("text", "red car", 2.0),
-        Term("text", "30 train", 12.0),
+        Term("text", "12:30 train"),
         Term("image", "a.jpg"),
         Term("image", "b.jpg", -0.5),
     )
 
 
-@pytest.mark.parametrize("name", ["C:\\a.jpg", "http://a", "a: b", "x:2"])
+@pytest.mark.parametrize("name", ["C:\\a.jpg", "http://a", "a: b", "x:2", "16:9 banner"])
 def test_what_is_no_weight_belongs_to_the_value(name: str) -> None:
     assert parse_query([name]).terms == (Term("text", name),)
 

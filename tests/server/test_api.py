@@ -20,8 +20,10 @@ from tests.server.conftest import Served, make
 from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.deploy.tag import tag
 from trmml.errors import DataError
+from trmml.search.index import Index
 from trmml.server.batching import MOST_WAITING, Batcher
 from trmml.server.finding import Searcher, search_routes
+from trmml.server.library import Library
 from trmml.server.problems import Problem, add_handlers
 from trmml.server.serve import listen
 from trmml.server.site import Wish, _commands, unlabelled
@@ -320,6 +322,14 @@ def test_a_search_for_nothing_or_by_an_unknown_key_is_refused_in_words_of_the_in
     assert nothing.status_code == 422 and "give `text`" in nothing.json()["detail"]
     unknown = client.post("/api/v1/search", json={"query": "a red car"})
     assert unknown.status_code == 422 and "query" in unknown.text
+
+
+def test_a_file_that_is_like_is_searched_for_by_its_whole_path(tmp_path) -> None:
+    searcher = Searcher(Mock(spec=Index, root=tmp_path), Mock(spec=Library))
+    (tmp_path / "16:9").mkdir()
+    (tmp_path / "16:9/a.png").touch()
+    assert searcher._name(tmp_path / "16:9/a.png") == str(tmp_path / "16:9/a.png")
+    assert searcher._name(tmp_path / "gone.png") == "gone.png"
 
 
 def test_a_folder_without_labels_can_be_reviewed(toy_images, finished_run) -> None:

@@ -22,6 +22,7 @@ from trmml.cli.sidecar_write import (
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
+    from trmml.search.build import Built
     from trmml.search.index import Found, Hit
 
 Folder = Annotated[
@@ -62,7 +63,8 @@ Sidecars = Annotated[
     ),
 ]
 Replace = Annotated[
-    bool, typer.Option("--replace", help="Make the index of another run anew, in its place.")
+    bool,
+    typer.Option("--replace", help="Make the index of another run or folder anew, in its place."),
 ]
 Ann = Annotated[
     bool,
@@ -165,6 +167,10 @@ def index(
     from trmml.cli.reading import read_names
     from trmml.search.build import build_index
 
+    if labels is None and any((categories, blank, minus_one, separator)):
+        raise typer.BadParameter("--categories, --blank and alike explain the table of --labels")
+    if not sidecars and ledger != DEFAULT_LEDGER:
+        raise typer.BadParameter("--ledger goes with --sidecars: it says which words trmml wrote")
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     labelled = None if labels is None else read_images(images, labels, table)
     if sidecars:
@@ -191,9 +197,19 @@ def index(
             known=known,
             progress=progress,
         )
+    if built.lost:
+        say(
+            f"the index knew more of {built.lost} images; --labels and --sidecars take the place of"
+            " all labels that were there. Give both to keep both"
+        )
     if json:
         print_json(built.to_dict())
-        return
+    else:
+        _tell(built, out, ann)
+
+
+def _tell(built: "Built", out: Path, ann: bool) -> None:
+    """What was done, for a person."""
     show(
         f"{built.images} images in {out}: {built.new} new, {built.changed} changed,"
         f" {built.removed} removed"
@@ -202,6 +218,10 @@ def index(
         say(f"{built.unreadable} images cannot be read; they are in the index with their error")
     if built.recall is not None:
         show(f"recall of the approximate search, first 50: {built.recall:.3f}")
+    elif ann:
+        from trmml.search.approximate import FEWEST
+
+        say(f"--ann is left out: fewer than {FEWEST:,} images are searched exactly")
 
 
 def _with_keywords(images: Path, labelled: "Dataset | None", ledger: Path) -> "Dataset":

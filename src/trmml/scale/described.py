@@ -8,7 +8,7 @@ import polars as pl
 from trmml.errors import CheckpointError, ConfigError
 from trmml.scale.job import part_card, part_paths, read_job
 from trmml.scale.lance_table import read_rows
-from trmml.search.build import Described, Known
+from trmml.search.rows import Described, Known
 from trmml.storage.provenance import run_identity
 
 COLUMNS = ("sha256", "image_feature", "probability")

@@ -10,6 +10,8 @@ from trmml.search.table import READABLE
 FEATURE = "image_feature"
 # What an approximate search looks at: lists of vectors, and how many candidates are scored exactly.
 PROBES, REFINED = 64, 20
+# Of fewer rows the exact scan takes milliseconds, and an index could not learn from them.
+FEWEST = 1000
 # By what the recall is measured.
 QUERIES, FIRST = 200, 50
 
@@ -36,15 +38,27 @@ def has_vector_index(table: Any) -> bool:
     return any(FEATURE in each.columns for each in table.list_indices())
 
 
-def index_vectors(table: Any, queries: Float[np.ndarray, "Q D"]) -> float:
+def drop_if_few(table: Any) -> bool:
+    """Whether a table has fewer than `FEWEST` rows; an index of its vectors is dropped then."""
+    if table.count_rows() >= FEWEST:
+        return False
+    for each in table.list_indices():
+        if FEATURE in each.columns:
+            table.drop_index(each.name)
+    return True
+
+
+def index_vectors(table: Any, queries: Float[np.ndarray, "Q D"]) -> float | None:
     """Index the vectors and the lists of names; the recall that it has now.
 
     Args:
-        table: of images.
+        table: of images; one of fewer than `FEWEST` is searched exactly, and None comes back.
         queries: what the recall is measured by; the first `QUERIES` are used.
     """
     from lancedb.index import IvfPq, LabelList
 
+    if drop_if_few(table):
+        return None
     table.create_index(FEATURE, config=IvfPq(distance_type="dot"))
     for column in ("given", "absent", "present"):
         table.create_index(column, config=LabelList())

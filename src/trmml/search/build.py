@@ -1,48 +1,47 @@
 """Make an index of a folder of images, or bring one up to date: only what changed is done again."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
-from trmml.errors import CheckpointError, ConfigError, DataError
+from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Progress
-from trmml.features.contents import why_unreadable
-from trmml.features.extract import Encoding, encode_images
-from trmml.features.views import joined
-from trmml.images import turned_size
-from trmml.search.approximate import index_vectors
-from trmml.search.changes import (
-    File,
-    image_names,
-    keep_aside,
-    labelled_rows,
-    old_rows,
-    to_describe,
+from trmml.features.extract import Encoding
+from trmml.search.approximate import drop_if_few, index_vectors
+from trmml.search.changes import File, check_root, image_names, look_at, to_describe
+from trmml.search.labels import (
+    Before,
+    gone,
+    labels_by_image,
+    lost,
+    read_before,
+    rows_by_name,
+    set_aside,
 )
 from trmml.search.reference import SAMPLE, Reference, read_reference, write_reference
+from trmml.search.rows import Known, rows_of
 from trmml.search.table import (
     FORMAT,
     IMAGES,
     READABLE,
     REFERENCE,
+    REMOVED,
     REPLACED,
     UNSETTLED,
     IndexCard,
     among,
     connect,
     has_table,
-    image_schema,
+    make_images,
     numbers_of,
     open_images,
-    vectors,
+    update_card,
 )
 from trmml.storage.held import held_folder
 from trmml.storage.provenance import run_identity, versions
@@ -50,14 +49,6 @@ from trmml.tagging.tagger import Tagger
 
 # Images whose rows are written at once: Lance makes a file of each write.
 ROWS = 10_000
-BATCH = 64
-_TAKEN = 0x9003  # DateTimeOriginal, in the Exif part of the EXIF data
-_EXIF = 0x8769
-
-
-# Feature and probabilities of an image; those that are known already, by SHA-256 of the images.
-Described = tuple[np.ndarray, np.ndarray]
-Known = Callable[[Sequence[str]], Mapping[str, Described]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,9 @@ class Built:
         changed: images whose file or labels changed.
         removed: rows of images that are gone.
         unreadable: images that are in the index with their error.
-        recall: of the approximate search, see `approximate.recall`; None without one.
+        recall: of the approximate search, see `approximate.recall`; None without one, as where
+            there are fewer than `approximate.FEWEST` images.
+        lost: images that had labels of categories of which the new labels say nothing.
     """
 
     images: int
@@ -79,6 +72,7 @@ class Built:
     removed: int
     unreadable: int
     recall: float | None = None
+    lost: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -117,7 +111,8 @@ def build_index(
         also: names of further categories, see `Tagger.load`.
         exclude: patterns of names below the folder to leave out, as `raw/*`.
         only: names below the folder to index; None for all that are found.
-        replace_other: make the index anew where it is that of another run or other categories.
+        replace_other: make the index anew where it is that of another run or other categories, and
+            let it be one of these images where it is that of another folder.
         approximate: also index the vectors and lists of names; see `approximate`.
         encoder: see `Tagger.load`.
         trust: see `Tagger.load`.
@@ -127,9 +122,10 @@ def build_index(
         progress: called with (what, done, total).
 
     Raises:
-        CheckpointError: no finished run there, another encoder, or an index of another run.
+        CheckpointError: no finished run there, another encoder, or an index of another run or of
+            another folder, of which fewer than half of the images are here.
         ConfigError: both `known` and `also` are given.
-        DataError: no image there, or LanceDB is not installed.
+        DataError: no image there, a folder whose name is no UTF-8, or LanceDB is not installed.
     """
     if known is not None and also:
         raise ConfigError(
@@ -137,35 +133,36 @@ def build_index(
             " out"
         )
     root, out = Path(images), Path(out)
+    check_root(root)
     connect(out)  # LanceDB is missed before anything long
     names = image_names(root, exclude) if only is None else sorted(set(only))
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device, also=also)
     card = _card(tagger, Path(run), root)
     with held_folder(out):
-        kept = labelled_rows(out)
-        table = _table(out, card, replace_other, kept)
-        old = old_rows(table)
-        todo = to_describe(root, names, old, labels, progress, kept, card.category_names)
-        gone = sorted(set(old) - set(names))
-        if todo or gone:
-            (out / UNSETTLED).touch()
-        for start in range(0, len(gone), ROWS):
-            table.delete(among("image", gone[start : start + ROWS]))
-        _write(table, tagger, root, todo, card, encoding, known, progress)
-        if has_table(out, REPLACED):
-            connect(out).drop_table(REPLACED)
+        before = read_before(out)
+        if not replace_other:
+            _refuse_other_folder(out, card, before, names)
+        table = _table(out, card, replace_other, before)
+        old = rows_by_name(table)
+        files = look_at(root, names, old, progress)
+        contents = {file.name: file.sha256 for file in files}
+        kept = before.labels(contents)
+        told = kept if labels is None else labels_by_image(labels, card.category_names)
+        todo = to_describe(files, old, told)
+        away = sorted(set(old) - set(names))
+        with _labels_kept(out, before, contents, card):
+            written = _write(table, out, tagger, root, todo, card, encoding, known, progress)
+            for start in range(0, len(away), ROWS):
+                (out / UNSETTLED).touch()
+                table.delete(among("image", away[start : start + ROWS]))
         if (out / UNSETTLED).exists() or not has_table(out, REFERENCE):
             _settle(table, out, card)
             (out / UNSETTLED).unlink(missing_ok=True)
         unreadable = int(table.count_rows("error IS NOT NULL"))
         new = sum(file.name not in old for file in todo)
-        recall = (
-            index_vectors(table, read_reference(out, card.feature_size).images)
-            if approximate
-            else None
-        )
-        counts = int(table.count_rows()), new, len(todo) - new, len(gone)
-        return Built(*counts, unreadable, recall)
+        recall = index_vectors(table, read_reference(out, card).images) if approximate else None
+        counts = int(table.count_rows()), new, written - new, len(away)
+        return Built(*counts, unreadable, recall, lost(kept, told))
 
 
 def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
@@ -184,13 +181,44 @@ def _card(tagger: Tagger, run: Path, root: Path) -> IndexCard:
     )
 
 
-def _table(
-    out: Path, card: IndexCard, replace_other: bool, kept: Mapping[str, Mapping[str, Any]]
-) -> Any:
+def _refuse_other_folder(out: Path, card: IndexCard, before: Before, names: Sequence[str]) -> None:
+    """Refuse the images of another folder; the same ones may lie elsewhere now.
+
+    Raises:
+        CheckpointError: fewer than half of the index's images are in this folder.
+    """
+    if not has_table(out, IMAGES) or (there := open_images(out)[1].root) == card.root:
+        return
+    found = len(before.rows.keys() & set(names))
+    if 2 * found < len(before.rows):
+        raise CheckpointError(
+            f"{out} is the index of {there}, and {card.root} has {found} of its"
+            f" {len(before.rows)} images; name another folder with --out, or let it be the index of"
+            f" {card.root} with --replace"
+        )
+
+
+@contextmanager
+def _labels_kept(
+    out: Path, before: Before, contents: Mapping[str, str], card: IndexCard
+) -> Iterator[None]:
+    """Labels that the block takes out of the table are in another one, whatever stops it.
+
+    After the block those remain there whose images are gone; they may come back.
+    """
+    kept = before.to_keep(contents)
+    if kept != before.removed:
+        set_aside(out, REMOVED, kept, card)
+    yield
+    if (still := gone(kept, contents)) != kept:
+        set_aside(out, REMOVED, still, card)
+    set_aside(out, REPLACED, (), card)
+
+
+def _table(out: Path, card: IndexCard, replace_other: bool, before: Before) -> Any:
     """The table to write to: the one that is there if it is of the same run, else a new one."""
-    database = connect(out)
     if not has_table(out, IMAGES):
-        return database.create_table(IMAGES, schema=image_schema(card))
+        return make_images(out, card)
     table, there = open_images(out)
     if there.encoder["image_checksum"] != card.encoder["image_checksum"]:
         raise CheckpointError(
@@ -205,15 +233,16 @@ def _table(
                 f" categories, not by {card.run[:12]} with {len(card.category_names)}; make it anew"
                 " with --replace (features come from the store), or name another folder"
             )
-        keep_aside(out, kept, card)
-        return database.create_table(IMAGES, schema=image_schema(card), mode="overwrite")
+        set_aside(out, REPLACED, before.rows.values(), card)
+        return make_images(out, card)
     if there != card:  # the folder was moved, or trmml is newer
-        table.replace_schema_metadata(image_schema(card).metadata)
+        update_card(out, card)
     return table
 
 
 def _write(
     table: Any,
+    out: Path,
     tagger: Tagger,
     root: Path,
     todo: Sequence[File],
@@ -221,112 +250,29 @@ def _write(
     encoding: Encoding | None,
     known: Known | None,
     progress: Progress | None,
-) -> None:
-    """Write the rows of images, some thousand at a time."""
+) -> int:
+    """Write the rows of images, some thousand at a time; how many there are.
+
+    Those that still cannot be read, as their rows say, stay as they are.
+    """
+    written = 0
     for start in range(0, len(todo), ROWS):
         part = todo[start : start + ROWS]
-        rows = _rows(tagger, root, part, card, encoding, known, progress)
+        rows = rows_of(tagger, root, part, card, encoding, known, progress)
+        errors = zip(part, rows["error"].to_pylist(), strict=True)
+        other = [row for row, (file, why) in enumerate(errors) if why is None or why != file.error]
+        if not other:
+            continue
+        (out / UNSETTLED).touch()
         merge = table.merge_insert("image").when_matched_update_all()
-        merge.when_not_matched_insert_all().execute(rows)
-
-
-def _rows(
-    tagger: Tagger,
-    root: Path,
-    files: Sequence[File],
-    card: IndexCard,
-    encoding: Encoding | None,
-    known: Known | None,
-    progress: Progress | None,
-) -> Any:
-    import pyarrow as pa
-
-    feature = np.zeros((len(files), card.feature_size), np.float16)
-    probability = np.zeros((len(files), len(card.category_names)), np.float16)
-    errors: list[str | None] = [None] * len(files)
-    ready = {} if known is None else known([file.sha256 for file in files])
-    for row, file in enumerate(files):
-        if file.sha256 in ready:
-            feature[row], probability[row] = ready[file.sha256]
-    paths = {n: root / file.name for n, file in enumerate(files) if file.sha256 not in ready}
-    for row, reason in _describe(tagger, paths, feature, probability, encoding, progress):
-        errors[row] = reason
-    reached = probability >= np.asarray(card.thresholds, np.float16)
-    names = np.asarray(card.category_names, dtype=object)
-    sides = [_sides_and_time(root / file.name) for file in files]
-    schema = image_schema(card)
-    columns = {
-        **{n: [getattr(f, n) for f in files] for n in ("sha256", "size", "mtime_ns")},
-        "image": [file.name for file in files],
-        **{n: [side[k] for side in sides] for k, n in enumerate(("width", "height", "taken"))},
-        "image_feature": vectors(feature, schema, "image_feature"),
-        "probability": vectors(probability, schema, "probability"),
-        "given": [list(file.given) for file in files],
-        "absent": [list(file.absent) for file in files],
-        "present": [
-            [] if error else list(names[row]) for row, error in zip(reached, errors, strict=True)
-        ],
-        "error": errors,
-    }
-    return pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
-
-
-def _describe(
-    tagger: Tagger,
-    paths: Mapping[int, Path],
-    feature: np.ndarray,
-    probability: np.ndarray,
-    encoding: Encoding | None,
-    progress: Progress | None,
-) -> Iterator[tuple[int, str]]:
-    """Fill in features and probabilities of rows; yields those that cannot be read, and why."""
-    if not paths:
-        return
-    rows = list(paths)
-    try:
-        encoded = encode_images(
-            list(paths.values()),
-            tagger.frozen,
-            encoding=encoding,
-            views=tagger.views,
-            seed=tagger.seed,
-            on_bad_image="skip",
-            progress=progress,
-        )
-    except DataError:  # also where none can be read
-        reasons = [reason for path in paths.values() if (reason := why_unreadable(path))]
-        if len(reasons) < len(paths):
-            raise
-        yield from zip(rows, reasons, strict=True)
-        return
-    source = joined(encoded.source, tagger.views)
-    for part in torch.split(torch.arange(len(encoded.kept)), BATCH):
-        batch = source.batch(part)
-        places = [rows[encoded.kept[i]] for i in part.tolist()]
-        feature[places] = batch.image_feature.numpy()
-        probability[places] = tagger.score(batch).probabilities.numpy()
-        if progress is not None:
-            progress("tag", int(part[-1]) + 1, len(encoded.kept))
-    place_of = {str(path): row for row, path in paths.items()}
-    yield from ((place_of[bad.name], bad.reason) for bad in encoded.bad)
-
-
-def _sides_and_time(path: Path) -> tuple[int | None, int | None, str | None]:
-    """Width and height as the image is seen, and when it was taken by its EXIF; None if unsaid."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; the pixels are read elsewhere
-            with Image.open(path) as image:
-                exif = image.getexif()
-                sides = turned_size(image)
-                taken = exif.get_ifd(_EXIF).get(_TAKEN) or None
-    except Exception:  # on damaged files, decoders raise almost anything
-        return None, None, None
-    return *sides, None if taken is None else str(taken).strip("\x00 ")
+        merge.when_not_matched_insert_all().execute(rows.take(other))
+        written += len(other)
+    return written
 
 
 def _settle(table: Any, out: Path, card: IndexCard) -> None:
     """After rows changed: few large files, and what queries are set against."""
+    drop_if_few(table)
     table.optimize()
     total, count = np.zeros(card.feature_size), 0
     sample, draw = list[np.ndarray](), np.random.default_rng(0)
@@ -339,9 +285,9 @@ def _settle(table: Any, out: Path, card: IndexCard) -> None:
     texts = np.zeros((0, card.feature_size), np.float32)
     words: Sequence[str] = ()
     if has_table(out, REFERENCE):
-        before = read_reference(out, card.feature_size)
+        before = read_reference(out, card)
         texts, words = before.texts, before.words
     images = np.concatenate([*sample, texts[:0]])
     images = images[draw.permutation(len(images))[:SAMPLE]]
     mean = (total / max(count, 1)).astype(np.float32)
-    write_reference(out, Reference(mean, images, texts, words))
+    write_reference(out, Reference(mean, images, texts, words), card)

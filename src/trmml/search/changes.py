@@ -5,37 +5,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from trmml.datasets.base import Dataset
-from trmml.datasets.tables.names import same
 from trmml.errors import DataError
 from trmml.features.base import Progress
 from trmml.image_search import find_images
-from trmml.search.table import (
-    IMAGES,
-    REPLACED,
-    IndexCard,
-    connect,
-    has_table,
-    image_schema,
-    open_images,
-)
+from trmml.search.labels import Labels, Row, labels_of
 from trmml.storage.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
-# Of a row, what says whether it is still right, and what people know.
-COLUMNS = ("image", "sha256", "size", "mtime_ns", "given", "absent", "error")
 # Images from which looking at each deserves a progress bar.
 MANY = 10_000
 
 
 @dataclass(frozen=True)
 class File:
-    """An image as it lies in the folder, with what is known of it."""
+    """An image as it lies in the folder, with what is known of it.
+
+    Attributes:
+        name: below the folder.
+        size: in bytes; 0 where it is gone, as where a link leads nowhere.
+        mtime_ns: time of its last change; 0 where it is gone.
+        sha256: of its bytes; "" where it cannot be read.
+        given: categories that are known to be present.
+        absent: categories that are known to be absent.
+        error: why it could not be read before, where its row is right if it still cannot.
+    """
 
     name: str
     size: int
@@ -43,6 +38,20 @@ class File:
     sha256: str
     given: Sequence[str] = ()
     absent: Sequence[str] = ()
+    error: str | None = None
+
+
+def check_root(root: Path) -> None:
+    """Refuse a folder whose name an index cannot hold.
+
+    Raises:
+        DataError: its name, or that of a folder around it, is no UTF-8.
+    """
+    if not _is_unicode(str(root.absolute())):
+        raise DataError(
+            f"an index holds names in UTF-8, and that of the folder {str(root.absolute())!a}"
+            " is none; rename it"
+        )
 
 
 def image_names(root: Path, exclude: Sequence[str]) -> list[str]:
@@ -71,81 +80,63 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def old_rows(table: Any) -> dict[str, dict[str, Any]]:
-    """What the index has, by the image's name."""
-    rows = table.search().select([*COLUMNS]).limit(None).to_arrow().to_pylist()
-    return {row["image"]: row for row in rows}
-
-
-def labelled_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the index has, and what one had that a killed build was to replace."""
-    before = has_table(folder, REPLACED)
-    found = old_rows(connect(folder).open_table(REPLACED)) if before else {}
-    return found | old_rows(open_images(folder)[0]) if has_table(folder, IMAGES) else found
-
-
-def keep_aside(folder: Path, rows: Mapping[str, Mapping[str, Any]], card: IndexCard) -> None:
-    """Write what `labelled_rows` found, before the table is emptied."""
-    import pyarrow as pa
-
-    schema = pa.schema([image_schema(card).field(name) for name in COLUMNS])
-    table = pa.Table.from_pylist(list(rows.values()), schema=schema)
-    connect(folder).create_table(REPLACED, table, mode="overwrite")
-
-
-def to_describe(
-    root: Path,
-    names: Sequence[str],
-    old: Mapping[str, Mapping[str, Any]],
-    labels: Dataset | None,
-    progress: Progress | None,
-    labelled: Mapping[str, Mapping[str, Any]],
-    categories: Sequence[str],
+def look_at(
+    root: Path, names: Sequence[str], old: Mapping[str, Row], progress: Progress | None
 ) -> list[File]:
-    """The images whose row is missing or is no longer right.
+    """The images as they lie in their folder now.
 
     Args:
         root: folder of the images.
         names: of the images there.
         old: rows of the table that is written to.
-        labels: what is known now; None keeps what was.
         progress: called with ("look", done, total).
-        labelled: rows of the table before, which may have been made anew.
-        categories: the run's; labels that differ from one in case alone are of it.
     """
-    known = None if labels is None else _labels_by_image(labels, categories)
-    there = set(names)
-    moved = {row["sha256"]: row for name, row in old.items() if name not in there}
-    todo = []
+    files = []
     for place, name in enumerate(names):
-        row, now = old.get(name), _look(root, name, old.get(name))
-        before = _labels_of(row or moved.get(now.sha256) or labelled.get(name))
-        given, absent = before if known is None else known.get(name, ((), ()))
-        right = (
-            row is not None and row["error"] is None and _stat_of(row) == (now.size, now.mtime_ns)
-        )
-        if not right or (given, absent) != before:
-            todo.append(replace(now, given=given, absent=absent))
+        files.append(_look(root, name, old.get(name)))
         if progress is not None and len(names) >= MANY:
             progress("look", place + 1, len(names))
+    return files
+
+
+def to_describe(
+    files: Sequence[File], old: Mapping[str, Row], known: Mapping[str, Labels]
+) -> list[File]:
+    """The images whose row is missing or is no longer right, with what is known of them.
+
+    Args:
+        files: from `look_at`.
+        old: rows of the table that is written to.
+        known: labels by the image's name.
+    """
+    todo = []
+    for file in files:
+        row = old.get(file.name)
+        given, absent = known.get(file.name, ((), ()))
+        same = (
+            row is not None
+            and _stat_of(row) == (file.size, file.mtime_ns)
+            and labels_of(row) == (given, absent)
+        )
+        error = row["error"] if row is not None and same else None
+        if not same or error is not None:  # a package that reads it may be there now
+            todo.append(replace(file, given=given, absent=absent, error=error))
     return todo
 
 
-def _look(root: Path, name: str, row: Mapping[str, Any] | None) -> File:
+def _look(root: Path, name: str, row: Row | None) -> File:
     """A file as it lies there; it is read where its size or time differ from its row's."""
-    stat = (root / name).stat()
+    try:
+        stat = (root / name).stat()
+    except OSError:  # it is gone, or a link leads nowhere, which its row will say
+        return File(name, 0, 0, "")
     now = stat.st_size, stat.st_mtime_ns
     known = row is not None and _stat_of(row) == now
     return File(name, *now, row["sha256"] if row is not None and known else _digest(root / name))
 
 
-def _stat_of(row: Mapping[str, Any]) -> tuple[int, int]:
+def _stat_of(row: Row) -> tuple[int, int]:
     return row["size"], row["mtime_ns"]
-
-
-def _labels_of(row: Mapping[str, Any] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a row says is present, and absent."""
-    return ((), ()) if row is None else (tuple(row["given"]), tuple(row["absent"]))
 
 
 def _digest(path: Path) -> str:
@@ -154,18 +145,3 @@ def _digest(path: Path) -> str:
         return hash_file(path)
     except OSError:
         return ""
-
-
-def _labels_by_image(
-    labels: Dataset, categories: Sequence[str]
-) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Names of the categories that are known to be present, and absent, by image."""
-    own = {same(name): name for name in categories} | {name: name for name in categories}
-    spelt = [own.get(name) or own.get(same(name), name) for name in labels.category_names]
-    names = np.asarray(spelt, dtype=object)
-    present = (labels.matrix.labels & labels.matrix.known).numpy()
-    absent = (~labels.matrix.labels & labels.matrix.known).numpy()
-    return {
-        image: (tuple(names[present[row]]), tuple(names[absent[row]]))
-        for row, image in enumerate(labels.images)
-    }

@@ -48,7 +48,7 @@ class EncoderEmbedder:
         self._frozen = needed_encoder(
             where, card.encoder_spec, encoder, name=name, size=size, trust=trust
         )
-        self._template, self._encoding = card.template, encoding
+        self._card, self._encoding, self._where = card, encoding, where
         given, checksum = self._frozen.identity, card.encoder["image_checksum"]
         if (given.image_checksum, given.size) != (checksum, size):
             raise CheckpointError(
@@ -61,6 +61,7 @@ class EncoderEmbedder:
         """See `index.Embedder.texts`.
 
         Raises:
+            CheckpointError: another text tower than that of the index.
             DataError: the encoder reads no text.
         """
         if not self._frozen.identity.token_size:
@@ -68,7 +69,14 @@ class EncoderEmbedder:
                 f"the encoder {self._frozen.identity.name} has no text tower: search with --like"
                 " images and --tag categories"
             )
-        (features,) = encode_templates(self._frozen.encoder, [self._template], list(texts))
+        given, wanted = self._frozen.identity.checksum, self._card.encoder["checksum"]
+        if wanted and given != wanted:  # "" where the index was made without a text tower
+            raise CheckpointError(
+                f"{self._where} was made with another text tower ({wanted[:12]}) than this encoder"
+                f" {self._frozen.identity.name} has ({given[:12]}); pass the same encoder, or make"
+                " the index anew with a run of this one: trmml index --replace"
+            )
+        (features,) = encode_templates(self._frozen.encoder, [self._card.template], list(texts))
         return np.asarray(features.float().cpu())
 
     def images(self, paths: Sequence[Path], box: Edges | None) -> Float[np.ndarray, "K D"]:

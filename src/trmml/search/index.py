@@ -1,5 +1,6 @@
 """Searching an index: terms become one vector, tags become SQL, Lance does the rest."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from trmml.errors import DataError
 from trmml.search.approximate import has_vector_index, nearest
 from trmml.search.query import Edges, Query, Term, where
-from trmml.search.reference import Reference, read_reference, with_texts, write_reference
+from trmml.search.reference import Reference, keep_texts, read_reference, with_texts
 from trmml.search.table import READABLE, IndexCard, among, numbers_of, open_images, quoted
 from trmml.storage.cache import free_memory
 
@@ -137,16 +138,14 @@ class Index:
     @cached_property
     def reference(self) -> Reference:
         """What scores are set against."""
-        return read_reference(self.folder, self.card.feature_size)
+        return read_reference(self.folder, self.card)
 
     @cached_property
     def labelled(self) -> list[str]:
         """Names that labels of the images have and the run has not."""
-        column = self._table.search().select(["given", "absent"]).limit(None).to_arrow()
-        names = {
-            name for kind in ("given", "absent") for row in column[kind].to_pylist() for name in row
-        }
-        return sorted(names - set(self.card.category_names))
+        rows = self._table.search().select(["given", "absent"]).limit(None).to_arrow()
+        given, absent = (column.combine_chunks().flatten().unique() for column in rows.columns)
+        return sorted({*given.to_pylist(), *absent.to_pylist()} - set(self.card.category_names))
 
     def search(
         self,
@@ -162,19 +161,21 @@ class Index:
             query: from `parse_query`.
             top: at most so many.
             least: score that they must reach; "auto" is what unrelated queries hardly reach, see
-                `reference.Reference.cut`.
+                `reference.Reference.cut`; nothing in an index of one image.
             parts: score the best patch of each image instead of the whole image, among the
                 `LOOKED_INTO` best by the whole image.
 
         Raises:
             DataError: a category that is not there, an image that cannot be read, an encoder that
-                reads no text, `least` without terms, or "auto" for parts.
+                reads no text, `least` without terms or not finite, or "auto" for parts.
         """
         if parts and least == "auto":
             raise DataError(
                 "the best part of an image resembles anything more than the whole does, so --min"
                 " auto does not hold with --part; give a score: --min SCORE"
             )
+        if isinstance(least, float) and not math.isfinite(least):
+            raise DataError(f"the least score is a number or auto, got {least}; as in --min 0.1")
         query = self._named(query)
         names = [tag.name for tag in query.tags]
         unknown = [name for name in names if name not in self.card.category_names]
@@ -201,25 +202,40 @@ class Index:
 
     def _named(self, query: Query) -> Query:
         """The same with names of this index: whole categories, and images that lie in it."""
-        tags = tuple(tag.among(self.card.category_names) for tag in query.tags)
-        terms = tuple(
-            replace(term, value=self._name_of(term.value)) if term.kind == "image" else term
-            for term in query.terms
-        )
-        return Query(terms, tags)
+        names = self.card.category_names
+        if any(tag.cut is not None and tag.typed not in names for tag in query.tags):
+            names = [*names, *self.labelled]
+        tags = tuple(tag.among(names) for tag in query.tags)
+        return Query(tuple(self._term(term) for term in query.terms), tags)
+
+    def _term(self, term: Term) -> Term:
+        """An image by its name in the index; all of what was typed where that is an image."""
+        if term.kind == "text":
+            return term
+        whole = term.whole() if term.typed else term
+        if whole.value != term.value and (Path(whole.value).is_file() or self._has(whole.value)):
+            term = whole
+        return replace(term, value=self._name_of(term.value))
 
     def _name_of(self, image: str) -> str:
         """The name in the index of an image that is given as a path.
 
-        Another file is named by its absolute path, which is no name of the index; and what is no
-        file may be a name.
+        Another file is named by its absolute path, which is no name of the index; what is no file
+        may be a name. A link in the folder has a name there, wherever it leads.
         """
         if not Path(image).is_file():
             return image
-        root, path = self.root.resolve(), Path(image).resolve()
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
-        there = name and self._table.count_rows(f"image = {quoted(name)}")
-        return name if there else str(path)
+        pairs = [(Path(os.path.abspath(path)), path.resolve()) for path in (self.root, Path(image))]
+        for root, path in zip(*pairs, strict=True):
+            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+            inside = self.root / name
+            if name and inside.is_file() and inside.samefile(image) and self._has(name):
+                return name
+        return str(Path(image).resolve())
+
+    def _has(self, name: str) -> bool:
+        """Whether an image of the index is called so."""
+        return bool(self._table.count_rows(f"image = {quoted(name)}"))
 
     def _nearest(
         self, vector: Float[np.ndarray, " D"], filters: str, own: Sequence[str], count: int
@@ -291,12 +307,11 @@ class Index:
         made: Float[np.ndarray, " D"] = self.embedder.images([path], term.box)[0]
         return made
 
-    def _cut(self, query: Query) -> float:
+    def _cut(self, query: Query) -> float | None:
         reference = self.reference
         if not len(reference.texts) and any(term.kind == "text" for term in query.terms):
             reference = with_texts(reference, self.embedder.texts)
-            if os.access(self.folder, os.W_OK):  # an index that may only be read is as good
-                write_reference(self.folder, reference)
+            keep_texts(self.folder, reference, self.card)
             self.__dict__["reference"] = reference
         return reference.cut(query)
 

@@ -1,9 +1,10 @@
 """What is searched for: terms that add up, and tags that filter."""
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trmml.datasets.tables.names import clean_name
@@ -25,12 +26,18 @@ class Term:
         value: of that kind.
         weight: below 0 where images are to be unlike it.
         box: left, top, right, bottom of a part of the image, as shares of its sides.
+        typed: the image with its weight, which may be its whole name, as `16:9/a.jpg`.
     """
 
     kind: Literal["text", "image"]
     value: str
     weight: float = 1.0
     box: Edges | None = None
+    typed: str = field(default="", compare=False)
+
+    def whole(self) -> "Term":
+        """The same, all of what was typed its name."""
+        return replace(self, value=self.typed, weight=math.copysign(1.0, self.weight))
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,10 @@ def parse_query(
     """The query that words of the command line say.
 
     Args:
-        texts: each may begin with a weight, as `2:red car`.
-        like: images to resemble, with weights as well.
+        texts: each may begin with a weight, as `2:red car`; before a digit, as in `16:9 banner`, it
+            is none.
+        like: images to resemble, with weights as well; `Index.search` takes all of one as its name
+            where there is such an image.
         unlike: images not to resemble.
         tags: category names, each with a least probability if wanted, as `boat:0.8`.
         without: categories that images must not have.
@@ -108,11 +117,14 @@ def _term(
     kind: Literal["text", "image"], given: str, sign: float, box: Edges | None = None
 ) -> Term:
     found = _WEIGHTED.match(given)
+    if found and kind == "text" and given[found.end()].isdigit():  # a ratio, or a time of day
+        found = None
     value = given[found.end() :] if found else given
     if not value.strip():
         raise DataError(f"an empty {kind} finds nothing; say what the images are to resemble")
     weight = float(found[1]) if found else 1.0
-    return Term(kind, value.strip() if kind == "text" else value, sign * weight, box)
+    value = value.strip() if kind == "text" else value
+    return Term(kind, value, sign * weight, box, given)
 
 
 def _tag(given: str, wanted: bool) -> TagFilter:

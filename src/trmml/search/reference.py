@@ -5,20 +5,34 @@ the collection. A cut-off comes from a null distribution: the scores of 200 unre
 sample of the same images. It says what chance reaches, not what is right.
 """
 
+import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from trmml.errors import CheckpointError
 from trmml.search.query import Query
-from trmml.search.table import REFERENCE, connect, has_table, numbers_of
+from trmml.search.table import (
+    REFERENCE,
+    IndexCard,
+    connect,
+    has_table,
+    numbers_of,
+    open_images,
+)
+from trmml.storage.held import held_folder
 
 # Images that stand for the collection, and unrelated queries over them.
 SAMPLE, UNRELATED = 2000, 200
 # The share of the unrelated queries' scores that lies below the cut-off.
 BELOW = 0.999
+# Of the table's schema: by which encoder and template the texts are.
+TEXTS = b"texts"
 # Everyday things, so that few of them are in any one collection.
 NOUNS = tuple(
     "accordion acorn airport alligator ambulance anchor ant antenna apple apron aquarium armchair"
@@ -58,14 +72,14 @@ class Reference:
     texts: Float[np.ndarray, "T D"]
     words: Sequence[str] = field(default=())
 
-    def cut(self, query: Query) -> float:
+    def cut(self, query: Query) -> float | None:
         """The score that all but a thousandth of the unrelated queries' scores lie below.
 
         Each of them has a text in place of each of the query's texts, and an image in place of
-        each image, with the same weights.
+        each image, with the same weights. None where there are too few images to say it.
         """
-        if not len(self.images):
-            return 0.0
+        if len(self.images) < 2:
+            return None
         null = np.zeros((UNRELATED, len(self.images)), np.float32)
         centred = self.images - self.mean
         for place, term in enumerate(query.terms):
@@ -76,6 +90,8 @@ class Reference:
             if term.kind == "image":  # an image resembles itself
                 scores[np.arange(UNRELATED), np.resize(rows, UNRELATED)] = np.nan
             null += term.weight * scores
+        if not np.isfinite(null).any():
+            return None
         return float(np.nanquantile(null, BELOW))
 
     def _unlike(self, text: str) -> Float[np.ndarray, "K D"]:
@@ -84,19 +100,31 @@ class Reference:
         return self.texts[[word not in named for word in self.words]]
 
 
-def read_reference(folder: Path, feature_size: int) -> Reference:
-    """What an index has to set queries against."""
+def read_reference(folder: Path, card: IndexCard) -> Reference:
+    """What an index has to set queries against.
+
+    Args:
+        folder: of the index.
+        card: of the index; texts that another text tower or template encoded are left out.
+    """
     rows = connect(folder).open_table(REFERENCE).search().limit(None).to_arrow()
     kinds = np.asarray(rows["kind"].to_pylist())
-    features = numbers_of(rows["feature"], feature_size)
+    features = numbers_of(rows["feature"], card.feature_size)
     words = [word for word in rows["word"].to_pylist() if word is not None]
-    return Reference(
-        features[kinds == "mean"][0], features[kinds == "image"], features[kinds == "text"], words
-    )
+    mean, images, texts = (features[kinds == kind] for kind in ("mean", "image", "text"))
+    if (rows.schema.metadata or {}).get(TEXTS) != _made_by(card):
+        texts, words = texts[:0], []
+    return Reference(mean[0], images, texts, words)
 
 
-def write_reference(folder: Path, found: Reference) -> None:
-    """Replace what an index has."""
+def write_reference(folder: Path, found: Reference, card: IndexCard) -> None:
+    """Replace what an index has.
+
+    Args:
+        folder: of the index, which nobody else may hold.
+        found: what it will have.
+        card: of the index, whose encoder and template the texts are of.
+    """
     import pyarrow as pa
 
     parts = {"mean": found.mean[None], "image": found.images, "text": found.texts}
@@ -107,7 +135,29 @@ def write_reference(folder: Path, found: Reference) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), size)
     rows = {"kind": pa.array(kinds), "word": pa.array(words, pa.string()), "feature": column}
     mode = "overwrite" if has_table(folder, REFERENCE) else "create"
-    connect(folder).create_table(REFERENCE, pa.table(rows), mode=mode)
+    table = pa.table(rows, metadata={TEXTS: _made_by(card)})
+    connect(folder).create_table(REFERENCE, table, mode=mode)
+
+
+def keep_texts(folder: Path, found: Reference, card: IndexCard) -> None:
+    """Add the unrelated texts to what an index has now, where it may be written and none builds it.
+
+    Args:
+        folder: of the index, which may have been built anew since `found` was read.
+        found: whose texts are kept.
+        card: that `found` was made with; an index of other texts stays as it is.
+    """
+    if not os.access(folder, os.W_OK):  # an index that may only be read is as good
+        return
+    with suppress(CheckpointError), held_folder(folder):
+        if _made_by(open_images(folder)[1]) == _made_by(card):
+            now = read_reference(folder, card)
+            write_reference(folder, replace(now, texts=found.texts, words=found.words), card)
+
+
+def _made_by(card: IndexCard) -> bytes:
+    """What the features of texts depend on."""
+    return json.dumps([card.encoder["checksum"], card.template]).encode()
 
 
 def with_texts(

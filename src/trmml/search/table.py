@@ -3,13 +3,17 @@
     INDEX/images.lance      a row per image: where it lies, its feature, probabilities and labels
     INDEX/reference.lance   mean feature, a sample of images, and features of unrelated texts
     INDEX/replaced.lance    labels of an index that is made anew, until all rows are there
+    INDEX/removed.lance     labels of images that are gone, by content, for when they come back
+    INDEX/card.json         the card, once it differs from that in the schema: the folder was moved
     INDEX/unsettled         there while rows change that the reference does not know
 
 The schema of `images` carries the card: encoder, run, categories, thresholds. Lance writes each
-change as a new version, so a reader sees the old rows or the new ones, and a kill leaves the old.
+change as a new version, so a reader sees the old rows or the new ones, and a kill leaves the old. A
+table that is made anew begins empty, and has the more rows the longer it is filled.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,15 +23,17 @@ import numpy as np
 from jaxtyping import Float
 
 from trmml.errors import CheckpointError, DataError, how_to_install
+from trmml.storage.atomic import write_json
 from trmml.storage.json_text import of_kind, parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-IMAGES, REFERENCE, REPLACED = "images", "reference", "replaced"
+IMAGES, REFERENCE = "images", "reference"
+REPLACED, REMOVED = "replaced", "removed"
 UNSETTLED = "unsettled"
-CARD = b"trmml"
+CARD, CARD_FILE = b"trmml", "card.json"
 # SQL of rows whose image could be read.
 READABLE = "error IS NULL"
 
@@ -80,8 +86,16 @@ def connect(folder: Path | str) -> Any:
 
 
 def has_table(folder: Path | str, name: str) -> bool:
-    """Whether an index has a table of this name."""
-    return (Path(folder) / f"{name}.lance").is_dir()
+    """Whether an index has a table of this name; a kill while one is made leaves less than one."""
+    return any((Path(folder) / f"{name}.lance" / "_versions").glob("*.manifest"))
+
+
+def drop_table(folder: Path, name: str) -> None:
+    """Drop a table whole: a kill would leave one that has lost some of its files."""
+    dropped = folder / f".{name}.dropped"
+    shutil.rmtree(dropped, ignore_errors=True)
+    (folder / f"{name}.lance").rename(dropped)
+    shutil.rmtree(dropped)
 
 
 def open_images(folder: Path | str) -> tuple[Any, IndexCard]:
@@ -98,22 +112,39 @@ def open_images(folder: Path | str) -> tuple[Any, IndexCard]:
 
 
 def read_card(table: Any, folder: Path | str) -> IndexCard:
-    """The card in a table's schema.
+    """The card in a table's schema, or the one that was written beside it since.
 
     Raises:
         CheckpointError: there is none, or it is of another format.
     """
+    later = Path(folder) / CARD_FILE
     try:
-        tree = parse_json((table.schema.metadata or {})[CARD])
-        if isinstance(tree, Mapping) and tree.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder} is an index of format {tree.get('format')}, this trmml reads {FORMAT};"
-                " make a new one, or install the trmml that made it"
-            )
-        card: IndexCard = of_kind(IndexCard, tree)
-    except (KeyError, ValueError) as error:
+        card = _card_of((table.schema.metadata or {})[CARD], folder)
+        return _card_of(later.read_bytes(), folder) if later.is_file() else card
+    except (KeyError, ValueError, OSError) as error:
         raise CheckpointError(f"{folder} is no index of trmml, or damaged ({error})") from None
+
+
+def _card_of(text: bytes, folder: Path | str) -> IndexCard:
+    tree = parse_json(text)
+    if isinstance(tree, Mapping) and tree.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} is an index of format {tree.get('format')}, this trmml reads {FORMAT};"
+            " make a new one, or install the trmml that made it"
+        )
+    card: IndexCard = of_kind(IndexCard, tree)
     return card
+
+
+def make_images(folder: Path, card: IndexCard) -> Any:
+    """An empty table of images, in place of one that is there."""
+    (folder / CARD_FILE).unlink(missing_ok=True)
+    return connect(folder).create_table(IMAGES, schema=image_schema(card), mode="overwrite")
+
+
+def update_card(folder: Path, card: IndexCard) -> None:
+    """Give an index another card of the same run: LanceDB has no way to change a schema's."""
+    write_json(folder / CARD_FILE, asdict(card))
 
 
 def image_schema(card: IndexCard) -> "pa.Schema":

@@ -84,7 +84,9 @@ class Searcher:
         )
 
     def _name(self, path: Path) -> str:
-        """How the index calls a file, if it has it: its feature is there then."""
+        """A file, or how the index calls one that is gone: its feature is there then."""
+        if path.is_file():  # by its whole path, which no file where the server runs has, too
+            return str(path.absolute())
         inside = path.is_relative_to(self.index.root)
         return str(path.relative_to(self.index.root)) if inside else str(path)
 
