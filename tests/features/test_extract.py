@@ -16,7 +16,7 @@ from trmml.encoders import load_encoder
 from trmml.encoders.frozen import frozen_encoder
 from trmml.encoders.speed import precision
 from trmml.errors import DataError
-from trmml.features import extract, ranks, store
+from trmml.features import extract, keys, ranks, store
 from trmml.features.admin import list_stores
 from trmml.features.base import LiveFeatures
 from trmml.features.contents import read_contents
@@ -247,12 +247,12 @@ def test_stores_of_the_encoders_of_trmml_keep_their_names():
     assert key.name == "52ffe8c768128d4f"
     encoder = load_encoder("bundled", text=False)
     frozen = frozen_encoder(encoder)
-    assert extract._with_version(Path("nowhere"), key, frozen, keep=True) is key
+    assert keys._with_version(Path("nowhere"), key, frozen, keep=True) is key
 
 
 def test_compile_is_bf16_on_a_card_and_fp32_on_a_processor():
     frozen = replace(frozen_encoder(ToyEncoder()), precision="compile")
-    names = [extract._key(replace(frozen, device=each), "fp16") for each in ("cpu", "cuda:0")]
+    names = [keys._key(replace(frozen, device=each), "fp16") for each in ("cpu", "cuda:0")]
     assert [key.precision for key in names] == ["compile-fp32", "compile-bf16"]
 
 

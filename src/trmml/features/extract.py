@@ -1,17 +1,11 @@
 """Features of all images of a data set: from the store, computed where they lack, or live."""
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
@@ -25,13 +19,13 @@ from trmml.features.decoding import (
     SEARCHED,
     Decoding,
     ImageView,
-    on_card_holds,
     reduced_holds,
     view_of,
     workers,
 )
+from trmml.features.keys import key_of
 from trmml.features.loader import best_precision, load_batches
-from trmml.features.store import FeatureStore, StoreKey, code_version, settled_shortcut
+from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.images import BadImage
 from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
@@ -110,11 +104,7 @@ def encode_images(
     if not ranks.number():
         precision = best_precision(precision, paths, frozen)
     frozen = in_precision(frozen, ranks.of_first(precision))
-    key = _key(frozen, encoding.form)
-    if not ranks.number():
-        key = _with_version(root, key, frozen, keep=not encoding.live)
-        key = _with_decoder(root, key, paths[:SEARCHED], frozen)
-    key = ranks.of_first(key)
+    key = key_of(root, frozen, encoding.form, paths, keep=not encoding.live)
     run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
     if encoding.live:
         return run.conclude(run.live(root, key), "fp32")
@@ -271,74 +261,3 @@ def _known_shortcut(root: Path, key: StoreKey) -> bool | None:
     """Whether large JPEGs are decoded smaller, where that was checked in any form."""
     forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(StoreForm)]
     return next((holds for holds in forms if holds is not None), None)
-
-
-def _with_decoder(
-    root: Path, key: StoreKey, paths: Sequence[Path], frozen: FrozenEncoder
-) -> StoreKey:
-    """The key with who decodes JPEGs: as in a store that is there, else by a check.
-
-    It must not depend on which images are asked for, or they would be encoded again.
-    """
-    if not frozen.device.startswith("cuda"):
-        return key
-    card = replace(key, decoder="card")
-    for there in (card, key):
-        if (root / there.name).is_dir():
-            return there
-    return card if on_card_holds(paths, frozen) else key
-
-
-def _with_version(root: Path, key: StoreKey, frozen: FrozenEncoder, *, keep: bool) -> StoreKey:
-    """The key with the version of the code, where the encoder is one of the user's own.
-
-    Its checksum knows weights and modules, but not what its methods do with them: that is known by
-    what they make of a test image, in fp32.
-    """
-    encoder = frozen.encoder
-    if type(encoder).__module__.partition(".")[0] == "trmml":
-        return key
-    with torch.no_grad():
-        hidden, feature = encoder.encode_image(
-            encoder.preprocess(_test_image())[None].to(frozen.device)
-        )
-        parts = hidden, feature, encoder.project(hidden)
-    made = [[float(f"{number:.5g}") for number in _some(part)] for part in parts]
-    return replace(key, version=code_version(root, key, made, keep=keep))
-
-
-def _some(values: Tensor) -> list[float]:
-    """Some thousand of the values; their distance is odd, so that they are of every channel."""
-    numbers: list[float] = values.flatten()[:: values.numel() // 2048 | 1].tolist()
-    return numbers
-
-
-def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
-    """What the features depend on where Pillow decodes.
-
-    `preprocess` is known by what it makes of a test image.
-    """
-    identity, precision = frozen.identity, frozen.precision
-    if precision == "compile":  # see `speed.precision`
-        precision = "compile-bf16" if frozen.device.startswith("cuda") else "compile-fp32"
-    pixels = (frozen.encoder.preprocess(_test_image()) * 1000).round().int()
-    made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
-    words = getattr(frozen.encoder, "preprocessing", "")
-    return StoreKey(
-        encoder=identity.name,
-        image_checksum=identity.image_checksum,
-        size=identity.size,
-        preprocessing=f"{words} [{made}]".strip(),
-        precision=precision,
-        decoder="pillow",
-        form=form,
-        patches=identity.patches,
-        hidden_size=identity.hidden_size,
-        feature_size=identity.feature_size,
-    )
-
-
-def _test_image() -> Image.Image:
-    """An image with slopes and edges, no square, larger than most inputs and always the same."""
-    y, x, channel = np.ogrid[:479, :613, :3]
-    return Image.fromarray(((x * y // 7 + 40 * channel) % 256).astype(np.uint8))
