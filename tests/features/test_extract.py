@@ -19,7 +19,7 @@ from trmml.errors import DataError
 from trmml.features import extract, keys, ranks, store
 from trmml.features.admin import list_stores
 from trmml.features.base import LiveFeatures
-from trmml.features.contents import read_contents
+from trmml.features.contents import Content, read_contents
 from trmml.features.extract import Encoding, encode_images
 from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
@@ -363,6 +363,32 @@ def test_unreadable_images_stop_or_are_listed(paths, root):
         assert torch.allclose(batch.hidden_patches, good.hidden_patches, atol=1e-3)
 
 
+def test_an_image_that_changes_meanwhile_leaves_nothing_under_its_old_content(
+    paths, root, monkeypatch
+):
+    before, good = paths[3].read_bytes(), encode(paths, root.with_name("good"))
+
+    def then_edited(*arguments, **more):
+        found = read_contents(*arguments, **more)
+        paths[3].write_bytes(paths[0].read_bytes())
+        later = time.time() + 60  # clocks tick, and files may be of one size
+        os.utime(paths[3], (later, later))
+        return found
+
+    monkeypatch.setattr(extract, "read_contents", then_edited)
+    with pytest.raises(DataError, match=rf"{paths[3].name} has changed since.*run again"):
+        encode(paths[:4], root)
+    paths[3].write_bytes(before)
+    encoded = encode(paths[:4], root, on_bad_image="skip")
+    assert encoded.kept == [0, 1, 2]
+    assert [Path(bad.name) for bad in encoded.bad] == [paths[3]]
+    monkeypatch.undo()
+    paths[3].write_bytes(before)
+    assert new_work(paths[:4], root) == 1  # the features are those of its own pixels
+    again = encode(paths[:4], root).source.batch(torch.tensor([3])).hidden_patches
+    assert torch.equal(again, good.source.batch(torch.tensor([3])).hidden_patches)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_nothing_to_encode_is_an_error(tmp_path, root, live):
     with pytest.raises(DataError, match="at least one image"):
@@ -434,7 +460,7 @@ def test_features_that_no_process_has_added_are_an_error(paths, root, monkeypatc
 
 
 def test_each_process_reads_its_share(paths, root, monkeypatch):
-    other = {0: "a", 2: "c", 4: DataError("e is broken")}
+    other = {0: Content("a", (1, 2, 3)), 2: Content("c", (1, 2, 4)), 4: DataError("e is broken")}
     unsaved = {"/elsewhere/0.png": [1, 2, "a"]}
     monkeypatch.setattr(ranks, "count", lambda: 2)
     monkeypatch.setattr(ranks, "of_all", lambda mine: [(other, unsaved), mine])
@@ -442,7 +468,12 @@ def test_each_process_reads_its_share(paths, root, monkeypatch):
         patch.setattr(ranks, "number", lambda: 1)
         hashes = contents.ContentHashes(root)
         found = read_contents(paths, hashes, stop=False, progress=None)
-    own = {index: contents.ContentHashes(None).look_up(paths[index]) for index in (1, 3)}
+    own = {
+        index: Content(
+            contents.ContentHashes(None).look_up(paths[index]), contents.file_state(paths[index])
+        )
+        for index in (1, 3)
+    }
     assert list(found) == [0, 1, 2, 3, 4] and found == {**other, **own}
     assert not (root / "files.json").exists()  # the first one saves
     monkeypatch.setattr(ranks, "number", lambda: 0)

@@ -14,7 +14,7 @@ from trmml.errors import DataError
 from trmml.features import ranks
 from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
-from trmml.features.contents import read_contents, why_unreadable
+from trmml.features.contents import Content, read_contents, why_unreadable
 from trmml.features.decoding import (
     SEARCHED,
     Decoding,
@@ -137,7 +137,9 @@ class _Run:
         contents = self.contents(ContentHashes(root))
         store = FeatureStore(root, key)
         rows = {
-            _row(content, self.seed, view): view_of(self.paths[i], content, self.seed, view)
+            _row(content.digest, self.seed, view): view_of(
+                self.paths[i], content.digest, self.seed, view, content.state
+            )
             for view in range(self.views)
             for i, content in contents.items()
         }
@@ -154,19 +156,20 @@ class _Run:
                     " they were encoded; is it one folder for all processes, with none removing"
                     " files from it? Name one that all reach with --store, and run again"
                 )
-            self.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
-        kept = [content for i, content in contents.items() if i not in self.bad]
+            digests = {i: digest for i, (digest, _) in contents.items()}
+            self.bad.update({i: reasons[d] for i, d in digests.items() if d in reasons})
+        kept = [content.digest for i, content in contents.items() if i not in self.bad]
         names = [[_row(content, self.seed, view) for content in kept] for view in range(self.views)]
         return store.features(names) if kept else None
 
-    def contents(self, hashes: ContentHashes) -> dict[int, str]:
-        """Hash of each file's content; a file that cannot be read is an error, or noted."""
+    def contents(self, hashes: ContentHashes) -> dict[int, Content]:
+        """Each file's content; a file that cannot be read is an error, or noted."""
         stop = self.on_bad_image == "error"
         found = read_contents(self.paths, hashes, stop=stop, progress=self.progress)
         for index, content in found.items():
             if isinstance(content, DataError):
                 self._note(index, content)
-        return {index: content for index, content in found.items() if isinstance(content, str)}
+        return {index: content for index, content in found.items() if isinstance(content, Content)}
 
     def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
