@@ -304,6 +304,8 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
         encode(paths, root, encoder)
     assert encoder.seen == TESTS and len(shards(root)) == 1
     assert new_work(paths[:1], root) == 0  # what is there can still be read
+    paths[1].write_bytes(b"damaged: it takes no room")
+    assert encode(paths[:2], root, on_bad_image="skip").kept == [0]
 
 
 def test_what_will_be_written_is_foretold(paths, root, monkeypatch, caplog):
@@ -322,6 +324,10 @@ def test_a_store_that_may_only_be_read_is_as_good(paths, root, monkeypatch):
     monkeypatch.setattr(store.FileLock, "acquire", refuse)
     assert new_work(paths[:4], root) == 0
     with pytest.raises(DataError, match=r"Permission denied.*--live"):
+        encode(paths, root)
+    paths[4].write_bytes(b"damaged: no store ever has it")
+    assert encode(paths, root, on_bad_image="skip").kept == [0, 1, 2, 3]
+    with pytest.raises(DataError, match=paths[4].name):
         encode(paths, root)
 
 

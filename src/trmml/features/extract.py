@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -145,8 +145,7 @@ class _Run:
         }
         lacking = ranks.of_first(store.lacking(list(rows)))
         if lacking:
-            with nullcontext(lacking) if ranks.number() else store.filling(lacking) as left:
-                unread = self.fill_together(store, rows, ranks.of_first(left))
+            unread = self.fill_lacking(store, rows, lacking)
             reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
             # Takes notice of what other processes added, too.
             missed = [r for r in store.lacking(list(rows)) if r.partition(".")[0] not in reasons]
@@ -186,6 +185,37 @@ class _Run:
                     self._note(index, DataError(reason))
                 self._tell("check", index + 1, len(self.paths))
         return items
+
+    def fill_lacking(
+        self, store: FeatureStore, rows: dict[str, ImageView], lacking: list[str]
+    ) -> dict[str, str]:
+        """Add what a store lacks; gives the rows whose image cannot be read, and why."""
+        with ExitStack() as stack:
+            left, unread = lacking, dict[str, str]()
+            if not ranks.number():
+                try:
+                    left = stack.enter_context(store.filling(lacking))
+                except DataError:
+                    left, unread = [], self.all_unreadable(rows, lacking)
+                    if not unread:
+                        raise
+            left, unread = ranks.of_first((left, unread))
+            return unread | (self.fill_together(store, rows, left) if left else {})
+
+    def all_unreadable(self, rows: dict[str, ImageView], lacking: Sequence[str]) -> dict[str, str]:
+        """Why none of the lacking images can be read; nothing where one can.
+
+        A store without them has all that it can have, so that it need not be written.
+        """
+        unread = dict[str, str]()
+        for row in lacking:
+            reason = why_unreadable(rows[row].path)
+            if reason is None:
+                return {}
+            if self.on_bad_image == "error":
+                raise DataError(reason)
+            unread[row] = reason
+        return unread
 
     def fill_together(
         self, store: FeatureStore, rows: dict[str, ImageView], left: Sequence[str]
