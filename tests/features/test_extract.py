@@ -20,7 +20,7 @@ from trmml.features import extract, keys, ranks, store
 from trmml.features.admin import list_stores
 from trmml.features.base import LiveFeatures
 from trmml.features.contents import Content, read_contents
-from trmml.features.extract import Encoding, encode_images
+from trmml.features.extract import Encoding, encode_images, refuse_without_room
 from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
 from trmml.storage import hashes as contents
@@ -308,6 +308,37 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
     assert encode(paths[:2], root, on_bad_image="skip").kept == [0]
 
 
+def test_images_that_come_in_parts_are_refused_as_a_whole(paths, root, monkeypatch):
+    encode(paths[:2], root)
+    row = store.FeatureStore(root, store_key(root)).key.row_bytes
+
+    def room(rows: int) -> None:
+        space = SimpleNamespace(free=store.SPARE_BYTES + rows * row)
+        monkeypatch.setattr(store.shutil, "disk_usage", lambda path: space)
+
+    encoder, encoding = Counted(), Encoding(root)
+    room(2)
+    with pytest.raises(DataError, match="features of 3 images need"):
+        refuse_without_room(paths, encoder, encoding)
+    assert encoder.seen == TESTS
+    with pytest.raises(DataError, match="features of 8 images need"):
+        refuse_without_room(paths, encoder, encoding, views=2)
+    refuse_without_room(paths, encoder, replace(encoding, live=True))
+    refuse_without_room(paths[:4], encoder, encoding)
+    room(3)
+    refuse_without_room(paths, encoder, encoding)
+    room(0)
+    for path in paths[2:]:
+        path.write_bytes(b"damaged: it takes no room")
+    refuse_without_room(paths, encoder, encoding)
+
+
+def store_key(root: Path) -> store.StoreKey:
+    (card,) = root.glob("*/store.json")
+    tree = json.loads(card.read_text("utf-8"))
+    return store.StoreKey(**{name: tree[name] for name in tree if name != "format"})
+
+
 def test_what_will_be_written_is_foretold(paths, root, monkeypatch, caplog):
     monkeypatch.setattr(store, "NOTICE_BYTES", 1)
     encode(paths, root, views=2)
@@ -381,14 +412,14 @@ def test_an_image_that_changes_meanwhile_leaves_nothing_under_its_old_content(
         os.utime(paths[3], (later, later))
         return found
 
-    monkeypatch.setattr(extract, "read_contents", then_edited)
-    with pytest.raises(DataError, match=rf"{paths[3].name} has changed since.*run again"):
-        encode(paths[:4], root)
-    paths[3].write_bytes(before)
-    encoded = encode(paths[:4], root, on_bad_image="skip")
-    assert encoded.kept == [0, 1, 2]
-    assert [Path(bad.name) for bad in encoded.bad] == [paths[3]]
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "read_contents", then_edited)
+        with pytest.raises(DataError, match=rf"{paths[3].name} has changed since.*run again"):
+            encode(paths[:4], root)
+        paths[3].write_bytes(before)
+        encoded = encode(paths[:4], root, on_bad_image="skip")
+        assert encoded.kept == [0, 1, 2]
+        assert [Path(bad.name) for bad in encoded.bad] == [paths[3]]
     paths[3].write_bytes(before)
     assert new_work(paths[:4], root) == 1  # the features are those of its own pixels
     again = encode(paths[:4], root).source.batch(torch.tensor([3])).hidden_patches

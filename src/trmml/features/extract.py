@@ -1,6 +1,6 @@
 """Features of all images of a data set: from the store, computed where they lack, or live."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -97,18 +97,60 @@ def encode_images(
     """
     if not paths:
         raise DataError("expected at least one image to encode, got none")
-    encoding, frozen = encoding or Encoding(), frozen_encoder(encoder)
-    root = encoding.store or default_root()
+    encoding = encoding or Encoding()
+    frozen, root, key = _place(paths, encoder, encoding)
+    run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
+    if encoding.live:
+        return run.conclude(run.live(root, key), "fp32")
+    return run.conclude(run.stored(root, key), encoding.form)
+
+
+def refuse_without_room(
+    paths: Sequence[Path],
+    encoder: Encoder | FrozenEncoder,
+    encoding: Encoding | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> None:
+    """Refuse images that the disk has no room for, before `encode_images` is given some at a time.
+
+    Files are read only where all of them would not fit, to know what the store has of them.
+
+    Args:
+        paths: all that will be asked for; nothing is done where there is none.
+        encoder: see `encode_images`, as of the others.
+        encoding: how and where.
+        views: of each image.
+        seed: of the views.
+
+    Raises:
+        DataError: the store has no room for the features that it lacks.
+    """
+    encoding = encoding or Encoding()
+    if encoding.live or not paths:
+        return
+    frozen, root, key = _place(paths, encoder, encoding)
+    store = FeatureStore(root, key)
+    if store.has_room(views * len(paths)):
+        return
+    run = _Run(paths, frozen, views, seed, "skip", None, {})
+    rows = run.rows(run.contents(ContentHashes(root)))
+    lacking = store.lacking(list(rows))
+    if lacking and not store.has_room(len(lacking)) and not run.all_unreadable(rows, lacking):
+        raise store.no_room(len(lacking))
+
+
+def _place(
+    paths: Sequence[Path], encoder: Encoder | FrozenEncoder, encoding: Encoding
+) -> tuple[FrozenEncoder, Path, StoreKey]:
+    """The encoder in its precision, the root of the stores, and the key of the one that is used."""
+    frozen, root = frozen_encoder(encoder), encoding.store or default_root()
     # What is measured may come out another way in each process; the first one's counts for all.
     precision = encoding.precision
     if not ranks.number():
         precision = best_precision(precision, paths, frozen)
     frozen = in_precision(frozen, ranks.of_first(precision))
-    key = key_of(root, frozen, encoding.form, paths, keep=not encoding.live)
-    run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
-    if encoding.live:
-        return run.conclude(run.live(root, key), "fp32")
-    return run.conclude(run.stored(root, key), encoding.form)
+    return frozen, root, key_of(root, frozen, encoding.form, paths, keep=not encoding.live)
 
 
 @dataclass(frozen=True)
@@ -135,14 +177,7 @@ class _Run:
     def stored(self, root: Path, key: StoreKey) -> FeatureSource | None:
         """Features in the store, after what it lacks was added; None where no image is readable."""
         contents = self.contents(ContentHashes(root))
-        store = FeatureStore(root, key)
-        rows = {
-            _row(content.digest, self.seed, view): view_of(
-                self.paths[i], content.digest, self.seed, view, content.state
-            )
-            for view in range(self.views)
-            for i, content in contents.items()
-        }
+        store, rows = FeatureStore(root, key), self.rows(contents)
         lacking = ranks.of_first(store.lacking(list(rows)))
         if lacking:
             unread = self.fill_lacking(store, rows, lacking)
@@ -160,6 +195,16 @@ class _Run:
         kept = [content.digest for i, content in contents.items() if i not in self.bad]
         names = [[_row(content, self.seed, view) for content in kept] for view in range(self.views)]
         return store.features(names) if kept else None
+
+    def rows(self, contents: Mapping[int, Content]) -> dict[str, ImageView]:
+        """What each row of the store is made from."""
+        return {
+            _row(content.digest, self.seed, view): view_of(
+                self.paths[i], content.digest, self.seed, view, content.state
+            )
+            for view in range(self.views)
+            for i, content in contents.items()
+        }
 
     def contents(self, hashes: ContentHashes) -> dict[int, Content]:
         """Each file's content; a file that cannot be read is an error, or noted."""
