@@ -15,7 +15,7 @@ from trmml.encoders.base import Encoder
 from trmml.errors import CheckpointError, ConfigError, DataError
 from trmml.features.base import Progress
 from trmml.features.contents import why_unreadable
-from trmml.features.extract import Encoding, encode_images
+from trmml.features.extract import Encoding, encode_images, refuse_without_room
 from trmml.features.views import joined
 from trmml.images import turned_size
 from trmml.search.approximate import index_vectors
@@ -223,6 +223,8 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Write the rows of images, some thousand at a time."""
+    paths = [root / file.name for file in todo if known is None]  # else few are encoded
+    refuse_without_room(paths, tagger.frozen, encoding, tagger.views, tagger.seed)
     for start in range(0, len(todo), ROWS):
         part = todo[start : start + ROWS]
         rows = _rows(tagger, root, part, card, encoding, known, progress)
