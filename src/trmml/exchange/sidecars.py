@@ -252,8 +252,10 @@ def _made(job: Job, first: Change, book: Ledger, manner: Manner) -> Change | Non
         if attempt:
             change = change_of(job, manner)
             book.write([change.entry] if change else [])
+        if change is None:
+            return None
         try:
-            if change is None or replaced(change.path, change.old, change.new):
+            if replaced(change.path, change.old, change.new):
                 return change
         except OSError:
             if bytes_of(change.path) != change.new:  # some networks tell of an error all the same
