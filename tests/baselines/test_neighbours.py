@@ -14,6 +14,7 @@ from trmml.benchmark.records import Cell
 from trmml.datasets.formats.folder import read_folder
 from trmml.labels.masks import share_known
 from trmml.labels.matrix import LabelMatrix
+from trmml.method.heads.neighbour_head import NeighbourHead
 from trmml.metrics.average_precision import average_precisions, mean_defined
 
 NEIGHBOURS = METHODS["neighbours"]
@@ -29,6 +30,19 @@ def data(toy_images: ToyImages) -> BenchmarkData:
         )
     )
     return encode_benchmark_data("toys", train, test, ToyEncoder())
+
+
+@pytest.fixture
+def memories(monkeypatch: pytest.MonkeyPatch) -> list[LabelMatrix]:
+    """The labels that heads were given to remember, in order."""
+    given, remember = list[LabelMatrix](), NeighbourHead.remember
+
+    def noted(head: NeighbourHead, pooled: torch.Tensor, matrix: LabelMatrix) -> None:
+        given.append(matrix)
+        remember(head, pooled, matrix)
+
+    monkeypatch.setattr(NeighbourHead, "remember", noted)
+    return given
 
 
 def cells(data: BenchmarkData, out: Path, share: float, refit: bool) -> list[Cell]:
@@ -54,10 +68,14 @@ def remembered(data: BenchmarkData, mask: LabelMatrix) -> float:
     return mean_defined(average_precisions(head(test), truth.labels, truth.known))
 
 
-def test_each_mask_is_another_memory(data: BenchmarkData, tmp_path: Path) -> None:
+def test_each_mask_is_another_memory(
+    data: BenchmarkData, tmp_path: Path, memories: list[LabelMatrix]
+) -> None:
     few, many = (cells(data, tmp_path / "out", share, refit=False) for share in (0.3, 0.9))
-    found = [cell.figures["map"] for cell in (*few, *many)]
-    assert len(set(found)) == len(found) == 4
+    known = [memory.known.numpy().tobytes() for memory in memories]
+    assert len(set(known)) == len(known) == len([*few, *many]) == 4
+    shares = [memory.known.float().mean().item() for memory in memories]
+    assert max(shares[:2]) < min(shares[2:])
     assert many[0].refit_map is None
 
 
@@ -70,9 +88,11 @@ def test_refit_is_made_up_for_in_a_finished_grid(data: BenchmarkData, tmp_path: 
 
 
 def test_with_refit_the_held_out_images_are_remembered_too(
-    data: BenchmarkData, tmp_path: Path
+    data: BenchmarkData, tmp_path: Path, memories: list[LabelMatrix]
 ) -> None:
-    for cell in cells(data, tmp_path / "out", 0.9, refit=True):
-        whole = remembered(data, share_known(0.9).apply(data.train.matrix, cell.seed))
-        assert cell.refit_map == pytest.approx(whole, abs=1e-6)
-        assert cell.figures["map"] != pytest.approx(whole, abs=1e-6)
+    done = cells(data, tmp_path / "out", 0.9, refit=True)
+    pairs = list(zip(memories[::2], memories[1::2], strict=True))
+    for cell, (part, all_) in zip(done, pairs, strict=True):
+        mask = share_known(0.9).apply(data.train.matrix, cell.seed)
+        assert len(part) < len(all_) == len(mask) and torch.equal(all_.known, mask.known)
+        assert cell.refit_map == pytest.approx(remembered(data, mask), abs=1e-6)

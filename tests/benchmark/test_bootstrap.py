@@ -114,13 +114,15 @@ def test_the_set_as_it_is_gives_the_map_that_measure_gives() -> None:
 # Invariants ---------------------------------------------------------------------------------
 
 
-def test_a_label_behind_an_unknown_pair_changes_nothing() -> None:
+def test_score_and_label_of_an_unknown_pair_change_nothing() -> None:
     scores, labels = random_case(20, 3, seed=4, ties=False)
     counts = draws(20, 5)
     changed = scores.copy()
     changed[~labels.known.numpy()] = 7.0
     first = resampled_map(ranks_of(scores), labels, counts)
     torch.testing.assert_close(resampled_map(ranks_of(changed), labels, counts), first)
+    flipped = LabelMatrix(labels.labels ^ ~labels.known, labels.known)
+    torch.testing.assert_close(resampled_map(ranks_of(scores), flipped, counts), first)
 
 
 def test_draws_are_seeded_and_of_the_size_of_the_set() -> None:

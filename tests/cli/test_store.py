@@ -69,6 +69,15 @@ def test_verify_names_damaged_shards_until_they_are_repaired(root):
     assert not shard.exists() and run("verify", "--store", root).exit_code == 0
 
 
+def test_verify_refuses_a_folder_without_a_store(tmp_path, monkeypatch):
+    for folder in (tmp_path, tmp_path / "typo"):
+        refused = run("verify", "--store", folder)
+        assert refused.exit_code != 0 and "holds no feature store" in refused.stderr
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path))  # nothing was encoded yet
+    none = run("verify")
+    assert none.exit_code == 0 and "0 stores in" in none.stderr
+
+
 def test_rm_asks_first(root):
     key = list_stores(root)[0].key
     assert run("rm", key, "--store", root, answer="n\n").exit_code == 1

@@ -211,14 +211,16 @@ def test_provenance_names_what_moved_each_decision_most(
     whole, _ = collection()
     completed = complete_collection(whole, Rule.parse("sure=0.9"))
     assert completed.weighed.evidence.speaks
-    writing.write_provenance(completed, tmp_path / "why.parquet")
-    rows = pl.read_parquet(tmp_path / "why.parquet").to_dicts()
+    folder = tmp_path / "why [1]"  # brackets are no pattern
+    folder.mkdir()
+    writing.write_provenance(completed, folder / "why.parquet")
+    rows = pl.read_parquet(folder / "why.parquet", glob=False).to_dicts()
     pairs = (~whole.matrix.known).nonzero().tolist()
     names, said = whole.category_names, 0
     assert [(row["image"], row["category"]) for row in rows] == [
         (f"{number}.png", names[c]) for number, c in pairs
     ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["why.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["why.parquet"]
     for row, (number, c) in zip(rows, pairs, strict=True):
         assert row["probability"] == pytest.approx(float(completed.probability[number, c]))
         label = bool(completed.matrix.labels[number, c])

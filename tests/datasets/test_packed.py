@@ -125,14 +125,15 @@ def test_a_folder_for_the_images(tmp_path, cache):
 
 
 def test_columns_of_answers(tmp_path):
-    parquet(tmp_path, "train-0.parquet", cat=[1, 0, None], dog=[None, 1, 0])
-    parquet(tmp_path, "train-1.parquet", cat=[1], dog=[1])
-    data = read("parquet", tmp_path)
+    root = tmp_path / "set [1]"  # brackets are no pattern
+    parquet(root, "train-0.parquet", cat=[1, 0, None], dog=[None, 1, 0])
+    parquet(root, "train-1.parquet", cat=[1], dog=[1])
+    data = read("parquet", root)
     assert states(data) == [[Y, U], [N, Y], [U, N], [Y, Y]]
     assert data.images == (*NAMES[:3], NAMES[0])
-    parquet(tmp_path, "train-1.parquet", cat=[1], dog=[1], width=[640])
+    parquet(root, "train-1.parquet", cat=[1], dog=[1], width=[640])
     with pytest.raises(DataError, match="have different columns"):
-        read("parquet", tmp_path)
+        read("parquet", root)
 
 
 def test_present_and_absent(tmp_path):

@@ -205,6 +205,24 @@ def test_a_read_only_place_is_listed(tmp_path, monkeypatch: pytest.MonkeyPatch) 
     assert not undo(tmp_path / "ledger.jsonl").removed  # it was never written
 
 
+def test_a_sidecar_that_could_not_be_written_is_none_to_wonder_about(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied", "x")
+
+    path = image(tmp_path)
+    sidecar_of(path).write_text(OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(sidecars, "whole_file", refuse)
+        assert write(path, "dog").read_only == [sidecar_of(path)]
+    edited = OLD.replace("Beach", "Harbour")
+    sidecar_of(path).write_text(edited)  # by another program, later
+    done = undo(tmp_path / "ledger.jsonl")
+    assert not done.doubtful and not done.written and not done.moved
+    assert sidecar_of(path).read_text() == edited
+
+
 def test_a_sidecar_in_another_folder_begins_with_the_one_beside_the_image(tmp_path) -> None:
     path = image(tmp_path / "photos")
     sidecar_of(path).write_text(OLD)

@@ -16,11 +16,11 @@ from trmml.encoders import load_encoder
 from trmml.encoders.frozen import frozen_encoder
 from trmml.encoders.speed import precision
 from trmml.errors import DataError
-from trmml.features import extract, ranks, store
+from trmml.features import extract, keys, ranks, store
 from trmml.features.admin import list_stores
 from trmml.features.base import LiveFeatures
-from trmml.features.contents import read_contents
-from trmml.features.extract import Encoding, encode_images
+from trmml.features.contents import Content, read_contents
+from trmml.features.extract import Encoding, encode_images, refuse_without_room
 from trmml.features.shards import StoreFeatures, damaged_shards
 from trmml.images import read_image
 from trmml.storage import hashes as contents
@@ -247,12 +247,12 @@ def test_stores_of_the_encoders_of_trmml_keep_their_names():
     assert key.name == "52ffe8c768128d4f"
     encoder = load_encoder("bundled", text=False)
     frozen = frozen_encoder(encoder)
-    assert extract._with_version(Path("nowhere"), key, frozen, keep=True) is key
+    assert keys._with_version(Path("nowhere"), key, frozen, keep=True) is key
 
 
 def test_compile_is_bf16_on_a_card_and_fp32_on_a_processor():
     frozen = replace(frozen_encoder(ToyEncoder()), precision="compile")
-    names = [extract._key(replace(frozen, device=each), "fp16") for each in ("cpu", "cuda:0")]
+    names = [keys._key(replace(frozen, device=each), "fp16") for each in ("cpu", "cuda:0")]
     assert [key.precision for key in names] == ["compile-fp32", "compile-bf16"]
 
 
@@ -304,6 +304,39 @@ def test_a_full_disk_is_refused_before_any_work(paths, root, monkeypatch):
         encode(paths, root, encoder)
     assert encoder.seen == TESTS and len(shards(root)) == 1
     assert new_work(paths[:1], root) == 0  # what is there can still be read
+    paths[1].write_bytes(b"damaged: it takes no room")
+    assert encode(paths[:2], root, on_bad_image="skip").kept == [0]
+
+
+def test_images_that_come_in_parts_are_refused_as_a_whole(paths, root, monkeypatch):
+    encode(paths[:2], root)
+    row = store.FeatureStore(root, store_key(root)).key.row_bytes
+
+    def room(rows: int) -> None:
+        space = SimpleNamespace(free=store.SPARE_BYTES + rows * row)
+        monkeypatch.setattr(store.shutil, "disk_usage", lambda path: space)
+
+    encoder, encoding = Counted(), Encoding(root)
+    room(2)
+    with pytest.raises(DataError, match="features of 3 images need"):
+        refuse_without_room(paths, encoder, encoding)
+    assert encoder.seen == TESTS
+    with pytest.raises(DataError, match="features of 8 images need"):
+        refuse_without_room(paths, encoder, encoding, views=2)
+    refuse_without_room(paths, encoder, replace(encoding, live=True))
+    refuse_without_room(paths[:4], encoder, encoding)
+    room(3)
+    refuse_without_room(paths, encoder, encoding)
+    room(0)
+    for path in paths[2:]:
+        path.write_bytes(b"damaged: it takes no room")
+    refuse_without_room(paths, encoder, encoding)
+
+
+def store_key(root: Path) -> store.StoreKey:
+    (card,) = root.glob("*/store.json")
+    tree = json.loads(card.read_text("utf-8"))
+    return store.StoreKey(**{name: tree[name] for name in tree if name != "format"})
 
 
 def test_what_will_be_written_is_foretold(paths, root, monkeypatch, caplog):
@@ -322,6 +355,10 @@ def test_a_store_that_may_only_be_read_is_as_good(paths, root, monkeypatch):
     monkeypatch.setattr(store.FileLock, "acquire", refuse)
     assert new_work(paths[:4], root) == 0
     with pytest.raises(DataError, match=r"Permission denied.*--live"):
+        encode(paths, root)
+    paths[4].write_bytes(b"damaged: no store ever has it")
+    assert encode(paths, root, on_bad_image="skip").kept == [0, 1, 2, 3]
+    with pytest.raises(DataError, match=paths[4].name):
         encode(paths, root)
 
 
@@ -361,6 +398,32 @@ def test_unreadable_images_stop_or_are_listed(paths, root):
         good = encode([paths[i] for i in encoded.kept], root).source.batch(torch.arange(3))
         batch = encoded.source.batch(torch.arange(3))
         assert torch.allclose(batch.hidden_patches, good.hidden_patches, atol=1e-3)
+
+
+def test_an_image_that_changes_meanwhile_leaves_nothing_under_its_old_content(
+    paths, root, monkeypatch
+):
+    before, good = paths[3].read_bytes(), encode(paths, root.with_name("good"))
+
+    def then_edited(*arguments, **more):
+        found = read_contents(*arguments, **more)
+        paths[3].write_bytes(paths[0].read_bytes())
+        later = time.time() + 60  # clocks tick, and files may be of one size
+        os.utime(paths[3], (later, later))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "read_contents", then_edited)
+        with pytest.raises(DataError, match=rf"{paths[3].name} has changed since.*run again"):
+            encode(paths[:4], root)
+        paths[3].write_bytes(before)
+        encoded = encode(paths[:4], root, on_bad_image="skip")
+        assert encoded.kept == [0, 1, 2]
+        assert [Path(bad.name) for bad in encoded.bad] == [paths[3]]
+    paths[3].write_bytes(before)
+    assert new_work(paths[:4], root) == 1  # the features are those of its own pixels
+    again = encode(paths[:4], root).source.batch(torch.tensor([3])).hidden_patches
+    assert torch.equal(again, good.source.batch(torch.tensor([3])).hidden_patches)
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -434,7 +497,7 @@ def test_features_that_no_process_has_added_are_an_error(paths, root, monkeypatc
 
 
 def test_each_process_reads_its_share(paths, root, monkeypatch):
-    other = {0: "a", 2: "c", 4: DataError("e is broken")}
+    other = {0: Content("a", (1, 2, 3)), 2: Content("c", (1, 2, 4)), 4: DataError("e is broken")}
     unsaved = {"/elsewhere/0.png": [1, 2, "a"]}
     monkeypatch.setattr(ranks, "count", lambda: 2)
     monkeypatch.setattr(ranks, "of_all", lambda mine: [(other, unsaved), mine])
@@ -442,7 +505,12 @@ def test_each_process_reads_its_share(paths, root, monkeypatch):
         patch.setattr(ranks, "number", lambda: 1)
         hashes = contents.ContentHashes(root)
         found = read_contents(paths, hashes, stop=False, progress=None)
-    own = {index: contents.ContentHashes(None).look_up(paths[index]) for index in (1, 3)}
+    own = {
+        index: Content(
+            contents.ContentHashes(None).look_up(paths[index]), contents.file_state(paths[index])
+        )
+        for index in (1, 3)
+    }
     assert list(found) == [0, 1, 2, 3, 4] and found == {**other, **own}
     assert not (root / "files.json").exists()  # the first one saves
     monkeypatch.setattr(ranks, "number", lambda: 0)

@@ -155,6 +155,16 @@ def test_private_by_default_and_never_public_unasked(finished_run: Path, api: Fa
     pushed(finished_run, api, public=True)
 
 
+def test_a_private_repository_is_not_written_as_if_it_were_public(
+    finished_run: Path, api: FakeApi
+) -> None:
+    pushed(finished_run, api)
+    before = list(api.commits[NAME])
+    with pytest.raises(ConfigError, match=r"already and private.*leave --public out, make it"):
+        pushed(finished_run, api, public=True)
+    assert list(api.commits[NAME]) == before and api.private[NAME]
+
+
 def test_an_encoder_that_others_lack_is_refused(finished_run: Path, api: FakeApi) -> None:
     for spec, words in (
         (None, "is code"),
@@ -222,6 +232,30 @@ def test_the_user_and_the_machine_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert line == "log names its user: annemarie"
     assert "this machine: workhorse" in "".join(identifying("log", "at workhorse/3"))
     assert not list(identifying("page", 'src="data:image/jpeg;base64,/9j/4AAQ/x" a/b 1/2'))
+
+
+@pytest.mark.parametrize(
+    "word", ["trmml", "data", "settings", "training", "encoder", "images", "held", "anna", "toys"]
+)
+def test_a_user_or_machine_called_as_what_trmml_writes_can_push(
+    word: str, finished_run: Path, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: word)
+    monkeypatch.setattr("platform.node", lambda: word)
+    encoder = "hf-hub:someone/else"
+    assert set(pushed(finished_run, api, encoder=encoder)) == OWN
+
+
+@pytest.mark.parametrize("place", ["category_names", "root", "template", "encoder_spec"])
+def test_the_user_is_found_in_what_people_chose(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "training")
+    tree = {"training": {"views": 1}, "made": {place: "the training of"}}
+    assert list(identifying("model.json", json.dumps(tree))) == [
+        "model.json names its user: training"
+    ]
+    assert not list(identifying("model.json", json.dumps({**tree, "made": "training"})))
 
 
 PLACES = [

@@ -25,9 +25,10 @@ from trmml.reporting.ranked_images import best_and_worst
 from trmml.reporting.report import percent, points, write_report
 from trmml.reporting.sections import setup
 from trmml.settings.files import load_settings
+from trmml.storage.hashes import hash_file
 from trmml.tagging.evaluate import Evaluation, evaluate
 from trmml.tagging.tagger import Tagger
-from trmml.training.run_folder import load_card
+from trmml.training.run_folder import load_card, summed
 
 NASTY = "<script>alert('x')</script>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -287,7 +288,10 @@ def test_a_category_without_positives_is_a_dash(run: Path, evaluation: Evaluatio
     labels[:, 0] = False
     data = replace(evaluation.data, matrix=LabelMatrix(labels, torch.ones_like(labels)))
     found = measure(evaluation.probabilities, labels, torch.ones_like(labels), data.category_names)
-    text = outline(write_report(run, replace(evaluation, data=data, metrics=found))).text
+    path = write_report(run, replace(evaluation, data=data, metrics=found))
+    text, name = outline(path).text, re.escape(data.category_names[0])
+    row = re.search(rf"<bdi>{name}</bdi></th><td>(.*?)</td>", path.read_text("utf-8"))
+    assert row is not None and row[1] == "\N{EN DASH}"
     assert "1 of 4 categories without a known positive" in text and "nan" not in text
 
 
@@ -310,5 +314,10 @@ def test_errors_say_what_was_expected(run: Path, evaluation: Evaluation, tmp_pat
     with pytest.raises(DataError, match="evaluate this run first"):
         write_report(run, other)
     (run / "log.jsonl").write_text("{", "utf-8")
-    with pytest.raises(CheckpointError, match=r"log\.jsonl.*train again"):
+    with pytest.raises(CheckpointError, match=r"log\.jsonl is missing or is not.*train again"):
+        write_report(run)
+    tree = json.loads((run / "model.json").read_text("utf-8"))
+    tree["files"]["log.jsonl"] = hash_file(run / "log.jsonl")
+    (run / "model.json").write_text(json.dumps(summed(tree)), "utf-8")
+    with pytest.raises(CheckpointError, match=r"log\.jsonl, one JSON record per epoch: .*train"):
         write_report(run)

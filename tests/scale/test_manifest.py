@@ -90,6 +90,14 @@ def test_only_a_manifest_is_replaced(tmp_path: Path) -> None:
     assert table.read_text() == "image,dog\na.jpg,1\n"
 
 
+def test_brackets_in_a_name_are_no_pattern(tmp_path: Path) -> None:
+    write_images(tmp_path / "set [1]", 2)
+    out = tmp_path / "set [1]" / "m [2024]*.parquet"
+    for _ in range(2):
+        assert write_manifest([str(tmp_path / "set [1]")], out) == 2
+    assert read_manifest(out)["id"].to_list() == ["000.png", "001.png"]
+
+
 def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     write_images(tmp_path / "set", 3)

@@ -205,6 +205,18 @@ def test_what_ails_all_objects_is_no_row(
     assert not isinstance(caught.value, UnreachableError)
 
 
+def test_a_file_that_is_gone_from_the_folder_one_is_in_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnreachableError):  # a place for a disk is empty
+        Storage().read("a.jpg", None)
+    (tmp_path / "b.jpg").write_bytes(b"there")
+    with pytest.raises(DataError, match=r"a\.jpg") as caught:
+        Storage().read("a.jpg", None)
+    assert not isinstance(caught.value, UnreachableError)
+
+
 def of_aiohttp(status: int) -> Exception:
     """What https:// raises."""
     from aiohttp import ClientResponseError

@@ -1,6 +1,7 @@
 """Jobs over a manifest: rows as `tag` has them, bad images, resuming, kills, failing storage."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -372,9 +373,12 @@ def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path, files
     rng, kills = np.random.default_rng(0), 0
     words = (finished_run, tmp_path / "m.parquet", tmp_path / "out")
     while kills < 10:
-        process = context.Process(target=job, args=words, kwargs={"part": 3, "files": files})
+        process = context.Process(
+            target=_two_parts_of_a_job, args=words, kwargs={"part": 3, "files": files}
+        )
+        before = _parts(tmp_path / "out")
         process.start()
-        _wait_for_one_more(tmp_path / "out", process)
+        _wait_for_more(tmp_path / "out", before, process)
         time.sleep(rng.uniform(0, 0.03))
         if process.exitcode is not None:
             break
@@ -387,10 +391,26 @@ def test_ten_kills_leave_the_same_rows(finished_run: Path, tmp_path: Path, files
     assert not list((tmp_path / "out").glob(".*.part"))
 
 
-def _wait_for_one_more(out: Path, process: BaseProcess) -> None:
+def _two_parts_of_a_job(*words: Path, **options: object) -> None:
+    """Of 22 parts, so that the tenth kill never comes late, however fast the machine is."""
+    frame, calls = part_module._frame, itertools.count()
+
+    def waiting(*given: object) -> pl.DataFrame:
+        if next(calls) == 2:
+            time.sleep(600)
+        return frame(*given)  # type: ignore[arg-type]
+
+    part_module._frame = waiting
+    job(*words, **options)
+
+
+def _parts(out: Path) -> int:
+    return len(list(out.glob("part-*")))
+
+
+def _wait_for_more(out: Path, before: int, process: BaseProcess) -> None:
     """Until a part is written that was not there."""
-    before = len(list(out.glob("part-*")))
-    while len(list(out.glob("part-*"))) == before and process.exitcode is None:
+    while _parts(out) == before and process.exitcode is None:
         time.sleep(0.002)
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from tests.test_images import HEIC
 from tests.toy import ToyEncoder
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import CheckpointError, DataError
-from trmml.features.extract import encode_images
+from trmml.features import store
+from trmml.features.extract import Encoding, encode_images
 from trmml.method.prompts import encode_templates
+from trmml.search import build as build_module
 from trmml.search import index as index_module
 from trmml.search import reference as reference_module
 from trmml.search import rows as rows_module
@@ -121,6 +124,20 @@ def test_rows_hold_what_encoder_and_tagger_say(
         found = [c for c, p, t in zip(card.category_names, row["probability"], card.thresholds,
                                       strict=True) if p >= np.float16(t)]  # fmt: skip
         assert row["present"] == found
+
+
+def test_a_disk_without_room_for_all_images_is_told_of_before_any_is_encoded(
+    build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "ROWS", 4)
+    space = SimpleNamespace(free=store.SPARE_BYTES + 2000)  # for 8 images of 248 bytes
+    encoding = Encoding(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.shutil, "disk_usage", lambda path: space)
+        with pytest.raises(DataError, match="features of 15 images need"):  # 2 are there twice
+            build(encoding=encoding)
+    assert not list((tmp_path / "store").glob("*/*.safetensors"))
+    assert build(encoding=encoding).images == 17
 
 
 def test_an_update_does_only_what_changed(

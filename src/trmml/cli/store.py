@@ -10,6 +10,7 @@ import typer
 from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import print_json, print_table, say, show
+from trmml.errors import DataError
 
 store = typer.Typer(
     no_args_is_help=True,
@@ -55,15 +56,20 @@ def verify(
     from trmml.features.shards import damaged_shards
 
     root = _root(folder)
+    stores = all_stores(root) if key is None else [find_store(root, key)]
+    if not stores and folder is not None:
+        raise DataError(f"{folder} holds no feature store; name the folder that --store made")
     left = 0
-    for folder in all_stores(root) if key is None else [find_store(root, key)]:
-        damaged = damaged_shards(folder)
+    for store_folder in stores:
+        damaged = damaged_shards(store_folder)
         for shard in damaged:
             if repair:
                 shard.unlink(missing_ok=True)
             show(f"{shard}: damaged{', removed' if repair else ''}")
         left += 0 if repair else len(damaged)
-        say(f"{folder.name}: {len(damaged)} damaged shards")
+        say(f"{store_folder.name}: {len(damaged)} damaged shards")
+    if not stores:
+        say(f"0 stores in {root}")
     if left:
         raise typer.Exit(1)
 

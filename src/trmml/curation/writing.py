@@ -156,7 +156,7 @@ def write_provenance(completed: Completed, out: Path) -> None:
             parts.append(Path(folder) / f"{len(parts):07}.parquet")
             _reasons(completed, some.tolist(), wanted).write_parquet(parts[-1])
         with whole_file(out) as part:
-            pl.scan_parquet(parts).sink_parquet(part)
+            pl.scan_parquet(parts, glob=False).sink_parquet(part)
 
 
 _NUMBERS = ("probability", "image_only", "evidence")

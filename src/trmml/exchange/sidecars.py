@@ -252,8 +252,15 @@ def _made(job: Job, first: Change, book: Ledger, manner: Manner) -> Change | Non
         if attempt:
             change = change_of(job, manner)
             book.write([change.entry] if change else [])
-        if change is None or replaced(change.path, change.old, change.new):
-            return change
+        if change is None:
+            return None
+        try:
+            if replaced(change.path, change.old, change.new):
+                return change
+        except OSError:
+            if bytes_of(change.path) != change.new:  # some networks tell of an error all the same
+                book.mark("undone", [change.entry.id])
+            raise
         # It was never made, so `undo` need not wonder about a sidecar that others edit later.
         book.mark("undone", [change.entry.id])
     raise DataError(f"changed {TRIES} times while it was written; close the program that does")

@@ -3,22 +3,35 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from trmml.errors import DataError
 from trmml.features import ranks
 from trmml.features.base import Progress
 from trmml.features.decoding import workers
 from trmml.images import read_image
-from trmml.storage.hashes import ContentHashes
+from trmml.storage.hashes import ContentHashes, file_state
 
 # Images from which reading the files to know their content is worth a progress bar.
 MANY = 1000
 
 
+class Content(NamedTuple):
+    """What a file held when it was read.
+
+    Attributes:
+        digest: hash of its bytes, in hex.
+        state: of the file just before, see `file_state`.
+    """
+
+    digest: str
+    state: tuple[int, int, int]
+
+
 def read_contents(
     paths: Sequence[Path], hashes: ContentHashes, *, stop: bool, progress: Progress | None
-) -> dict[int, str | DataError]:
-    """Hash of each file's content, or why it cannot be read, by its place in `paths`, in order.
+) -> dict[int, Content | DataError]:
+    """Each file's content, or why it cannot be read, by its place in `paths`, in order.
 
     Args:
         paths: of the images.
@@ -35,9 +48,9 @@ def read_contents(
 
 def _share(
     paths: Sequence[Path], hashes: ContentHashes, stop: bool, progress: Progress | None
-) -> dict[int, str | DataError]:
+) -> dict[int, Content | DataError]:
     """The same of this process's share of the files."""
-    found = dict[int, str | DataError]()
+    found = dict[int, Content | DataError]()
     mine = range(ranks.number(), len(paths), ranks.count())
     with ThreadPoolExecutor(workers()) as pool:
         read = pool.map(lambda index: _content(hashes, paths[index]), mine)
@@ -51,9 +64,10 @@ def _share(
     return found
 
 
-def _content(hashes: ContentHashes, path: Path) -> str | DataError:
+def _content(hashes: ContentHashes, path: Path) -> Content | DataError:
     try:
-        return hashes.look_up(path)
+        state = file_state(path)
+        return Content(hashes.look_up(path), state)
     except OSError:
         return DataError(why_unreadable(path) or f"{path} cannot be read; check the disk")
 

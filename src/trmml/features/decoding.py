@@ -23,7 +23,9 @@ from torch import Tensor
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder
+from trmml.errors import DataError
 from trmml.images import augment, is_special, read_image
+from trmml.storage.hashes import file_state
 from trmml.storage.sessions import cores
 from trmml.synthetic import draw_scene
 
@@ -62,22 +64,26 @@ class ImageView:
     Attributes:
         path: of the file.
         view_seed: of a random crop and flip; None is the image as it is.
+        state: of the file whose content is known, see `file_state`; None takes what is there.
     """
 
     path: Path
     view_seed: int | None = None
+    state: tuple[int, int, int] | None = None
 
 
 # The pixels of a view, or the content of a JPEG that the card decodes; the image if kept.
 Prepared = tuple[Tensor, Image.Image | None]
 
 
-def view_of(path: Path, content: str, seed: int, view: int) -> ImageView:
+def view_of(
+    path: Path, content: str, seed: int, view: int, state: tuple[int, int, int] | None = None
+) -> ImageView:
     """A view of an image: the plain one, or a crop seeded by its content, not name or place."""
     if view == 0:
-        return ImageView(path)
+        return ImageView(path, None, state)
     digest = hashlib.sha256(f"{seed}:{content}:{view}".encode()).digest()
-    return ImageView(path, int.from_bytes(digest[:8], "big"))
+    return ImageView(path, int.from_bytes(digest[:8], "big"), state)
 
 
 def workers() -> int:
@@ -89,11 +95,12 @@ def prepare(view: ImageView, encoder: Encoder, *, reduced: bool, keep: bool) -> 
     """Pixels decoded by Pillow, and the image itself where it is kept.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or has changed since its content was known.
     """
     # A crop of a smaller image has other features: down to a cosine of 0.97, measured.
     smaller = reduced and view.view_seed is None
     image = read_image(view.path, at_least=REDUCED_MARGIN * encoder.size if smaller else None)
+    _refuse_changed(view)
     if view.view_seed is not None:
         image = augment(image, view.view_seed)
     pixels = encoder.preprocess(image)
@@ -105,8 +112,23 @@ def prepare(view: ImageView, encoder: Encoder, *, reduced: bool, keep: bool) -> 
 def load_for_card(view: ImageView, encoder: Encoder, *, reduced: bool, keep: bool) -> Prepared:
     """The content of a file that the card can decode as it is; pixels of any other."""
     if view.view_seed is None and is_plain_jpeg(view.path):
-        return torch.frombuffer(bytearray(view.path.read_bytes()), dtype=torch.uint8), None
+        content = torch.frombuffer(bytearray(view.path.read_bytes()), dtype=torch.uint8)
+        _refuse_changed(view)
+        return content, None
     return prepare(view, encoder, reduced=reduced, keep=keep)
+
+
+def _refuse_changed(view: ImageView) -> None:
+    """Raise where a file was read whose bytes are no longer those of the content that is known."""
+    try:
+        same = view.state is None or file_state(view.path) == view.state
+    except OSError:
+        same = False
+    if not same:
+        raise DataError(
+            f"{view.path} has changed since its content was read, so its features are not kept; let"
+            " the program that writes it finish, and run again"
+        )
 
 
 def is_plain_jpeg(path: Path) -> bool:

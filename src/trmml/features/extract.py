@@ -1,17 +1,11 @@
 """Features of all images of a data set: from the store, computed where they lack, or live."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
 from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
@@ -20,18 +14,18 @@ from trmml.errors import DataError
 from trmml.features import ranks
 from trmml.features.admin import default_root
 from trmml.features.base import Features, FeatureSource, LiveFeatures, Progress, encode_batch
-from trmml.features.contents import read_contents, why_unreadable
+from trmml.features.contents import Content, read_contents, why_unreadable
 from trmml.features.decoding import (
     SEARCHED,
     Decoding,
     ImageView,
-    on_card_holds,
     reduced_holds,
     view_of,
     workers,
 )
+from trmml.features.keys import key_of
 from trmml.features.loader import best_precision, load_batches
-from trmml.features.store import FeatureStore, StoreKey, code_version, settled_shortcut
+from trmml.features.store import FeatureStore, StoreKey, settled_shortcut
 from trmml.images import BadImage
 from trmml.settings.choices import OnBadImage, StoreForm
 from trmml.storage.hashes import ContentHashes
@@ -103,22 +97,60 @@ def encode_images(
     """
     if not paths:
         raise DataError("expected at least one image to encode, got none")
-    encoding, frozen = encoding or Encoding(), frozen_encoder(encoder)
-    root = encoding.store or default_root()
+    encoding = encoding or Encoding()
+    frozen, root, key = _place(paths, encoder, encoding)
+    run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
+    if encoding.live:
+        return run.conclude(run.live(root, key), "fp32")
+    return run.conclude(run.stored(root, key), encoding.form)
+
+
+def refuse_without_room(
+    paths: Sequence[Path],
+    encoder: Encoder | FrozenEncoder,
+    encoding: Encoding | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> None:
+    """Refuse images that the disk has no room for, before `encode_images` is given some at a time.
+
+    Files are read only where all of them would not fit, to know what the store has of them.
+
+    Args:
+        paths: all that will be asked for; nothing is done where there is none.
+        encoder: see `encode_images`, as of the others.
+        encoding: how and where.
+        views: of each image.
+        seed: of the views.
+
+    Raises:
+        DataError: the store has no room for the features that it lacks.
+    """
+    encoding = encoding or Encoding()
+    if encoding.live or not paths:
+        return
+    frozen, root, key = _place(paths, encoder, encoding)
+    store = FeatureStore(root, key)
+    if store.has_room(views * len(paths)):
+        return
+    run = _Run(paths, frozen, views, seed, "skip", None, {})
+    rows = run.rows(run.contents(ContentHashes(root)))
+    lacking = store.lacking(list(rows))
+    if lacking and not store.has_room(len(lacking)) and not run.all_unreadable(rows, lacking):
+        raise store.no_room(len(lacking))
+
+
+def _place(
+    paths: Sequence[Path], encoder: Encoder | FrozenEncoder, encoding: Encoding
+) -> tuple[FrozenEncoder, Path, StoreKey]:
+    """The encoder in its precision, the root of the stores, and the key of the one that is used."""
+    frozen, root = frozen_encoder(encoder), encoding.store or default_root()
     # What is measured may come out another way in each process; the first one's counts for all.
     precision = encoding.precision
     if not ranks.number():
         precision = best_precision(precision, paths, frozen)
     frozen = in_precision(frozen, ranks.of_first(precision))
-    key = _key(frozen, encoding.form)
-    if not ranks.number():
-        key = _with_version(root, key, frozen, keep=not encoding.live)
-        key = _with_decoder(root, key, paths[:SEARCHED], frozen)
-    key = ranks.of_first(key)
-    run = _Run(paths, frozen, views, seed, on_bad_image, progress, {})
-    if encoding.live:
-        return run.conclude(run.live(root, key), "fp32")
-    return run.conclude(run.stored(root, key), encoding.form)
+    return frozen, root, key_of(root, frozen, encoding.form, paths, keep=not encoding.live)
 
 
 @dataclass(frozen=True)
@@ -145,16 +177,10 @@ class _Run:
     def stored(self, root: Path, key: StoreKey) -> FeatureSource | None:
         """Features in the store, after what it lacks was added; None where no image is readable."""
         contents = self.contents(ContentHashes(root))
-        store = FeatureStore(root, key)
-        rows = {
-            _row(content, self.seed, view): view_of(self.paths[i], content, self.seed, view)
-            for view in range(self.views)
-            for i, content in contents.items()
-        }
+        store, rows = FeatureStore(root, key), self.rows(contents)
         lacking = ranks.of_first(store.lacking(list(rows)))
         if lacking:
-            with nullcontext(lacking) if ranks.number() else store.filling(lacking) as left:
-                unread = self.fill_together(store, rows, ranks.of_first(left))
+            unread = self.fill_lacking(store, rows, lacking)
             reasons = {row.partition(".")[0]: reason for row, reason in unread.items()}
             # Takes notice of what other processes added, too.
             missed = [r for r in store.lacking(list(rows)) if r.partition(".")[0] not in reasons]
@@ -164,19 +190,30 @@ class _Run:
                     " they were encoded; is it one folder for all processes, with none removing"
                     " files from it? Name one that all reach with --store, and run again"
                 )
-            self.bad.update({i: reasons[c] for i, c in contents.items() if c in reasons})
-        kept = [content for i, content in contents.items() if i not in self.bad]
+            digests = {i: digest for i, (digest, _) in contents.items()}
+            self.bad.update({i: reasons[d] for i, d in digests.items() if d in reasons})
+        kept = [content.digest for i, content in contents.items() if i not in self.bad]
         names = [[_row(content, self.seed, view) for content in kept] for view in range(self.views)]
         return store.features(names) if kept else None
 
-    def contents(self, hashes: ContentHashes) -> dict[int, str]:
-        """Hash of each file's content; a file that cannot be read is an error, or noted."""
+    def rows(self, contents: Mapping[int, Content]) -> dict[str, ImageView]:
+        """What each row of the store is made from."""
+        return {
+            _row(content.digest, self.seed, view): view_of(
+                self.paths[i], content.digest, self.seed, view, content.state
+            )
+            for view in range(self.views)
+            for i, content in contents.items()
+        }
+
+    def contents(self, hashes: ContentHashes) -> dict[int, Content]:
+        """Each file's content; a file that cannot be read is an error, or noted."""
         stop = self.on_bad_image == "error"
         found = read_contents(self.paths, hashes, stop=stop, progress=self.progress)
         for index, content in found.items():
             if isinstance(content, DataError):
                 self._note(index, content)
-        return {index: content for index, content in found.items() if isinstance(content, str)}
+        return {index: content for index, content in found.items() if isinstance(content, Content)}
 
     def check(self) -> list[tuple[Path, str]]:
         """Decode every file once, so that a broken one is found before training and not within.
@@ -193,6 +230,37 @@ class _Run:
                     self._note(index, DataError(reason))
                 self._tell("check", index + 1, len(self.paths))
         return items
+
+    def fill_lacking(
+        self, store: FeatureStore, rows: dict[str, ImageView], lacking: list[str]
+    ) -> dict[str, str]:
+        """Add what a store lacks; gives the rows whose image cannot be read, and why."""
+        with ExitStack() as stack:
+            left, unread = lacking, dict[str, str]()
+            if not ranks.number():
+                try:
+                    left = stack.enter_context(store.filling(lacking))
+                except DataError:
+                    left, unread = [], self.all_unreadable(rows, lacking)
+                    if not unread:
+                        raise
+            left, unread = ranks.of_first((left, unread))
+            return unread | (self.fill_together(store, rows, left) if left else {})
+
+    def all_unreadable(self, rows: dict[str, ImageView], lacking: Sequence[str]) -> dict[str, str]:
+        """Why none of the lacking images can be read; nothing where one can.
+
+        A store without them has all that it can have, so that it need not be written.
+        """
+        unread = dict[str, str]()
+        for row in lacking:
+            reason = why_unreadable(rows[row].path)
+            if reason is None:
+                return {}
+            if self.on_bad_image == "error":
+                raise DataError(reason)
+            unread[row] = reason
+        return unread
 
     def fill_together(
         self, store: FeatureStore, rows: dict[str, ImageView], left: Sequence[str]
@@ -271,74 +339,3 @@ def _known_shortcut(root: Path, key: StoreKey) -> bool | None:
     """Whether large JPEGs are decoded smaller, where that was checked in any form."""
     forms = [settled_shortcut(root / replace(key, form=form).name) for form in get_args(StoreForm)]
     return next((holds for holds in forms if holds is not None), None)
-
-
-def _with_decoder(
-    root: Path, key: StoreKey, paths: Sequence[Path], frozen: FrozenEncoder
-) -> StoreKey:
-    """The key with who decodes JPEGs: as in a store that is there, else by a check.
-
-    It must not depend on which images are asked for, or they would be encoded again.
-    """
-    if not frozen.device.startswith("cuda"):
-        return key
-    card = replace(key, decoder="card")
-    for there in (card, key):
-        if (root / there.name).is_dir():
-            return there
-    return card if on_card_holds(paths, frozen) else key
-
-
-def _with_version(root: Path, key: StoreKey, frozen: FrozenEncoder, *, keep: bool) -> StoreKey:
-    """The key with the version of the code, where the encoder is one of the user's own.
-
-    Its checksum knows weights and modules, but not what its methods do with them: that is known by
-    what they make of a test image, in fp32.
-    """
-    encoder = frozen.encoder
-    if type(encoder).__module__.partition(".")[0] == "trmml":
-        return key
-    with torch.no_grad():
-        hidden, feature = encoder.encode_image(
-            encoder.preprocess(_test_image())[None].to(frozen.device)
-        )
-        parts = hidden, feature, encoder.project(hidden)
-    made = [[float(f"{number:.5g}") for number in _some(part)] for part in parts]
-    return replace(key, version=code_version(root, key, made, keep=keep))
-
-
-def _some(values: Tensor) -> list[float]:
-    """Some thousand of the values; their distance is odd, so that they are of every channel."""
-    numbers: list[float] = values.flatten()[:: values.numel() // 2048 | 1].tolist()
-    return numbers
-
-
-def _key(frozen: FrozenEncoder, form: StoreForm) -> StoreKey:
-    """What the features depend on where Pillow decodes.
-
-    `preprocess` is known by what it makes of a test image.
-    """
-    identity, precision = frozen.identity, frozen.precision
-    if precision == "compile":  # see `speed.precision`
-        precision = "compile-bf16" if frozen.device.startswith("cuda") else "compile-fp32"
-    pixels = (frozen.encoder.preprocess(_test_image()) * 1000).round().int()
-    made = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
-    words = getattr(frozen.encoder, "preprocessing", "")
-    return StoreKey(
-        encoder=identity.name,
-        image_checksum=identity.image_checksum,
-        size=identity.size,
-        preprocessing=f"{words} [{made}]".strip(),
-        precision=precision,
-        decoder="pillow",
-        form=form,
-        patches=identity.patches,
-        hidden_size=identity.hidden_size,
-        feature_size=identity.feature_size,
-    )
-
-
-def _test_image() -> Image.Image:
-    """An image with slopes and edges, no square, larger than most inputs and always the same."""
-    y, x, channel = np.ogrid[:479, :613, :3]
-    return Image.fromarray(((x * y // 7 + 40 * channel) % 256).astype(np.uint8))

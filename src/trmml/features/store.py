@@ -210,18 +210,27 @@ class FeatureStore:
 
     def _foretell(self, count: int) -> None:
         """Say how much will be written, or refuse where there is no room for it."""
+        if not self.has_room(count):
+            raise self.no_room(count)
         needed, free = count * self.key.row_bytes, shutil.disk_usage(self.folder).free
-        if needed + SPARE_BYTES > free:
-            raise DataError(
-                f"features of {count} images need {_gib(needed)} in {self.folder} and "
-                f"{_gib(SPARE_BYTES)} to spare, where {_gib(free)} are free; make room, name "
-                "another folder with --store, use --store-form int8 (half of fp16), or --live to "
-                "compute features at each use"
-            )
         logger.log(
             logging.WARNING if needed >= NOTICE_BYTES else logging.INFO,
             "features of %d views of images will take %s in %s, where %s are free",
             *(count, _gib(needed), self.folder, _gib(free)),
+        )
+
+    def has_room(self, count: int) -> bool:
+        """Whether the disk has room for so many rows, and as much to spare as is left free."""
+        return count * self.key.row_bytes + SPARE_BYTES <= shutil.disk_usage(self.folder).free
+
+    def no_room(self, count: int) -> DataError:
+        """What is said where so many rows find no room."""
+        needed, free = count * self.key.row_bytes, shutil.disk_usage(self.folder).free
+        return DataError(
+            f"features of {count} images need {_gib(needed)} in {self.folder} and "
+            f"{_gib(SPARE_BYTES)} to spare, where {_gib(free)} are free; make room, name "
+            "another folder with --store, use --store-form int8 (half of fp16), or --live to "
+            "compute features at each use"
         )
 
     def _unwritable(self, reason: object) -> DataError:

@@ -31,6 +31,8 @@ _PATH = re.compile(
     r"|file:/[^\s\"'<>`|\]]+)"
 )
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.I)
+# Where JSON of a run has words of its maker; all else is in trmml's own, as "training" is.
+_GIVEN = {"category_names", "root", "name", "encoder_spec", "template", "negative_template"}
 # Images within a page; their letters mean nothing.
 _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 _HUB_NAME = re.compile(r"hf-hub:[\w-][\w.-]*/[\w-][\w.-]*")
@@ -53,21 +55,27 @@ def encoder_fault(spec: str | None) -> str | None:
 def identifying(name: str, text: str) -> Iterator[str]:
     """What in a text names a place of this machine, its user or its name; a line each.
 
+    Names are looked for where a person's words are, for a user may be called "data". The card says
+    what model.json says, in words of trmml and those that were asked for.
+
     Args:
         name: of the file, for the lines.
         text: of the file.
     """
-    text = _IMAGE.sub("", text)
+    text = given = _IMAGE.sub("", text)
     if name.endswith(".html"):
-        text = html.unescape(text)
+        text = given = html.unescape(text)
     elif name.endswith(".json"):
-        text = "\n".join(_texts(parse_json(text)))
+        tree = parse_json(text)
+        text, given = "\n".join(_texts(tree)), "\n".join(_given(tree))
+    elif name == "README.md":
+        given = ""
     for path in sorted({match[1] for match in _PATH.finditer(text)}):
         yield f"{name} names a place on a machine: {path}"
     for mail in sorted(set(_MAIL.findall(text))):
         yield f"{name} names an e-mail address: {mail}"
     for what, word in (("this machine", platform.node()), ("its user", _user())):
-        if len(word) > 3 and re.search(rf"\b{re.escape(word)}\b", text):
+        if len(word) > 3 and re.search(rf"\b{re.escape(word)}\b", given):
             yield f"{name} names {what}: {word}"
 
 
@@ -82,6 +90,13 @@ def _texts(tree: Any) -> Iterator[str]:
     elif isinstance(tree, list):
         for value in tree:
             yield from _texts(value)
+
+
+def _given(tree: Any) -> Iterator[str]:
+    """Texts of JSON values that a person may have chosen."""
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _texts(value) if name in _GIVEN else _given(value)
 
 
 def _user() -> str:

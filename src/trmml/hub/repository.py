@@ -147,7 +147,13 @@ def _refuse_identifying(run: Path, folder: Path) -> None:
 def _send(api: Any, folder: Path, name: str, public: bool, revision: str | None) -> str:
     try:
         api.create_repo(name, private=not public, exist_ok=True)
-        if not public and not api.model_info(name).private:
+        private = bool(api.model_info(name).private)  # one that is there stays what it is
+        if private and public:
+            raise ConfigError(
+                f"{name} is there already and private, and a push does not change that; leave"
+                " --public out, make it public in its settings on the Hub, or push to another name"
+            )
+        if not private and not public:
             raise ConfigError(f"{name} is public; say --public, or push to another name")
         if revision is not None:
             api.create_branch(name, branch=revision, exist_ok=True)

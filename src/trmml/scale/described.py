@@ -46,15 +46,16 @@ def described_by(out: Path | str, run: Path | str) -> Known:
     parts = [path for path in part_paths(out, job) if part_card(path)]  # others are damaged
     if not parts:
         return lambda sums: {}
-    good = pl.scan_parquet(parts, include_file_paths="part").filter(pl.col("error").is_null())
-    places = good.select("sha256", "part").collect()
+    # Without glob: brackets in the folder's name are no pattern.
+    good = pl.scan_parquet(parts, glob=False, include_file_paths="part")
+    places = good.filter(pl.col("error").is_null()).select("sha256", "part").collect()
 
     def known(sums: Sequence[str]) -> dict[str, Described]:
         wanted = pl.col("sha256").is_in(list(sums))
         files = places.filter(wanted)["part"].unique().to_list()
         if not files:
             return {}
-        rows = pl.scan_parquet(files).filter(wanted & pl.col("error").is_null())
+        rows = pl.scan_parquet(files, glob=False).filter(wanted & pl.col("error").is_null())
         return _by_sum(rows.select(*COLUMNS).collect())
 
     return known

@@ -59,7 +59,8 @@ def write_manifest(
 
 def _is_manifest(path: Path) -> bool:
     try:
-        return pl.read_parquet_schema(path).keys() == SCHEMA.keys()
+        # A name may hold what polars takes for a pattern, as `photos [2024].parquet`.
+        return pl.scan_parquet(path, glob=False).collect_schema().keys() == SCHEMA.keys()
     except pl.exceptions.PolarsError:
         return False
 
@@ -71,7 +72,7 @@ def read_manifest(path: Path | str) -> pl.DataFrame:
         DataError: it cannot be read, has no id or uri in each row, or an id twice.
     """
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         frame = frame.with_columns(pl.lit(None).alias(n) for n in SCHEMA if n not in frame.columns)
         if missing := {"id", "uri"} - {n for n in frame.columns if frame[n].null_count() == 0}:
             raise DataError(

@@ -266,7 +266,7 @@ def _is_of_one(error: Exception, uri: str) -> bool:
         own = isinstance(error, _OF_ONE) or _code(error) in _OF_ONE_STATUS
         return own and _code(error) not in _OF_ALL
     if isinstance(error, FileNotFoundError):  # where nothing is, a disk may be missing
-        return _holds_something(os.path.dirname(uri))
+        return _holds_something(os.path.dirname(uri) or ".")
     own = isinstance(error, OSError) and error.errno in _OF_ONE_FILE
     return own or isinstance(error, _OF_ONE) or not isinstance(error, OSError)
 

@@ -12,7 +12,7 @@ from trmml.datasets.base import Dataset
 from trmml.encoders.base import Encoder
 from trmml.errors import CheckpointError, ConfigError
 from trmml.features.base import Progress
-from trmml.features.extract import Encoding
+from trmml.features.extract import Encoding, refuse_without_room
 from trmml.search.approximate import drop_if_few, index_vectors
 from trmml.search.changes import File, check_root, image_names, look_at, to_describe
 from trmml.search.labels import (
@@ -255,6 +255,8 @@ def _write(
 
     Those that still cannot be read, as their rows say, stay as they are.
     """
+    paths = [root / file.name for file in todo if known is None]  # else few are encoded
+    refuse_without_room(paths, tagger.frozen, encoding, tagger.views, tagger.seed)
     written = 0
     for start in range(0, len(todo), ROWS):
         part = todo[start : start + ROWS]

@@ -34,6 +34,16 @@ def hash_file(path: Path, make: Callable[[], Any] = hashlib.sha256) -> str:
         return hashlib.file_digest(file, make).hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, int, int]:
+    """Size, time of change and inode of a file: another is there, or other bytes, if they differ.
+
+    Raises:
+        OSError: it is not there.
+    """
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
 class ContentHashes:
     """Hashes of files' contents; an unchanged file is read once, ever.
 

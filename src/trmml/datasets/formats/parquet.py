@@ -68,7 +68,8 @@ def read_parquet_files(
 
 def _pack(path: Path, image: str) -> Pack:
     try:
-        schema = pl.read_parquet_schema(path)
+        # A name may hold what polars takes for a pattern, as `train [1].parquet`.
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
     except _DAMAGED as error:
         raise DataError(
             f"{path} is no Parquet file, or damaged: {error}. Copy it again."
@@ -78,7 +79,7 @@ def _pack(path: Path, image: str) -> Pack:
     if not others:
         raise DataError(f"{path} has no column but {image!r}. Labels are needed beside images.")
     try:
-        labels = pl.read_parquet(path, columns=others)
+        labels = pl.read_parquet(path, columns=others, glob=False)
     except _DAMAGED as error:
         raise DataError(
             f"{path} is damaged in the columns {', '.join(others)[:200]}: {error}. Copy it again."
@@ -105,7 +106,7 @@ def check_image_column(path: Path, schema: Mapping[str, Any], image: str) -> Non
 
 
 def _images(path: Path, image: str) -> Iterator[bytes]:
-    scan = pl.scan_parquet(path).select(image)
+    scan = pl.scan_parquet(path, glob=False).select(image)
     for start in range(0, int(scan.select(pl.len()).collect().item()), _ROWS):
         try:
             column = scan.slice(start, _ROWS).collect().to_series()
