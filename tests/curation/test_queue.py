@@ -52,6 +52,10 @@ def test_people_who_ask_at_once_are_asked_different_questions(
     collection: Collection, tmp_path: Path
 ) -> None:
     with Answers(tmp_path / "a.sqlite") as answers, Answers(tmp_path / "a.sqlite") as others:
+        early = Queue(collection, answers, seed=1)  # nobody else answers yet
+        assert early.next(4, category="cat") == Queue(collection, answers).next(4, category="cat")
+        carl = Queue(collection, others, who="carl")
+        carl.answer_all([(carl.next(1, category="dog")[0], "absent")])
         ann, bob = Queue(collection, answers, seed=1), Queue(collection, others, seed=2)
         nobody = Queue(collection, answers)
         for ask in (

@@ -13,6 +13,7 @@ A pair's `info` is 4 p (1 - p), 1 where the tagger is in two minds and 0 where i
 """
 
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -218,3 +219,10 @@ def _dealt(
     place = torch.argsort(-worth, stable=True)
     place = place[torch.argsort(rank[place], stable=True)]
     return torch.stack([order[rank, category][place], category[place]], dim=1)
+
+
+def drawn(best: list[int], count: int, draw: random.Random) -> list[int]:
+    """So many of the best, in their order."""
+    if len(best) <= count:
+        return best
+    return [best[place] for place in sorted(draw.sample(range(len(best)), count))]

@@ -14,7 +14,7 @@ from trmml.curation.answers import Answer, Answers, Reason, State, Verdict, new_
 from trmml.curation.collection import Collection, check_categories
 from trmml.curation.fast_head import FastHead
 from trmml.curation.live_pairs import NOTHING, Held, LivePairs
-from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, info
+from trmml.curation.policies import BLOCK, Pool, choose_images, choose_pairs, drawn, info
 from trmml.curation.standing import identity, sha256_of
 from trmml.curation.suspects import Suspects, label_logits, suspects
 from trmml.settings.choices import Policy, ReviewKind
@@ -25,8 +25,9 @@ GOLD_SHARE = 0.02
 # Categories beyond which images asked about whole come in any order: with 48 categories those that
 # `trmml` chooses are worth more, with 242 those at random are (docs/review.md).
 LONG_LIST = 100
-# How many times as many questions one person's are drawn from, where several ask at once.
-SPREAD = 8
+# While others answer, and for so many minutes after, from how many times as many questions some
+# are drawn.
+SPREAD, MINUTES = 8, 10
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Queue:
         policy: of what is worth asking; see `policies`.
         categories: to ask about; all by default.
         seed: of gold questions and of the policy `random`; unless 0, also of a draw of questions
-            from SPREAD times as many, so that people who ask at once are seldom asked the same.
+            while others answer: people who ask at once are seldom asked the same.
 
     Raises:
         ConfigError: a category that the run does not have.
@@ -88,10 +89,12 @@ class Queue:
         self.collection, self.answers, self.who, self._policy = collection, answers, who, policy
         self._columns = {name: place for place, name in enumerate(names)}
         self._wanted = torch.tensor([not categories or name in categories for name in names])
-        self._seed, self._draw, self._spread = seed, random.Random(seed), SPREAD if seed else 1
+        self._seed, self._draw = seed, random.Random(seed)
+        self._other_at = ""  # when somebody else answered last
         self._session: list[list[Answer]] = []
         self._lists = dict[bool, Suspects]()
         rows, self._read = answers.since(0)
+        self._other_at = max([self._other_at, *(row.at for row in rows if row.who != self.who)])
         self.pairs = LivePairs(collection.data, answers, sorted(rows))
         self.head = FastHead(collection)
         answered = [place for place, found in enumerate(self.pairs.answered) if found]
@@ -158,14 +161,11 @@ class Queue:
     def _chosen(self, count: int, column: int, free: Bool[Tensor, " N"]) -> list[Question]:
         pool = Pool(self.head.column(column)[:, None], free[:, None], self.collection.features)
         count = min(count, BLOCK)
-        best = choose_pairs(self._policy, pool, count * self._spread, seed=self._seed)[:, 0]
-        return [self._question(n, column, "learn") for n in self._drawn(best.tolist(), count)]
+        best = choose_pairs(self._policy, pool, self._spread(count), seed=self._seed)[:, 0].tolist()
+        return [self._question(n, column, "learn") for n in drawn(best, count, self._draw)]
 
-    def _drawn(self, best: list[int], count: int) -> list[int]:
-        """So many of the best, in their order."""
-        if len(best) <= count:
-            return best
-        return [best[place] for place in sorted(self._draw.sample(range(len(best)), count))]
+    def _spread(self, count: int) -> int:
+        return count * (SPREAD if self._seed and self._other_at >= now(MINUTES) else 1)
 
     def next_images(self, count: int = 2, *, without: Iterable[int] = ()) -> list[list[Question]]:
         """The next images to ask about whole: their open pairs, most probable first; [] at the end.
@@ -182,8 +182,8 @@ class Queue:
         # Any order needs no logits, and a copy of all takes a while.
         logits = self.collection.logits if policy == "random" else self.head.logits
         pool = Pool(logits, free, self.collection.features)
-        best = choose_images(policy, pool, count * self._spread, seed=self._seed)
-        images = self._drawn(best.tolist(), count)
+        best = choose_images(policy, pool, self._spread(count), seed=self._seed).tolist()
+        images = drawn(best, count, self._draw)
         chance = self.head.rows(images).sigmoid().masked_fill(~free[images], -1)
         ordered, columns = (each.tolist() for each in chance.sort(descending=True))
         return [
@@ -211,6 +211,7 @@ class Queue:
     def take_new(self) -> None:
         """Count what came into the journal, from anyone; the head begins to learn from it."""
         rows, self._read = self.answers.since(self._read)
+        self._other_at = max([self._other_at, *(row.at for row in rows if row.who != self.who)])
         touched = sorted(self.pairs.take(rows))
         if touched:
             self._stale.update(touched)
@@ -314,10 +315,8 @@ class Queue:
         """The newest rows of this session that count, taken back; None if there are none."""
         if not self._session:
             return None
-        rows = self._session[-1]
-        self.answers.add(
-            row._replace(id=new_id(), at=now(), answer=None, ms=None, undoes=row.id) for row in rows
-        )
+        rows, back = self._session[-1], {"answer": None, "ms": None}
+        self.answers.add(row._replace(id=new_id(), at=now(), undoes=row.id, **back) for row in rows)
         self._session.pop()  # not before the journal took it
         self.take_new()
         return rows
