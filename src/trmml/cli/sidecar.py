@@ -1,6 +1,5 @@
 """`trmml sidecar`: keywords beside images, for photo software, and back; parse, call, print."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,7 +71,7 @@ def read(
 ) -> None:
     """Read keywords into a table. What people tagged is present, all else is unknown."""
     from trmml.exchange.keyword_table import read_keywords, write_keywords
-    from trmml.exchange.naming import found_images
+    from trmml.exchange.naming import common_folder, found_images
 
     found = found_images(named_paths(images, null))
     asked = ours == "leave-out" or ledger != DEFAULT_LEDGER
@@ -80,7 +79,7 @@ def read(
         list(found), embedded=embedded, under=under, ours=ours == "include",
         ledger=known_ledger(ledger) if asked else None,
     )  # fmt: skip
-    root = Path(os.path.commonpath([os.path.abspath(each) for each in found.values()]))
+    root = common_folder(found.values())
     count = write_keywords(words, out, root, style)
     tagged = sum(bool(each) for each in words.words.values())
     if json:

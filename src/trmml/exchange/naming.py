@@ -90,6 +90,11 @@ def found_images(named: Sequence[str]) -> dict[Path, Path]:
     return found
 
 
+def common_folder(folders: Iterable[Path]) -> Path:
+    """The one folder, absolute, that all of these are or lie in."""
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+
+
 def _root(name: str, image: Path) -> Path:
     if os.path.isdir(name):
         return Path(name)

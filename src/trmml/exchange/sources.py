@@ -1,12 +1,13 @@
 """Where the words of each image come from: a run, tables of labels, journals of answers."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trmml.datasets.tables.names import same
 from trmml.errors import ConfigError, DataError
+from trmml.exchange.naming import common_folder
 from trmml.exchange.words import Word
 from trmml.storage.hashes import hash_file
 
@@ -81,49 +82,57 @@ def said_of(
 
     Args:
         sources: files of labels in any form that `read_folder` reads, and journals of answers.
-        images: with the folder that each was found under; names in tables are below it.
+        images: with the folder that each was found under. Names in tables are below the one folder
+            that all of these lie in.
         blank: what a blank means.
         minus_one: what -1 means.
         how: categories and separator; see `read_folder`.
 
     Raises:
-        DataError: a file cannot be read, or names none of the images.
+        DataError: a file cannot be read, names none of the images, or one of them twice.
     """
     said: Said = []
+    root = common_folder(images.values())
     for source in sources:
-        found: Said = (
-            [_answered(source, images)] if is_journal(source)
-            else _listed(source, images, blank or "unknown", minus_one, **how)
+        found = (
+            _answered(source, images) if is_journal(source)
+            else _listed(source, root, images, blank or "unknown", minus_one, **how)
         )  # fmt: skip
-        if not any(found):
+        if not found:
             raise DataError(
-                f"{source} says nothing of the {len(images)} images. Name the folder that its"
-                " names begin in."
+                f"{source} says nothing of the {len(images)} images. Its names are looked for below"
+                f" {root}. Name the folder that they begin in."
             )
-        said += found
+        said.append(found)
     return said
 
 
 def _listed(
-    source: Path, images: Mapping[Path, Path], blank: "Blank", minus_one: "Blank | None", **how: Any
-) -> Said:
-    """The labels of a table, for each folder that images were found under."""
+    source: Path, root: Path, images: Iterable[Path], blank: "Blank", minus_one: "Blank | None",
+    **how: Any,
+) -> Listed:  # fmt: skip
+    """The labels of a table, whose names are below the root.
+
+    Raises:
+        DataError: two rows are about one of the images, as `2019/a.jpg` and `a.jpg` below `2019`.
+    """
     from trmml.datasets.formats.folder import read_labels
     from trmml.datasets.image_files import ImageFiles
 
-    digits, said = hash_file(source)[:DIGITS], Said()
     wanted = {os.path.abspath(image) for image in images}
-    for root in dict.fromkeys(images.values()):
-        data, _ = read_labels(root, source, blank, minus_one, **how)
-        files, rows = ImageFiles(root), dict[str, int]()
-        for row, name in enumerate(data.images):
-            found = files.find(name)
-            path = os.path.abspath(root / found) if found is not None else ""
-            if path in wanted:
-                rows[path] = row
-        words = [Word(name, None, digits) for name in data.category_names]
-        said.append(Listed(rows, words, data.matrix))
-    return said
+    data, where = read_labels(root, source, blank, minus_one, **how)
+    files, rows = ImageFiles(root), dict[str, int]()
+    for row, name in enumerate(data.images):
+        found = files.find(name)
+        path = os.path.abspath(root / found) if found is not None else ""
+        if path in wanted and (other := rows.setdefault(path, row)) != row:
+            raise DataError(
+                f"{where} {data.rows[row]}: {name!r} is the image {path}, and so is"
+                f" {data.images[other]!r} of {data.rows[other]}. Names are looked for below {root};"
+                " name the folder that they begin in, or keep one row per image."
+            )
+    digits = hash_file(source)[:DIGITS]
+    return Listed(rows, [Word(n, None, digits) for n in data.category_names], data.matrix)
 
 
 def _answered(source: Path, images: Mapping[Path, Path]) -> Mapping[str, Told]:
