@@ -194,6 +194,20 @@ def test_pairs_and_lightroom(photos) -> None:
     assert Path("l.csv").read_text().splitlines()[1:] == ["a.jpg,dog,dog", "below/b.jpg,cat,cat"]
 
 
+def test_the_table_for_lightroom_names_each_image_apart(photos) -> None:
+    image(photos / "other", "b.jpg")
+    Path("labels.csv").write_text("image,dog,cat\nbelow/b.jpg,1,\nother/b.jpg,,1\n")
+    files = (photos / "below/b.jpg", photos / "other/b.jpg")
+    words = ("--from", "labels.csv", "--for", "lightroom", "--csv")
+    done = good("write", *files, *words, "l.csv")
+    assert Path("l.csv").read_text().splitlines()[1:] == [
+        "below/b.jpg,dog,dog",
+        "other/b.jpg,cat,cat",
+    ]
+    assert done["exiftool_folder"] == str(photos)
+    assert f"in a copy of {photos}, run" in run("write", *files, *words, "m.csv").stdout
+
+
 @pytest.mark.skipif(not shutil.which("exiftool"), reason="exiftool is not installed")
 def test_exiftool_takes_the_table_for_lightroom(photos) -> None:
     command = good("write", photos, "--from", "labels.csv", "--for", "lightroom", "--csv", "l.csv")

@@ -153,12 +153,13 @@ def write(
         report = write_sidecars(plan.jobs(words), ledger, manner)
     tell_shared(shared((image, sidecar_of(image, plan.naming)) for image in found))
     command = "" if dry_run else plan.write_csv(manner.under)
+    exiftool = {"exiftool": command, "exiftool_folder": str(plan.root) if command else ""}
     if plan.rows and csv is None:
         say(f"Lightroom reads no sidecars of {len(plan.rows)} of the images, as they are no raw"
             " files; --csv FILE writes a table for exiftool")  # fmt: skip
     report.refused += [(Path(f"the name {name!r}"), why) for name, why in plan.refused.items()]
     report.refused += bad
-    _tell(report, ledger, command, json=json, diffs=diffs if dry_run else None)
+    _tell(report, ledger, exiftool, json=json, diffs=diffs if dry_run else None)
 
 
 def _programs(names: str) -> "tuple[Program, ...]":
@@ -266,14 +267,15 @@ def _dry(jobs: "Iterator[Job]", manner: "Manner", diffs: dict[str, str] | None) 
 
 
 def _tell(
-    report: "Report", ledger: Path, command: str, *, json: bool, diffs: dict[str, str] | None
-) -> None:
+    report: "Report", ledger: Path, exiftool: dict[str, str], *, json: bool,
+    diffs: dict[str, str] | None,
+) -> None:  # fmt: skip
     """Say what became of the sidecars; exit code 1 where one was not written.
 
     Args:
         report: what became of them.
         ledger: what `undo` is to read.
-        command: for Lightroom, or "".
+        exiftool: the command for Lightroom, and the folder of whose copy it is for; or "" twice.
         json: one object instead of lines.
         diffs: of a dry run; None where sidecars were written.
     """
@@ -284,15 +286,17 @@ def _tell(
             "unchanged": report.unchanged, "hiding": list(map(str, report.hiding)),
             "refused": {str(path): why for path, why in report.refused},
             "read_only": list(map(str, report.read_only)), "ledger": str(ledger.absolute()),
-            "exiftool": command,
+            **exiftool,
         })  # fmt: skip
     elif diffs is None:
         show(f"{len(report.written)} sidecars written, {len(report.created)} of them new;"
              f" {report.unchanged} had all words before")  # fmt: skip
         if report.written:
             show(f"undo:  trmml sidecar undo --ledger {ledger.absolute()}")
-    if command and not json:
-        show(f"Lightroom: in a copy of the folder, run\n  {command}")
+    if exiftool["exiftool"] and not json:
+        show(
+            f"Lightroom: in a copy of {exiftool['exiftool_folder']}, run\n  {exiftool['exiftool']}"
+        )
     for image in report.hiding:
         say(f"{image}: some programs no longer show the keywords inside it (--bare)")
     tell_refused(report.refused)
