@@ -1,5 +1,7 @@
 """What is exported: what people know of images, and what a run says of the rest."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -85,10 +87,15 @@ def open_images(images: Path, category_names: tuple[str, ...]) -> Dataset:
     Raises:
         DataError: there are none.
     """
-    names = tuple(path.relative_to(images).as_posix() for path in find_images([images]))
+    return unlabelled(images, find_images([images]), category_names)
+
+
+def unlabelled(root: Path, paths: Iterable[Path], category_names: tuple[str, ...]) -> Dataset:
+    """Images of which nothing is known, by their names below a root."""
+    names = tuple(Path(os.path.relpath(path, root)).as_posix() for path in paths)
     nothing = torch.zeros(len(names), len(category_names), dtype=torch.bool)
     rows = tuple(range(1, len(names) + 1))
-    return Dataset(images, names, category_names, LabelMatrix(nothing, nothing), rows)
+    return Dataset(root, names, category_names, LabelMatrix(nothing, nothing), rows)
 
 
 def read_journal(path: Path, images: Path) -> Applied:

@@ -1,7 +1,9 @@
 """Where the words of each image come from: a run, tables of labels, journals of answers."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +11,11 @@ from trmml.datasets.tables.names import same
 from trmml.errors import ConfigError, DataError
 from trmml.exchange.naming import common_folder
 from trmml.exchange.words import Word
-from trmml.storage.hashes import hash_file
+from trmml.storage.cache import cache_folder
+from trmml.storage.hashes import ContentHashes, hash_file
 
 if TYPE_CHECKING:
+    from trmml.curation.answers import Answer
     from trmml.datasets.base import Dataset
     from trmml.labels.matrix import LabelMatrix
     from trmml.settings.choices import Blank
@@ -95,7 +99,7 @@ def said_of(
     root = common_folder(images.values())
     for source in sources:
         found = (
-            _answered(source, images) if is_journal(source)
+            _answered(source, root, images) if is_journal(source)
             else _listed(source, root, images, blank or "unknown", minus_one, **how)
         )  # fmt: skip
         if not found:
@@ -135,20 +139,44 @@ def _listed(
     return Listed(rows, [Word(n, None, digits) for n in data.category_names], data.matrix)
 
 
-def _answered(source: Path, images: Mapping[Path, Path]) -> Mapping[str, Told]:
-    """The answers of a journal, by the contents of the images."""
+def _answered(source: Path, root: Path, images: Iterable[Path]) -> Mapping[str, Told]:
+    """The answers of a journal, whose names are below the root: by contents, else by names."""
     from trmml.curation.answers import existing
-    from trmml.curation.standing import identity, sha256_of, standing
+    from trmml.curation.standing import standing
+    from trmml.exchange.source import unlabelled
 
-    digits, by_content = hash_file(source)[:DIGITS], dict[str, Told]()
+    digits, found = hash_file(source)[:DIGITS], dict[str, Told]()
     with existing(source) as journal:
-        settled = standing(journal.rows()).last
-    for (_, name), (row, state) in settled.items():
-        if state != "unknown":
-            word = Word(name, None, digits)
-            by_content.setdefault(identity(row), {})[same(name)] = word, state == "present"
-    paths = map(os.path.abspath, images if by_content else ())
-    return {path: by_content[key] for path in paths if (key := sha256_of(Path(path))) in by_content}
+        rows = journal.rows()
+    data = unlabelled(root, images, ())
+    settled = standing(rows, places=_places(data, rows)).last
+    for (place, name), (_, state) in settled.items():  # the newest first
+        if isinstance(place, int) and state != "unknown":
+            told = found.setdefault(os.path.abspath(data.paths[place]), {})
+            told.setdefault(same(name), (Word(name, None, digits), state == "present"))
+    return found
+
+
+def _places(data: "Dataset", rows: "Sequence[Answer]") -> dict[str, list[int]]:
+    """The images of each identity in a journal, and their copies: what one shows they show, too.
+
+    Few files are read: those that the journal names, and others of their size; all of them only
+    where one was renamed. What was read is remembered.
+    """
+    from trmml.curation.standing import places_by_content
+
+    places = places_by_content(data, rows)
+    hashes = ContentHashes(cache_folder() / "answers", hashlib.sha256)
+    known = {row.sha256: places[row.sha256] for row in rows if row.sha256 in places}
+    done = {place for each in known.values() for place in each}
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in data.paths]
+    wanted = {sizes[place] for place in done}
+    for place, size in enumerate(sizes):
+        if size in wanted and place not in done:
+            with suppress(OSError):  # whoever reads the image says why
+                known.get(hashes.look_up(data.paths[place]), []).append(place)
+    hashes.save()
+    return places
 
 
 def joined(tagged: Worded, said: Said) -> Worded:
