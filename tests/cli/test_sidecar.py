@@ -194,6 +194,22 @@ def test_pairs_and_lightroom(photos) -> None:
     assert Path("l.csv").read_text().splitlines()[1:] == ["a.jpg,dog,dog", "below/b.jpg,cat,cat"]
 
 
+def test_the_sidecar_of_a_raw_file_is_left_alone_and_told_of(photos) -> None:
+    (photos / "a.NEF").write_bytes(b"raw")
+    (photos / "a.xmp").write_text(OLD)
+    result = run("write", photos, "--from", "labels.csv")
+    assert result.exit_code == 0 and (photos / "a.xmp").read_text() == OLD
+    assert "1 sidecars of raw files" in result.stderr and "a.xmp, are left alone" in result.stderr
+    assert packet(photos / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
+    result = run("read", photos, "--out", "t.csv", "--format", "wide")
+    assert "a.xmp, count for these images, too" in result.stderr
+    assert Path("t.csv").read_text() == "image,Beach,Sea\na.jpg,1,1\nbelow/b.jpg,,\n"
+    good("write", photos, "--from", "labels.csv", "--pairs")
+    assert packet(photos / "a.xmp").words(SUBJECT) == ["Beach", "dog"]
+    good("undo")
+    assert (photos / "a.xmp").read_text() == OLD and not list(photos.rglob("*.jpg.xmp"))
+
+
 def test_the_table_for_lightroom_names_each_image_apart(photos) -> None:
     image(photos / "other", "b.jpg")
     Path("labels.csv").write_text("image,dog,cat\nbelow/b.jpg,1,\nother/b.jpg,,1\n")

@@ -15,6 +15,7 @@ from trmml.cli.sidecar_write import (
     LedgerOption,
     UnderOption,
     known_ledger,
+    tell_of_raw,
     tell_read_only,
     tell_refused,
     tell_shared,
@@ -71,7 +72,7 @@ def read(
 ) -> None:
     """Read keywords into a table. What people tagged is present, all else is unknown."""
     from trmml.exchange.keyword_table import read_keywords, write_keywords
-    from trmml.exchange.naming import common_folder, found_images
+    from trmml.exchange.naming import common_folder, found_images, raw_sidecars
 
     found = found_images(named_paths(images, null))
     asked = ours == "leave-out" or ledger != DEFAULT_LEDGER
@@ -92,6 +93,7 @@ def read(
         show(f"{out}: {tagged} of {len(found)} images have keywords, {count} different ones;"
              f" {words.ours} words of trmml left out; names begin in {root}")  # fmt: skip
     tell_shared(words.shared)
+    tell_of_raw(raw_sidecars(found), "count for these images, too")
     tell_refused(words.refused)
     if words.unlisted and ours == "leave-out":
         say(f"{len(words.unlisted)} sidecars that trmml made, as {words.unlisted[0]}, are in no"

@@ -117,7 +117,7 @@ def write(
     json: options.Json = False,
 ) -> None:
     """Write tags into XMP sidecars. Images stay as they are; what is in a sidecar stays, too."""
-    from trmml.exchange.naming import found_images, shared, sidecar_of
+    from trmml.exchange.naming import found_images, raw_sidecars, shared
     from trmml.exchange.plan import Plan
     from trmml.exchange.sidecars import Manner, write_sidecars
     from trmml.exchange.words import fields_of
@@ -151,7 +151,9 @@ def write(
     else:
         options.writable(ledger)
         report = write_sidecars(plan.jobs(words), ledger, manner)
-    tell_shared(shared((image, sidecar_of(image, plan.naming)) for image in found))
+    tell_shared(shared((image, plan.sidecar_of(image)) for image in found))
+    if not pairs:
+        tell_of_raw(raw_sidecars(found), "are left alone; --pairs writes them, too")
     command = "" if dry_run else plan.write_csv(manner.under)
     exiftool = {"exiftool": command, "exiftool_folder": str(plan.root) if command else ""}
     if plan.rows and csv is None:
@@ -322,6 +324,12 @@ def tell_shared(shared: "Mapping[Path, list[Path]]") -> None:
         names = ", ".join(image.name for image in images)
         say(f"{sidecar} is the sidecar of several images ({names}): each has the words of all;"
             f" rename it to {images[0].name}.xmp, or whichever it belongs to")  # fmt: skip
+
+
+def tell_of_raw(sidecars: list[Path], what: str) -> None:
+    """A line on all sidecars of raw files that have the name of an image."""
+    if sidecars:
+        say(f"{len(sidecars)} sidecars of raw files of the same name, as {sidecars[0]}, {what}")
 
 
 def tell_refused(refused: list[tuple[Path, str]]) -> None:

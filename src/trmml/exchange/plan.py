@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trmml.errors import DataError
 from trmml.exchange.lightroom import write_table
-from trmml.exchange.naming import Naming, common_folder, is_raw, raw_beside, sidecar_of
+from trmml.exchange.naming import Naming, RawFiles, common_folder, is_raw, sidecar_of
 from trmml.exchange.readers import Program
 from trmml.exchange.sidecars import Job
 from trmml.exchange.sources import Worded
@@ -38,6 +38,7 @@ class Plan:
     rows: list[tuple[Path, tuple[Word, ...]]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     _taken: dict[Path, Path] = field(default_factory=dict)
+    _raw_files: RawFiles = field(default_factory=RawFiles)
 
     def jobs(self, words: Worded) -> Iterator[Job]:
         """A job for each sidecar; names that no sidecar can hold are refused."""
@@ -49,11 +50,15 @@ class Plan:
                 self.rows.append((image, sound))
             only_raw = self.programs == ("lightroom",)
             files = [] if only_raw and not is_raw(image) else [image]
-            for file in [*files, *(raw_beside(image) if self.pairs else ())]:
+            for file in [*files, *(self._raw_files.beside(image) if self.pairs else ())]:
                 yield self._job(file, self.images[image], sound)
 
+    def sidecar_of(self, image: Path) -> Path:
+        """The sidecar beside an image."""
+        return sidecar_of(image, self.naming, self._raw_files)
+
     def _job(self, image: Path, root: Path, words: tuple[Word, ...]) -> Job:
-        beside = sidecar_of(image, self.naming)
+        beside = self.sidecar_of(image)
         if self.to is None:
             return Job(image, beside, root, words)
         target = self.to / os.path.relpath(beside, root)
