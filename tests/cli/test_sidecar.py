@@ -115,6 +115,27 @@ def test_a_table_is_completed_by_a_run(photos, finished_run, toy_images) -> None
     assert good("write", finished_run, "copies", "--from", "present.csv", *how)["written"]
 
 
+@pytest.mark.parametrize("rule", ["threshold", "sure=0.5001"])
+def test_what_a_table_says_is_written_where_a_run_cannot_read_the_image(
+    photos, finished_run, toy_images, rule: str
+) -> None:
+    header, *lines = toy_images.test_table.read_text().splitlines()
+    blanks = "," * header.count(",")
+    half = [f"{line.split(',')[0]}{blanks}," for line in lines]  # the run has something to say
+    shutil.copytree(toy_images.test, "copies")
+    Path("copies/a.nef").write_bytes(b"raw")
+    Path("copies/b.png").write_bytes(b"no image")
+    more = [f"a.nef{blanks},1", f"b.png{blanks},0"]
+    Path("t.csv").write_text("\n".join([f"{header},dog", *half, *more]))
+    how = ("--encoder", TOY_SPEC, "--device", "cpu", "--accept", rule, "--from", "t.csv")
+    result = run("write", finished_run, "copies", "copies/a.nef", *how, "--json")
+    assert result.exit_code == 1, result.output
+    refused = json.loads(result.stdout)["refused"]
+    assert {Path(name).name for name in refused} == {"a.nef", "b.png"}
+    assert packet(Path("copies/a.nef.xmp")).words(SUBJECT) == ["dog"]
+    assert not Path("copies/b.png.xmp").exists() and list(Path("copies").glob("*.png.xmp"))
+
+
 def test_answers_alone_need_no_run(photos) -> None:
     with Answers("answers.sqlite") as journal:
         for category, answer in (("dog", "absent"), ("owl", "present")):

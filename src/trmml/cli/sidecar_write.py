@@ -208,13 +208,13 @@ def _words(
     if run is None:
         return joined(((image, ()) for image in images), said)
     if accept != "threshold" and not all(map(is_journal, sources)):
-        return joined(_completed(run, found, sources, accept, tables, how), said)
-    return joined(_shown(tags_of(run, images, accept, bad, **how), len(images)), said)
+        return joined(_completed(run, found, sources, accept, tables, how, bad), said)
+    return joined(_shown(tags_of(run, images, accept, said, bad, **how), len(images)), said)
 
 
 def _completed(
     run: Path, found: "Mapping[Path, Path]", sources: list[Path], accept: str,
-    tables: dict[str, Any], how: dict[str, Any],
+    tables: dict[str, Any], how: dict[str, Any], bad: list[tuple[Path, str]],
 ) -> "Worded":  # fmt: skip
     """What a run decides of the blanks of the one table among the sources."""
     from trmml.cli.reading import TableOptions, read_images, with_answers
@@ -232,7 +232,7 @@ def _completed(
         data = with_answers(data, None, source) if source not in labels else data
     with shown_progress() as progress:
         how = {name: value for name, value in how.items() if name != "precision"}
-        yield from completed_by(run, data, accept, list(found), progress=progress, **how)
+        yield from completed_by(run, data, accept, list(found), bad, progress=progress, **how)
 
 
 def _shown(tagged: "Worded", total: int) -> "Worded":

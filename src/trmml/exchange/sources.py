@@ -190,14 +190,17 @@ def joined(tagged: Worded, said: Said) -> Worded:
 
 
 def tags_of(
-    run: Path, images: Sequence[Path], accept: str, bad: list[tuple[Path, str]], **how: Any
-) -> Worded:
+    run: Path, images: Sequence[Path], accept: str, said: Said, bad: list[tuple[Path, str]],
+    **how: Any,
+) -> Worded:  # fmt: skip
     """The tags of each image by a run.
 
     Args:
         run: folder of a finished run.
         images: files.
         accept: "threshold", or "sure=P" for one probability.
+        said: by tables and answers; an image of which they speak comes also where the run cannot
+            read it, without tags.
         bad: gets images that cannot be read, with the reason.
         how: see `deploy.tag.tag_each`.
 
@@ -221,14 +224,15 @@ def tags_of(
     for image in tag_each(run, list(images), threshold=threshold, **how):
         if image.error is not None:
             bad.append((image.path, image.error))
-        else:
+        if image.error is None or any(os.path.abspath(image.path) in each for each in said):
             words = (Word(tag.category, tag.probability, digits) for tag in image.tags)
             yield image.path, tuple(words)
 
 
 def completed_by(
-    run: Path, data: "Dataset", accept: str, images: Sequence[Path], **how: Any
-) -> Worded:
+    run: Path, data: "Dataset", accept: str, images: Sequence[Path], bad: list[tuple[Path, str]],
+    **how: Any,
+) -> Worded:  # fmt: skip
     """What a run decides of a table's blanks is present, for each image.
 
     Args:
@@ -236,6 +240,7 @@ def completed_by(
         data: the table.
         accept: which probabilities count; see `curation.complete.complete`.
         images: those wanted; nothing is decided of one that the table lacks.
+        bad: gets those of them that the run cannot read, with the reason.
         how: see `curation.complete.complete`.
     """
     from trmml.curation.complete import MODEL, complete
@@ -249,5 +254,8 @@ def completed_by(
         )
         for row, path in enumerate(done.collection.data.paths)
     }
+    reasons = {os.path.abspath(each.name): each.reason for each in done.collection.bad}
     for image in images:
-        yield image, found.get(os.path.abspath(image), ())
+        path = os.path.abspath(image)
+        bad += [(image, reasons[path])] if path in reasons else []
+        yield image, found.get(path, ())
