@@ -14,6 +14,7 @@ from tests.exchange.test_sidecars import OLD, image, packet, tree
 from trmml.cli.main import app
 from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.datasets.formats.folder import read_folder
+from trmml.exchange import keyword_table
 from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS
 from trmml.exchange.splice import OWN
 from trmml.storage.hashes import hash_file
@@ -278,6 +279,15 @@ def test_errors_say_what_to_do(photos, args: tuple[str, ...], words: str) -> Non
     result = run(*args)
     assert result.exit_code in (1, 2) and words in " ".join(result.output.split()), result.output
     assert not list(photos.rglob("*.xmp"))
+
+
+def test_a_table_that_is_there_is_refused_before_an_image_is_read(photos, monkeypatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(keyword_table, "read_keywords", read)
+    result = run("read", photos, "--out", "labels.csv", "--embedded")
+    assert result.exit_code == 1 and "labels.csv is there already" in result.stderr
 
 
 def test_a_name_that_no_field_can_hold_is_told_and_the_others_are_written(photos) -> None:

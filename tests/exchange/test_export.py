@@ -258,6 +258,24 @@ def test_images_whose_names_a_form_cannot_tell_apart(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["in"]
 
 
+@pytest.mark.parametrize("form", ["wide", "long", "parquet", *LOSSY, "label-studio"])
+def test_an_image_that_is_listed_twice(tmp_path: Path, form: Any) -> None:
+    data = boxed(made(tmp_path / "in"))
+    source = Source.of_people(replace(data, images=(*IMAGES[:3], IMAGES[0])))
+    how: dict[str, Any] = {"ask": "choices"} if form == "label-studio" else {}
+    with pytest.raises(DataError, match=r"1 images are listed more than once, as 'a.1.png', and"):
+        export(form, source, tmp_path / "out", **how)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_two_tasks_of_one_image_stay_two(tmp_path: Path) -> None:
+    given = [*STATES[:3], STATES[0]]
+    data = made(tmp_path / "in", given)
+    source = Source.of_people(replace(data, images=(*IMAGES[:3], IMAGES[0])))
+    export("label-studio", source, tmp_path / "out")
+    assert states(again("label-studio", data, tmp_path / "out")) == given
+
+
 def test_an_address_that_could_mean_two_files(tmp_path: Path) -> None:
     data = made(tmp_path / "in", STATES[:1])
     (data.root / "in").mkdir()

@@ -95,13 +95,17 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write labels or a run's tags for other programs. Unknown stays unknown."""
+    from trmml.exchange.export import export as write
+    from trmml.exchange.export import refuse_target
+
     _refuse_options(form, ask=ask, base_url=base_url, image_level=image_level, copy=copy_images)
+    refuse_target(form, out)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     found = _known(source, images, table, kind, option, split)
     if found is None:
         found = _of_run(
-            source, images, labels, table, encoder=encoder, trust=trust, device=device,
-            on_bad_image=on_bad_image,
+            source, images, labels, table, form=form, ask=ask, encoder=encoder, trust=trust,
+            device=device, on_bad_image=on_bad_image,
         )  # fmt: skip
     elif labels is not None:
         raise typer.BadParameter("--labels goes with a run; name the table as SOURCE")
@@ -109,8 +113,6 @@ def export(
         raise typer.BadParameter(
             "--on-bad-image goes with a run; take such images out of the labels"
         )
-    from trmml.exchange.export import export as write
-
     done = write(
         form, found, out, ask=ask, base_url=base_url, image_level=image_level,
         images="copy" if copy_images else "link",
@@ -197,6 +199,8 @@ def _of_run(
     labels: Path | None,
     table: TableOptions,
     *,
+    form: ExchangeForm,
+    ask: AskForm | None,
     encoder: str | None,
     trust: bool,
     device: str,
@@ -204,18 +208,21 @@ def _of_run(
 ) -> "Source":
     """What a run says of the images of a folder, or of those that a table names."""
     from trmml.curation.collection import read_collection
+    from trmml.exchange.export import refuse_names
     from trmml.exchange.source import Source, open_images
     from trmml.training.run_folder import load_card
 
     if images is None:
         raise typer.BadParameter(f"--images is needed: the folder of images that {run} is to tag")
+    names = load_card(run).category_names
     if labels is None:
-        data = open_images(images, load_card(run).category_names)
+        data = open_images(images, names)
     else:
         data = read_images(images, labels, table)
-        others = sorted({*data.category_names} - {*load_card(run).category_names})
+        others = sorted({*data.category_names} - {*names})
         if others:
             say(f"left out, for the run does not know them: {', '.join(others)}")
+    refuse_names(form, data.images, names, ask)
     with shown_progress() as progress:
         return Source.of_run(
             read_collection(

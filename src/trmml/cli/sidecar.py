@@ -73,7 +73,9 @@ def read(
     """Read keywords into a table. What people tagged is present, all else is unknown."""
     from trmml.exchange.keyword_table import read_keywords, write_keywords
     from trmml.exchange.naming import common_folder, found_images, raw_sidecars
+    from trmml.storage.atomic import refuse_old
 
+    refuse_old(out)
     found = found_images(named_paths(images, null))
     asked = ours == "leave-out" or ledger != DEFAULT_LEDGER
     words = read_keywords(
