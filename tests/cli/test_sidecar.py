@@ -281,6 +281,20 @@ def test_errors_say_what_to_do(photos, args: tuple[str, ...], words: str) -> Non
     assert not list(photos.rglob("*.xmp"))
 
 
+@pytest.mark.parametrize("word", ["image", "Tags", "labels", "present", "split", "absent", "path"])
+def test_a_keyword_that_tables_have_as_a_column_is_refused_or_comes_back(photos, word) -> None:
+    (photos / "a.jpg.xmp").write_text(OLD.replace("Beach", word))
+    result = run("read", photos, "--out", "wide.csv", "--format", "wide", "--embedded")
+    if result.exit_code == 0:
+        assert word in ("absent", "path")
+        assert {*read_folder(photos, "wide.csv").category_names} == {"Sea", word}
+    else:
+        assert f"the keywords '{word}' cannot be columns" in result.stderr
+        assert "--format long" in result.stderr and not Path("wide.csv").exists()
+    good("read", photos, "--out", "long.csv", "--embedded")
+    assert {*read_folder(photos, "long.csv").category_names} == {"Sea", word}
+
+
 def test_a_table_that_is_there_is_refused_before_an_image_is_read(photos, monkeypatch) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("images are read")

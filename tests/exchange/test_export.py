@@ -328,6 +328,27 @@ def test_a_journal_knows_images_by_content(tmp_path: Path) -> None:
         read_journal(tmp_path / "a.sqlite", tmp_path / "other")
 
 
+def test_a_journal_has_the_categories_of_settled_pairs(tmp_path: Path) -> None:
+    data = made(tmp_path / "in", STATES[:2])
+    sha256 = hashlib.sha256((data.root / IMAGES[0]).read_bytes()).hexdigest()
+    seen = Answer(new_id(), now(), "", IMAGES[0], sha256, "cafe\u0301", "present", "unknown", 0.5,
+                  "learn", "")  # fmt: skip
+    taken = seen._replace(id=new_id(), category="taken")
+    undone = taken._replace(id=new_id(), answer=None, undoes=taken.id)
+    more: list[tuple[str, Any]] = [
+        ("caf\u00e9", "present"), ("dog", "skip"), ("owl", "unsure"), ("fox", "absent"),
+    ]  # fmt: skip
+    rows = [seen._replace(id=new_id(), category=name, answer=answer) for name, answer in more]
+    elsewhere = seen._replace(id=new_id(), sha256="0" * 64, image="else.png", category="cow")
+    with Answers(tmp_path / "a.sqlite") as journal:
+        journal.add([seen, taken, undone, *rows, elsewhere])
+    applied = read_journal(tmp_path / "a.sqlite", data.root)
+    assert applied.data.category_names == ("caf\u00e9", "fox") and applied.other_images == 1
+    export("wide", Source.of_people(applied.data), tmp_path / "new.csv")
+    back = read_folder(data.root, tmp_path / "new.csv")
+    assert (back.images, states(back)) == ((IMAGES[0],), [[Y, N]])
+
+
 def test_parquet_has_three_states_a_column(tmp_path: Path) -> None:
     export("parquet", Source.of_people(made(tmp_path / "in")), tmp_path / "new.parquet")
     frame = pl.read_parquet(tmp_path / "new.parquet")

@@ -13,7 +13,7 @@ from torch import Tensor
 from trmml.curation.answers import existing
 from trmml.curation.collection import Collection
 from trmml.curation.policies import info
-from trmml.curation.standing import Applied, apply_answers
+from trmml.curation.standing import Applied, apply_answers, places_by_content, standing
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.image_search import find_images
@@ -101,13 +101,17 @@ def unlabelled(root: Path, paths: Iterable[Path], category_names: tuple[str, ...
 def read_journal(path: Path, images: Path) -> Applied:
     """The images that people answered about, with what is settled; an image is known by content.
 
+    The categories are those of settled pairs, by their cleaned names.
+
     Raises:
         DataError: nothing in the journal is settled about an image below the folder.
     """
     with existing(path) as journal:
         rows = journal.rows()
-    names = tuple(sorted({row.category for row in rows if row.answer is not None}))
-    applied = apply_answers(open_images(images, names), rows)
+    places = places_by_content(open_images(images, ()), rows)
+    settled = standing(rows, places=places).last
+    names = tuple(sorted({category for place, category in settled if isinstance(place, int)}))
+    applied = apply_answers(open_images(images, names), rows, places)
     answered = sorted({image for image, _ in applied.pairs})
     if not answered:
         raise DataError(
