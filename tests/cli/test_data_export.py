@@ -100,9 +100,14 @@ def test_choices_of_a_data_set_are_refused_for_a_run(
     finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     words = ["wide", finished_run, tmp_path / "new", "--images", toy_images.test]
-    done = run(*map(str, words), "--option", "blank=absent")
-    assert done.exit_code == 2 and not (tmp_path / "new").exists()
-    assert "not with a run" in " ".join(done.stderr.replace("│", " ").split())
+    for more, said in (
+        (["--option", "blank=absent"], "not with a run"),
+        (["--split", "test"], "not with a run"),
+        (["--blank", "absent"], "explain a table: --labels TABLE"),
+    ):
+        done = run(*map(str, words), *more)
+        assert done.exit_code == 2 and not (tmp_path / "new").exists()
+        assert said in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_a_journal(given: Path) -> None:
@@ -163,6 +168,11 @@ def test_a_data_set(given: Path) -> None:
             ["wide", "labels.csv", "new", "--images", "photos", "--on-bad-image", "skip"],
             "--on-bad-image goes with a run",
         ),
+        *(
+            (["wide", "labels.csv", "new", "--images", "photos", *more], f"{more[0]} goes with")
+            for more in (["--split", "train"], ["--encoder", "x"], ["--trust"], ["--device", "cpu"])
+        ),
+        (["wide", "set", "new", "--kind", "folder", "--trust"], "goes with a run, not with a data"),
     ],
 )
 def test_bad_input(

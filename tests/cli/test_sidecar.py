@@ -180,6 +180,9 @@ def test_an_empty_list_on_stdin_is_not_taken_for_all(photos) -> None:
     ("words", "said"),
     [
         (["--accept", "sure=0.9"], "--accept goes with a run"),
+        (["--encoder", "bundled"], "--encoder goes with a run"),
+        (["--device", "cpu"], "--device goes with a run"),
+        (["--on-bad-image", "error"], "--on-bad-image goes with a run"),
         (["--csv", "new.csv"], "--csv goes with --for lightroom"),
         (["--for", "lightroom", "--csv", "labels.csv"], "labels.csv is there already"),
     ],
@@ -190,6 +193,24 @@ def test_what_would_do_nothing_is_refused_before_a_sidecar_is_written(
     before = tree(photos.parent)
     result = run("write", photos, "--from", "labels.csv", *words)
     assert result.exit_code in (1, 2) and tree(photos.parent) == before
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--blank", "absent"], "--blank explains a table: --from TABLE"),
+        (["--from", "answers.sqlite", "--separator", ";"], "--separator explains a table"),
+        (["--from", "labels.csv", "--accept", "sure=0.9", "--precision", "fp32"], "goes with tags"),
+    ],
+)
+def test_what_would_do_nothing_beside_a_run_is_refused(
+    photos, finished_run, words: list[str], said: str
+) -> None:
+    Answers("answers.sqlite").close()
+    before = tree(photos)
+    result = run("write", finished_run, photos, *words)
+    assert result.exit_code == 2 and tree(photos) == before
     assert said in " ".join(result.stderr.replace("│", " ").split())
 
 

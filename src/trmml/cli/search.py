@@ -12,7 +12,7 @@ from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, print_table, printable, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images
 from trmml.cli.runs import local_run
-from trmml.cli.sidecar_write import (
+from trmml.cli.sidecar_report import (
     DEFAULT_LEDGER,
     LedgerOption,
     known_ledger,

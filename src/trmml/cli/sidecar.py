@@ -9,18 +9,17 @@ from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import print_json, say, show
 from trmml.cli.reading import named_paths
-from trmml.cli.sidecar_write import (
+from trmml.cli.sidecar_report import (
     DEFAULT_LEDGER,
     SHOWN,
     LedgerOption,
-    UnderOption,
     known_ledger,
     tell_of_raw,
     tell_read_only,
     tell_refused,
     tell_shared,
-    write,
 )
+from trmml.cli.sidecar_write import UnderOption, write
 
 sidecar = typer.Typer(
     no_args_is_help=True,
