@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from typer.testing import CliRunner, Result
 from tests.conftest import ToyImages
 from tests.sets import states, write, write_images
 from trmml.cli.main import app
+from trmml.curation import collection
 from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.datasets.formats.folder import read_folder
 from trmml.storage.hashes import hash_file
+from trmml.training import run_folder
 
 
 def run(*words: object) -> Result:
@@ -73,13 +76,38 @@ def test_a_run_tags_what_nobody_labelled(
     assert refused.exit_code == 1 and "none of the table's 1 categories (horse)" in refused.stderr
 
 
+def test_what_cannot_be_written_is_refused_before_a_run_reads_an_image(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(collection, "read_collection", read)
+    words = ("--images", toy_images.test, "--trust")
+    write(tmp_path, {"old.csv": ""})
+    for out, message in (("old.csv", "is there already"), ("no/such/a.csv", "there is no folder")):
+        done = run("wide", finished_run, tmp_path / out, *words)
+        assert done.exit_code == 1 and message in done.stderr, done.output
+    card = run_folder.load_card(finished_run)
+    names = ("image", *card.category_names[1:])
+    monkeypatch.setattr(run_folder, "load_card", lambda _: replace(card, category_names=names))
+    done = run("wide", finished_run, tmp_path / "new.csv", *words)
+    assert done.exit_code == 1 and "the name of the column of images" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.csv"]
+
+
 def test_choices_of_a_data_set_are_refused_for_a_run(
     finished_run: Path, toy_images: ToyImages, tmp_path: Path
 ) -> None:
     words = ["wide", finished_run, tmp_path / "new", "--images", toy_images.test]
-    done = run(*map(str, words), "--option", "blank=absent")
-    assert done.exit_code == 2 and not (tmp_path / "new").exists()
-    assert "not with a run" in " ".join(done.stderr.replace("│", " ").split())
+    for more, said in (
+        (["--option", "blank=absent"], "not with a run"),
+        (["--split", "test"], "not with a run"),
+        (["--blank", "absent"], "explain a table: --labels TABLE"),
+    ):
+        done = run(*map(str, words), *more)
+        assert done.exit_code == 2 and not (tmp_path / "new").exists()
+        assert said in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_a_journal(given: Path) -> None:
@@ -140,6 +168,11 @@ def test_a_data_set(given: Path) -> None:
             ["wide", "labels.csv", "new", "--images", "photos", "--on-bad-image", "skip"],
             "--on-bad-image goes with a run",
         ),
+        *(
+            (["wide", "labels.csv", "new", "--images", "photos", *more], f"{more[0]} goes with")
+            for more in (["--split", "train"], ["--encoder", "x"], ["--trust"], ["--device", "cpu"])
+        ),
+        (["wide", "set", "new", "--kind", "folder", "--trust"], "goes with a run, not with a data"),
     ],
 )
 def test_bad_input(

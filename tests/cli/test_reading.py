@@ -68,6 +68,17 @@ def test_evaluate_names_the_split_that_is_there(named: Path, finished_run: Path)
     assert result.exit_code == 1 and "--split train" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["evaluate", "complete"])
+def test_a_split_of_a_table_is_refused(
+    toy_images: ToyImages, finished_run: Path, tmp_path: Path, command: str
+) -> None:
+    table = ("--images", toy_images.test, "--labels", toy_images.test_table, "--trust")
+    out = ("--out", tmp_path / "new.csv") if command == "complete" else ()
+    result = run(command, finished_run, *table, "--split", "test", *out)
+    assert result.exit_code == 2 and not (tmp_path / "new.csv").exists()
+    assert "--split goes with --data" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_one_coco_file_and_a_share_kept_aside(toy_images: ToyImages, tmp_path: Path) -> None:
     labels = coco(toy_images.train_table, tmp_path / "instances.json")
     images = ("--images", toy_images.train, "--labels", labels, "--blank", "absent")

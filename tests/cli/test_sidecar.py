@@ -14,6 +14,7 @@ from tests.exchange.test_sidecars import OLD, image, packet, tree
 from trmml.cli.main import app
 from trmml.curation.answers import Answer, Answers, new_id, now
 from trmml.datasets.formats.folder import read_folder
+from trmml.exchange import keyword_table
 from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS
 from trmml.exchange.splice import OWN
 from trmml.storage.hashes import hash_file
@@ -115,6 +116,27 @@ def test_a_table_is_completed_by_a_run(photos, finished_run, toy_images) -> None
     assert good("write", finished_run, "copies", "--from", "present.csv", *how)["written"]
 
 
+@pytest.mark.parametrize("rule", ["threshold", "sure=0.5001"])
+def test_what_a_table_says_is_written_where_a_run_cannot_read_the_image(
+    photos, finished_run, toy_images, rule: str
+) -> None:
+    header, *lines = toy_images.test_table.read_text().splitlines()
+    blanks = "," * header.count(",")
+    half = [f"{line.split(',')[0]}{blanks}," for line in lines]  # the run has something to say
+    shutil.copytree(toy_images.test, "copies")
+    Path("copies/a.nef").write_bytes(b"raw")
+    Path("copies/b.png").write_bytes(b"no image")
+    more = [f"a.nef{blanks},1", f"b.png{blanks},0"]
+    Path("t.csv").write_text("\n".join([f"{header},dog", *half, *more]))
+    how = ("--encoder", TOY_SPEC, "--device", "cpu", "--accept", rule, "--from", "t.csv")
+    result = run("write", finished_run, "copies", "copies/a.nef", *how, "--json")
+    assert result.exit_code == 1, result.output
+    refused = json.loads(result.stdout)["refused"]
+    assert {Path(name).name for name in refused} == {"a.nef", "b.png"}
+    assert packet(Path("copies/a.nef.xmp")).words(SUBJECT) == ["dog"]
+    assert not Path("copies/b.png.xmp").exists() and list(Path("copies").glob("*.png.xmp"))
+
+
 def test_answers_alone_need_no_run(photos) -> None:
     with Answers("answers.sqlite") as journal:
         for category, answer in (("dog", "absent"), ("owl", "present")):
@@ -158,6 +180,9 @@ def test_an_empty_list_on_stdin_is_not_taken_for_all(photos) -> None:
     ("words", "said"),
     [
         (["--accept", "sure=0.9"], "--accept goes with a run"),
+        (["--encoder", "bundled"], "--encoder goes with a run"),
+        (["--device", "cpu"], "--device goes with a run"),
+        (["--on-bad-image", "error"], "--on-bad-image goes with a run"),
         (["--csv", "new.csv"], "--csv goes with --for lightroom"),
         (["--for", "lightroom", "--csv", "labels.csv"], "labels.csv is there already"),
     ],
@@ -168,6 +193,24 @@ def test_what_would_do_nothing_is_refused_before_a_sidecar_is_written(
     before = tree(photos.parent)
     result = run("write", photos, "--from", "labels.csv", *words)
     assert result.exit_code in (1, 2) and tree(photos.parent) == before
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--blank", "absent"], "--blank explains a table: --from TABLE"),
+        (["--from", "answers.sqlite", "--separator", ";"], "--separator explains a table"),
+        (["--from", "labels.csv", "--accept", "sure=0.9", "--precision", "fp32"], "goes with tags"),
+    ],
+)
+def test_what_would_do_nothing_beside_a_run_is_refused(
+    photos, finished_run, words: list[str], said: str
+) -> None:
+    Answers("answers.sqlite").close()
+    before = tree(photos)
+    result = run("write", finished_run, photos, *words)
+    assert result.exit_code == 2 and tree(photos) == before
     assert said in " ".join(result.stderr.replace("│", " ").split())
 
 
@@ -192,6 +235,36 @@ def test_pairs_and_lightroom(photos) -> None:
         "exiftool -sep '##'"
     )
     assert Path("l.csv").read_text().splitlines()[1:] == ["a.jpg,dog,dog", "below/b.jpg,cat,cat"]
+
+
+def test_the_sidecar_of_a_raw_file_is_left_alone_and_told_of(photos) -> None:
+    (photos / "a.NEF").write_bytes(b"raw")
+    (photos / "a.xmp").write_text(OLD)
+    result = run("write", photos, "--from", "labels.csv")
+    assert result.exit_code == 0 and (photos / "a.xmp").read_text() == OLD
+    assert "1 sidecars of raw files" in result.stderr and "a.xmp, are left alone" in result.stderr
+    assert packet(photos / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
+    result = run("read", photos, "--out", "t.csv", "--format", "wide")
+    assert "a.xmp, count for these images, too" in result.stderr
+    assert Path("t.csv").read_text() == "image,Beach,Sea\na.jpg,1,1\nbelow/b.jpg,,\n"
+    good("write", photos, "--from", "labels.csv", "--pairs")
+    assert packet(photos / "a.xmp").words(SUBJECT) == ["Beach", "dog"]
+    good("undo")
+    assert (photos / "a.xmp").read_text() == OLD and not list(photos.rglob("*.jpg.xmp"))
+
+
+def test_the_table_for_lightroom_names_each_image_apart(photos) -> None:
+    image(photos / "other", "b.jpg")
+    Path("labels.csv").write_text("image,dog,cat\nbelow/b.jpg,1,\nother/b.jpg,,1\n")
+    files = (photos / "below/b.jpg", photos / "other/b.jpg")
+    words = ("--from", "labels.csv", "--for", "lightroom", "--csv")
+    done = good("write", *files, *words, "l.csv")
+    assert Path("l.csv").read_text().splitlines()[1:] == [
+        "below/b.jpg,dog,dog",
+        "other/b.jpg,cat,cat",
+    ]
+    assert done["exiftool_folder"] == str(photos)
+    assert f"in a copy of {photos}, run" in run("write", *files, *words, "m.csv").stdout
 
 
 @pytest.mark.skipif(not shutil.which("exiftool"), reason="exiftool is not installed")
@@ -227,6 +300,29 @@ def test_errors_say_what_to_do(photos, args: tuple[str, ...], words: str) -> Non
     result = run(*args)
     assert result.exit_code in (1, 2) and words in " ".join(result.output.split()), result.output
     assert not list(photos.rglob("*.xmp"))
+
+
+@pytest.mark.parametrize("word", ["image", "Tags", "labels", "present", "split", "absent", "path"])
+def test_a_keyword_that_tables_have_as_a_column_is_refused_or_comes_back(photos, word) -> None:
+    (photos / "a.jpg.xmp").write_text(OLD.replace("Beach", word))
+    result = run("read", photos, "--out", "wide.csv", "--format", "wide", "--embedded")
+    if result.exit_code == 0:
+        assert word in ("absent", "path")
+        assert {*read_folder(photos, "wide.csv").category_names} == {"Sea", word}
+    else:
+        assert f"the keywords '{word}' cannot be columns" in result.stderr
+        assert "--format long" in result.stderr and not Path("wide.csv").exists()
+    good("read", photos, "--out", "long.csv", "--embedded")
+    assert {*read_folder(photos, "long.csv").category_names} == {"Sea", word}
+
+
+def test_a_table_that_is_there_is_refused_before_an_image_is_read(photos, monkeypatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(keyword_table, "read_keywords", read)
+    result = run("read", photos, "--out", "labels.csv", "--embedded")
+    assert result.exit_code == 1 and "labels.csv is there already" in result.stderr
 
 
 def test_a_name_that_no_field_can_hold_is_told_and_the_others_are_written(photos) -> None:

@@ -258,6 +258,24 @@ def test_images_whose_names_a_form_cannot_tell_apart(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["in"]
 
 
+@pytest.mark.parametrize("form", ["wide", "long", "parquet", *LOSSY, "label-studio"])
+def test_an_image_that_is_listed_twice(tmp_path: Path, form: Any) -> None:
+    data = boxed(made(tmp_path / "in"))
+    source = Source.of_people(replace(data, images=(*IMAGES[:3], IMAGES[0])))
+    how: dict[str, Any] = {"ask": "choices"} if form == "label-studio" else {}
+    with pytest.raises(DataError, match=r"1 images are listed more than once, as 'a.1.png', and"):
+        export(form, source, tmp_path / "out", **how)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_two_tasks_of_one_image_stay_two(tmp_path: Path) -> None:
+    given = [*STATES[:3], STATES[0]]
+    data = made(tmp_path / "in", given)
+    source = Source.of_people(replace(data, images=(*IMAGES[:3], IMAGES[0])))
+    export("label-studio", source, tmp_path / "out")
+    assert states(again("label-studio", data, tmp_path / "out")) == given
+
+
 def test_an_address_that_could_mean_two_files(tmp_path: Path) -> None:
     data = made(tmp_path / "in", STATES[:1])
     (data.root / "in").mkdir()
@@ -308,6 +326,27 @@ def test_a_journal_knows_images_by_content(tmp_path: Path) -> None:
     (tmp_path / "other/x.png").write_bytes(b"another")
     with pytest.raises(DataError, match="settles nothing about an image below"):
         read_journal(tmp_path / "a.sqlite", tmp_path / "other")
+
+
+def test_a_journal_has_the_categories_of_settled_pairs(tmp_path: Path) -> None:
+    data = made(tmp_path / "in", STATES[:2])
+    sha256 = hashlib.sha256((data.root / IMAGES[0]).read_bytes()).hexdigest()
+    seen = Answer(new_id(), now(), "", IMAGES[0], sha256, "cafe\u0301", "present", "unknown", 0.5,
+                  "learn", "")  # fmt: skip
+    taken = seen._replace(id=new_id(), category="taken")
+    undone = taken._replace(id=new_id(), answer=None, undoes=taken.id)
+    more: list[tuple[str, Any]] = [
+        ("caf\u00e9", "present"), ("dog", "skip"), ("owl", "unsure"), ("fox", "absent"),
+    ]  # fmt: skip
+    rows = [seen._replace(id=new_id(), category=name, answer=answer) for name, answer in more]
+    elsewhere = seen._replace(id=new_id(), sha256="0" * 64, image="else.png", category="cow")
+    with Answers(tmp_path / "a.sqlite") as journal:
+        journal.add([seen, taken, undone, *rows, elsewhere])
+    applied = read_journal(tmp_path / "a.sqlite", data.root)
+    assert applied.data.category_names == ("caf\u00e9", "fox") and applied.other_images == 1
+    export("wide", Source.of_people(applied.data), tmp_path / "new.csv")
+    back = read_folder(data.root, tmp_path / "new.csv")
+    assert (back.images, states(back)) == ((IMAGES[0],), [[Y, N]])
 
 
 def test_parquet_has_three_states_a_column(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from trmml.errors import DataError
 from trmml.exchange import sidecars
 from trmml.exchange.embedded import embedded_keywords
 from trmml.exchange.keyword_table import Found, read_keywords
-from trmml.exchange.naming import found_images, raw_beside, sidecar_of
+from trmml.exchange.naming import RawFiles, found_images, raw_sidecars, sidecar_of
+from trmml.exchange.plan import Plan
 from trmml.exchange.readers import HIERARCHY, SUBJECT, TAGS, Program, darktable, hidden, keywords_of
 from trmml.exchange.sidecars import Job, Manner, Report, write_sidecars
 from trmml.exchange.splice import DATE, MICROSOFT, OWN
@@ -251,7 +252,43 @@ def test_which_file_is_the_sidecar(tmp_path) -> None:
     assert sidecar_of(raw) == tmp_path / "b.CR2.xmp"
     assert sidecar_of(raw, "lightroom") == tmp_path / "b.xmp"
     raw.touch()
-    assert raw_beside(tmp_path / "b.jpg") == [raw] and raw_beside(path) == []
+    beside = RawFiles().beside
+    assert beside(tmp_path / "b.jpg") == [raw] and beside(path) == beside(raw) == []
+    assert beside(tmp_path / "none" / "b.jpg") == []
+
+
+def test_the_sidecar_of_a_raw_file_is_not_that_of_the_image_beside(tmp_path) -> None:
+    path, raw, sidecar = image(tmp_path, "a.jpg", "Sea"), tmp_path / "a.NEF", tmp_path / "a.xmp"
+    sidecar.write_text(OLD)
+    assert sidecar_of(path) == sidecar and raw_sidecars([path]) == []
+    raw.touch()
+    for naming in ("ext", "lightroom"):
+        assert sidecar_of(path, naming) == tmp_path / "a.jpg.xmp"  # type: ignore[arg-type]
+        assert sidecar_of(raw, naming) == sidecar  # type: ignore[arg-type]
+    write(path, "dog")
+    assert sidecar.read_text() == OLD
+    assert packet(tmp_path / "a.jpg.xmp").words(SUBJECT) == ["Sea", "dog"]
+    found = read_keywords([path], ledger=tmp_path / "ledger.jsonl")
+    assert found.words == {path: ["Sea", "Beach"]} and found.ours == 1 and not found.shared
+    assert raw_sidecars([path, tmp_path / "a.png", raw]) == [sidecar]
+    assert undo(tmp_path / "ledger.jsonl").removed == [tmp_path / "a.jpg.xmp"]
+    assert sidecar.read_text() == OLD
+
+
+def test_each_folder_is_listed_once_for_raw_files(tmp_path, monkeypatch) -> None:
+    paths = [image(tmp_path, f"{number}.jpg") for number in range(5)]
+    for path in paths:
+        path.with_suffix(".nef").touch()
+    listed, glob = list[str](), Path.glob
+
+    def counted(folder: Path, pattern: str) -> object:
+        listed.append(pattern)
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", counted)
+    plan = Plan(dict.fromkeys(paths, tmp_path), "ext", None, True, ("digikam",), None)
+    jobs = list(plan.jobs((path, (Word("dog"),)) for path in paths))
+    assert len(jobs) == 10 and len(listed) == 1
 
 
 def test_images_are_found_with_their_root(tmp_path) -> None:

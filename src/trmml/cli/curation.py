@@ -55,7 +55,7 @@ def complete(
     labels: options.Labels = None,
     data: options.Data = None,
     data_option: options.DataOption = None,
-    split: options.SplitOption = "train",
+    split: options.TrainSplit = None,
     accept: Accept = "none",
     evidence: Evidence = "auto",
     style: Form = None,

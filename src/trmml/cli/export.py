@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
     from trmml.datasets.options import Split
     from trmml.exchange.export import Exported
-    from trmml.exchange.source import Source
+    from trmml.exchange.source import Kind, Source
+
+_KINDS: "dict[Kind, str]" = {
+    "run": "a run", "journal": "a journal", "table": "a table", "data": "a data set's folder"
+}  # fmt: skip
 
 Form = Annotated[ExchangeForm, typer.Argument(metavar="FORMAT", help="What to write.")]
 From = Annotated[
@@ -79,7 +83,7 @@ def export(
     ] = None,
     kind: KindName = None,
     option: Choice = None,
-    split: options.SplitOption = "train",
+    split: options.TrainSplit = None,
     ask: Ask = None,
     base_url: BaseUrl = None,
     image_level: ImageLevel = False,
@@ -95,22 +99,27 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write labels or a run's tags for other programs. Unknown stays unknown."""
-    _refuse_options(form, ask=ask, base_url=base_url, image_level=image_level, copy=copy_images)
-    table = TableOptions(read_names(categories), blank, minus_one, separator)
-    found = _known(source, images, table, kind, option, split)
-    if found is None:
-        found = _of_run(
-            source, images, labels, table, encoder=encoder, trust=trust, device=device,
-            on_bad_image=on_bad_image,
-        )  # fmt: skip
-    elif labels is not None:
-        raise typer.BadParameter("--labels goes with a run; name the table as SOURCE")
-    elif on_bad_image != "error":
-        raise typer.BadParameter(
-            "--on-bad-image goes with a run; take such images out of the labels"
-        )
     from trmml.exchange.export import export as write
+    from trmml.exchange.export import refuse_target
+    from trmml.exchange.source import Source
 
+    _refuse_options(form, ask=ask, base_url=base_url, image_level=image_level, copy=copy_images)
+    refuse_target(form, out)
+    what = _kind(
+        source, kind, option=bool(option), split=split is not None, labels=labels is not None,
+        encoder=encoder is not None, trust=trust, device=device != "auto",
+        on_bad_image=on_bad_image != "error",
+    )  # fmt: skip
+    table = TableOptions(read_names(categories), blank, minus_one, separator)
+    if what == "run":
+        found = _of_run(
+            source, images, labels, table, form=form, ask=ask, encoder=encoder, trust=trust,
+            device=device, on_bad_image=on_bad_image,
+        )  # fmt: skip
+    elif what == "data":
+        found = Source.of_people(_data_set(source, images, table, kind, option, split or "train"))
+    else:
+        found = _known(source, images, table)
     done = write(
         form, found, out, ask=ask, base_url=base_url, image_level=image_level,
         images="copy" if copy_images else "link",
@@ -136,29 +145,34 @@ def _refuse_options(
             raise typer.BadParameter(f"{option} goes with {needed}, not {form}; leave it out")
 
 
-def _known(
-    source: Path,
-    images: Path | None,
-    table: TableOptions,
-    kind: str | None,
-    option: Sequence[str] | None,
-    split: "Split",
-) -> "Source | None":
-    """What people know by a table, a journal or a data set; None where the source is a run."""
+def _kind(source: Path, kind: str | None, **given: bool) -> "Kind":
+    """What the source is; an option that another kind of source would take is refused.
+
+    Args:
+        source: as named.
+        kind: of a data set; None where it is not said.
+        given: whether each option was given, by its name.
+    """
+    from trmml.exchange.source import kind_of
+
+    what = "data" if kind is not None else kind_of(source)
+    for name in (name for name, is_given in given.items() if is_given):
+        needed: Kind = "data" if name in ("option", "split") else "run"
+        if what != needed:
+            raise typer.BadParameter(
+                f"--{name.replace('_', '-')} goes with {_KINDS[needed]}, not with {_KINDS[what]};"
+                " leave it out"
+            )
+    return what
+
+
+def _known(source: Path, images: Path | None, table: TableOptions) -> "Source":
+    """What people know by a table or a journal."""
     from trmml.exchange.source import Source, kind_of, read_journal
 
-    found = "data" if kind is not None else kind_of(source)
-    if found == "run":
-        if option:
-            raise typer.BadParameter("--option goes with a data set's folder, not with a run")
-        return None
-    if found == "data":
-        return Source.of_people(_data_set(source, images, table, kind, option, split))
-    if option:
-        raise typer.BadParameter("--option goes with a data set's folder")
     if images is None:
         raise typer.BadParameter(f"--images is needed: the folder of the images of {source}")
-    if found == "table":
+    if kind_of(source) == "table":
         return Source.of_people(read_images(images, source, table))
     if table != TableOptions(None, None, None, None):
         raise typer.BadParameter("--categories, --blank and alike explain a table, not a journal")
@@ -197,6 +211,8 @@ def _of_run(
     labels: Path | None,
     table: TableOptions,
     *,
+    form: ExchangeForm,
+    ask: AskForm | None,
     encoder: str | None,
     trust: bool,
     device: str,
@@ -204,18 +220,23 @@ def _of_run(
 ) -> "Source":
     """What a run says of the images of a folder, or of those that a table names."""
     from trmml.curation.collection import read_collection
+    from trmml.exchange.export import refuse_names
     from trmml.exchange.source import Source, open_images
     from trmml.training.run_folder import load_card
 
     if images is None:
         raise typer.BadParameter(f"--images is needed: the folder of images that {run} is to tag")
+    if labels is None and table != TableOptions(None, None, None, None):
+        raise typer.BadParameter("--categories, --blank and alike explain a table: --labels TABLE")
+    names = load_card(run).category_names
     if labels is None:
-        data = open_images(images, load_card(run).category_names)
+        data = open_images(images, names)
     else:
         data = read_images(images, labels, table)
-        others = sorted({*data.category_names} - {*load_card(run).category_names})
+        others = sorted({*data.category_names} - {*names})
         if others:
             say(f"left out, for the run does not know them: {', '.join(others)}")
+    refuse_names(form, data.images, names, ask)
     with shown_progress() as progress:
         return Source.of_run(
             read_collection(

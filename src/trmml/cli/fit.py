@@ -89,7 +89,7 @@ def fit(
     from trmml.reporting.fit import fit as run_fit
 
     table = TableOptions(read_names(categories), blank, minus_one, separator)
-    train = read_either(images, labels, data, data_option, table, "train")
+    train = read_either(images, labels, data, data_option, table)
     train, test = with_answers(train, labels, answers), None
     if test_images is not None and test_labels is not None:
         names = replace(table, categories=train.category_names)

@@ -176,7 +176,7 @@ def evaluate(
     answers: options.AnswersOption = None,
     data: options.Data = None,
     data_option: options.DataOption = None,
-    split: options.SplitOption = "test",
+    split: options.TestSplit = None,
     encoder: options.RunEncoder = None,
     trust: options.Trust = False,
     categories: options.Categories = None,
@@ -209,7 +209,7 @@ def evaluate(
     if data is None:
         names = names or list(tagger.category_names)
     table = TableOptions(names, blank, minus_one, separator)
-    labelled = read_either(images, labels, data, data_option, table, split)
+    labelled = read_either(images, labels, data, data_option, table, split, "test")
     labelled = with_answers(labelled, labels, answers)
     with shown_progress() as progress:
         evaluation = score_run(

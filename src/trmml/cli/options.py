@@ -238,8 +238,13 @@ Data = Annotated[
     tuple[str, Path] | None,
     typer.Option(metavar="NAME ROOT", help="A data set: its name, and the folder that holds it."),
 ]
-SplitOption = Annotated[
-    Literal["train", "test"], typer.Option("--split", help="Which part of the data set.")
+TrainSplit = Annotated[
+    Literal["train", "test"] | None,
+    typer.Option("--split", help="Which part of the data set. [default: train]"),
+]
+TestSplit = Annotated[
+    Literal["train", "test"] | None,
+    typer.Option("--split", help="Which part of the data set. [default: test]"),
 ]
 DataOption = Annotated[
     list[str] | None,

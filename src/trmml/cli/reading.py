@@ -48,9 +48,23 @@ def read_either(
     data: tuple[str, Path] | None,
     data_option: Sequence[str] | None,
     table: TableOptions,
-    split: "Split",
+    split: "Split | None" = None,
+    usual: "Split" = "train",
 ) -> "Dataset":
-    """The images of a folder with their labels, or a split of a data set by its name."""
+    """The images of a folder with their labels, or a split of a data set by its name.
+
+    Args:
+        images: folder, with a table.
+        labels: the table.
+        data: name and folder of a data set, in the place of both.
+        data_option: its choices.
+        table: what the table's cells mean.
+        split: of the data set.
+        usual: the split where none is asked for.
+
+    Raises:
+        BadParameter: something is missing, or explains what was not given.
+    """
     if data is None:
         if images is None or labels is None:
             raise typer.BadParameter("give --images and --labels, or --data NAME ROOT")
@@ -59,6 +73,8 @@ def read_either(
                 "--data-option goes with --data; --blank, --minus-one, --categories and --separator"
                 " explain the table of --labels"
             )
+        if split is not None:
+            raise typer.BadParameter("--split goes with --data; --labels is taken whole")
         return read_images(images, labels, table)
     if images is not None or labels is not None:
         raise typer.BadParameter("give --images and --labels, or --data NAME ROOT, not both")
@@ -69,7 +85,7 @@ def read_either(
         )
     from trmml.datasets.catalog import read_named
 
-    return read_named(*data, split, options.named_values(data_option, "--data-option"))
+    return read_named(*data, split or usual, options.named_values(data_option, "--data-option"))
 
 
 def with_answers(data: "Dataset", labels: Path | None, answers: Path | None) -> "Dataset":

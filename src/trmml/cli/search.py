@@ -12,10 +12,11 @@ from trmml.cli.app import Verb, examples
 from trmml.cli.output import fail, print_json, print_table, printable, say, show, shown_progress
 from trmml.cli.reading import TableOptions, read_images
 from trmml.cli.runs import local_run
-from trmml.cli.sidecar_write import (
+from trmml.cli.sidecar_report import (
     DEFAULT_LEDGER,
     LedgerOption,
     known_ledger,
+    tell_of_raw,
     tell_refused,
     tell_shared,
 )
@@ -227,10 +228,12 @@ def _tell(built: "Built", out: Path, ann: bool) -> None:
 def _with_keywords(images: Path, labelled: "Dataset | None", ledger: Path) -> "Dataset":
     """The labels, with the words that people wrote into sidecars."""
     from trmml.exchange.keyword_table import read_keywords, with_keywords
+    from trmml.exchange.naming import raw_sidecars
     from trmml.image_search import find_images
 
     found = read_keywords(find_images([images]), ledger=known_ledger(ledger))
     tell_shared(found.shared)
+    tell_of_raw(raw_sidecars(found.words), "count for these images, too")
     tell_refused(found.refused)
     return with_keywords(found, images, labelled)
 

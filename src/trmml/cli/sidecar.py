@@ -1,6 +1,5 @@
 """`trmml sidecar`: keywords beside images, for photo software, and back; parse, call, print."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,17 +9,17 @@ from trmml.cli import options
 from trmml.cli.app import Verb, examples
 from trmml.cli.output import print_json, say, show
 from trmml.cli.reading import named_paths
-from trmml.cli.sidecar_write import (
+from trmml.cli.sidecar_report import (
     DEFAULT_LEDGER,
     SHOWN,
     LedgerOption,
-    UnderOption,
     known_ledger,
+    tell_of_raw,
     tell_read_only,
     tell_refused,
     tell_shared,
-    write,
 )
+from trmml.cli.sidecar_write import UnderOption, write
 
 sidecar = typer.Typer(
     no_args_is_help=True,
@@ -72,15 +71,17 @@ def read(
 ) -> None:
     """Read keywords into a table. What people tagged is present, all else is unknown."""
     from trmml.exchange.keyword_table import read_keywords, write_keywords
-    from trmml.exchange.naming import found_images
+    from trmml.exchange.naming import common_folder, found_images, raw_sidecars
+    from trmml.storage.atomic import refuse_old
 
+    refuse_old(out)
     found = found_images(named_paths(images, null))
     asked = ours == "leave-out" or ledger != DEFAULT_LEDGER
     words = read_keywords(
         list(found), embedded=embedded, under=under, ours=ours == "include",
         ledger=known_ledger(ledger) if asked else None,
     )  # fmt: skip
-    root = Path(os.path.commonpath([os.path.abspath(each) for each in found.values()]))
+    root = common_folder(found.values())
     count = write_keywords(words, out, root, style)
     tagged = sum(bool(each) for each in words.words.values())
     if json:
@@ -93,6 +94,7 @@ def read(
         show(f"{out}: {tagged} of {len(found)} images have keywords, {count} different ones;"
              f" {words.ours} words of trmml left out; names begin in {root}")  # fmt: skip
     tell_shared(words.shared)
+    tell_of_raw(raw_sidecars(found), "count for these images, too")
     tell_refused(words.refused)
     if words.unlisted and ours == "leave-out":
         say(f"{len(words.unlisted)} sidecars that trmml made, as {words.unlisted[0]}, are in no"

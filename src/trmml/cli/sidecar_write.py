@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trmml.cli import options
-from trmml.cli.output import print_json, say, show, shown_progress
+from trmml.cli.output import say, show, shown_progress
 from trmml.cli.reading import named_paths, read_names
 from trmml.cli.runs import fetched
+from trmml.cli.sidecar_report import (
+    DEFAULT_LEDGER,
+    LedgerOption,
+    tell,
+    tell_of_raw,
+    tell_shared,
+)
 
 if TYPE_CHECKING:
     from trmml.exchange.readers import Program
@@ -21,19 +28,17 @@ PROGRAMS: "tuple[Program, ...]" = (
     *("digikam", "darktable", "immich", "photoprism"),
     "lightroom",
 )
-SHOWN = 5  # files that a line of the summary names; --json has all
+# Options of runs, with what each says where it is not given.
+_OF_RUNS = {
+    "encoder": None, "trust": False, "device": "auto", "on_bad_image": "skip", "precision": "auto"
+}  # fmt: skip
 
-LedgerOption = Annotated[
-    Path,
-    typer.Option("--ledger", metavar="FILE", help="Ledger of all that was added, for `undo`."),
-]
 UnderOption = Annotated[
     str | None,
     typer.Option(
         "--under", metavar="NAME", help="Root in the tree of keywords for trmml's words, as AI."
     ),
 ]
-DEFAULT_LEDGER = Path("sidecars.jsonl")
 
 
 def write(
@@ -117,7 +122,7 @@ def write(
     json: options.Json = False,
 ) -> None:
     """Write tags into XMP sidecars. Images stay as they are; what is in a sidecar stays, too."""
-    from trmml.exchange.naming import found_images, shared, sidecar_of
+    from trmml.exchange.naming import found_images, raw_sidecars, shared
     from trmml.exchange.plan import Plan
     from trmml.exchange.sidecars import Manner, write_sidecars
     from trmml.exchange.words import fields_of
@@ -127,13 +132,10 @@ def write(
     manner = Manner(fields_of(programs), _root_of(under), provenance, bare)
     named = named_paths(images, null)
     run = _run_of(named, from_ or [])
-    if run is None and accept != "threshold":
-        raise typer.BadParameter("--accept goes with a run; a table says itself what is present")
     if csv is not None:
         if "lightroom" not in programs:
             raise typer.BadParameter("--csv goes with --for lightroom")
         refuse_old(csv)
-    found = found_images(named)
     tables = {
         "blank": blank, "minus_one": minus_one, "separator": separator,
         "categories": read_names(categories),
@@ -142,6 +144,8 @@ def write(
         "encoder": encoder, "trust": trust, "device": device, "on_bad_image": on_bad_image,
         "precision": precision,
     }  # fmt: skip
+    _refuse_idle(run, from_ or [], accept, tables, how)
+    found = found_images(named)
     bad: list[tuple[Path, str]] = []
     words = _words(run, found, from_ or [], accept, tables, how, bad)
     diffs: dict[str, str] = {}
@@ -151,14 +155,17 @@ def write(
     else:
         options.writable(ledger)
         report = write_sidecars(plan.jobs(words), ledger, manner)
-    tell_shared(shared((image, sidecar_of(image, plan.naming)) for image in found))
+    tell_shared(shared((image, plan.sidecar_of(image)) for image in found))
+    if not pairs:
+        tell_of_raw(raw_sidecars(found), "are left alone; --pairs writes them, too")
     command = "" if dry_run else plan.write_csv(manner.under)
+    exiftool = {"exiftool": command, "exiftool_folder": str(plan.root) if command else ""}
     if plan.rows and csv is None:
         say(f"Lightroom reads no sidecars of {len(plan.rows)} of the images, as they are no raw"
             " files; --csv FILE writes a table for exiftool")  # fmt: skip
     report.refused += [(Path(f"the name {name!r}"), why) for name, why in plan.refused.items()]
     report.refused += bad
-    _tell(report, ledger, command, json=json, diffs=diffs if dry_run else None)
+    tell(report, ledger, exiftool, json=json, diffs=diffs if dry_run else None)
 
 
 def _programs(names: str) -> "tuple[Program, ...]":
@@ -193,6 +200,30 @@ def _run_of(named: list[str], sources: list[Path]) -> Path | None:
     return run
 
 
+def _refuse_idle(
+    run: Path | None, sources: list[Path], accept: str, tables: dict[str, Any], how: dict[str, Any]
+) -> None:
+    """Refuse options that would do nothing."""
+    from trmml.exchange.sources import is_journal
+
+    has_table = not all(map(is_journal, sources))
+    if run is None and accept != "threshold":
+        raise typer.BadParameter("--accept goes with a run; a table says itself what is present")
+    for name, usual in _OF_RUNS.items():
+        if how[name] == usual:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if run is None:
+            raise typer.BadParameter(f"{option} goes with a run; leave it out")
+        if name == "precision" and has_table and accept != "threshold":
+            raise typer.BadParameter(
+                f"{option} goes with tags; --accept {accept} completes a table"
+            )
+    for name, value in tables.items():
+        if value is not None and not has_table:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} explains a table: --from TABLE")
+
+
 def _words(
     run: Path | None, found: "Mapping[Path, Path]", sources: list[Path], accept: str,
     tables: dict[str, Any], how: dict[str, Any], bad: list[tuple[Path, str]],
@@ -205,13 +236,13 @@ def _words(
     if run is None:
         return joined(((image, ()) for image in images), said)
     if accept != "threshold" and not all(map(is_journal, sources)):
-        return joined(_completed(run, found, sources, accept, tables, how), said)
-    return joined(_shown(tags_of(run, images, accept, bad, **how), len(images)), said)
+        return joined(_completed(run, found, sources, accept, tables, how, bad), said)
+    return joined(_shown(tags_of(run, images, accept, said, bad, **how), len(images)), said)
 
 
 def _completed(
     run: Path, found: "Mapping[Path, Path]", sources: list[Path], accept: str,
-    tables: dict[str, Any], how: dict[str, Any],
+    tables: dict[str, Any], how: dict[str, Any], bad: list[tuple[Path, str]],
 ) -> "Worded":  # fmt: skip
     """What a run decides of the blanks of the one table among the sources."""
     from trmml.cli.reading import TableOptions, read_images, with_answers
@@ -229,7 +260,7 @@ def _completed(
         data = with_answers(data, None, source) if source not in labels else data
     with shown_progress() as progress:
         how = {name: value for name, value in how.items() if name != "precision"}
-        yield from completed_by(run, data, accept, list(found), progress=progress, **how)
+        yield from completed_by(run, data, accept, list(found), bad, progress=progress, **how)
 
 
 def _shown(tagged: "Worded", total: int) -> "Worded":
@@ -263,73 +294,3 @@ def _dry(jobs: "Iterator[Job]", manner: "Manner", diffs: dict[str, str] | None) 
         else:
             diffs[name] = diff
     return report
-
-
-def _tell(
-    report: "Report", ledger: Path, command: str, *, json: bool, diffs: dict[str, str] | None
-) -> None:
-    """Say what became of the sidecars; exit code 1 where one was not written.
-
-    Args:
-        report: what became of them.
-        ledger: what `undo` is to read.
-        command: for Lightroom, or "".
-        json: one object instead of lines.
-        diffs: of a dry run; None where sidecars were written.
-    """
-    if json:
-        print_json({
-            **({} if diffs is None else {"diffs": diffs}),
-            "written": list(map(str, report.written)), "created": list(map(str, report.created)),
-            "unchanged": report.unchanged, "hiding": list(map(str, report.hiding)),
-            "refused": {str(path): why for path, why in report.refused},
-            "read_only": list(map(str, report.read_only)), "ledger": str(ledger.absolute()),
-            "exiftool": command,
-        })  # fmt: skip
-    elif diffs is None:
-        show(f"{len(report.written)} sidecars written, {len(report.created)} of them new;"
-             f" {report.unchanged} had all words before")  # fmt: skip
-        if report.written:
-            show(f"undo:  trmml sidecar undo --ledger {ledger.absolute()}")
-    if command and not json:
-        show(f"Lightroom: in a copy of the folder, run\n  {command}")
-    for image in report.hiding:
-        say(f"{image}: some programs no longer show the keywords inside it (--bare)")
-    tell_refused(report.refused)
-    tell_read_only(report.read_only)
-    if report.refused or report.read_only:
-        raise typer.Exit(1)
-
-
-def known_ledger(ledger: Path) -> Path | None:
-    """The ledger of what trmml wrote; None, which is said, where no other was named."""
-    if ledger.is_file():
-        return ledger
-    if ledger != DEFAULT_LEDGER:
-        raise typer.BadParameter(f"there is no ledger {ledger}; name the one that `write` wrote")
-    say(f"no ledger {ledger} here: words that trmml wrote are known by --provenance and --under"
-        " alone")  # fmt: skip
-    return None
-
-
-def tell_shared(shared: "Mapping[Path, list[Path]]") -> None:
-    """A line for each sidecar that several images have."""
-    for sidecar, images in shared.items():
-        names = ", ".join(image.name for image in images)
-        say(f"{sidecar} is the sidecar of several images ({names}): each has the words of all;"
-            f" rename it to {images[0].name}.xmp, or whichever it belongs to")  # fmt: skip
-
-
-def tell_refused(refused: list[tuple[Path, str]]) -> None:
-    """A line for each file that stays as it is."""
-    for path, reason in refused:
-        say(reason if reason.startswith(str(path)) else f"{path} {reason}")
-
-
-def tell_read_only(paths: list[Path]) -> None:
-    """A line on all files in places that cannot be written."""
-    if paths:
-        first = ", ".join(map(str, paths[:SHOWN]))
-        more = " ..." if len(paths) > SHOWN else ""
-        say(f"{len(paths)} sidecars are in places that cannot be written: {first}{more}; --to DIR"
-            " writes a parallel tree")  # fmt: skip

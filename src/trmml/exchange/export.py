@@ -1,5 +1,7 @@
 """Write labels in the form of another program, whole or not at all."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +75,12 @@ def export(
         images: for yolo, which alone needs the images beside the labels.
 
     Raises:
-        DataError: `out` exists, or the form cannot hold the labels or a name.
+        DataError: `out` exists, or the form cannot hold the labels, a name or an image twice.
     """
-    remove_abandoned_drafts(out)
-    refuse_old(out)
+    refuse_target(form, out)
     data, boxes = source.shown, 0
     ask = ask_form(ask, len(data.category_names))
-    _refuse_names(data)
+    refuse_names(form, data.images, data.category_names, ask)
     if form in _TABLES:
         with whole_file(out) as part:
             _write_table(form, data, part)
@@ -96,21 +97,65 @@ def export(
                     boxes = write_coco(draft, source, image_level=image_level)
                 case "yolo":
                     boxes = write_yolo(draft, source, images)
-            if form != "label-studio" or ask == "choices":
+            if _has_table(form, ask):
                 # Without the run's tags: a run that is trained on them would learn from itself.
                 write_csv(draft / LABELS, table_rows(source.data, "wide"))
             draft.rename(out)
     return _exported(form, source, out, boxes, ask)
 
 
-def _refuse_names(data: Dataset) -> None:
-    taken = [name for name in data.category_names if name.casefold() == "image"]
+def refuse_target(form: ExchangeForm, out: Path) -> None:
+    """Refuse a place where nothing can be written; ask before anything long begins.
+
+    Args:
+        form: what is to be written.
+        out: its place.
+
+    Raises:
+        DataError: something is there, or the folder of a table is not.
+    """
+    remove_abandoned_drafts(out)
+    refuse_old(out)
+    if form in _TABLES and not out.absolute().parent.is_dir():
+        raise DataError(
+            f"there is no folder {out.parent} for {out.name}. Make it, or name another."
+        )
+
+
+def refuse_names(
+    form: ExchangeForm, images: Sequence[str], category_names: Sequence[str], ask: AskForm | None
+) -> None:
+    """Refuse names that the form or its table cannot hold; ask before anything long begins.
+
+    Args:
+        form: what is to be written.
+        images: names below their folder.
+        category_names: of the labels.
+        ask: for label-studio, see `write_label_studio`.
+
+    Raises:
+        DataError: a category is called as the column of images, an image is listed twice, or its
+            name is no text.
+    """
+    taken = [name for name in category_names if name.casefold() == "image"]
     if taken:
         raise DataError(
             f"category {taken[0]!r} has the name of the column of images, so no table holds both."
             " Rename it."
         )
-    refuse_unfit(data.images, "image", "a table in UTF-8")
+    refuse_unfit(images, "image", "a table in UTF-8")
+    twice = [name for name, count in Counter(images).items() if count > 1]
+    if twice and (form in _TABLES or _has_table(form, ask_form(ask, len(category_names)))):
+        raise DataError(
+            f"{len(twice)} images are listed more than once, as {twice[0]!r}, and {form} has one"
+            " row, label file or key for each image. Keep one row per image; or take `trmml data"
+            " convert`, which makes an image of each row, and export what it writes."
+        )
+
+
+def _has_table(form: ExchangeForm, ask: AskForm) -> bool:
+    """Whether a folder of this form has the table beside it, which also keeps what is unknown."""
+    return form not in _TABLES and (form != "label-studio" or ask == "choices")
 
 
 def _write_table(form: ExchangeForm, data: Dataset, path: Path) -> None:
@@ -131,7 +176,7 @@ def _exported(form: ExchangeForm, source: Source, out: Path, boxes: int, ask: As
     unknown = data.matrix.known.numel() - present - absent
     held = 0 if data.boxes is None else len(data.boxes)
     lost = _lost(form, ask, absent, unknown)
-    if tags and form not in _TABLES and (form != "label-studio" or ask == "choices"):
+    if tags and _has_table(form, ask):
         lost.append(f"{LABELS} has what people know alone, without the {tags} tags of the run")
     if held > boxes:
         lost.append(f"{held - boxes} boxes are left out")

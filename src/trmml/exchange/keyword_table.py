@@ -177,7 +177,8 @@ def write_keywords(
         style: one of the two.
 
     Raises:
-        DataError: the file is there, nobody tagged anything, or a name cannot be written.
+        DataError: the file is there, nobody tagged anything, or a name cannot be written, as
+            `image` and `tags` where a word is a column.
     """
     refuse_old(out)
     names = sorted({word for words in found.words.values() for word in words})
@@ -192,6 +193,7 @@ def write_keywords(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if style == "wide":
+        _refuse_columns(names)
         writer.writerow(("image", *names))
         writer.writerows(
             (name, *("1" if n in words else "" for n in names)) for name, words in rows
@@ -207,6 +209,25 @@ def write_keywords(
     except UnicodeEncodeError as error:
         raise DataError(f"the name of an image is not UTF-8 ({error.reason}); rename it") from error
     return len(names)
+
+
+def _refuse_columns(names: Sequence[str]) -> None:
+    """Refuse keywords that a reader of tables would take for a column of something else.
+
+    Raises:
+        DataError: there are some.
+    """
+    from trmml.datasets.tables.cells import PRESENT_COLUMNS
+    from trmml.datasets.tables.not_categories import is_use
+
+    taken = [name for name in names
+             if name.casefold() in ("image", *PRESENT_COLUMNS) or is_use(name)]  # fmt: skip
+    if taken:
+        raise DataError(
+            f"the keywords {', '.join(map(repr, taken))} cannot be columns: a table has columns of"
+            " these names for images, for lists of labels or for what an image is used for. Take"
+            " --format long."
+        )
 
 
 def with_keywords(found: Found, root: Path, data: "Dataset | None" = None) -> "Dataset":

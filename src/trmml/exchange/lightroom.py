@@ -16,12 +16,13 @@ COLUMNS = ("SourceFile", "XMP-dc:Subject", "XMP-lr:HierarchicalSubject")
 
 
 def write_table(
-    rows: Sequence[tuple[Path, Path, Sequence[Word]]], out: Path, under: tuple[str, ...]
+    rows: Sequence[tuple[Path, Sequence[Word]]], root: Path, out: Path, under: tuple[str, ...]
 ) -> str:
-    """Write the table, and return the command that a person may run in a copy of the folder.
+    """Write the table, and return the command that a person may run in a copy of the root.
 
     Args:
-        rows: image, folder that it was found under, words.
+        rows: image, words.
+        root: folder of all images, in which their names in the table begin.
         out: new file.
         under: place in a tree of keywords.
 
@@ -32,7 +33,7 @@ def write_table(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for image, root, words in rows:
+    for image, words in rows:
         names = [word.name for word in words]
         if any(SEPARATOR in name for name in names):
             raise DataError(

@@ -17,16 +17,51 @@ RAW = frozenset(
 )
 
 
-def sidecar_of(image: Path, naming: Naming = "ext") -> Path:
+class RawFiles:
+    """The cameras' raw files beside images; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+
+    def beside(self, image: Path) -> list[Path]:
+        """The raw files of the same name in the folder of an image; none of a raw file itself."""
+        if is_raw(image):
+            return []
+        if image.parent not in self._by_stem:
+            found = self._by_stem[image.parent] = defaultdict[str, list[Path]](list)
+            for path in sorted(filter(is_raw, image.parent.glob("*.*"))):
+                found[path.stem].append(path)
+        return self._by_stem[image.parent].get(image.stem, [])
+
+
+def sidecar_of(image: Path, naming: Naming = "ext", raw_files: RawFiles | None = None) -> Path:
     """The sidecar of an image: `a.jpg.xmp`, or `a.xmp` where that alone is there.
 
-    `a.xmp` is made for raw files only, and only by the naming "lightroom".
+    Where a raw file of that name is there, `a.xmp` is the raw file's. `a.xmp` is made for raw files
+    only, and only by the naming "lightroom".
+
+    Args:
+        image: file.
+        naming: of new sidecars.
+        raw_files: to list no folder twice.
     """
     full, short = image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp")
     if os.path.lexists(full):
         return full
-    wanted = naming == "lightroom" and is_raw(image)
-    return short if wanted or os.path.lexists(short) else full
+    if is_raw(image):
+        return short if naming == "lightroom" or os.path.lexists(short) else full
+    is_short = os.path.lexists(short) and not (raw_files or RawFiles()).beside(image)
+    return short if is_short else full
+
+
+def raw_sidecars(images: Iterable[Path]) -> list[Path]:
+    """The sidecars `a.xmp` of raw files that have the name of one of these images."""
+    raw_files, found = RawFiles(), dict[Path, None]()
+    for image in images:
+        short = image.with_suffix(".xmp")
+        if short.is_file() and raw_files.beside(image):
+            found[short] = None
+    return list(found)
 
 
 def sidecars_of(image: Path) -> list[Path]:
@@ -65,14 +100,6 @@ def is_raw(image: Path) -> bool:
     return image.suffix.lower() in RAW
 
 
-def raw_beside(image: Path) -> list[Path]:
-    """The raw files of the same name in the folder of an image."""
-    if is_raw(image):
-        return []
-    found = (path for path in image.parent.glob(f"{glob.escape(image.stem)}.*") if is_raw(path))
-    return sorted(path for path in found if path.stem == image.stem)
-
-
 def found_images(named: Sequence[str]) -> dict[Path, Path]:
     """The folder that each image was found under, by image; see `find_images`.
 
@@ -88,6 +115,11 @@ def found_images(named: Sequence[str]) -> dict[Path, Path]:
                 seen.add(path)
                 found[image] = _root(name, image)
     return found
+
+
+def common_folder(folders: Iterable[Path]) -> Path:
+    """The one folder, absolute, that all of these are or lie in."""
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
 
 
 def _root(name: str, image: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trmml.errors import DataError
 from trmml.exchange.lightroom import write_table
-from trmml.exchange.naming import Naming, is_raw, raw_beside, sidecar_of
+from trmml.exchange.naming import Naming, RawFiles, common_folder, is_raw, sidecar_of
 from trmml.exchange.readers import Program
 from trmml.exchange.sidecars import Job
 from trmml.exchange.sources import Worded
@@ -35,9 +35,10 @@ class Plan:
     pairs: bool
     programs: tuple[Program, ...]
     csv: Path | None
-    rows: list[tuple[Path, Path, tuple[Word, ...]]] = field(default_factory=list)
+    rows: list[tuple[Path, tuple[Word, ...]]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     _taken: dict[Path, Path] = field(default_factory=dict)
+    _raw_files: RawFiles = field(default_factory=RawFiles)
 
     def jobs(self, words: Worded) -> Iterator[Job]:
         """A job for each sidecar; names that no sidecar can hold are refused."""
@@ -46,14 +47,18 @@ class Plan:
             self.refused |= {name: reason for name, reason in reasons.items() if reason}
             sound = tuple(word for word in given if not reasons[word.name])
             if "lightroom" in self.programs and not is_raw(image):
-                self.rows.append((image, self.images[image], sound))
+                self.rows.append((image, sound))
             only_raw = self.programs == ("lightroom",)
             files = [] if only_raw and not is_raw(image) else [image]
-            for file in [*files, *(raw_beside(image) if self.pairs else ())]:
+            for file in [*files, *(self._raw_files.beside(image) if self.pairs else ())]:
                 yield self._job(file, self.images[image], sound)
 
+    def sidecar_of(self, image: Path) -> Path:
+        """The sidecar beside an image."""
+        return sidecar_of(image, self.naming, self._raw_files)
+
     def _job(self, image: Path, root: Path, words: tuple[Word, ...]) -> Job:
-        beside = sidecar_of(image, self.naming)
+        beside = self.sidecar_of(image)
         if self.to is None:
             return Job(image, beside, root, words)
         target = self.to / os.path.relpath(beside, root)
@@ -64,8 +69,16 @@ class Plan:
             )
         return Job(image, target, self.to, words, base=beside)
 
+    @property
+    def root(self) -> Path:
+        """The one folder that all images lie in; names in the table for Lightroom begin there."""
+        return common_folder(self.images.values())
+
     def write_csv(self, under: tuple[str, ...]) -> str:
-        """Write the table for Lightroom where it is needed; the command that a person may run."""
+        """Write the table for Lightroom where it is needed; the command that a person may run.
+
+        It is to be run in a copy of the root.
+        """
         if not self.rows or self.csv is None:
             return ""
-        return write_table(self.rows, self.csv, under)
+        return write_table(self.rows, self.root, self.csv, under)

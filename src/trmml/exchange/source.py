@@ -1,5 +1,7 @@
 """What is exported: what people know of images, and what a run says of the rest."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +13,7 @@ from torch import Tensor
 from trmml.curation.answers import existing
 from trmml.curation.collection import Collection
 from trmml.curation.policies import info
-from trmml.curation.standing import Applied, apply_answers
+from trmml.curation.standing import Applied, apply_answers, places_by_content, standing
 from trmml.datasets.base import Dataset
 from trmml.errors import DataError
 from trmml.image_search import find_images
@@ -85,22 +87,31 @@ def open_images(images: Path, category_names: tuple[str, ...]) -> Dataset:
     Raises:
         DataError: there are none.
     """
-    names = tuple(path.relative_to(images).as_posix() for path in find_images([images]))
+    return unlabelled(images, find_images([images]), category_names)
+
+
+def unlabelled(root: Path, paths: Iterable[Path], category_names: tuple[str, ...]) -> Dataset:
+    """Images of which nothing is known, by their names below a root."""
+    names = tuple(Path(os.path.relpath(path, root)).as_posix() for path in paths)
     nothing = torch.zeros(len(names), len(category_names), dtype=torch.bool)
     rows = tuple(range(1, len(names) + 1))
-    return Dataset(images, names, category_names, LabelMatrix(nothing, nothing), rows)
+    return Dataset(root, names, category_names, LabelMatrix(nothing, nothing), rows)
 
 
 def read_journal(path: Path, images: Path) -> Applied:
     """The images that people answered about, with what is settled; an image is known by content.
+
+    The categories are those of settled pairs, by their cleaned names.
 
     Raises:
         DataError: nothing in the journal is settled about an image below the folder.
     """
     with existing(path) as journal:
         rows = journal.rows()
-    names = tuple(sorted({row.category for row in rows if row.answer is not None}))
-    applied = apply_answers(open_images(images, names), rows)
+    places = places_by_content(open_images(images, ()), rows)
+    settled = standing(rows, places=places).last
+    names = tuple(sorted({category for place, category in settled if isinstance(place, int)}))
+    applied = apply_answers(open_images(images, names), rows, places)
     answered = sorted({image for image, _ in applied.pairs})
     if not answered:
         raise DataError(

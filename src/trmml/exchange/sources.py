@@ -1,16 +1,21 @@
 """Where the words of each image come from: a run, tables of labels, journals of answers."""
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trmml.datasets.tables.names import same
 from trmml.errors import ConfigError, DataError
+from trmml.exchange.naming import common_folder
 from trmml.exchange.words import Word
-from trmml.storage.hashes import hash_file
+from trmml.storage.cache import cache_folder
+from trmml.storage.hashes import ContentHashes, hash_file
 
 if TYPE_CHECKING:
+    from trmml.curation.answers import Answer
     from trmml.datasets.base import Dataset
     from trmml.labels.matrix import LabelMatrix
     from trmml.settings.choices import Blank
@@ -81,65 +86,97 @@ def said_of(
 
     Args:
         sources: files of labels in any form that `read_folder` reads, and journals of answers.
-        images: with the folder that each was found under; names in tables are below it.
+        images: with the folder that each was found under. Names in tables are below the one folder
+            that all of these lie in.
         blank: what a blank means.
         minus_one: what -1 means.
         how: categories and separator; see `read_folder`.
 
     Raises:
-        DataError: a file cannot be read, or names none of the images.
+        DataError: a file cannot be read, names none of the images, or one of them twice.
     """
     said: Said = []
+    root = common_folder(images.values())
     for source in sources:
-        found: Said = (
-            [_answered(source, images)] if is_journal(source)
-            else _listed(source, images, blank or "unknown", minus_one, **how)
+        found = (
+            _answered(source, root, images) if is_journal(source)
+            else _listed(source, root, images, blank or "unknown", minus_one, **how)
         )  # fmt: skip
-        if not any(found):
+        if not found:
             raise DataError(
-                f"{source} says nothing of the {len(images)} images. Name the folder that its"
-                " names begin in."
+                f"{source} says nothing of the {len(images)} images. Its names are looked for below"
+                f" {root}. Name the folder that they begin in."
             )
-        said += found
+        said.append(found)
     return said
 
 
 def _listed(
-    source: Path, images: Mapping[Path, Path], blank: "Blank", minus_one: "Blank | None", **how: Any
-) -> Said:
-    """The labels of a table, for each folder that images were found under."""
+    source: Path, root: Path, images: Iterable[Path], blank: "Blank", minus_one: "Blank | None",
+    **how: Any,
+) -> Listed:  # fmt: skip
+    """The labels of a table, whose names are below the root.
+
+    Raises:
+        DataError: two rows are about one of the images, as `2019/a.jpg` and `a.jpg` below `2019`.
+    """
     from trmml.datasets.formats.folder import read_labels
     from trmml.datasets.image_files import ImageFiles
 
-    digits, said = hash_file(source)[:DIGITS], Said()
     wanted = {os.path.abspath(image) for image in images}
-    for root in dict.fromkeys(images.values()):
-        data, _ = read_labels(root, source, blank, minus_one, **how)
-        files, rows = ImageFiles(root), dict[str, int]()
-        for row, name in enumerate(data.images):
-            found = files.find(name)
-            path = os.path.abspath(root / found) if found is not None else ""
-            if path in wanted:
-                rows[path] = row
-        words = [Word(name, None, digits) for name in data.category_names]
-        said.append(Listed(rows, words, data.matrix))
-    return said
+    data, where = read_labels(root, source, blank, minus_one, **how)
+    files, rows = ImageFiles(root), dict[str, int]()
+    for row, name in enumerate(data.images):
+        found = files.find(name)
+        path = os.path.abspath(root / found) if found is not None else ""
+        if path in wanted and (other := rows.setdefault(path, row)) != row:
+            raise DataError(
+                f"{where} {data.rows[row]}: {name!r} is the image {path}, and so is"
+                f" {data.images[other]!r} of {data.rows[other]}. Names are looked for below {root};"
+                " name the folder that they begin in, or keep one row per image."
+            )
+    digits = hash_file(source)[:DIGITS]
+    return Listed(rows, [Word(n, None, digits) for n in data.category_names], data.matrix)
 
 
-def _answered(source: Path, images: Mapping[Path, Path]) -> Mapping[str, Told]:
-    """The answers of a journal, by the contents of the images."""
+def _answered(source: Path, root: Path, images: Iterable[Path]) -> Mapping[str, Told]:
+    """The answers of a journal, whose names are below the root: by contents, else by names."""
     from trmml.curation.answers import existing
-    from trmml.curation.standing import identity, sha256_of, standing
+    from trmml.curation.standing import standing
+    from trmml.exchange.source import unlabelled
 
-    digits, by_content = hash_file(source)[:DIGITS], dict[str, Told]()
+    digits, found = hash_file(source)[:DIGITS], dict[str, Told]()
     with existing(source) as journal:
-        settled = standing(journal.rows()).last
-    for (_, name), (row, state) in settled.items():
-        if state != "unknown":
-            word = Word(name, None, digits)
-            by_content.setdefault(identity(row), {})[same(name)] = word, state == "present"
-    paths = map(os.path.abspath, images if by_content else ())
-    return {path: by_content[key] for path in paths if (key := sha256_of(Path(path))) in by_content}
+        rows = journal.rows()
+    data = unlabelled(root, images, ())
+    settled = standing(rows, places=_places(data, rows)).last
+    for (place, name), (_, state) in settled.items():  # the newest first
+        if isinstance(place, int) and state != "unknown":
+            told = found.setdefault(os.path.abspath(data.paths[place]), {})
+            told.setdefault(same(name), (Word(name, None, digits), state == "present"))
+    return found
+
+
+def _places(data: "Dataset", rows: "Sequence[Answer]") -> dict[str, list[int]]:
+    """The images of each identity in a journal, and their copies: what one shows they show, too.
+
+    Few files are read: those that the journal names, and others of their size; all of them only
+    where one was renamed. What was read is remembered.
+    """
+    from trmml.curation.standing import places_by_content
+
+    places = places_by_content(data, rows)
+    hashes = ContentHashes(cache_folder() / "answers", hashlib.sha256)
+    known = {row.sha256: places[row.sha256] for row in rows if row.sha256 in places}
+    done = {place for each in known.values() for place in each}
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in data.paths]
+    wanted = {sizes[place] for place in done}
+    for place, size in enumerate(sizes):
+        if size in wanted and place not in done:
+            with suppress(OSError):  # whoever reads the image says why
+                known.get(hashes.look_up(data.paths[place]), []).append(place)
+    hashes.save()
+    return places
 
 
 def joined(tagged: Worded, said: Said) -> Worded:
@@ -153,14 +190,17 @@ def joined(tagged: Worded, said: Said) -> Worded:
 
 
 def tags_of(
-    run: Path, images: Sequence[Path], accept: str, bad: list[tuple[Path, str]], **how: Any
-) -> Worded:
+    run: Path, images: Sequence[Path], accept: str, said: Said, bad: list[tuple[Path, str]],
+    **how: Any,
+) -> Worded:  # fmt: skip
     """The tags of each image by a run.
 
     Args:
         run: folder of a finished run.
         images: files.
         accept: "threshold", or "sure=P" for one probability.
+        said: by tables and answers; an image of which they speak comes also where the run cannot
+            read it, without tags.
         bad: gets images that cannot be read, with the reason.
         how: see `deploy.tag.tag_each`.
 
@@ -184,14 +224,15 @@ def tags_of(
     for image in tag_each(run, list(images), threshold=threshold, **how):
         if image.error is not None:
             bad.append((image.path, image.error))
-        else:
+        if image.error is None or any(os.path.abspath(image.path) in each for each in said):
             words = (Word(tag.category, tag.probability, digits) for tag in image.tags)
             yield image.path, tuple(words)
 
 
 def completed_by(
-    run: Path, data: "Dataset", accept: str, images: Sequence[Path], **how: Any
-) -> Worded:
+    run: Path, data: "Dataset", accept: str, images: Sequence[Path], bad: list[tuple[Path, str]],
+    **how: Any,
+) -> Worded:  # fmt: skip
     """What a run decides of a table's blanks is present, for each image.
 
     Args:
@@ -199,6 +240,7 @@ def completed_by(
         data: the table.
         accept: which probabilities count; see `curation.complete.complete`.
         images: those wanted; nothing is decided of one that the table lacks.
+        bad: gets those of them that the run cannot read, with the reason.
         how: see `curation.complete.complete`.
     """
     from trmml.curation.complete import MODEL, complete
@@ -212,5 +254,8 @@ def completed_by(
         )
         for row, path in enumerate(done.collection.data.paths)
     }
+    reasons = {os.path.abspath(each.name): each.reason for each in done.collection.bad}
     for image in images:
-        yield image, found.get(os.path.abspath(image), ())
+        path = os.path.abspath(image)
+        bad += [(image, reasons[path])] if path in reasons else []
+        yield image, found.get(path, ())
