@@ -11,8 +11,6 @@ from trmml.benchmark.results import Results
 # Fewer differences than this say nothing of how far chance goes; and so many standard errors are
 # taken for more than it.
 LEAST_PAIRS, ERRORS = 3, 2
-# A setting of the former default, until all data sets are ablated again.
-FORMER = "image_head.learn_again"
 
 
 def parts_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
@@ -36,7 +34,6 @@ def _everywhere(method: str, trees: Mapping[str, Mapping[str, Any]]) -> str:
         f"Differences in points of mAP to {method} with the settings of the data set, on",
         "the same masks. The images are held-out training images. Below zero, the change costs.",
         "A dash means that the settings of the data set are the variant already.",
-        *_former(trees),
         "",
         "*Worse on* names the data sets where the mean of all differences is more than",
         f"{ERRORS} standard errors below zero, *better on* those above zero. This only",
@@ -56,19 +53,6 @@ def _everywhere(method: str, trees: Mapping[str, Mapping[str, Any]]) -> str:
                 (worse if sign < 0 else better).append(data)
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(worse)} | {', '.join(better)} |")
     return "\n".join([*lines, ""])
-
-
-def _former(trees: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Of which data sets the figures are the former default's."""
-    sets = [data for data, tree in trees.items()
-            if any(FORMER in row.get("change", {}) for row in tree["rows"])]  # fmt: skip
-    if not sets:
-        return []
-    return [
-        f"The figures of {' and '.join(sets)} are the former default's, with a bottleneck of 128",
-        "for the hidden patches and 12 epochs at most; their settings are others by now.",
-        f"`{FORMER}` was a setting then.",
-    ]
 
 
 def _differences(tree: Mapping[str, Any], name: str) -> list[list[float]]:

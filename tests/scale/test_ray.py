@@ -138,7 +138,7 @@ def test_a_full_disk_of_a_worker_ends_the_job_and_another_error_does_not(
     def broken(*_: object) -> None:
         raise OSError(number, "as it is", "/there/part")
 
-    monkeypatch.setattr("trmml.scale.run.tag_part", broken)
+    monkeypatch.setattr("trmml.scale.part.tag_part", broken)
     if number == errno.ENOSPC:
         with pytest.raises(OSError, match="as it is") as caught:
             job(finished_run, manifest, tmp_path / "out", engine="ray")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,12 @@ from trmml.images import shown_size
 from trmml.scale.job import Job, part_path
 from trmml.scale.lance_table import write_fragments
 from trmml.scale.objects import Storage, UnreachableError
-from trmml.storage.atomic import write_bytes, write_json
+from trmml.storage.atomic import FULL, write_bytes, write_json
 from trmml.storage.sessions import cores
 from trmml.tagging.scorer import Scored, Scorer
 from trmml.tagging.tags import Choice
+
+logger = logging.getLogger(__name__)
 
 # Objects of a URL that are read at the same time.
 IN_FLIGHT = 32
@@ -47,6 +50,37 @@ class _Image:
     prepared: Any = None
     content: bytes | None = None
     error: str | None = None
+
+
+def why_failed(
+    job: Job,
+    out: Path,
+    rows: pl.DataFrame,
+    scorer: Scorer,
+    storage: Storage,
+    counted: Callable[[int], None] | None = None,
+) -> str | None:
+    """Do a part; None where it is written, else why not.
+
+    Raises:
+        OSError: the disk is full; the other parts would fail as well.
+    """
+    told: list[int] = []
+
+    def tell(images: int) -> None:
+        told.append(images)
+        if counted is not None:
+            counted(images)
+
+    try:
+        tag_part(job, out, rows, scorer, storage, tell)
+    except Exception as error:  # of one part; the others go on
+        tell(-sum(told))  # its images are not done
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        logger.info("a part failed", exc_info=True)
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def tag_part(

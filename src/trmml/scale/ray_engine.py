@@ -10,7 +10,8 @@ import polars as pl
 
 from trmml.errors import MissingExtraError
 from trmml.scale.job import Job
-from trmml.scale.run import Loading, why_failed
+from trmml.scale.part import why_failed
+from trmml.scale.run import Loading
 from trmml.storage.sessions import cores
 
 # Processors that Ray Data keeps for itself: with none to spare, a job would wait for ever.

@@ -27,10 +27,10 @@ from trmml.scale.job import (
 from trmml.scale.lance_table import begin_table, join, lance
 from trmml.scale.manifest import read_manifest
 from trmml.scale.objects import Storage, UnreachableError
-from trmml.scale.part import tag_part
+from trmml.scale.part import why_failed
 from trmml.scale.status import Status, status
 from trmml.settings.choices import BatchFormat, Engine
-from trmml.storage.atomic import FULL, write_text
+from trmml.storage.atomic import write_text
 from trmml.storage.held import held_folder
 from trmml.storage.json_text import parse_object
 from trmml.storage.provenance import run_identity
@@ -307,37 +307,6 @@ def _local(
     """Do parts here, one after the other."""
     for rows in parts:
         yield rows, why_failed(job, out, rows, scorer, storage, counted)
-
-
-def why_failed(
-    job: Job,
-    out: Path,
-    rows: pl.DataFrame,
-    scorer: Scorer,
-    storage: Storage,
-    counted: Callable[[int], None] | None = None,
-) -> str | None:
-    """Do a part; None where it is written, else why not.
-
-    Raises:
-        OSError: the disk is full; the other parts would fail as well.
-    """
-    told: list[int] = []
-
-    def tell(images: int) -> None:
-        told.append(images)
-        if counted is not None:
-            counted(images)
-
-    try:
-        tag_part(job, out, rows, scorer, storage, tell)
-    except Exception as error:  # of one part; the others go on
-        tell(-sum(told))  # its images are not done
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
-        logger.info("a part failed", exc_info=True)
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def _do(todo: Sequence[pl.DataFrame], out: Path, drive: Drive) -> None:
