@@ -56,6 +56,12 @@ def test_folders_that_hold_no_images_beside_splits_are_passed_over(tmp_path):
     assert read("class-folders", tmp_path, blank="absent").category_names == ("cat", "dog", "owl")
 
 
+def test_a_loose_image_beside_several_splits_makes_no_categories_of_them(tmp_path):
+    files = FILES | {"test/cat/9.png": image_bytes(9), "samples/1.png": image_bytes(8)}
+    write(tmp_path, files)
+    assert "samples" not in read("class-folders", tmp_path, blank="absent").category_names
+
+
 def test_what_class_folders_refuse(tmp_path):
     write(tmp_path, FILES)
     with pytest.raises(DataError, match=r"but not what they do not. Choose option blank=absent"):

@@ -273,6 +273,8 @@ def test_the_sidecar_of_a_raw_file_is_not_that_of_the_image_beside(tmp_path) -> 
     assert raw_sidecars([path, tmp_path / "a.png", raw]) == [sidecar]
     assert undo(tmp_path / "ledger.jsonl").removed == [tmp_path / "a.jpg.xmp"]
     assert sidecar.read_text() == OLD
+    (tmp_path / "a.NEF.xmp").write_text(OLD)  # the raw file has another one
+    assert sidecar_of(path) == sidecar and raw_sidecars([path]) == []
 
 
 def test_each_folder_is_listed_once_for_raw_files(tmp_path, monkeypatch) -> None:

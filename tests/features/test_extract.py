@@ -400,6 +400,17 @@ def test_unreadable_images_stop_or_are_listed(paths, root):
         assert torch.allclose(batch.hidden_patches, good.hidden_patches, atol=1e-3)
 
 
+def test_a_file_with_the_same_bytes_and_another_state_is_encoded(paths, root, monkeypatch):
+    """As on another machine, or on a network file system whose inodes change."""
+
+    def elsewhere(*arguments, **more):
+        found = read_contents(*arguments, **more)
+        return {index: content._replace(state=(1, 2, 3)) for index, content in found.items()}
+
+    monkeypatch.setattr(extract, "read_contents", elsewhere)
+    assert encode(paths[:4], root).kept == [0, 1, 2, 3]
+
+
 def test_an_image_that_changes_meanwhile_leaves_nothing_under_its_old_content(
     paths, root, monkeypatch
 ):

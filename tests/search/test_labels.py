@@ -130,6 +130,33 @@ def test_a_kill_between_loses_no_label(
     assert not (tmp_path / "index" / "removed.lance").exists()
 
 
+def test_labels_of_a_link_whose_disk_was_away_come_back(
+    build: Callable[..., Built], labelled: Path, tmp_path: Path
+) -> None:
+    away = (labelled / "001.png").rename(tmp_path / "away.png")
+    (labelled / "001.png").symlink_to(tmp_path / "nowhere.png")
+    build()
+    (labelled / "001.png").unlink()
+    build()
+    (labelled / "001.png").symlink_to(away)
+    build()
+    assert known(tmp_path / "index")["001.png"] == RED
+
+
+def test_a_file_that_can_be_read_again_is_known_by_its_content(
+    build: Callable[..., Built], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> str:
+        raise PermissionError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trmml.search.changes.hash_file", closed)
+        build()
+    build()
+    rows = open_images(tmp_path / "index")[0].search().limit(None).to_list()
+    assert all(row["sha256"] for row in rows)
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_labels_of_a_folder_that_was_away_come_back(
     build: Callable[..., Built], labelled: Path, tmp_path: Path, replaced: bool

@@ -54,8 +54,8 @@ def test_two_processes_have_the_weights_of_one(both: Path, kind: str) -> None:
         load_file(both / f"{kind}-{name}.safetensors") for name in ("1-0", "2-0", "2-1")
     )
     for name, value in one.items():
-        # Logits are sums of hundreds of products, scaled by 20 and more.
-        limit = 1e-3 if name == "held" else 1e-5
+        # Sums in another order. Found: up to 2e-3 of logits of 16, and 1e-5 of spreads of 5.
+        limit = 1e-2 if name == "held" else 3e-5 * max(1.0, float(value.double().abs().max()))
         assert float((first[name].double() - value.double()).abs().max()) < limit, name
         assert torch.equal(first[name], second[name]), name
 

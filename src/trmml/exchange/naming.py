@@ -33,12 +33,17 @@ class RawFiles:
                 found[path.stem].append(path)
         return self._by_stem[image.parent].get(image.stem, [])
 
+    def owners(self, image: Path) -> list[Path]:
+        """Those beside an image whose sidecar `a.xmp` is: they have none as `a.NEF.xmp`."""
+        raw = self.beside(image)
+        return [path for path in raw if not os.path.lexists(path.with_name(f"{path.name}.xmp"))]
+
 
 def sidecar_of(image: Path, naming: Naming = "ext", raw_files: RawFiles | None = None) -> Path:
     """The sidecar of an image: `a.jpg.xmp`, or `a.xmp` where that alone is there.
 
-    Where a raw file of that name is there, `a.xmp` is the raw file's. `a.xmp` is made for raw files
-    only, and only by the naming "lightroom".
+    Where a raw file of that name has no other, `a.xmp` is the raw file's. `a.xmp` is made for raw
+    files only, and only by the naming "lightroom".
 
     Args:
         image: file.
@@ -50,7 +55,7 @@ def sidecar_of(image: Path, naming: Naming = "ext", raw_files: RawFiles | None =
         return full
     if is_raw(image):
         return short if naming == "lightroom" or os.path.lexists(short) else full
-    is_short = os.path.lexists(short) and not (raw_files or RawFiles()).beside(image)
+    is_short = os.path.lexists(short) and not (raw_files or RawFiles()).owners(image)
     return short if is_short else full
 
 
@@ -59,7 +64,7 @@ def raw_sidecars(images: Iterable[Path]) -> list[Path]:
     raw_files, found = RawFiles(), dict[Path, None]()
     for image in images:
         short = image.with_suffix(".xmp")
-        if short.is_file() and raw_files.beside(image):
+        if short.is_file() and raw_files.owners(image):
             found[short] = None
     return list(found)
 

@@ -149,10 +149,11 @@ def _answered(source: Path, root: Path, images: Iterable[Path]) -> Mapping[str, 
     with existing(source) as journal:
         rows = journal.rows()
     data = unlabelled(root, images, ())
+    paths = data.paths
     settled = standing(rows, places=_places(data, rows)).last
     for (place, name), (_, state) in settled.items():  # the newest first
         if isinstance(place, int) and state != "unknown":
-            told = found.setdefault(os.path.abspath(data.paths[place]), {})
+            told = found.setdefault(os.path.abspath(paths[place]), {})
             told.setdefault(same(name), (Word(name, None, digits), state == "present"))
     return found
 
@@ -169,12 +170,13 @@ def _places(data: "Dataset", rows: "Sequence[Answer]") -> dict[str, list[int]]:
     hashes = ContentHashes(cache_folder() / "answers", hashlib.sha256)
     known = {row.sha256: places[row.sha256] for row in rows if row.sha256 in places}
     done = {place for each in known.values() for place in each}
-    sizes = [path.stat().st_size if path.is_file() else -1 for path in data.paths]
+    paths = data.paths
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
     wanted = {sizes[place] for place in done}
     for place, size in enumerate(sizes):
         if size in wanted and place not in done:
             with suppress(OSError):  # whoever reads the image says why
-                known.get(hashes.look_up(data.paths[place]), []).append(place)
+                known.get(hashes.look_up(paths[place]), []).append(place)
     hashes.save()
     return places
 

@@ -25,7 +25,7 @@ from trmml.encoders.base import Encoder
 from trmml.encoders.frozen import FrozenEncoder
 from trmml.errors import DataError
 from trmml.images import augment, is_special, read_image
-from trmml.storage.hashes import file_state
+from trmml.storage.hashes import content_hash, file_state
 from trmml.storage.sessions import cores
 from trmml.synthetic import draw_scene
 
@@ -65,11 +65,13 @@ class ImageView:
         path: of the file.
         view_seed: of a random crop and flip; None is the image as it is.
         state: of the file whose content is known, see `file_state`; None takes what is there.
+        content: its hash, see `content_hash`.
     """
 
     path: Path
     view_seed: int | None = None
     state: tuple[int, int, int] | None = None
+    content: str = ""
 
 
 # The pixels of a view, or the content of a JPEG that the card decodes; the image if kept.
@@ -81,9 +83,9 @@ def view_of(
 ) -> ImageView:
     """A view of an image: the plain one, or a crop seeded by its content, not name or place."""
     if view == 0:
-        return ImageView(path, None, state)
+        return ImageView(path, None, state, content)
     digest = hashlib.sha256(f"{seed}:{content}:{view}".encode()).digest()
-    return ImageView(path, int.from_bytes(digest[:8], "big"), state)
+    return ImageView(path, int.from_bytes(digest[:8], "big"), state, content)
 
 
 def workers() -> int:
@@ -119,9 +121,14 @@ def load_for_card(view: ImageView, encoder: Encoder, *, reduced: bool, keep: boo
 
 
 def _refuse_changed(view: ImageView) -> None:
-    """Raise where a file was read whose bytes are no longer those of the content that is known."""
+    """Raise where a file was read whose bytes are no longer those of the content that is known.
+
+    On another machine, and on some network file systems, a file may have another state and the same
+    bytes.
+    """
     try:
         same = view.state is None or file_state(view.path) == view.state
+        same = same or content_hash(view.path) == view.content
     except OSError:
         same = False
     if not same:

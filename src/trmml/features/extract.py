@@ -111,6 +111,7 @@ def refuse_without_room(
     encoding: Encoding | None = None,
     views: int = 1,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> None:
     """Refuse images that the disk has no room for, before `encode_images` is given some at a time.
 
@@ -122,6 +123,7 @@ def refuse_without_room(
         encoding: how and where.
         views: of each image.
         seed: of the views.
+        progress: called with ("read", done, total), where files are read.
 
     Raises:
         DataError: the store has no room for the features that it lacks.
@@ -133,7 +135,7 @@ def refuse_without_room(
     store = FeatureStore(root, key)
     if store.has_room(views * len(paths)):
         return
-    run = _Run(paths, frozen, views, seed, "skip", None, {})
+    run = _Run(paths, frozen, views, seed, "skip", progress, {})
     rows = run.rows(run.contents(ContentHashes(root)))
     lacking = store.lacking(list(rows))
     if lacking and not store.has_room(len(lacking)) and not run.all_unreadable(rows, lacking):

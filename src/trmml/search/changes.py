@@ -116,6 +116,7 @@ def to_describe(
         same = (
             row is not None
             and _stat_of(row) == (file.size, file.mtime_ns)
+            and row["sha256"] == file.sha256  # it was closed to us before
             and labels_of(row) == (given, absent)
         )
         error = row["error"] if row is not None and same else None
@@ -131,8 +132,8 @@ def _look(root: Path, name: str, row: Row | None) -> File:
     except OSError:  # it is gone, or a link leads nowhere, which its row will say
         return File(name, 0, 0, "")
     now = stat.st_size, stat.st_mtime_ns
-    known = row is not None and _stat_of(row) == now
-    return File(name, *now, row["sha256"] if row is not None and known else _digest(root / name))
+    known = "" if row is None or _stat_of(row) != now else row["sha256"]
+    return File(name, *now, known or _digest(root / name))
 
 
 def _stat_of(row: Row) -> tuple[int, int]:

@@ -108,9 +108,9 @@ def set_aside(folder: Path, name: str, rows: Iterable[Row], card: IndexCard) -> 
 
 
 def gone(rows: Iterable[Row], contents: Mapping[str, str]) -> list[Row]:
-    """Those of rows whose images are neither there nor changed."""
+    """Those of rows whose images are neither there nor changed; what cannot be read is away."""
     there = set(contents.values())
-    return [row for row in rows if row["image"] not in contents and row["sha256"] not in there]
+    return [row for row in rows if not contents.get(row["image"]) and row["sha256"] not in there]
 
 
 def labels_of(row: Row | None) -> Labels:

@@ -34,6 +34,11 @@ def hash_file(path: Path, make: Callable[[], Any] = hashlib.sha256) -> str:
         return hashlib.file_digest(file, make).hexdigest()
 
 
+def content_hash(path: Path) -> str:
+    """The hash that `ContentHashes` has of a file by default, in hex; see `hash_file`."""
+    return hash_file(path, _CONTENT_HASH)
+
+
 def file_state(path: Path) -> tuple[int, int, int]:
     """Size, time of change and inode of a file: another is there, or other bytes, if they differ.
 

@@ -75,6 +75,8 @@ def _places(root: Path) -> dict[Split, Path | None]:
               if entry.is_dir() and entry.name not in names and entry.name[0] != "."]  # fmt: skip
     if splits:
         others = [folder for folder in others if _has_images(folder)]
+    if len(splits) > 1 and not any(map(_has_images, splits)):
+        others = []  # no categories: images lie in folders below them
     if not others:
         return {part: next((root / name for name in names if root / name in splits), None)
                 for part, names in SPLIT_NAMES.items()}  # fmt: skip

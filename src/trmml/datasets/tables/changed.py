@@ -115,6 +115,7 @@ def _spans(path: Path, body: bytes, cells: Sequence[Cells]) -> tuple[np.ndarray,
     places = {clean_name(name): place for place, name in enumerate(header)}
     columns = [np.array([places.get(n, -1) for n in part.names])[part.columns] for part in cells]
     column = np.concatenate([[], *columns]).astype(np.int64)
+    assert (column >= 0).all(), "a cell of a category without a column"
     line = np.concatenate([[], *(part.lines for part in cells)]).astype(np.int64)
     record = np.searchsorted(lines, line)
     cuts = np.flatnonzero((np.frombuffer(body, np.uint8) == ord(separator)) & ~inside_quotes(body))
