@@ -25,8 +25,7 @@ GOLD_SHARE = 0.02
 # Categories beyond which images asked about whole come in any order: with 48 categories those that
 # `trmml` chooses are worth more, with 242 those at random are (docs/review.md).
 LONG_LIST = 100
-# While others answer, and for so many minutes after, from how many times as many questions some
-# are drawn.
+# While others answer, and for minutes after, some are drawn from so many times as many questions.
 SPREAD, MINUTES = 8, 10
 
 
@@ -315,8 +314,9 @@ class Queue:
         """The newest rows of this session that count, taken back; None if there are none."""
         if not self._session:
             return None
-        rows, back = self._session[-1], {"answer": None, "ms": None}
-        self.answers.add(row._replace(id=new_id(), at=now(), undoes=row.id, **back) for row in rows)
+        rows = self._session[-1]
+        back = [r._replace(id=new_id(), at=now(), answer=None, ms=None, undoes=r.id) for r in rows]
+        self.answers.add(back)
         self._session.pop()  # not before the journal took it
         self.take_new()
         return rows
