@@ -132,8 +132,8 @@ def _listed(
         if path in wanted and (other := rows.setdefault(path, row)) != row:
             raise DataError(
                 f"{where} {data.rows[row]}: {name!r} is the image {path}, and so is"
-                f" {data.images[other]!r} of {data.rows[other]}. Names are looked for below {root};"
-                " name the folder that they begin in, or keep one row per image."
+                f" {data.images[other]!r} ({where} {data.rows[other]}). Names are looked"
+                f" for below {root}; name the folder that they begin in, or keep one row per image."
             )
     digits = hash_file(source)[:DIGITS]
     return Listed(rows, [Word(n, None, digits) for n in data.category_names], data.matrix)
