@@ -57,15 +57,6 @@ def photos(toy_images: ToyImages, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def build(finished_run: Path, photos: Path, tmp_path: Path) -> Callable[..., Built]:
-    def run(**changes: object) -> Built:
-        given = {"encoder": ToyEncoder(), **changes}
-        return build_index(finished_run, photos, tmp_path / "index", **given)  # type: ignore[arg-type]
-
-    return run
-
-
 def opened(tmp_path: Path, **changes: object) -> Index:
     def embedder(card: IndexCard) -> EncoderEmbedder:
         return EncoderEmbedder(card, encoder=ToyEncoder())

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ToyImages
-from tests.toy import ToyEncoder
 from trmml.datasets.formats.folder import read_folder
 from trmml.search import build as module
-from trmml.search.build import Built, build_index
+from trmml.search.build import Built
 from trmml.search.table import open_images
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
@@ -27,15 +26,6 @@ def photos(toy_images: ToyImages, tmp_path: Path) -> Path:
     for name in ("001.png", "002.png", "004.png"):
         shutil.copy2(toy_images.test / name, folder)
     return folder
-
-
-@pytest.fixture
-def build(finished_run: Path, photos: Path, tmp_path: Path) -> Callable[..., Built]:
-    def run(**changes: object) -> Built:
-        given = {"encoder": ToyEncoder(), **changes}
-        return build_index(finished_run, photos, tmp_path / "index", **given)  # type: ignore[arg-type]
-
-    return run
 
 
 @pytest.fixture

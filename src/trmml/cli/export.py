@@ -119,7 +119,7 @@ def export(
     elif what == "data":
         found = Source.of_people(_data_set(source, images, table, kind, option, split or "train"))
     else:
-        found = _known(source, images, table)
+        found = _known(source, what, images, table)
     done = write(
         form, found, out, ask=ask, base_url=base_url, image_level=image_level,
         images="copy" if copy_images else "link",
@@ -166,13 +166,13 @@ def _kind(source: Path, kind: str | None, **given: bool) -> "Kind":
     return what
 
 
-def _known(source: Path, images: Path | None, table: TableOptions) -> "Source":
+def _known(source: Path, kind: "Kind", images: Path | None, table: TableOptions) -> "Source":
     """What people know by a table or a journal."""
-    from trmml.exchange.source import Source, kind_of, read_journal
+    from trmml.exchange.source import Source, read_journal
 
     if images is None:
         raise typer.BadParameter(f"--images is needed: the folder of the images of {source}")
-    if kind_of(source) == "table":
+    if kind == "table":
         return Source.of_people(read_images(images, source, table))
     if table != TableOptions(None, None, None, None):
         raise typer.BadParameter("--categories, --blank and alike explain a table, not a journal")

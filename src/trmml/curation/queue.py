@@ -89,11 +89,11 @@ class Queue:
         self._columns = {name: place for place, name in enumerate(names)}
         self._wanted = torch.tensor([not categories or name in categories for name in names])
         self._seed, self._draw = seed, random.Random(seed)
-        self._other_at = ""  # when somebody else answered last
         self._session: list[list[Answer]] = []
         self._lists = dict[bool, Suspects]()
         rows, self._read = answers.since(0)
-        self._other_at = max([self._other_at, *(row.at for row in rows if row.who != self.who)])
+        # When somebody else answered last.
+        self._other_at = max((row.at for row in rows if row.who != self.who), default="")
         self.pairs = LivePairs(collection.data, answers, sorted(rows))
         self.head = FastHead(collection)
         answered = [place for place, found in enumerate(self.pairs.answered) if found]

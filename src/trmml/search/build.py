@@ -255,8 +255,9 @@ def _write(
 
     Those that still cannot be read, as their rows say, stay as they are.
     """
-    paths = [root / file.name for file in todo if known is None]  # else few are encoded
-    refuse_without_room(paths, tagger.frozen, encoding, tagger.views, tagger.seed, progress)
+    if known is None:  # else few are encoded
+        paths = [root / file.name for file in todo]
+        refuse_without_room(paths, tagger.frozen, encoding, tagger.views, tagger.seed, progress)
     written = 0
     for start in range(0, len(todo), ROWS):
         part = todo[start : start + ROWS]

@@ -73,14 +73,14 @@ def _places(root: Path) -> dict[Split, Path | None]:
     splits = [root / name for name in names if (root / name).is_dir()]
     others = [entry for entry in sorted(root.iterdir())
               if entry.is_dir() and entry.name not in names and entry.name[0] != "."]  # fmt: skip
+    unclear = [folder.name for folder in splits if not _has_images(folder)]
     if splits:
         others = [folder for folder in others if _has_images(folder)]
-    if len(splits) > 1 and not any(map(_has_images, splits)):
+    if len(unclear) == len(splits) > 1:
         others = []  # no categories: images lie in folders below them
     if not others:
         return {part: next((root / name for name in names if root / name in splits), None)
                 for part, names in SPLIT_NAMES.items()}  # fmt: skip
-    unclear = [folder.name for folder in splits if not _has_images(folder)]
     if unclear:
         raise DataError(
             f"{root}: images lie in {others[0].name}/, as in a category's folder, but in"
