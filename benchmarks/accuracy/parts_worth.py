@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from trmml.benchmark.results import Results
@@ -138,12 +139,16 @@ def _against(own: Sequence[float], full: Sequence[float]) -> str:
 
 
 def _pseudo_table(column: str, epochs: Sequence[Mapping[str, Any]]) -> str:
-    """Pseudo-labels by epoch, folded."""
+    """Pseudo-labels by epoch, folded; one row for the epochs before the first of them."""
+    none = list(takewhile(lambda row: not _pseudo_count(row), epochs))
     lines = [
         "| epoch | positives | right | of all found | negatives | right | of all found |",
         "| ---: |" + " ---: |" * 6,
     ]
-    for row in epochs:
+    if none:
+        numbers = dict.fromkeys(str(none[place]["epoch"]) for place in (0, -1))
+        lines.append(f"| {' to '.join(numbers)} | 0 |  |  | 0 |  |  |")
+    for row in epochs[len(none) :]:
         parts = [str(row["epoch"])]
         for name in ("positive", "negative"):
             parts.append(str(row[f"{name}_count"]))
@@ -152,6 +157,10 @@ def _pseudo_table(column: str, epochs: Sequence[Mapping[str, Any]]) -> str:
                 parts.append("" if value is None else f"{100 * value:.1f} %")
         lines.append("| " + " | ".join(parts) + " |")
     return folded(f"Pseudo-labels by epoch, {column} known, seed 0", "\n".join(lines))
+
+
+def _pseudo_count(row: Mapping[str, Any]) -> int:
+    return int(row["positive_count"] + row["negative_count"])
 
 
 def folded(title: str, text: str) -> str:

@@ -209,7 +209,9 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     ]
     epoch = {"epoch": 3, "positive_count": 0, "positive_precision": None, "positive_recall": None}
     epoch |= {"negative_count": 40, "negative_precision": 0.975, "negative_recall": 0.25}
-    run_ = {"pseudo": [epoch], "pointing": {"before": 0.25, "after": 0.5}}
+    none = epoch | {"negative_count": 0, "negative_precision": None, "negative_recall": None}
+    before = [none | {"epoch": number} for number in (1, 2)]
+    run_ = {"pseudo": [*before, epoch], "pointing": {"before": 0.25, "after": 0.5}}
     tree = {"commit": "abc", "seeds": [0, 1], "rows": rows, "runs": {"10 %": run_}}
     tree |= {"dataset": "toys", "method": "trmml-paper", "images": 1200, "held_out": 400}
     (tmp_path / "results" / "toys" / "ablation-paper.json").write_text(json.dumps(tree))
@@ -222,6 +224,7 @@ def test_what_parts_are_worth_stands_on_the_page(out: Path, tmp_path: Path) -> N
     assert "on 400 held-out training images, after training on the\n1,200 others." in text
     assert "| no x | `x.use=false` | 49.5 ± 0.7 (-1.5) |" in text
     assert "Before training 25.0 %, after it 50.0 %." in text
+    assert "| 1 to 2 | 0 |  |  | 0 |  |  |\n| 3 |" in text
     assert "| 3 | 0 |  |  | 40 | 97.5 % | 25.0 % |" in text
 
 
