@@ -93,6 +93,10 @@ def test_what_cannot_be_written_is_refused_before_a_run_reads_an_image(
     monkeypatch.setattr(run_folder, "load_card", lambda _: replace(card, category_names=names))
     done = run("wide", finished_run, tmp_path / "new.csv", *words)
     assert done.exit_code == 1 and "the name of the column of images" in done.stderr
+    for form in ("yolo", "coco"):
+        done = run(form, finished_run, tmp_path / form, *words)
+        assert done.exit_code == 2, done.output
+        assert "a run tags whole images" in " ".join(done.stderr.replace("│", " ").split())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.csv"]
 
 

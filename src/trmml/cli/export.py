@@ -112,6 +112,11 @@ def export(
     )  # fmt: skip
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     if what == "run":
+        if form == "yolo" or (form == "coco" and not image_level):
+            raise typer.BadParameter(
+                f"a run tags whole images, and {form} is to hold a box for each label; say coco"
+                " --image-level, or another form"
+            )
         found = _of_run(
             source, images, labels, table, form=form, ask=ask, encoder=encoder, trust=trust,
             device=device, on_bad_image=on_bad_image,
