@@ -83,6 +83,10 @@ def test_a_difference_by_hand() -> None:
     # Draws that are 1 too high on average say nothing of the difference but their spread.
     lower = difference_interval(1.0, first, second)
     assert (lower.mean, lower.low, lower.high) == pytest.approx((1.0, -0.9, 2.9))
+    # A draw without a positive has no mAP.
+    none = torch.tensor([math.nan])
+    assert difference_interval(2.0, *(torch.cat([none, t]) for t in (first, second))) == found
+    assert math.isnan(difference_interval(2.0, none, none).low)
 
 
 # Slow ways ----------------------------------------------------------------------------------

@@ -86,6 +86,12 @@ def test_a_file_of_ones_own_among_those_of_a_demo_is_kept(tmp_path: Path, name: 
     assert own.read_text("utf-8") == "mine"
 
 
+def test_a_wrong_share_is_refused_while_the_last_demo_is_there(result: DemoResult) -> None:
+    with pytest.raises(ConfigError, match=r"above 0 and at most 1, got 1\.5"):
+        demo(result.run, known_share=1.5)
+    assert (result.run / "results.json").is_file()
+
+
 def test_all_that_a_demo_writes_is_its_own(result: DemoResult) -> None:
     files = [path for path in result.run.rglob("*") if path.is_file() and path.name != ".lock"]
     names = [path.relative_to(result.run).as_posix() for path in files]

@@ -418,6 +418,23 @@ def test_features_that_do_not_fit_stay_in_the_store(
         torch.testing.assert_close(*both, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("form", ["int8", "live"])
+def test_other_forms_give_the_same_features_in_memory_and_not(
+    toy_images: ToyImages, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    encoding = Encoding(live=True) if form == "live" else Encoding(form="int8")
+    small = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder(), encoding=encoding)
+    assert small.same["form"] == ("fp32" if form == "live" else form)
+    large = small.encoded_train.features(pooled=False)
+    assert type(large).__name__ == "MemoryFeatures"
+    monkeypatch.setattr("trmml.benchmark.data.MEMORY_SHARE", 0.0)
+    small = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder(), encoding=encoding)
+    source, rows = small.encoded_train.features(pooled=False), torch.arange(5)
+    assert type(source).__name__ != "MemoryFeatures"
+    both = (each.batch(rows).hidden_patches for each in (source, large))
+    torch.testing.assert_close(*both, atol=1e-6, rtol=0)
+
+
 def test_a_method_draws_from_as_many_views_as_it_asks_for(toy_images: ToyImages) -> None:
     data = encode_benchmark_data("toys", *pair(toy_images), ToyEncoder(), views=2)
     for pooled in (False, True):
@@ -471,6 +488,16 @@ def test_wrong_requests_are_refused(data: BenchmarkData, tmp_path: Path) -> None
             run(data, tmp_path, methods, **changes)
     with pytest.raises(ConfigError, match="at least one method to run"):
         run(data, tmp_path, [])
+    tree = {"neighbour_head": {"use": True}, "stacking": {"fit_weights": False}}
+    values = parse_method_settings(METHODS["trmml"], tree, "test")
+    never = MethodSettings(dict.fromkeys(PROTOCOLS, values), {p: {} for p in PROTOCOLS})
+    with pytest.raises(ConfigError, match=r"needs stacking\.fit_weights=true"):
+        list(
+            run_benchmark(
+                data, tmp_path, methods=find_methods(["trmml"]), known=[THIRTY],
+                settings={"trmml": never},
+            )
+        )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 

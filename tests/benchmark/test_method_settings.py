@@ -95,12 +95,23 @@ def test_toml_is_read_as_it_was_written() -> None:
     assert to_toml({"a": {"nothing": None, "one": 1}}) == "[a]\none = 1\n"
 
 
+def test_a_file_with_the_old_key_of_a_method_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "trmml-as-published.toml"
+    path.write_text("[partial.training]\nepochs = 3\n")
+    paper = METHODS["trmml-paper"]
+    assert read_settings(paper, tmp_path).values["partial"].training.epochs == 3
+    path.write_text("[partial.training]\nepochs = 3\n[losses]\npseudo = 0.7\n")
+    with pytest.raises(ConfigError, match=r"got \[losses\]"):
+        load_settings(path)
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "probe-masked.toml"
     for text, said in (
         ("[partial.training]\nlerning_rate = 1\n", "no setting 'training.lerning_rate'; did you"),
         ("[partial.training]\nepochs = 0\n", r"partial: setting training\.epochs = 0: Input"),
         ("[partial\n", "is no valid TOML"),
+        ("[training]\nepochs = 3\n", r"expected \[partial\], .*got \[training\]; write a setting"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=said):

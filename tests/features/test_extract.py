@@ -15,7 +15,7 @@ from tests.toy import ToyEncoder, write_images
 from trmml.encoders import load_encoder
 from trmml.encoders.frozen import frozen_encoder
 from trmml.encoders.speed import precision
-from trmml.errors import DataError
+from trmml.errors import DataError, EncoderError
 from trmml.features import extract, keys, ranks, store
 from trmml.features.admin import list_stores
 from trmml.features.base import LiveFeatures
@@ -398,6 +398,20 @@ def test_unreadable_images_stop_or_are_listed(paths, root):
         good = encode([paths[i] for i in encoded.kept], root).source.batch(torch.arange(3))
         batch = encoded.source.batch(torch.arange(3))
         assert torch.allclose(batch.hidden_patches, good.hidden_patches, atol=1e-3)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_nan_of_an_encoder_is_refused_with_the_image_named(paths, root, live):
+    class Broken(ToyEncoder):
+        def encode_image(self, pixels):
+            hidden, image = super().encode_image(pixels)
+            hidden[1:2] = torch.nan
+            return hidden, image
+
+    with pytest.raises(EncoderError, match=rf"nan for 1 of \d+ images .*{paths[1].name}"):
+        encode_images(paths, Broken(), encoding=Encoding(store=root, live=live)).source.batch(
+            torch.arange(3)
+        )
 
 
 def test_a_file_with_the_same_bytes_and_another_state_is_encoded(paths, root, monkeypatch):

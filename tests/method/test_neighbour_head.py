@@ -67,6 +67,14 @@ def test_logits_equal_a_loop() -> None:
             assert float(found[row, c]) == pytest.approx(math.log(positive / negative), abs=1e-3)
 
 
+def test_an_image_whose_copies_alone_are_remembered_gets_the_share() -> None:
+    made, pooled = head(), images(1).expand(3, W)
+    made.remember(pooled, LabelMatrix(torch.ones(3, C).bool(), torch.ones(3, C).bool()))
+    assert made(pooled[:1]).sigmoid().squeeze(0).tolist() == pytest.approx(
+        made.share.tolist(), abs=1e-5
+    )
+
+
 def test_images_of_a_series_are_known_by_their_nearest() -> None:
     made = head()
     made.remember(*series(of=30, length=4))

@@ -62,6 +62,11 @@ def test_settings_cannot_be_changed():
         ("trainng.epochs=3", r"no setting 'trainng'; did you mean"),
         ("training.epochs=many", r"training.epochs = 'many'"),
         ("training.epochs=0", r"training.epochs = 0.*greater than or equal to 1"),
+        ("training.clip_norm=inf", r"training.clip_norm = inf: Input should be a finite number"),
+        (
+            "regions.hidden_rank=-1",
+            r"setting regions.hidden_rank = -1: .*'full'; or: .*greater than or equal to 0$",
+        ),
         ("epochs=3", r"expected --set section.name=value, got 'epochs=3'; did you mean"),
         ("training.epochs", r"expected --set section.name=value"),
         (

@@ -14,6 +14,7 @@ from trmml.encoders.frozen import frozen_encoder
 from trmml.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trmml.features.extract import Encoding
 from trmml.labels.matrix import LabelMatrix
+from trmml.method.interface import predict
 from trmml.settings.sections import Settings, TrainingSettings, changed
 from trmml.storage.tensors import load_tensors
 from trmml.training import fit
@@ -499,6 +500,26 @@ def test_a_gradient_that_is_not_finite_stops_too(toy_images, tmp_path, monkeypat
     monkeypatch.setattr("trmml.method.trmml.weighted_bce", exploding)
     with pytest.raises(TrainingError, match=r"gradient is not finite at epoch 1.*learning_rate"):
         run_fit(toy_images, tmp_path / "run")
+
+
+def test_logits_that_are_not_finite_stop_too(toy_images, tmp_path, monkeypatch):
+    def broken(model, source, *args, **kwargs):
+        return predict(model, source, *args, **kwargs) * torch.nan
+
+    monkeypatch.setattr("trmml.training.trainer.predict", broken)
+    with pytest.raises(TrainingError, match=r"after step 0 not every logit .*learning_rate"):
+        run_fit(toy_images, tmp_path / "run")
+
+
+def test_a_template_without_a_name_is_refused_before_images_are_read(
+    toy_images, tmp_path, monkeypatch
+):
+    def read(*args, **kwargs):
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(fit, "encode_images", read)
+    with pytest.raises(ConfigError, match="template"):
+        run_fit(toy_images, tmp_path / "run", sections={"prompts": {"template": "a photo"}})
 
 
 @pytest.mark.parametrize(

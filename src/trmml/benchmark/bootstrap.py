@@ -177,14 +177,17 @@ def difference_interval(
     An image that is drawn twice is tied with itself, which lifts the AP of rare categories, and
     so every difference: on Corel5k, with 1 to 3 test positives in half of the categories, draws
     of a difference of 13.4 had a mean of 15. Only their spread is taken, so that no interval
-    excludes zero by that.
+    excludes zero by that. Draws without any test positive have no mAP and are left out.
 
     Args:
         mean: the difference on the test images as they are.
-        first: the mean of one method per draw.
+        first: the mean of one method per draw, nan where it has none.
         second: that of the other, on the same draws.
     """
     drawn = (first - second).double()
+    drawn = drawn[drawn.isfinite()]
+    if not len(drawn):
+        return Difference(mean, math.nan, math.nan)
     drawn = drawn - drawn.mean() + mean
     outside = (1 - COVERED) / 2
     edges = torch.tensor([outside, 1 - outside], dtype=torch.float64)

@@ -32,12 +32,12 @@ class EncodedSplit:
 
     Args:
         source: of the store, or live.
-        form: in which the store keeps them; memory keeps fp32 as it is, everything else as fp16.
+        form: in which the store keeps them; memory keeps fp16 as it is, everything else as fp32.
         free_bytes: how much memory the whole features may take; more stay in the store.
     """
 
     def __init__(self, source: FeatureSource, *, form: str, free_bytes: float) -> None:
-        self._source, self._exact, self._free = source, form == "fp32", free_bytes
+        self._source, self._exact, self._free = source, form != "fp16", free_bytes
 
     def features(self, *, pooled: bool, views: int = 1) -> FeatureSource:
         """Features for a method.
@@ -124,7 +124,10 @@ class BenchmarkData:
 
     @property
     def same(self) -> dict[str, Any]:
-        """What figures depend on: the files alone, by whatever names they were given."""
+        """What figures depend on: names and labels, whatever folder and spec they came by.
+
+        An image that is replaced under its name is not noticed.
+        """
         return {
             "data": self.fingerprint,
             "encoder": self.frozen.identity.checksum,
@@ -191,7 +194,7 @@ def encode_benchmark_data(
             progress=progress,
         )
         free = free_memory() * MEMORY_SHARE
-        features = EncodedSplit(encoded.source, form=encoding.form, free_bytes=free)
+        features = EncodedSplit(encoded.source, form=encoded.form, free_bytes=free)
         parts.append((data.subset(encoded.kept), features))
     (train, encoded_train), (test, encoded_test) = parts
     return BenchmarkData(
@@ -199,7 +202,7 @@ def encode_benchmark_data(
         train=train,
         test=test,
         frozen=frozen,
-        form=encoding.form,
+        form=encoded.form,
         precision=encoded.precision,
         encoded_train=encoded_train,
         encoded_test=encoded_test,

@@ -19,6 +19,7 @@ from trmml.encoders.frozen import FrozenEncoder, frozen_encoder
 from trmml.errors import ConfigError
 from trmml.features.base import FeatureSource, Progress
 from trmml.features.extract import encode_images
+from trmml.labels.masks import share_known
 from trmml.labels.statistics import counted_by_blanks
 from trmml.metrics.figures import Metrics
 from trmml.reporting.comparison import HeldOut, method_name, results, score, zero_shot_metrics
@@ -89,7 +90,7 @@ def demo(
         note: told a line for people after each step.
 
     Raises:
-        ConfigError: `out` holds something that is no demo's.
+        ConfigError: `out` holds something that is no demo's, or the share is out of range.
         CheckpointError: another process works in `out`.
 
     Example:
@@ -99,6 +100,7 @@ def demo(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the demo")
     settings = _comparable(settings or Settings(), seed)
+    share_known(known_share)  # refuses one out of range while the last demo is still there
     with held_folder(out):
         _claim(out)
         full = _draw(out / "data" / "train", images, seed)

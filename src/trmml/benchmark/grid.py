@@ -21,6 +21,8 @@ from trmml.labels.masks import MaskRule
 from trmml.labels.matrix import LabelMatrix
 from trmml.settings.choices import EpochRule
 from trmml.settings.old_names import current_method, first_names
+from trmml.settings.sections import Settings
+from trmml.training.schedule import refuse_contradictions
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def run_benchmark(
 
     Args:
         data: encoded images, labels and encoder.
-        out: folder of the grid; see `cells.py`.
+        out: folder of the grid; see `records.py`.
         methods: distinct keys.
         known: distinct names.
         seeds: of masks and training, distinct.
@@ -99,7 +101,7 @@ def run_benchmark(
         progress: told (what, done, total) within a cell.
 
     Raises:
-        ConfigError: there is nothing to run.
+        ConfigError: there is nothing to run, or settings of TRM-ML contradict each other.
         CheckpointError: the folder holds another grid.
         TrainingError: some cells diverged; raised after all others are finished.
     """
@@ -158,6 +160,8 @@ class _Grid:
         chosen = self.settings.get(method.key) or default_settings(method)
         protocol = "partial" if method.full_labels else known.protocol
         settings = for_cell(chosen.values[protocol], seed=seed, choose_epoch=self.epoch)
+        if isinstance(settings, Settings):
+            refuse_contradictions(settings)
         name = ("", 0) if method.full_labels else (known.name, seed)
         if name not in self._masks:
             self._masks[name] = _mask_card(self.mask(method, known, seed))

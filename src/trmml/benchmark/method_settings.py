@@ -20,7 +20,8 @@ from trmml.benchmark.catalog import Method
 from trmml.errors import ConfigError
 from trmml.settings.changes import merged, nested
 from trmml.settings.choices import PROTOCOLS, Precision, Protocol
-from trmml.settings.files import read_toml, to_toml
+from trmml.settings.files import read_toml, refuse_other_parts, to_toml
+from trmml.settings.old_names import METHODS
 from trmml.settings.sections import changed, validate
 from trmml.storage.atomic import write_text
 
@@ -57,14 +58,18 @@ def read_settings(method: Method, folder: Path) -> MethodSettings:
     """What `folder/<key>.toml` says of a method; its defaults where there is no such file or part.
 
     Raises:
-        ConfigError: the folder is missing, or the file is no TOML or holds a wrong setting.
+        ConfigError: the folder is missing, or the file is no TOML, has parts that are neither of a
+            protocol nor their provenance, or holds a wrong setting.
     """
     if not folder.is_dir():
         raise ConfigError(f"expected a folder with <method>.toml files, got {folder}")
-    path, start = folder / f"{method.key}.toml", default_settings(method)
-    if not path.is_file():
+    start = default_settings(method)
+    keys = (method.key, *(old for old, new in METHODS.items() if new == method.key))
+    path = next((p for key in keys if (p := folder / f"{key}.toml").is_file()), None)
+    if path is None:
         return start
     tree = read_toml(path)
+    refuse_other_parts(tree, path)
     values, provenance = dict(start.values), dict(start.provenance)
     for protocol in PROTOCOLS:
         if protocol in tree:

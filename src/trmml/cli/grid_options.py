@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trmml.cli import options
+from trmml.cli.output import say
 from trmml.settings import choices
 
 if TYPE_CHECKING:
@@ -214,4 +215,6 @@ def method_settings(
     for method in methods:
         own = default_settings(method) if folder is None else read_settings(method, folder)
         settings[method.key] = with_changes(own, shared)
+        if folder is not None and method.space and own == default_settings(method):
+            say(f"{folder} has no settings of {method.key}, which runs with its defaults")
     return settings

@@ -61,7 +61,7 @@ def demo(
         typer.Option(help="Folder for data, model and report.", callback=options.writable_folder),
     ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Of scenes, hidden labels and training.")] = 0,
-    known: Annotated[float, typer.Option(help="Share of the training labels that is known.")] = 0.3,
+    known: Annotated[float, typer.Option(max=1, help="Known share of the labels, over 0.")] = 0.3,
     images: Annotated[int, typer.Option(min=2, help="Images to train on.")] = 1500,
     test_images: Annotated[int, typer.Option(min=1, help="Images to test on.")] = 600,
     json: options.Json = False,

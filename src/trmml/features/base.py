@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trmml.encoders.frozen import FrozenEncoder
+from trmml.errors import EncoderError
 from trmml.features.decoding import Decoding, view_of
 from trmml.features.loader import load_batches
 
@@ -150,7 +151,8 @@ class LiveFeatures:
             )
         ]
         batches = load_batches(chosen, self._frozen, self._decoding)
-        return Features.cat([encode_batch(self._frozen, batch.pixels) for batch in batches])
+        named = ((batch, [chosen[n].path for n in batch.numbers]) for batch in batches)
+        return Features.cat([encode_batch(self._frozen, b.pixels, paths) for b, paths in named])
 
     def _none(self) -> Features:
         """Features of no image, in the encoder's shape."""
@@ -170,11 +172,36 @@ class LiveFeatures:
 
 
 @torch.no_grad()
-def encode_batch(frozen: FrozenEncoder, pixels: Float[Tensor, "B 3 S S"]) -> Features:
-    """Features of preprocessed images, on the encoder's device."""
+def encode_batch(
+    frozen: FrozenEncoder, pixels: Float[Tensor, "B 3 S S"], paths: Sequence[Path] = ()
+) -> Features:
+    """Features of preprocessed images, on the encoder's device.
+
+    Args:
+        frozen: the encoder.
+        pixels: of B images.
+        paths: of the same; where they are given, nan is refused.
+
+    Raises:
+        EncoderError: a feature is nan. Infinities are cut where features are kept.
+    """
     ahead = frozen.device.startswith("cuda")
     hidden, image = frozen.encode(pixels.to(frozen.device, non_blocking=ahead))
-    return Features(hidden.float().contiguous(), image.float())
+    features = Features(hidden.float().contiguous(), image.float())
+    if paths:
+        _refuse_nan(features, paths)
+    return features
+
+
+def _refuse_nan(features: Features, paths: Sequence[Path]) -> None:
+    odd = features.hidden_patches.flatten(1).isnan().any(dim=1)
+    odd |= features.image_feature.isnan().any(dim=1)
+    if odd.any():
+        raise EncoderError(
+            f"the encoder gives nan for {int(odd.sum())} of {len(paths)} images of a batch, first"
+            f" {paths[int(odd.nonzero()[0])]}; encode with --encoder-precision fp32, or check the"
+            " encoder's weights"
+        )
 
 
 def read_features(

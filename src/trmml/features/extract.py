@@ -290,7 +290,8 @@ class _Run:
         for batch in load_batches(views, self.frozen, decoding, on_bad_image=self.on_bad_image):
             if batch.numbers:
                 waiting += [names[n] for n in batch.numbers]
-                parts.append(encode_batch(self.frozen, batch.pixels).to("cpu"))
+                paths = [views[n].path for n in batch.numbers]
+                parts.append(encode_batch(self.frozen, batch.pixels, paths).to("cpu"))
             unread |= {names[n]: reason for n, reason in batch.bad.items()}
             done += len(batch.numbers) + len(batch.bad)
             if len(waiting) >= store.shard_rows or (waiting and done == len(names)):

@@ -50,7 +50,7 @@ Made = TypeVar("Made", bound=Output, default=Any)
 
 
 class MultiLabelModel(nn.Module, ABC, Generic[Made]):
-    """What `trainer.train` trains and `evaluate` scores: TRM-ML and the baselines.
+    """What `training.loop.train` trains and `evaluate` scores: TRM-ML and the baselines.
 
     Parameters with `requires_grad` are what the optimiser gets; `fast_parameters` names those
     that learn at the faster rate and without weight decay.

@@ -49,6 +49,7 @@ def load_settings(
     """
     tree = {} if source is None else _read_source(source)
     if any(part in tree for part in PROTOCOLS):  # what a search found, with its provenance
+        refuse_other_parts(tree, Path(str(source)))
         tree = _found_by_search(tree, protocol, Path(str(source)))
     tree = merged(tree, nested(dict(map(_parsed, overrides))))
     return parse_settings(tree, str(source or "--set"))
@@ -123,6 +124,20 @@ def _found_by_search(tree: Mapping[str, Any], protocol: Protocol, path: Path) ->
         )
     start = STARTS[method]
     return merged({} if start is None else _read_source(start), tree[protocol])
+
+
+def refuse_other_parts(tree: Mapping[str, Any], path: Path) -> None:
+    """Refuse a file of settings by protocol that holds anything else.
+
+    Raises:
+        ConfigError: it does.
+    """
+    parts = (*PROTOCOLS, "provenance")
+    if others := [name for name in tree if name not in parts]:
+        raise ConfigError(
+            f"{path}: expected [{'], ['.join(parts)}], got [{others[0]}]; write a setting below"
+            f" its protocol, for example [{PROTOCOLS[0]}.training]"
+        )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from trmml.settings.old_names import current_name
 
 
 class Section(BaseModel):
-    """A frozen group of settings in which an unknown name is an error."""
+    """A frozen group of settings in which an unknown name, nan or an infinity is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PromptSettings(Section):
@@ -183,9 +183,13 @@ class TrainingSettings(Section):
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
     learning_rate: float = Field(3e-3, gt=0, description="highest of the one-cycle schedule")
     fast_factor: float = Field(5.0, gt=0, description="learning-rate factor of scales and biases")
-    weight_decay: float = Field(0.05, ge=0, description="of AdamW; scales and biases have none")
+    weight_decay: float = Field(
+        0.05, ge=0, description="of AdamW; scales and the logits' biases have none"
+    )
     warm_up_share: float = Field(0.15, ge=0, lt=1, description="share of the steps that warm up")
-    clip_norm: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    clip_norm: float = Field(
+        10.0, gt=0, description="largest norm of the gradient; 1e9 lets any through"
+    )
     average_share: float = Field(
         0.1, ge=0, lt=1, description="horizon of the weight average, as a share of the steps; 0=off"
     )
@@ -296,13 +300,16 @@ def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        first, *others = error.errors()
+        place = first["loc"][:2]  # section and name; further down are the kinds of a value
+        same = [each["msg"] for each in others if each["loc"][:2] == place]
+        name = ".".join(map(str, place))
+        more = f" (and {count} more)" if (count := len(others) - len(same)) else ""
         if first["type"] == "extra_forbidden":
             hint = _renamed(name, first["input"]) or suggest(name, kind)
             raise ConfigError(f"{where}: there is no setting {name!r}{hint}{more}") from None
-        message = f"{where}: setting {name} = {first['input']!r}: {first['msg']}{more}"
+        said = "; or: ".join((first["msg"], *same))
+        message = f"{where}: setting {name} = {first['input']!r}: {said}{more}"
         if first["type"] == "model_type":
             message = (
                 f"{where}: {name} = {first['input']!r:.80}, but is a section: [{name}] in TOML"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,10 +91,12 @@ def train_run(
     """
     settings, out = settings or Settings(), Path(out)
     training = planned(settings, data.matrix)
+    log = _tensorboard(out, tensorboard and not ranks.number())
     fabric = fabric or make_fabric(device, training.precision)
     with nullcontext() if ranks.number() else held_folder(out):
         check_folder(out, resume, data.root)
         frozen = frozen_encoder(encoder, device=str(fabric.device), spec=encoder_spec)
+        model = build_trmml(frozen, data.category_names, settings)  # or refused before encoding
         encoded = encoded or encode_images(
             data.paths,
             frozen,
@@ -107,7 +109,6 @@ def train_run(
         data = data.subset(encoded.kept)
         truth = None if truth is None else truth.subset(encoded.kept)
         training = planned(settings, data.matrix)  # of fewer images, where some cannot be read
-        model = build_trmml(frozen, data.category_names, settings)
         trainer = Trainer(
             model=model,
             source=encoded.source,
@@ -120,7 +121,7 @@ def train_run(
         if resume:
             _go_on(trainer, out, fingerprint, settings)
         _open_folder(out, data, settings, encoded)
-        with _tensorboard(out, tensorboard and not ranks.number()) as writer:
+        with log as writer:
             records = train(trainer, state=state, fingerprint=fingerprint, progress=progress)
             yield from _logged(records, trainer, out, writer)
         spec = encoder_spec or getattr(frozen.encoder, "spec", None)
@@ -312,14 +313,20 @@ def _calibrate_new_categories(model: TRMML, trainer: Trainer) -> Calibration:
 
 
 def _tensorboard(out: Path, wanted: bool) -> "AbstractContextManager[SummaryWriter | None]":
-    """A TensorBoard writer, or nothing."""
+    """A TensorBoard writer, once it is entered, or nothing; a missing extra is refused now."""
     if not wanted:
         return nullcontext(None)
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("the TensorBoard log", "tensorboard") from None
-    return SummaryWriter(str(out / "tensorboard"))
+    return _opened(SummaryWriter, out / "tensorboard")
+
+
+@contextmanager
+def _opened(kind: type["SummaryWriter"], folder: Path) -> "Iterator[SummaryWriter]":
+    with kind(str(folder)) as writer:
+        yield writer
 
 
 def _write_scalars(writer: "SummaryWriter", record: EpochRecord) -> None:

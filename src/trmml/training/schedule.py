@@ -30,9 +30,23 @@ def planned(settings: Settings, matrix: LabelMatrix) -> TrainingSettings:
         matrix: labels of the images to train on and to hold out.
 
     Raises:
-        ConfigError: settings with which nothing can be trained. They are read all the same: a run
-            of before may have them.
+        ConfigError: see `refuse_contradictions`.
         DataError: too few known labels.
+    """
+    refuse_contradictions(settings)
+    all_images = settings.learns_from_unanswered
+    training = enough_epochs(settings.training, matrix, all_images=all_images)
+    hold_out(matrix, training.held_out_share, training.seed)
+    return training
+
+
+def refuse_contradictions(settings: Settings) -> None:
+    """Refuse settings with which nothing can be trained, each of which is in its range.
+
+    They are read all the same: a run of before may have them.
+
+    Raises:
+        ConfigError: naming the two.
     """
     if settings.neighbour_head.use and not settings.stacking.fit_weights:
         raise ConfigError(
@@ -50,10 +64,6 @@ def planned(settings: Settings, matrix: LabelMatrix) -> TrainingSettings:
             f"prototypes.negative_below is {below} and positive_above {above}: a pair between them"
             " would be both; set the first no higher than the second"
         )
-    all_images = settings.learns_from_unanswered
-    training = enough_epochs(settings.training, matrix, all_images=all_images)
-    hold_out(matrix, training.held_out_share, training.seed)
-    return training
 
 
 def enough_epochs(

@@ -33,6 +33,8 @@ from trmml.training.state import TrainingState
 
 # Images that `MultiLabelModel.init_from_labels` gets.
 START_IMAGES = 256
+# How far apart the random numbers of two processes begin, in batches.
+RANK_STEP = 1_000_000_007
 
 
 class Trainer(TrainingState):
@@ -136,7 +138,8 @@ class Trainer(TrainingState):
         targets = self._targets(ranks.share(indices))
         devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(training.seed * 1_000_003 + self.epoch * self.batches + self.batch)
+            number = self.epoch * self.batches + self.batch + ranks.number() * RANK_STEP
+            torch.manual_seed(training.seed * 1_000_003 + number)
             output = self.wrapped(features)
             terms = self.model.loss_terms(output, targets)
         weights = self.model.loss_weights()
@@ -260,10 +263,21 @@ class Trainer(TrainingState):
         return torch.where(scorable(held, self.matrix), aps, torch.nan)
 
     def predict_held_out(self) -> Float[Tensor, "H C"]:
-        """Logits of the held-out images."""
+        """Logits of the held-out images.
+
+        Raises:
+            TrainingError: one is nan or infinite.
+        """
         mine = ranks.share(self.held) if len(self.held) >= ranks.count() else self.held
         logits = predict(self.model, self.scored, mine, device=self.fabric.device)
-        return logits if len(mine) == len(self.held) else ranks.joined(logits)
+        logits = logits if len(mine) == len(self.held) else ranks.joined(logits)
+        if not logits.isfinite().all():
+            raise TrainingError(
+                f"after step {self.step} not every logit of the held-out images is finite; lower"
+                " training.learning_rate, or use training.precision=32-true. Before the first"
+                " step it is the encoder's features that are not"
+            )
+        return logits
 
     @torch.no_grad()
     def fit_on_held_out(self) -> None:

@@ -150,7 +150,8 @@ class NeighbourHead(nn.Module):
         answers: tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]],
     ) -> Float[Tensor, "B C"]:
         """Logits from the cosines and from what `_answers` gives."""
-        near = (sharpness * cosines).softmax(dim=1)
+        # Zero at `NOWHERE`: where all remembered images are copies of this one, none is near.
+        near = (sharpness * cosines).softmax(dim=1) * (cosines > NOWHERE)
         present, absent = (near @ answer for answer in answers)
         unknown = (near.sum(dim=1, keepdim=True) - present - absent).clamp(min=0)
         prior = 1 / max(1, len(self.known))
