@@ -18,7 +18,7 @@ from trmml.encoders.speed import precision
 from trmml.errors import DataError, EncoderError
 from trmml.features import extract, keys, ranks, store
 from trmml.features.admin import list_stores
-from trmml.features.base import LiveFeatures
+from trmml.features.base import LiveFeatures, read_features
 from trmml.features.contents import Content, read_contents
 from trmml.features.extract import Encoding, encode_images, refuse_without_room
 from trmml.features.shards import StoreFeatures, damaged_shards
@@ -541,3 +541,14 @@ def test_each_process_reads_its_share(paths, root, monkeypatch):
     monkeypatch.setattr(ranks, "number", lambda: 0)
     read_contents([], contents.ContentHashes(root), stop=False, progress=None)
     assert json.loads((root / "files.json").read_text("utf-8")) == unsaved
+
+
+def test_what_fp16_cannot_hold_is_cut_where_means_are_read(paths, root):
+    class Loud(ToyEncoder):
+        def encode_image(self, pixels):
+            hidden, image = super().encode_image(pixels)
+            return 1e6 * hidden, image
+
+    source = encode(paths, root, Loud(), form="fp32").source
+    hidden, _ = read_features(source, pooled=True, views=1, dtype=torch.float16)
+    assert hidden.isfinite().all() and hidden.abs().max() == torch.finfo(torch.float16).max

@@ -218,11 +218,13 @@ def read_features(
         source: of N images and V views or more.
         pooled: one "patch" per image, the mean of all.
         views: V.
-        dtype: of the patches; what is made of them is made in fp32.
+        dtype: of the patches, cut to its range as in the store; what is made of them is made in
+            fp32.
         progress: called with ("reading", done, total), in views of images.
     """
     done, total = 0, views * len(source)
     hidden, image = torch.empty(0), torch.empty(0)
+    limit = torch.finfo(dtype).max
     for view in range(views):
         for part in torch.split(torch.arange(len(source)), READ_BATCH):
             made = source.batch(part, torch.full_like(part, view))
@@ -232,7 +234,8 @@ def read_features(
                 shape = (views, len(source))
                 hidden = torch.empty(*shape, *patches.shape[1:], dtype=dtype)
                 image = torch.empty(*shape, made.image_feature.shape[1])
-            hidden[view, part], image[view, part] = patches.to(hidden), made.image_feature.cpu()
+            hidden[view, part] = patches.clamp(-limit, limit).to(hidden)
+            image[view, part] = made.image_feature.cpu()
             done += len(part)
             if progress is not None:
                 progress("reading", done, total)
