@@ -111,6 +111,8 @@ PAPER: dict[str, dict[str, Any]] = {
     "with pseudo-labels": {"losses.pseudo": PAPER_LOSSES["losses.pseudo"]},
     "with the contrastive term": {"losses.contrastive": PAPER_LOSSES["losses.contrastive"]},
     "with distillation": {"losses.distillation": PAPER_LOSSES["losses.distillation"]},
+    "contrastive term, a tenth of the weight": {"losses.contrastive": 0.02},
+    "distillation, a tenth of the weight": {"losses.distillation": 0.01},
     "with all three": PAPER_LOSSES,
     "regions: no MLP": {"regions.mlp_size": 0},
     "regions: no reading of hidden patches": {"regions.hidden_rank": 0},
