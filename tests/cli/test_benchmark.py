@@ -11,7 +11,7 @@ from tests.toy import COLOURS, write_images
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.method_settings import write_settings
 from trmml.benchmark.records import CellFolder
-from trmml.cli.grid_options import percentages
+from trmml.cli.grid_options import mask_rules, method_settings, percentages
 from trmml.cli.main import app
 from trmml.datasets.formats.folder import read_folder
 from trmml.errors import ConfigError
@@ -225,3 +225,19 @@ def test_choices_of_the_data_are_checked(data: Path, tmp_path: Path) -> None:
         options = [part for each in given for part in ("--data-option", each)]
         done = run("--data", "folder", data, *options, "--out", tmp_path / "out")
         assert done.exit_code == 2 and said in done.stderr
+
+
+def test_what_a_folder_of_settings_lacks_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe, full, zero = (METHODS[key] for key in ("probe-masked", "probe-full", "zero-shot"))
+    for method in (probe, full):
+        write_settings(method, tmp_path, "partial", {"training.epochs": 2}, {"by": "hand"})
+    rules = mask_rules("50", True, None, masked=False)
+    method_settings([probe, full, zero], rules, tmp_path, None, None)
+    assert capsys.readouterr().err == (
+        f"{tmp_path} has no [single_positive] settings of probe-masked, which runs with its defaults"
+        " there\n"
+    )
+    method_settings([probe], rules[:1], tmp_path, None, None)
+    assert capsys.readouterr().err == ""

@@ -11,6 +11,7 @@ from trmml.cli.grid_options import (
     mask_rules,
     method_keys,
     method_settings,
+    protocols_of,
     read_masks,
     seed_list,
     title_of,
@@ -82,7 +83,7 @@ def benchmark(
     chosen = find_methods(method_keys(methods))
     title, train, test = read_both(data, options.named_values(data_option, "--data-option"))
     rules += read_masks(masks or (), train)
-    start = method_settings(chosen, settings if tune is None else None, views, precision)
+    start = method_settings(chosen, rules, settings if tune is None else None, views, precision)
     schedules = [each.training for own in start.values() for each in own.values.values()]
     # Single positive has no negatives to calibrate on, in every epoch of every cell.
     with silenced("trmml.metrics.calibration"), shown_progress() as progress:
@@ -189,13 +190,12 @@ def _tune(
     epoch: choices.EpochRule,
     progress: Show,
 ) -> "dict[str, MethodSettings]":
-    """Search every method's settings; an upper bound's once, for its labels are always the same."""
+    """Search every method's settings for the protocols of the rules."""
     from trmml.benchmark.tuning import tune
 
     folder.mkdir(parents=True, exist_ok=True)
-    protocols: Sequence[choices.Protocol] = list(dict.fromkeys(rule.protocol for rule in rules))
     for method in methods:
-        for protocol in ("partial",) if method.full_labels else protocols:
+        for protocol in protocols_of(method, rules):
             trials = tune(
                 benchmark_data,
                 method,
@@ -208,7 +208,7 @@ def _tune(
             )
             for trial in trials:
                 progress.line(str(trial))
-    return method_settings(methods, folder, plan.views, plan.precision)
+    return method_settings(methods, rules, folder, plan.views, plan.precision)
 
 
 def _report(out: Path, draws: int) -> "Report":

@@ -100,7 +100,7 @@ def export(
 ) -> None:
     """Write labels or a run's tags for other programs. Unknown stays unknown."""
     from trmml.exchange.export import export as write
-    from trmml.exchange.export import refuse_target
+    from trmml.exchange.export import needs_boxes, refuse_target
     from trmml.exchange.source import Source
 
     _refuse_options(form, ask=ask, base_url=base_url, image_level=image_level, copy=copy_images)
@@ -112,7 +112,7 @@ def export(
     )  # fmt: skip
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     if what == "run":
-        if form == "yolo" or (form == "coco" and not image_level):
+        if needs_boxes(form, image_level=image_level):
             raise typer.BadParameter(
                 f"a run tags whole images, and {form} is to hold a box for each label; say coco"
                 " --image-level, or another form"

@@ -199,11 +199,15 @@ def title_of(data: tuple[str, Path], choices: Mapping[str, str]) -> str:
 
 def method_settings(
     methods: "Sequence[Method]",
+    rules: "Sequence[MaskRule]",
     folder: Path | None,
     views: int | None,
     precision: choices.Precision | None,
 ) -> "dict[str, MethodSettings]":
-    """Each method's of the folder or its defaults; `--views` and `--precision` are for all."""
+    """Each method's of the folder or its defaults; `--views` and `--precision` are for all.
+
+    A method that can be tuned and has no settings for a protocol of the rules is named.
+    """
     from trmml.benchmark.method_settings import (
         default_settings,
         read_settings,
@@ -213,8 +217,20 @@ def method_settings(
 
     settings, shared = {}, shared_changes(views, precision)
     for method in methods:
-        own = default_settings(method) if folder is None else read_settings(method, folder)
+        start = default_settings(method)
+        own = start if folder is None else read_settings(method, folder)
         settings[method.key] = with_changes(own, shared)
-        if folder is not None and method.space and own == default_settings(method):
-            say(f"{folder} has no settings of {method.key}, which runs with its defaults")
+        if folder is None or not method.space:
+            continue
+        for protocol in protocols_of(method, rules):
+            if own.provenance[protocol] == start.provenance[protocol]:
+                say(
+                    f"{folder} has no [{protocol}] settings of {method.key}, which runs with its"
+                    " defaults there"
+                )
     return settings
+
+
+def protocols_of(method: "Method", rules: "Sequence[MaskRule]") -> "list[choices.Protocol]":
+    """Whose settings a method needs; an upper bound one, for its labels are always the same."""
+    return ["partial"] if method.full_labels else list(dict.fromkeys(r.protocol for r in rules))

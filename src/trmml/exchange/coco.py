@@ -13,35 +13,27 @@ from trmml.exchange.writing import (
     as_json,
     boxes_by_image,
     refuse_unfit,
-    refuse_without_box,
     stream,
 )
 from trmml.images import shown_size
 
 
-def write_coco(folder: Path, source: Source, *, image_level: bool) -> int:
+def write_coco(folder: Path, source: Source) -> int:
     """Write instances.json; the number of its boxes.
 
     Absent categories stand in an image's `neg_category_ids`, as in LVIS. Programs that do not know
-    the field pass over it.
+    the field pass over it. A present pair without a box gets one around the whole image.
 
     Args:
         folder: to write in.
         source: labels, perhaps with boxes, and a run's tags.
-        image_level: write a box around the whole image where a present pair has none.
 
     Raises:
-        DataError: a present pair has no box, or an image cannot be read.
+        DataError: an image cannot be read.
     """
     data = source.shown
     refuse_unfit(data.images, "image", "JSON")
     boxes = boxes_by_image(data)
-    if not image_level:
-        refuse_without_box(
-            data, boxes,
-            "A box around the whole image would teach a detector nonsense: say --image-level if"
-            " only what is in an image is asked for.",
-        )  # fmt: skip
     sizes = [shown_size(data.root / image) for image in data.images]
     categories = ({"id": c, "name": name} for c, name in enumerate(data.category_names, start=1))
     with (folder / "instances.json").open("w", encoding="utf-8") as file:

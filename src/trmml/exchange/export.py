@@ -15,7 +15,7 @@ from trmml.exchange.cvat import write_cvat
 from trmml.exchange.fiftyone import write_fiftyone
 from trmml.exchange.label_studio import ask_form, write_label_studio
 from trmml.exchange.source import Source
-from trmml.exchange.writing import refuse_unfit
+from trmml.exchange.writing import boxes_by_image, refuse_unfit, refuse_without_box
 from trmml.exchange.yolo import write_yolo
 from trmml.settings.choices import AskForm, ExchangeForm, ImageTransfer
 from trmml.storage.atomic import refuse_old, whole_file
@@ -24,6 +24,12 @@ from trmml.storage.drafts import draft_folder, remove_abandoned_drafts
 # Beside a form that cannot say all: a table with the three states of what people know.
 LABELS = "trmml.csv"
 _TABLES = ("wide", "long", "parquet")
+_BOXES_ALONE: dict[ExchangeForm, str] = {
+    "coco": "A box around the whole image would teach a detector nonsense: say --image-level if"
+    " only what is in an image is asked for.",
+    "yolo": "YOLO's files say nothing but boxes. For tags of whole images: trmml data export coco"
+    " --image-level.",
+}
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,19 @@ def export(
         out: must not exist.
         ask: for label-studio, see `write_label_studio`.
         base_url: for label-studio, the same.
-        image_level: for coco, see `write_coco`.
+        image_level: for coco, write a box around the whole image where a present pair has none.
         images: for yolo, which alone needs the images beside the labels.
 
     Raises:
-        DataError: `out` exists, or the form cannot hold the labels, a name or an image twice.
+        DataError: `out` exists, the form cannot hold the labels, a name or an image twice, or it
+            needs a box that no one drew.
     """
     refuse_target(form, out)
     data, boxes = source.shown, 0
     ask = ask_form(ask, len(data.category_names))
     refuse_names(form, data.images, data.category_names, ask)
+    if needs_boxes(form, image_level=image_level):
+        refuse_without_box(data, boxes_by_image(data), _BOXES_ALONE[form])
     if form in _TABLES:
         with whole_file(out) as part:
             _write_table(form, data, part)
@@ -94,7 +103,7 @@ def export(
                 case "cvat":
                     boxes = write_cvat(draft, source)
                 case "coco":
-                    boxes = write_coco(draft, source, image_level=image_level)
+                    boxes = write_coco(draft, source)
                 case "yolo":
                     boxes = write_yolo(draft, source, images)
             if _has_table(form, ask):
@@ -102,6 +111,16 @@ def export(
                 write_csv(draft / LABELS, table_rows(source.data, "wide"))
             draft.rename(out)
     return _exported(form, source, out, boxes, ask)
+
+
+def needs_boxes(form: ExchangeForm, *, image_level: bool) -> bool:
+    """Whether a form can write a present label only with its box, which a run's tags never have.
+
+    Args:
+        form: what is to be written.
+        image_level: see `export`.
+    """
+    return form in _BOXES_ALONE and not (form == "coco" and image_level)
 
 
 def refuse_target(form: ExchangeForm, out: Path) -> None:

@@ -10,7 +10,6 @@ from trmml.exchange.writing import (
     boxes_by_image,
     refuse_same_stems,
     refuse_unfit,
-    refuse_without_box,
 )
 from trmml.settings.choices import ImageTransfer
 
@@ -22,15 +21,10 @@ def write_yolo(folder: Path, source: Source, images: ImageTransfer) -> int:
     images, so these are linked or copied.
 
     Raises:
-        DataError: a present pair has no box, or two images differ by their suffix alone.
+        DataError: two images differ by their suffix alone.
     """
     data = source.shown
     boxes = boxes_by_image(data)
-    refuse_without_box(
-        data, boxes,
-        "YOLO's files say nothing but boxes. For tags of whole images: trmml data export coco"
-        " --image-level.",
-    )  # fmt: skip
     refuse_same_stems(data.images, "YOLO")
     refuse_unfit(data.category_names, "category", "YOLO's list of names")
     place_images(folder / "images", "train", data, images)
