@@ -231,6 +231,8 @@ def test_the_user_and_the_machine_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     (line,) = identifying("log", "by annemarie, on a horse")
     assert line == "log names its user: annemarie"
     assert "this machine: workhorse" in "".join(identifying("log", "at workhorse/3"))
+    monkeypatch.setattr(getpass, "getuser", lambda: "data")  # as of a service: it names nobody
+    assert not list(identifying("report.html", "<p>training data</p>"))
     assert not list(identifying("page", 'src="data:image/jpeg;base64,/9j/4AAQ/x" a/b 1/2'))
 
 

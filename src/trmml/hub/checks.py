@@ -36,6 +36,8 @@ _GIVEN = {"category_names", "root", "name", "encoder_spec", "template", "negativ
 # Images within a page; their letters mean nothing.
 _IMAGE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 _HUB_NAME = re.compile(r"hf-hub:[\w-][\w.-]*/[\w-][\w.-]*")
+# Users of services and of images of machines.
+_NOBODY = ("root", "user", "admin", "ubuntu", "ec2-user", "runner", "jovyan", "vscode", "data")
 _TAGGED = re.compile(r"[\w./-]+:[\w-]+")
 
 
@@ -105,7 +107,7 @@ def _user() -> str:
         user = getpass.getuser()
     except (OSError, KeyError):
         return ""
-    return "" if user in ("root", "user", "admin", "ubuntu", "runner") else user
+    return "" if user in _NOBODY else user
 
 
 def check_listing(name: str, sizes: Mapping[str, int | None]) -> None:
