@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.record import write_results
 
+from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.records import Cell, CellFolder
 from trmml.errors import DataError
 
@@ -28,6 +29,7 @@ those had chosen (`training.refit`). `trmml benchmark` leaves it out, for every 
 mAP with it, and in brackets the gain over the same cells without: one seed, the settings of the
 tables below. *Partial* is the mean of 10, 50 and 90 % known. A dash means that it was not run.
 """
+LEADS = "This is the lead over the best of these rivals, without and with it; rivals gain too.\n"
 
 
 def measured(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -70,15 +72,54 @@ def gained_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
             partial = [column for column in found if column != SINGLE]
             cells += [_shown(found, partial), _shown(found, [SINGLE])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_leads(trees, heads)]) + "\n"
+
+
+def _leads(trees: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> list[str]:
+    """Lines of a table: how far ours is ahead of the best rival, without and with."""
+    lines = []
+    fair = {key: method for key, method in METHODS.items() if not method.full_labels}
+    for ours in [method for method in fair.values() if not method.baseline]:
+        cells = []
+        for tree in trees:
+            maps = {row["method"]: row["map"] for row in tree["rows"]}
+            rivals = [maps[key] for key in maps if key in fair and fair[key].baseline]
+            columns = maps.get(ours.key, {})
+            for part in ([c for c in columns if c != SINGLE], [c for c in columns if c == SINGLE]):
+                # A rival that lacks a column has no mean over the same ones.
+                means = [_means(each, part) for each in rivals if part and {*part} <= {*each}]
+                if not means:
+                    cells.append("-")
+                    continue
+                best = [max(values) for values in zip(*means, strict=True)]
+                own = _means(columns, part)
+                cells.append(
+                    " to ".join(
+                        f"{round(a - b, 1) + 0.0:+.1f}" for a, b in zip(own, best, strict=True)
+                    )
+                )
+        if set(cells) != {"-"}:
+            lines.append(f"| {ours.name} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    head = f"| lead over the best rival | {' | '.join(heads)} |"
+    return [LEADS, head, "| --- |" + " ---: | ---: |" * len(trees), *lines]
+
+
+def _means(
+    found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]
+) -> tuple[float, float]:
+    """Mean mAP without and with the second training."""
+    pairs = [pair for column in columns for pair in found[column].values()]
+    without, both = (statistics.mean(values) for values in zip(*pairs, strict=True))
+    return without, both
 
 
 def _shown(found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]) -> str:
     """Mean with the second training, and what it gained; "-" without any cell."""
-    pairs = [pair for column in columns for pair in found.get(column, {}).values()]
-    if not pairs:
+    if not any(found.get(column) for column in columns):
         return "-"
-    without, both = (statistics.mean(values) for values in zip(*pairs, strict=True))
+    without, both = _means(found, columns)
     return f"{both:.1f} ({round(both - without, 1) + 0.0:+.1f})"
 
 
@@ -90,7 +131,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="of the benchmark")
     folders = [CellFolder(out) for out in parser.parse_args().out]
     tree = measured([cell for folder in folders for cell in folder.cells().values()])
-    print(gained_everywhere([tree]).split("\n\n")[-1])
+    print(gained_everywhere([tree]).removeprefix(HEAD))
     print(write_results(f"{tree['dataset']}/refit", tree))
 
 

@@ -236,8 +236,8 @@ def test_what_a_folder_of_settings_lacks_is_told(
     rules = mask_rules("50", True, None, masked=False)
     method_settings([probe, full, zero], rules, tmp_path, None, None)
     assert capsys.readouterr().err == (
-        f"{tmp_path} has no [single_positive] settings of probe-masked, which runs with its defaults"
-        " there\n"
+        f"{tmp_path} has no [single_positive] settings of probe-masked, which runs with its"
+        " defaults there\n"
     )
     method_settings([probe], rules[:1], tmp_path, None, None)
     assert capsys.readouterr().err == ""

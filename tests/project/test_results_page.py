@@ -254,8 +254,10 @@ def test_what_training_again_gains_by_hand(out: Path, tmp_path: Path) -> None:
         for share, value, again in ((0.1, 0.40, 0.42), (0.5, 0.50, 0.51), (None, 0.3, 0.2))
     ]
     cells += [toy_cell("probe-masked", 0.1, 0, [0.2], refit_map=0.2)]
+    cells += [toy_cell("probe-masked", 0.5, 0, [0.3], refit_map=0.4)]
+    cells += [toy_cell("probe-full", share, 0, [0.9], refit_map=0.9) for share in (0.1, 0.5)]
     tree = trained_again.measured([*cells, toy_cell("zero-shot", 0.1, 0, [0.1])])
-    assert [row["method"] for row in tree["rows"]] == ["trmml", "probe-masked"]
+    assert [row["method"] for row in tree["rows"]] == ["trmml", "probe-masked", "probe-full"]
     assert tree["rows"][0]["map"]["10 %"] == {"0": [40.0, 42.0]}
     published.publish(out, tmp_path / "results", command=COMMAND, draws=0)
     (tmp_path / "results" / "toys" / "refit.json").write_text(json.dumps(tree))
@@ -263,7 +265,8 @@ def test_what_training_again_gains_by_hand(out: Path, tmp_path: Path) -> None:
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "| method | toys: partial | single |" in text
     assert "| trmml (default) | 46.5 (+1.5) | 20.0 (-10.0) |" in text
-    assert "| linear probe, masked BCE | 20.0 (+0.0) | - |" in text
+    assert "| linear probe, masked BCE | 30.0 (+5.0) | - |" in text
+    assert "| trmml (default) | +20.0 to +16.5 | - |" in text  # over no upper bound
     other = toy_cell("trmml", 0.5, 0, [0.5], refit_map=0.5, dataset="other")
     for wrong in ([*cells, other], cells[:0]):
         with pytest.raises(DataError, match="of one data set, got"):
