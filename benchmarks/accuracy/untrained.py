@@ -1,4 +1,4 @@
-"""What methods that learn prompts say before their first step, on one data set of the results page.
+"""What methods that start from texts say before their first step, on one data set of the results page.
 
     python -m benchmarks.accuracy.untrained --data scenes DIR
     python -m benchmarks.accuracy.untrained --data corel5k DIR --encoder SPEC
@@ -22,7 +22,7 @@ from trmml.features.extract import Encoding
 from trmml.method.interface import predict
 from trmml.metrics.average_precision import average_precisions, mean_defined
 
-LEARN_PROMPTS = ("coop", "dualcoop", "scpnet", "trmml-paper")
+FROM_TEXTS = ("coop", "dualcoop", "scpnet", "sarb", "trmml-paper")
 
 
 def untrained_map(data: BenchmarkData, key: str) -> float:
@@ -54,7 +54,7 @@ def main() -> None:
         encoding=Encoding(options.store),
         encoder_spec=options.encoder,
     )
-    found = {key: round(untrained_map(data, key), 3) for key in LEARN_PROMPTS}
+    found = {key: round(untrained_map(data, key), 3) for key in FROM_TEXTS}
     for key, value in found.items():
         print(f"{METHODS[key].name:24}{value:7.2f}")
     print(write_results(f"{name}/untrained", {"dataset": name, "map": found}))
