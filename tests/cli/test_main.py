@@ -246,7 +246,9 @@ def test_tag_writes_a_region_map_per_tag(
         assert len(lines) == 1 and len(list((folder / "maps").iterdir())) == 1
 
 
-def test_report_does_not_replace_a_page_of_test_images(finished_run: Path, tmp_path: Path) -> None:
+def test_report_does_not_replace_a_page_of_test_images(
+    finished_run: Path, toy_images: ToyImages, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)
     for name in ("results.json", "report.html"):
@@ -259,6 +261,12 @@ def test_report_does_not_replace_a_page_of_test_images(finished_run: Path, tmp_p
         result.stderr.replace("│", " ").split()
     )
     assert (folder / "report.html").read_bytes() == page
+    (folder / "report.html").unlink()
+    (folder / "results.json").unlink()
+    good("report", folder)
+    tested = ("--images", toy_images.test, "--labels", toy_images.test_table, "--report")
+    good("evaluate", folder, "--trust", *tested)
+    assert run("report", folder).exit_code == 2
     (folder / "report.html").unlink()
     good("report", folder)
 

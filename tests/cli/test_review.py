@@ -280,6 +280,18 @@ def test_learn_and_fit_take_answers_into_the_run_s_card(
     assert card["settings"] == first["settings"]
     pairs = len(lines) * len(first["category_names"])
     assert card["data"]["known_share"] == pytest.approx(1 - 2 / pairs)
+    names = head.split(",")[1:]
+    cells = [f"{each.split(',')[0]},{n % 2},0" for n, each in enumerate(lines)]
+    shared = "\n".join([f"image,{names[0]},a kite", *cells])
+    paths["labels"].write_text(shared)
+    other = ("learn", finished_run, *words(paths), "--trust", "--out", tmp_path / "other")
+    told = run("review", *other, "--device", "cpu").stderr
+    assert "1 categories are new to the run, first 'a kite'" in told
+    assert f"{len(names) - 1} categories of the run are not in" in told
+    paths["labels"].write_text(shared.replace(names[0], "a boat", 1))
+    bad = run("review", *other[:-1], tmp_path / "third")
+    assert bad.exit_code == 2 and "none of the" in bad.stderr
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.slow

@@ -460,6 +460,27 @@ def test_undo_of_a_folder_takes_raw_files_and_images_that_are_gone(tmp_path) -> 
         undo(ledger, [paths[3]])
 
 
+def test_undo_keeps_the_entries_of_what_is_away(tmp_path) -> None:
+    ledger, kept = tmp_path / "ledger.jsonl", tmp_path / "photos"
+    paths = [image(kept, "a.jpg"), image(kept, "b.jpg")]
+    jobs = [Job(each, sidecar_of(each), kept, (Word("dog"),)) for each in paths]
+    write_sidecars(jobs, ledger, MANNER)
+    kept.rename(tmp_path / "away")
+    refused = undo(ledger).refused
+    assert [path for path, _ in refused] == [sidecar_of(each) for each in reversed(paths)]
+    assert all("folder is not there" in why for _, why in refused)
+    (tmp_path / "away").rename(kept)
+    for each in (paths[0], sidecar_of(paths[0])):
+        each.rename(tmp_path / each.name)
+    report = undo(ledger)
+    assert report.removed == [sidecar_of(paths[1])]
+    assert report.moved == [(sidecar_of(paths[0]), "the image is gone, and the sidecar with it")]
+    for each in (paths[0], sidecar_of(paths[0])):
+        (tmp_path / each.name).rename(each)
+    assert undo(ledger).removed == [sidecar_of(paths[0])]
+    assert undo(ledger).nothing == [] and not undo(ledger).moved
+
+
 def test_undo_of_some_images_and_bad_ledgers(tmp_path) -> None:
     first, second = image(tmp_path, "a.jpg"), image(tmp_path, "b.jpg")
     for each in (first, second):

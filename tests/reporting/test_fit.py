@@ -30,7 +30,7 @@ from trmml.metrics.measure import measure
 from trmml.reporting.comparison import figures
 from trmml.reporting.fit import fit
 from trmml.reporting.report import write_report
-from trmml.settings.sections import Settings
+from trmml.settings.sections import Settings, changed
 from trmml.storage.tensors import load_tensors
 
 SETTINGS = Settings(training={"epochs": 2, "batch_size": 16, "held_out_share": 0.3, "seed": 3})
@@ -169,8 +169,8 @@ def test_a_run_that_zero_shot_beats_is_warned_of(
 
 
 def begin(train: Dataset, test: Dataset, out: Path, **options: Any) -> Any:
-    options = {"mask": masks.share_known(0.5), "device": "cpu", **options}
-    return fit(train, load_encoder(TOY_SPEC), out, settings=SETTINGS, test=test, **options)
+    options = {"mask": masks.share_known(0.5), "device": "cpu", "settings": SETTINGS, **options}
+    return fit(train, load_encoder(TOY_SPEC), out, test=test, **options)
 
 
 @pytest.mark.parametrize("last", ["write_report", "_write_results", "load_card"])
@@ -192,6 +192,10 @@ def test_a_run_that_was_stopped_after_its_training_is_concluded(
     write_report(tmp_path / "cut")  # as `trmml report` does; the run stays open
     other = begin(train, test, tmp_path / "cut", mask=masks.share_known(0.6), resume=True)
     with pytest.raises(CheckpointError, match="was trained on other images or labels"):
+        finish(other)
+    longer = changed(SETTINGS, {"training.epochs": SETTINGS.training.epochs + 1})
+    other = begin(broken, test, tmp_path / "cut", resume=True, settings=longer)
+    with pytest.raises(CheckpointError, match=r"begun otherwise: training\.epochs is"):
         finish(other)
     epochs, cut = finish(begin(broken, test, tmp_path / "cut", resume=True, on_bad_image="skip"))
     assert epochs == [] and cut["methods"] == whole["methods"]

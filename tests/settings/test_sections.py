@@ -89,7 +89,7 @@ def test_a_file_with_an_old_name_gets_the_new_one(tmp_path):
 
 
 def test_unknown_source_and_broken_toml(tmp_path):
-    with pytest.raises(ConfigError, match=r"presets as-published.*got nowhere.toml"):
+    with pytest.raises(ConfigError, match=r"no file nowhere.toml, nor a preset.*are as-published"):
         load_settings("nowhere.toml")
     path = tmp_path / "broken.toml"
     path.write_text("[training\n")

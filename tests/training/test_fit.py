@@ -621,6 +621,10 @@ def test_too_few_known_labels(toy_images, tmp_path):
     changed = type(data)(data.root, data.images, data.category_names, alone, data.rows)
     with pytest.raises(DataError, match="at least 2 images"):
         list(train_run(changed, ToyEncoder(), tmp_path / "run", device="cpu"))
+    absent = LabelMatrix(torch.zeros_like(known), torch.ones_like(known))
+    changed = type(data)(data.root, data.images, data.category_names, absent, data.rows)
+    with pytest.raises(DataError, match=r"at least one label that is present, got .* all absent"):
+        list(train_run(changed, ToyEncoder(), tmp_path / "run", device="cpu"))
     assert not (tmp_path / "run").exists()
 
 

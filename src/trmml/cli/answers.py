@@ -206,6 +206,7 @@ def learn(
     tagger = Tagger.load(run, encoder=encoder, trust=trust, device=device)
     table = TableOptions(read_names(categories), blank, minus_one, separator)
     data = with_answers(read_images(images, labels, table), labels, answers)
+    _compare_categories(data.category_names, tagger.category_names, labels)
     spec = encoder or tagger.card.encoder_spec or ""
     with shown_progress() as progress:
         records = run_fit(
@@ -226,6 +227,24 @@ def learn(
         print_json(summary)
     else:
         typer.echo(f"run:     {summary['run']}\nreport:  {summary['report']}")
+
+
+def _compare_categories(own: Sequence[str], run: Sequence[str], labels: Path) -> None:
+    """Tell which categories only the table or only the run has.
+
+    Raises:
+        BadParameter: they share none, so the table is another run's.
+    """
+    new, gone = ([n for n in a if n not in b] for a, b in ((own, run), (run, own)))
+    if len(gone) == len(run):
+        raise typer.BadParameter(
+            f"{labels} has none of the {len(run)} categories of the run, as {run[0]!r}; name the"
+            " table that it was trained on, or train a new run with `trmml fit`"
+        )
+    if new:
+        say(f"{len(new)} categories are new to the run, first {new[0]!r}")
+    if gone:
+        say(f"{len(gone)} categories of the run are not in {labels}, first {gone[0]!r}")
 
 
 def export(answers: AnswerFile, out: NewFile, json: options.Json = False) -> None:

@@ -20,7 +20,8 @@ from trmml.cli.reading import (
     read_test_split,
     with_answers,
 )
-from trmml.settings.choices import Protocol
+from trmml.errors import DataError
+from trmml.settings.choices import Blank, Protocol
 
 if TYPE_CHECKING:
     from trmml.datasets.base import Dataset
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 Devices = Annotated[
     int, typer.Option(min=1, help="Processes or cards of this machine that share the work.")
+]
+TestBlank = Annotated[
+    Blank | None,
+    typer.Option(help="What a blank of --test-labels means; when not given, as --blank says."),
 ]
 Nodes = Annotated[
     int, typer.Option(min=1, help="Machines; each starts the same command by torchrun.")
@@ -71,6 +76,7 @@ def fit(
     nodes: Nodes = 1,
     test_images: options.TestImages = None,
     test_labels: options.TestLabels = None,
+    test_blank: TestBlank = None,
     test_share: options.TestShare = None,
     tensorboard: options.Tensorboard = False,
     resume: options.Resume = False,
@@ -93,7 +99,7 @@ def fit(
     train, test = with_answers(train, labels, answers), None
     if test_images is not None and test_labels is not None:
         names = replace(table, categories=train.category_names)
-        test = read_images(test_images, test_labels, names)
+        test = _test_data(test_images, test_labels, names, test_blank)
     elif test_share is not None:
         train, test = keep_aside(train, test_share, settings.training.seed)
     elif data is not None:
@@ -158,6 +164,22 @@ def _check_options(
         raise typer.BadParameter(
             "give at most one of --known, --single-positive, --quota and --mask: each hides labels"
         )
+
+
+def _test_data(images: Path, labels: Path, table: TableOptions, blank: Blank | None) -> "Dataset":
+    """The test images with their labels, whose blanks may mean something else.
+
+    Raises:
+        DataError: they cannot be read; a question about blanks names the option for this table.
+    """
+    try:
+        return read_images(images, labels, replace(table, blank=blank or table.blank))
+    except DataError as error:
+        if "--blank" not in str(error):
+            raise
+        raise DataError(
+            f"{error} For this table alone say --test-blank; --blank is for both."
+        ) from None
 
 
 def _mask(

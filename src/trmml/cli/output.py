@@ -66,12 +66,13 @@ class Lines:
         """Take note that `done` of `total` are done."""
         now = time.monotonic()
         if what != self._what:
-            self._what, self._first, self._started, self._written = what, done, now, now
-        # An epoch ends with its record, which says more.
-        ended = done == total and not what.startswith("epoch")
+            if not (_is_epoch(what) and _is_epoch(self._what)):
+                self._written = now
+            self._what, self._first, self._started = what, done, now
+        # An epoch ends with its record, which says more; those of the second training are many.
+        ended = done == total and not _is_epoch(what)
         if ended or now - self._written > LINE_SECONDS:
             self.line(f"{what} {done}/{total}{self._pace(done, total, now)}")
-            self._written = now
 
     def _pace(self, done: int, total: int, now: float) -> str:
         """Speed and time left since the stage's first call; nothing at that call."""
@@ -83,6 +84,7 @@ class Lines:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
+        self._written = time.monotonic()
         say(text)
 
 
@@ -116,7 +118,12 @@ class Bars:
 def _unit(what: str) -> str:
     if what == "bootstrap":
         return "cells"
-    return "batches" if what.startswith("epoch") else "images"
+    return "batches" if _is_epoch(what) else "images"
+
+
+def _is_epoch(what: str) -> bool:
+    """Whether a stage is an epoch, of either training."""
+    return "epoch " in what
 
 
 # Either is a `features.Progress`.

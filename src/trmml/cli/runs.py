@@ -59,7 +59,9 @@ def refuse_tested(run: Path) -> None:
     Raises:
         BadParameter: there is such a report.
     """
-    if (run / "results.json").is_file() and (run / "report.html").is_file():
+    from trmml.reporting.report import has_test_figures
+
+    if has_test_figures(run):
         raise typer.BadParameter(
             f"{run}/report.html has the figures of test images, which this command has not; make it"
             f" anew with: trmml evaluate {run} --images DIR --labels FILE --report; or move it away"

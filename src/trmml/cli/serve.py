@@ -133,6 +133,10 @@ def _collection(
     """Folder and table under review: as the options say, or the demo's own."""
     if labels is not None and images is None:
         raise typer.BadParameter("--labels needs --images, the folder of the images")
+    if images is not None and not images.is_dir():
+        raise typer.BadParameter(f"--images {images} is no folder; name the folder of the images")
+    if labels is not None and not labels.exists():
+        raise typer.BadParameter(f"--labels {labels} does not exist; name the table")
     drawn = run / "data" / "train"
     if images is None and (run / "demo.json").is_file():
         return drawn, drawn / "labels_partial.csv"

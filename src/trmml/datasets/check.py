@@ -17,6 +17,7 @@ from trmml.datasets.catalog import (
     leave_out,
     read_unchecked,
 )
+from trmml.datasets.image_files import written_otherwise
 from trmml.datasets.options import Split, parse_options
 from trmml.errors import DataError, TrmmlError
 from trmml.images import read_image
@@ -185,12 +186,15 @@ def _count(data: Dataset, split: Split, expected: Counts | None) -> SplitCount:
 def _count_problems(
     data: Dataset, split: Split, expected: Counts | None, name: str
 ) -> list[Problem]:
-    """Return each count that differs from the published one."""
+    """Return each count that differs from the published one, and what no set has."""
     advice = (
         f"Another version of {name}, a cut list or another option. Compare the files with "
         "docs/data.md, and fetch again what differs."
     )
-    return [Problem(split, what, advice) for what in count_differences(data, expected)]
+    problems = [Problem(split, what, advice) for what in count_differences(data, expected)]
+    if len(data) and not data.matrix.positives.any():
+        problems.append(Problem(split, "no label is present", "Fill in what the images show."))
+    return problems
 
 
 def _left_out(data: Dataset, split: Split, missing: Sequence[int]) -> str:
@@ -211,7 +215,8 @@ def _file_problems(
         some = ", or leave them out with option missing=drop" if len(missing) < len(data) else ""
         yield Problem(
             split,
-            f"{len(missing):,} of {len(data):,} images are not there",
+            f"{len(missing):,} of {len(data):,} images are not there"
+            + written_otherwise(data.root, data.images[missing[0]]),
             f"Copy them to {data.root}{some}.",
             tuple(data.images[index] for index in missing),
         )

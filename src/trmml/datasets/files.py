@@ -46,9 +46,10 @@ def find_file(root: Path, places: Sequence[str], what: str, split: Split | None 
 def without_split(split: Split) -> str:
     """Return what to do with a data set that has no such split."""
     other = "train" if split == "test" else "test"
+    fit = ", and `trmml fit` needs no test set" if split == "test" else ""
     return (
         f"If there is only a {other} set: `trmml data` and `trmml evaluate` read it by --split "
-        f"{other}, and `trmml fit` needs no test set."
+        f"{other}{fit}."
     )
 
 

@@ -25,6 +25,20 @@ class _Listing(NamedTuple):
     folders: dict[str, str]
 
 
+def written_otherwise(root: Path, name: str) -> str:
+    """A question, where a file is there whose name differs in case or suffix alone; else nothing.
+
+    Args:
+        root: folder of the images, perhaps not there.
+        name: of an image that is not.
+    """
+    if not root.is_dir():
+        return ""
+    files = ImageFiles(root)
+    near, stem = files.suggest(name), PurePosixPath(name).stem
+    return f"; of {name!r}{near[1:]}" if f"{stem}.".casefold() in near.casefold() else ""
+
+
 class ImageFiles:
     """The files below a folder. Only folders that are asked for are listed, and each once.
 

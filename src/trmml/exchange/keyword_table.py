@@ -207,7 +207,11 @@ def write_keywords(
     try:
         write_text(out, text.getvalue())
     except UnicodeEncodeError as error:
-        raise DataError(f"the name of an image is not UTF-8 ({error.reason}); rename it") from error
+        at = text.getvalue()
+        line = at[at.rfind("\n", 0, error.start) + 1 : error.end].encode(errors="replace").decode()
+        raise DataError(
+            f"the name of an image is not UTF-8, so no table holds it: {line}...; rename it"
+        ) from error
     return len(names)
 
 

@@ -55,7 +55,8 @@ def undo(ledger: Path, named: Sequence[str | Path] | None = None) -> Undone:
         except (DataError, OSError) as error:
             report.take(Path(entry.sidecar), error)
     for folder in {Path(entry.sidecar).parent for entry in entries}:
-        force(folder)
+        if folder.is_dir():
+            force(folder)
     book.mark("undone", undone)
     return report
 
@@ -107,6 +108,12 @@ def _taken_back(entry: Entry, written: bool, report: Undone) -> bool:
     """Whether an entry is settled: its words are gone, or never came."""
     path = Path(entry.sidecar)
     now = bytes_of(path)
+    if now is None and not path.parent.is_dir():
+        raise DataError("its folder is not there; bring it back, or connect its drive, and undo")
+    if now is None and not os.path.lexists(entry.image):
+        # Both may have been moved: the words are still ours where they are now.
+        report.moved.append((path, "the image is gone, and the sidecar with it"))
+        return False
     hashed = None if now is None else sha256(now)
     if hashed == entry.before:
         return True

@@ -115,7 +115,7 @@ def fit(
     fabric = make_fabric(device, settings.training.precision, devices=devices, nodes=nodes)
     with nullcontext() if ranks.number() else held_folder(out):
         if ranks.of_first(resume and _is_trained(out)):
-            kept = kept_rows(out, data)
+            kept = kept_rows(out, data, settings)
         else:
             kept = yield from train_run(
                 data,

@@ -39,6 +39,8 @@ DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 SHAPES = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
 # Keeps the logit of a probability finite.
 SMALLEST = 1e-15
+# In the head of a page with figures of test images.
+TEST_MARK = '<meta name="figures" content="test images">'
 
 
 def write_report(
@@ -90,6 +92,16 @@ def write_report(
     return path
 
 
+def has_test_figures(run: Path) -> bool:
+    """Whether a run has a report, and it was made with test images."""
+    page = run / "report.html"
+    if not page.is_file():
+        return False
+    with page.open(encoding="utf-8", errors="replace") as file:
+        # Reports of before 2026-12 have no mark: `fit` wrote results.json beside them.
+        return TEST_MARK in file.read(4096) or (run / "results.json").is_file()
+
+
 def _page(
     run: Path,
     card: RunCard,
@@ -106,6 +118,7 @@ def _page(
     others = dict(baselines) if evaluation is not None else {}
     page = {
         "title": title,
+        "mark": TEST_MARK,
         "setup": setup(run, card),
         "data": data(run, card, known),
         "curves": curves(card, log),

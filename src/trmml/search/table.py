@@ -106,7 +106,9 @@ def open_images(folder: Path | str) -> tuple[Any, IndexCard]:
         DataError: LanceDB is not installed.
     """
     if not has_table(folder, IMAGES):
-        raise CheckpointError(f"{folder} holds no index; make one with `trmml index DIR --out`")
+        raise CheckpointError(
+            f"{folder} holds no index; make one with `trmml index DIR --run RUN --out {folder}`"
+        )
     table = connect(folder).open_table(IMAGES)
     return table, read_card(table, folder)
 

@@ -1,5 +1,6 @@
 """Settings from presets, TOML files and `--set section.name=value`, and back to TOML."""
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -96,8 +97,11 @@ def _read_source(source: str | Path) -> dict[str, Any]:
     if str(source) in preset_names():
         return tomllib.loads((PRESETS / f"{source}.toml").read_text("utf-8"))
     if not Path(source).is_file():
+        close = difflib.get_close_matches(str(source), preset_names(), 1)
+        near = f"; did you mean {close[0]}?" if close else "."
         raise ConfigError(
-            f"expected a TOML file or one of the presets {', '.join(preset_names())}, got {source}"
+            f"there is no file {source}, nor a preset of that name{near} The presets are"
+            f" {', '.join(preset_names())}."
         )
     return read_toml(Path(source))
 

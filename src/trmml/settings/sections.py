@@ -306,7 +306,10 @@ def validate(kind: type[Kind], tree: Mapping[str, Any], where: str) -> Kind:
         name = ".".join(map(str, place))
         more = f" (and {count} more)" if (count := len(others) - len(same)) else ""
         if first["type"] == "extra_forbidden":
-            hint = _renamed(name, first["input"]) or suggest(name, kind)
+            given = first["input"]  # of a wrong section its settings
+            inner = next(iter(given), "") if isinstance(given, Mapping) else ""
+            wrong = f"{name}.{inner}" if inner else name
+            hint = _renamed(name, given) or suggest(wrong, kind)
             raise ConfigError(f"{where}: there is no setting {name!r}{hint}{more}") from None
         said = "; or: ".join((first["msg"], *same))
         message = f"{where}: setting {name} = {first['input']!r}: {said}{more}"

@@ -143,14 +143,15 @@ def _go_on(trainer: Trainer, out: Path, fingerprint: str, settings: Settings) ->
         trainer.load(out / STATE, fingerprint)
 
 
-def kept_rows(run: Path, data: Dataset) -> Sequence[int]:
+def kept_rows(run: Path, data: Dataset, settings: Settings) -> Sequence[int]:
     """Which rows of `data` a trained run could read.
 
     Raises:
-        CheckpointError: it was trained on other images, labels or categories.
+        CheckpointError: it was trained on other images, labels or categories, or otherwise.
     """
     card = load_card(run)
     check_files(run, card)
+    refuse_changes(run, settings, None)
     unread = {Path(bad.name).absolute() for bad in skipped_images(run)}
     kept = [row for row, path in enumerate(data.paths) if path.absolute() not in unread]
     same_labels = data.matrix.subset(kept).checksum() == card.data["mask_sha256"]
@@ -177,7 +178,7 @@ def check_folder(out: Path, resume: bool, images: Path) -> None:
         raise CheckpointError(f"{out} is finished already; nothing is left to resume")
     started = [n for n in ("model.json", "settings.json", STATE) if (out / n).exists()]
     if started and not resume:
-        hint = "" if "model.json" in started else ", continue it with --resume"
+        hint = "" if "model.json" in started else ", or continue it with --resume"
         raise CheckpointError(
             f"{out} holds a run already ({started[0]}); choose another folder{hint}"
         )

@@ -31,9 +31,15 @@ def planned(settings: Settings, matrix: LabelMatrix) -> TrainingSettings:
 
     Raises:
         ConfigError: see `refuse_contradictions`.
-        DataError: too few known labels.
+        DataError: too few known labels, or none that is present.
     """
     refuse_contradictions(settings)
+    if len(matrix.answered) > 1 and not matrix.positives.any():
+        raise DataError(
+            f"expected at least one label that is present, got {int(matrix.known.sum())} known"
+            " labels that are all absent; nothing is learned from these alone: fill in what the"
+            " images show"
+        )
     all_images = settings.learns_from_unanswered
     training = enough_epochs(settings.training, matrix, all_images=all_images)
     hold_out(matrix, training.held_out_share, training.seed)

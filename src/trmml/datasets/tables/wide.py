@@ -95,7 +95,7 @@ def _wide_names(
         raise DataError(
             f"{table.path} has no column {missing[0]!r}{suggest(missing[0], columns)} "
             f"{len(missing)} of {len(categories)} categories have no column. "
-            "Add the column, or leave the name out of categories."
+            "Add each, empty where nothing is known; or leave the name out of --categories."
         )
     return tuple(categories)
 
