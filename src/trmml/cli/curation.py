@@ -174,6 +174,8 @@ def completed_lines(completed: "Completed") -> list[str]:
         f"evidence of known labels: {report['evidence']} (gain {report['gain']:.3f}"
         f" +- {report['gain_error']:.3f} in log-loss per positive, held out)",
     ]
+    if completed.rule.name != "none" and left == report["open"]:
+        lines.append("nothing was decided: the new table says what the old one says")
     if completed.rule.name == "all":
         lines.append("every blank was decided by its threshold: check before you trust it")
     if completed.unshown:
