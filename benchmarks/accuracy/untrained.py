@@ -1,4 +1,4 @@
-"""What methods that start from texts say before their first step, on one data set of the results page.
+"""What methods that start from texts say before their first step, on a set of the results page.
 
     python -m benchmarks.accuracy.untrained --data scenes DIR
     python -m benchmarks.accuracy.untrained --data corel5k DIR --encoder SPEC
