@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -765,3 +767,12 @@ def test_the_sheet_holds_its_images_and_escapes_names(
     assert page.count("data:image/jpeg;base64,") == len(hits) - 2
     assert "the file is gone" in page and "the file cannot be read" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_new_table_is_no_warning(tmp_path: Path) -> None:
+    made = "connect(sys.argv[1]).create_table('x', pa.table({'a': [1]}), mode='overwrite')"
+    code = f"import sys; import pyarrow as pa; from trmml.search.table import connect; {made}"
+    environment = {name: value for name, value in os.environ.items() if name != "LANCEDB_LOG"}
+    command = [sys.executable, "-c", code, str(tmp_path / "index")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr == ""

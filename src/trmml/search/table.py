@@ -13,6 +13,7 @@ table that is made anew begins empty, and has the more rows the longer it is fil
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -76,6 +77,8 @@ def connect(folder: Path | str) -> Any:
     Raises:
         DataError: LanceDB is not installed.
     """
+    # Its log tells of each new table as of a fault; read once, when it is imported.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     try:
         import lancedb
     except ImportError:
