@@ -22,6 +22,7 @@ from trmml.benchmark.records import Cell, CellFolder
 from trmml.errors import DataError
 
 SINGLE = "single positive"
+Maps = Mapping[str, Mapping[str, Sequence[float]]]  # by column and seed: without, with
 HEAD = """## What training again on all images gains
 
 `trmml fit` ends with a training on all known images, held-out ones included, for as many epochs as
@@ -69,8 +70,7 @@ def gained_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
         cells = []
         for tree in trees:
             found = next((row["map"] for row in tree["rows"] if row["name"] == name), {})
-            partial = [column for column in found if column != SINGLE]
-            cells += [_shown(found, partial), _shown(found, [SINGLE])]
+            cells += [_shown(found, columns) for columns in _parts(found)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_leads(trees, heads)]) + "\n"
 
@@ -84,20 +84,8 @@ def _leads(trees: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> list[str
         for tree in trees:
             maps = {row["method"]: row["map"] for row in tree["rows"]}
             rivals = [maps[key] for key in maps if key in fair and fair[key].baseline]
-            columns = maps.get(ours.key, {})
-            for part in ([c for c in columns if c != SINGLE], [c for c in columns if c == SINGLE]):
-                # A rival that lacks a column has no mean over the same ones.
-                means = [_means(each, part) for each in rivals if part and {*part} <= {*each}]
-                if not means:
-                    cells.append("-")
-                    continue
-                best = [max(values) for values in zip(*means, strict=True)]
-                own = _means(columns, part)
-                cells.append(
-                    " to ".join(
-                        f"{round(a - b, 1) + 0.0:+.1f}" for a, b in zip(own, best, strict=True)
-                    )
-                )
+            own = maps.get(ours.key, {})
+            cells += [_lead(own, rivals, columns) for columns in _parts(own)]
         if set(cells) != {"-"}:
             lines.append(f"| {ours.name} | {' | '.join(cells)} |")
     if not lines:
@@ -106,21 +94,38 @@ def _leads(trees: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> list[str
     return [LEADS, head, "| --- |" + " ---: | ---: |" * len(trees), *lines]
 
 
-def _means(
-    found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]
-) -> tuple[float, float]:
+def _lead(own: Maps, rivals: Sequence[Maps], columns: Sequence[str]) -> str:
+    """The lead without and with the second training; "-" where no rival has all columns."""
+    means = [_means(each, columns) for each in rivals if columns and {*columns} <= {*each}]
+    if not means:
+        return "-"
+    best = [max(values) for values in zip(*means, strict=True)]
+    pairs = zip(_means(own, columns), best, strict=True)
+    return " to ".join(_signed(mine - other) for mine, other in pairs)
+
+
+def _parts(found: Maps) -> tuple[list[str], list[str]]:
+    """The columns of partial labels, and that of single positive if there is one."""
+    return [c for c in found if c != SINGLE], [c for c in found if c == SINGLE]
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"
+
+
+def _means(found: Maps, columns: Sequence[str]) -> tuple[float, float]:
     """Mean mAP without and with the second training."""
     pairs = [pair for column in columns for pair in found[column].values()]
     without, both = (statistics.mean(values) for values in zip(*pairs, strict=True))
     return without, both
 
 
-def _shown(found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str]) -> str:
+def _shown(found: Maps, columns: Sequence[str]) -> str:
     """Mean with the second training, and what it gained; "-" without any cell."""
-    if not any(found.get(column) for column in columns):
+    if not columns:
         return "-"
     without, both = _means(found, columns)
-    return f"{both:.1f} ({round(both - without, 1) + 0.0:+.1f})"
+    return f"{both:.1f} ({_signed(both - without)})"
 
 
 def main() -> None:

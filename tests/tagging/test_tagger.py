@@ -170,7 +170,9 @@ def test_evaluation_ignores_unknown_labels_and_orders_categories(tagger, toy_ima
 
 def test_evaluation_needs_every_category(tagger, toy_images):
     data = read_folder(toy_images.test, toy_images.test_table, categories=["red", "blue"])
-    with pytest.raises(DataError, match=r"lack 2 of the 4 categories of the run, first 'green'"):
+    with pytest.raises(
+        DataError, match=r"lack 2 of the 4 categories that are needed, first 'green'"
+    ):
         evaluate(tagger, data)
 
 

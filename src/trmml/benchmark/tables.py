@@ -76,10 +76,9 @@ def calibration_table(results: Results) -> Table:
         name="calibration",
         title=f"{results.dataset}: calibration error",
         note="Mean gap between the calibrated probability and the share of positives over all pairs"
-        f" of test images, in points; lower is better; {_seeds(results)}. Older cells, and methods"
-        " without any other, have none. At"
-        " single positive the probability is that of being the one label that was given, so the gap"
-        " is no fault of a method.",
+        f" of test images, in points; lower is better; {_seeds(results)}. Older cells have none,"
+        " and a method that has only such is left out. At single positive the probability is that"
+        " of being the one label that was given, so the gap is no fault of a method.",
         columns=tuple(_titled(results, column) for column in results.columns),
         rows=tuple(_row(line, rows[line.key]) for line in results.lines if any(rows[line.key])),
         mark_best=False,

@@ -235,8 +235,9 @@ def _compare_categories(own: Sequence[str], run: Sequence[str], labels: Path) ->
     Raises:
         BadParameter: they share none, so the table is another run's.
     """
-    new, gone = ([n for n in a if n not in b] for a, b in ((own, run), (run, own)))
-    if len(gone) == len(run):
+    both = {*own} & {*run}
+    new, gone = ([name for name in names if name not in both] for names in (own, run))
+    if not both:
         raise typer.BadParameter(
             f"{labels} has none of the {len(run)} categories of the run, as {run[0]!r}; name the"
             " table that it was trained on, or train a new run with `trmml fit`"

@@ -175,7 +175,7 @@ def completed_lines(completed: "Completed") -> list[str]:
         f" +- {report['gain_error']:.3f} in log-loss per positive, held out)",
     ]
     if completed.rule.name != "none" and left == report["open"]:
-        lines.append("nothing was decided: the new table says what the old one says")
+        lines.append("nothing was decided: the new table holds what was known before")
     if completed.rule.name == "all":
         lines.append("every blank was decided by its threshold: check before you trust it")
     if completed.unshown:

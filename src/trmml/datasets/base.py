@@ -220,9 +220,9 @@ class Dataset:
         missing = [name for name in category_names if name not in self.category_names]
         if missing:
             raise DataError(
-                f"the labels lack {len(missing)} of the {len(category_names)} categories of the"
-                f" run, first {missing[0]!r}; give a table with all of them, empty where nothing is"
-                " known"
+                f"the labels lack {len(missing)} of the {len(category_names)} categories that are"
+                f" needed, first {missing[0]!r}; give a table with all of them, empty where nothing"
+                " is known"
             )
         places = {name: place for place, name in enumerate(self.category_names)}
         columns = self.matrix.columns([places[name] for name in category_names])

@@ -192,7 +192,7 @@ def _count_problems(
         "docs/data.md, and fetch again what differs."
     )
     problems = [Problem(split, what, advice) for what in count_differences(data, expected)]
-    if len(data) and not data.matrix.positives.any():
+    if len(data) and not data.matrix.labels.any():
         problems.append(Problem(split, "no label is present", "Fill in what the images show."))
     return problems
 

@@ -35,8 +35,9 @@ def written_otherwise(root: Path, name: str) -> str:
     if not root.is_dir():
         return ""
     files = ImageFiles(root)
-    near, stem = files.suggest(name), PurePosixPath(name).stem
-    return f"; of {name!r}{near[1:]}" if f"{stem}.".casefold() in near.casefold() else ""
+    files.find(name)  # so that its folder is listed
+    alike = files.same_stem(name)
+    return f"; of {name!r} did you mean {alike[0]!r}?" if alike else ""
 
 
 class ImageFiles:
@@ -84,11 +85,14 @@ class ImageFiles:
     def suggest(self, name: str) -> str:
         """Return `; did you mean 'x'?` for the most similar file, or a full stop."""
         listed = self.listed()
-        stem = PurePosixPath(name).stem.casefold()
-        same_stem = [other for other in listed if PurePosixPath(other).stem.casefold() == stem]
         near = bisect.bisect(listed, name)
         around = listed[max(0, near - _NAMES_TO_COMPARE) : near + _NAMES_TO_COMPARE]
-        return suggest(name, same_stem or around)
+        return suggest(name, self.same_stem(name) or around)
+
+    def same_stem(self, name: str) -> list[str]:
+        """Return the listed files of the same name but for case, suffix and folder."""
+        stem = PurePosixPath(name).stem.casefold()
+        return [other for other in self.listed() if PurePosixPath(other).stem.casefold() == stem]
 
     def _listing(self, folder: str) -> _Listing:
         if folder not in self._listings:

@@ -11,14 +11,13 @@ from trmml.datasets.base import Dataset, Edges
 from trmml.exchange.source import Source
 from trmml.exchange.writing import (
     as_json,
-    boxes_by_image,
     refuse_unfit,
     stream,
 )
 from trmml.images import shown_size
 
 
-def write_coco(folder: Path, source: Source) -> int:
+def write_coco(folder: Path, source: Source, boxes: dict[int, dict[int, list[Edges]]]) -> int:
     """Write instances.json; the number of its boxes.
 
     Absent categories stand in an image's `neg_category_ids`, as in LVIS. Programs that do not know
@@ -27,13 +26,13 @@ def write_coco(folder: Path, source: Source) -> int:
     Args:
         folder: to write in.
         source: labels, perhaps with boxes, and a run's tags.
+        boxes: of present pairs, by image and category.
 
     Raises:
         DataError: an image cannot be read.
     """
     data = source.shown
     refuse_unfit(data.images, "image", "JSON")
-    boxes = boxes_by_image(data)
     sizes = [shown_size(data.root / image) for image in data.images]
     categories = ({"id": c, "name": name} for c, name in enumerate(data.category_names, start=1))
     with (folder / "instances.json").open("w", encoding="utf-8") as file:

@@ -88,8 +88,9 @@ def export(
     data, boxes = source.shown, 0
     ask = ask_form(ask, len(data.category_names))
     refuse_names(form, data.images, data.category_names, ask)
+    drawn = boxes_by_image(data) if form in _BOXES_ALONE else {}
     if needs_boxes(form, image_level=image_level):
-        refuse_without_box(data, boxes_by_image(data), _BOXES_ALONE[form])
+        refuse_without_box(data, drawn, _BOXES_ALONE[form])
     if form in _TABLES:
         with whole_file(out) as part:
             _write_table(form, data, part)
@@ -103,9 +104,9 @@ def export(
                 case "cvat":
                     boxes = write_cvat(draft, source)
                 case "coco":
-                    boxes = write_coco(draft, source)
+                    boxes = write_coco(draft, source, drawn)
                 case "yolo":
-                    boxes = write_yolo(draft, source, images)
+                    boxes = write_yolo(draft, source, drawn, images)
             if _has_table(form, ask):
                 # Without the run's tags: a run that is trained on them would learn from itself.
                 write_csv(draft / LABELS, table_rows(source.data, "wide"))

@@ -207,10 +207,9 @@ def write_keywords(
     try:
         write_text(out, text.getvalue())
     except UnicodeEncodeError as error:
-        at = text.getvalue()
-        line = at[at.rfind("\n", 0, error.start) + 1 : error.end].encode(errors="replace").decode()
+        line = text.getvalue()[: error.end].rpartition("\n")[2]
         raise DataError(
-            f"the name of an image is not UTF-8, so no table holds it: {line}...; rename it"
+            f"the name of an image is not UTF-8, so no table holds it: {line!r}...; rename it"
         ) from error
     return len(names)
 

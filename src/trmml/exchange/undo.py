@@ -109,7 +109,9 @@ def _taken_back(entry: Entry, written: bool, report: Undone) -> bool:
     path = Path(entry.sidecar)
     now = bytes_of(path)
     if now is None and not path.parent.is_dir():
-        raise DataError("its folder is not there; bring it back, or connect its drive, and undo")
+        raise DataError(
+            "its folder is not there; bring it back, or connect its drive, and undo again"
+        )
     if now is None and not os.path.lexists(entry.image):
         # Both may have been moved: the words are still ours where they are now.
         report.moved.append((path, "the image is gone, and the sidecar with it"))

@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+from trmml.datasets.base import Edges
 from trmml.datasets.convert import place_images
 from trmml.datasets.formats.yolo import label_name
 from trmml.exchange.source import Source
 from trmml.exchange.writing import (
     as_json,
-    boxes_by_image,
     refuse_same_stems,
     refuse_unfit,
 )
 from trmml.settings.choices import ImageTransfer
 
 
-def write_yolo(folder: Path, source: Source, images: ImageTransfer) -> int:
+def write_yolo(
+    folder: Path,
+    source: Source,
+    boxes: dict[int, dict[int, list[Edges]]],
+    images: ImageTransfer,
+) -> int:
     """Write images/train/, labels/train/ and data.yaml; the number of boxes.
 
     An image of which nothing is known has no label file. YOLO's tools look for labels beside the
@@ -24,7 +29,6 @@ def write_yolo(folder: Path, source: Source, images: ImageTransfer) -> int:
         DataError: two images differ by their suffix alone.
     """
     data = source.shown
-    boxes = boxes_by_image(data)
     refuse_same_stems(data.images, "YOLO")
     refuse_unfit(data.category_names, "category", "YOLO's list of names")
     place_images(folder / "images", "train", data, images)

@@ -29,16 +29,6 @@ def config_of(card: RunCard, format_: int) -> dict[str, Any]:
     }
 
 
-def refuse_name(name: str) -> None:
-    """Refuse a name that no repository has.
-
-    Raises:
-        ConfigError: it has no owner, or more than one slash.
-    """
-    if not all(name.partition("/")) or name.count("/") > 1:
-        raise ConfigError(f"a repository is called owner/name, as anna/photos; got {name!r}")
-
-
 def write_card(
     run: Path | str, name: str, *, license_id: str, encoder: str | None = None, dataset: str = ""
 ) -> str:
@@ -56,7 +46,8 @@ def write_card(
         ConfigError: the licence has no name of the Hub's form, or the repository has no owner.
         MissingExtraError: huggingface_hub is not installed.
     """
-    refuse_name(name)
+    if not all(name.partition("/")) or name.count("/") > 1:
+        raise ConfigError(f"a repository is called owner/name, as anna/photos; got {name!r}")
     if not _LICENSE.fullmatch(license_id):
         raise ConfigError(
             f"--license takes a name as apache-2.0, cc-by-4.0 or other, got {license_id!r}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.errors import CheckpointError, ConfigError, MissingExtraError, TrmmlError
-from trmml.hub.card import config_of, refuse_name, write_card
+from trmml.hub.card import config_of, write_card
 from trmml.hub.checks import NEEDED, PULLED, check_listing, check_pulled, encoder_fault, identifying
 from trmml.storage.atomic import write_json, write_text
 from trmml.storage.cache import cache_folder
@@ -78,10 +78,9 @@ def push(
         TrmmlError: the Hub refused.
     """
     run = Path(run)
-    refuse_name(name)
+    readme = write_card(run, name, license_id=license_id, encoder=encoder, dataset=dataset)
     with draft_folder(cache_folder() / "hub" / "push") as folder:
         _gather(run, folder, encoder=encoder, report=report, labels=labels, onnx=onnx)
-        readme = write_card(run, name, license_id=license_id, encoder=encoder, dataset=dataset)
         write_text(folder / "README.md", readme)
         _refuse_identifying(run, folder)
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

@@ -151,14 +151,14 @@ def kept_rows(run: Path, data: Dataset, settings: Settings) -> Sequence[int]:
     """
     card = load_card(run)
     check_files(run, card)
-    refuse_changes(run, settings, None)
     unread = {Path(bad.name).absolute() for bad in skipped_images(run)}
     kept = [row for row, path in enumerate(data.paths) if path.absolute() not in unread]
-    same_labels = data.matrix.subset(kept).checksum() == card.data["mask_sha256"]
-    if not same_labels or data.category_names != card.category_names:
+    known = data.matrix.subset(kept)
+    if known.checksum() != card.data["mask_sha256"] or data.category_names != card.category_names:
         raise CheckpointError(
             f"{run} was trained on other images or labels; conclude it with the same ones"
         )
+    refuse_changes(run, settings, known)
     return kept
 
 

@@ -122,13 +122,8 @@ class RunCard:
             ) from None
 
 
-def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix | None) -> None:
+def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix) -> None:
     """Refuse to resume with other settings or labels, by name; what else differs is told later.
-
-    Args:
-        run: its folder.
-        settings: of now.
-        matrix: labels of now; None if they are compared elsewhere.
 
     Raises:
         CheckpointError: naming some of what differs.
@@ -145,9 +140,8 @@ def refuse_changes(run: Path, settings: Settings, matrix: LabelMatrix | None) ->
         if before.get(name) != now.get(name)
     ]
     known = run / "known.safetensors"  # not there yet, where it was cut off at once
-    if matrix is not None and known.is_file():
-        same = LabelMatrix.load(known).checksum() == matrix.checksum()
-        found += [] if same else ["the labels or the images are others"]
+    if known.is_file() and LabelMatrix.load(known).checksum() != matrix.checksum():
+        found.append("the labels or the images are others")
     if found:
         more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise CheckpointError(

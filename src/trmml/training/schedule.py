@@ -34,7 +34,7 @@ def planned(settings: Settings, matrix: LabelMatrix) -> TrainingSettings:
         DataError: too few known labels, or none that is present.
     """
     refuse_contradictions(settings)
-    if len(matrix.answered) > 1 and not matrix.positives.any():
+    if len(matrix.answered) > 1 and not matrix.labels.any():
         raise DataError(
             f"expected at least one label that is present, got {int(matrix.known.sum())} known"
             " labels that are all absent; nothing is learned from these alone: fill in what the"
