@@ -4,6 +4,7 @@ r"""What each part of TRM-ML is worth: the method without it, on one data set of
     python -m benchmarks.accuracy.ablation --data corel5k DIR --encoder SPEC --settings DIR \
         --out OUT
     python -m benchmarks.accuracy.ablation --method trmml-paper --data scenes DIR --out OUT
+    python -m benchmarks.accuracy.ablation --rows training --data scenes DIR --out OUT
 
 Which parts are on by default is decided here, so no test image is read: a quarter of the training
 images is held out, and mAP is over all their labels. Each row changes one setting and trains anew
@@ -13,6 +14,8 @@ many of them are right, epoch by epoch. Where boxes are known, the most attended
 present category is looked for in its boxes, before training and after (the pointing game, Zhang et
 al. 2016). Finished cells are kept in OUT; the same command goes on. Writes
 benchmarks/results/<dataset>/ablation.json, or ablation-paper.json with `--method trmml-paper`.
+With `--rows training` nothing is left out: the method is trained longer, shorter and on several
+views of each image, and the file is training.json or training-paper.json.
 """
 
 import argparse
@@ -120,16 +123,32 @@ PAPER: dict[str, dict[str, Any]] = {
     "regions: less dropout": {"regions.dropout": 0.2},
     "no weight average": {"training.average_share": 0.0},
 }
-ROWS = {"trmml": DEFAULT, "trmml-paper": PAPER}
+# No part, but how long and on what.
+TRAINING: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    # One epoch is fewer steps on these sets, so that `least_steps` alone decides.
+    "500 steps": {"training.epochs": 1, "training.least_steps": 500},
+    "2,000 steps": {"training.epochs": 1, "training.least_steps": 2000},
+    "3,000 steps": {"training.epochs": 1, "training.least_steps": 3000},
+    "trained on four views": {"training.views": 4},
+    "trained on four views, scored by four": {"training.views": 4, "training.scored_views": 4},
+}
+ROWS = {
+    "parts": {"trmml": DEFAULT, "trmml-paper": PAPER},
+    "training": {"trmml": TRAINING, "trmml-paper": TRAINING},
+}
 
 
 def variants(
-    base: Method, folder: Path | None, alike: Mapping[str, Any]
+    base: Method,
+    rows: Mapping[str, Mapping[str, Any]],
+    folder: Path | None,
+    alike: Mapping[str, Any],
 ) -> tuple[list[Method], dict[str, MethodSettings]]:
     """A method for each row that changes anything, with the settings of `base` but for that."""
     start = default_settings(base) if folder is None else read_settings(base, folder)
     methods, settings = [], {}
-    for name, changes in ROWS[base.key].items():
+    for name, changes in rows.items():
         words = "".join(letter for letter in name if letter not in ":,").replace(" ", "-")
         key = f"{base.key}-{words}" if changes else base.key
         values = {p: changed(each, changes) for p, each in start.values.items()}
@@ -233,7 +252,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--method", default="trmml", choices=list(ROWS))
+    parser.add_argument("--method", default="trmml", choices=list(ROWS["parts"]))
+    parser.add_argument("--rows", default="parts", choices=list(ROWS))
     parser.add_argument("--data", nargs=2, required=True, metavar=("NAME", "ROOT"))
     parser.add_argument("--encoder", default="bundled")
     parser.add_argument("--settings", type=Path, help="a folder with METHOD.toml")
@@ -271,7 +291,8 @@ def main() -> None:
     options = parsed()
     base = METHODS[options.method]
     alike = shared_changes(options.views, options.precision)
-    methods, settings = variants(base, options.settings, alike)
+    changes = ROWS[options.rows][base.key]
+    methods, settings = variants(base, changes, options.settings, alike)
     trainings = [each.training for own in settings.values() for each in own.values.values()]
     data = held_out_data(
         *options.data,
@@ -290,7 +311,7 @@ def main() -> None:
     cells = CellFolder(options.out).cells()
     columns = [each.name for each in known]
     figures = {(c.method, c.known, c.seed): 100 * c.figures["map"] for c in cells.values()}
-    rows = [{"name": m.name, "change": ROWS[base.key][m.name]} for m in methods]
+    rows = [{"name": m.name, "change": changes[m.name]} for m in methods]
     for method, row in zip(methods, rows, strict=True):
         row["map"] = {
             each.name: [round(figures[method.key, each.name, s], 3) for s in seeds]
@@ -301,12 +322,13 @@ def main() -> None:
     tree: dict[str, Any] = {"dataset": data.name, "seeds": list(seeds), "rows": rows}
     tree["method"] = base.key
     tree |= {"images": len(data.train), "held_out": len(data.test)}
-    full = settings[base.key].values
-    tree["runs"] = {each.name: looked_into(base, data, each, full[each.protocol]) for each in known}
-    last = {c: [run["pseudo"][-1], run.get("pointing")] for c, run in tree["runs"].items()}
-    print(json.dumps(last))
-    name = "ablation" if base.key == "trmml" else "ablation-paper"
-    print(write_results(f"{data.name}/{name}", tree))
+    name = "training"
+    if options.rows == "parts":
+        name, full = "ablation", settings[base.key].values
+        runs = {each.name: looked_into(base, data, each, full[each.protocol]) for each in known}
+        print(json.dumps({c: [r["pseudo"][-1], r.get("pointing")] for c, r in runs.items()}))
+        tree["runs"] = runs
+    print(write_results(f"{data.name}/{name}" + "-paper" * (base.key == "trmml-paper"), tree))
 
 
 if __name__ == "__main__":

@@ -234,12 +234,14 @@ LOSSES = "with pseudo-labels", "with the contrastive term", "with distillation",
     ],
 )
 def test_every_row_of_the_ablation_changes_a_setting(key: str, as_they_are: set[str]) -> None:
-    methods, settings = ablation.variants(METHODS[key], None, shared_changes(2, None))
+    methods, settings = ablation.variants(
+        METHODS[key], ablation.ROWS["parts"][key], None, shared_changes(2, None)
+    )
     full = settings[key].values["partial"]
     assert full.training.views == full.training.scored_views == 2
     values = [settings[method.key].values["partial"].model_dump() for method in methods]
     assert len({json.dumps(each, sort_keys=True) for each in values}) == len(values)
-    left_out = set(ablation.ROWS[key]) - {method.name for method in methods}
+    left_out = set(ablation.ROWS["parts"][key]) - {method.name for method in methods}
     assert left_out == as_they_are  # in the defaults
     assert METHODS[key].settings().training.views == 1
 
@@ -247,7 +249,7 @@ def test_every_row_of_the_ablation_changes_a_setting(key: str, as_they_are: set[
 def test_a_row_counts_where_it_changes_something(tmp_path: Path) -> None:
     (tmp_path / "trmml.toml").write_text("[partial.csra_head]\nuse = true\n")
     base = METHODS["trmml"]
-    methods, settings = ablation.variants(base, tmp_path, {})
+    methods, settings = ablation.variants(base, ablation.DEFAULT, tmp_path, {})
     by = {method.name: method for method in methods}
     for name, expected in (
         ("no CSRA head", [True, False]),
@@ -271,7 +273,7 @@ def test_an_ablation_on_a_toy(
     (root / "train.csv").write_text("\n".join(lines) + "\n")  # no test images are looked for
     (root / "categories.txt").write_text("\n".join(COLOURS))
     rows = {name: ablation.DEFAULT[name] for name in ("trmml (default)", "no image head")}
-    monkeypatch.setattr(ablation, "ROWS", {"trmml": rows})
+    monkeypatch.setattr(ablation, "ROWS", {"parts": {"trmml": rows}, "training": {"trmml": rows}})
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     given = ["--data", "corel5k", root, "--encoder", TOY_SPEC, "--known", 50, "--seeds", 1]
     (tmp_path / "trmml.toml").write_text(
@@ -288,3 +290,8 @@ def test_an_ablation_on_a_toy(
     assert len(epochs) == 12 and "pointing" not in tree["runs"]["50 %"]
     assert all(0 <= (row["negative_recall"] or 0) <= 1 for row in epochs)
     assert "no image head" in capsys.readouterr().out
+    # The same cells, for a table that leaves nothing out: no look into pseudo-labels.
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, given), "--rows", "training"])
+    ablation.main()
+    other = json.loads((tmp_path / "results" / "corel5k" / "training.json").read_text())
+    assert other["rows"] == tree["rows"] and "runs" not in other
