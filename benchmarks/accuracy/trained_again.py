@@ -6,16 +6,18 @@ r"""What training again on all known images gains, method by method, for the res
 
 A cell of `--refit` has two test mAPs: of the model whose held-out images chose the epoch, and of
 one trained as long on all images. Prints a table and writes benchmarks/results/<dataset>/refit.json
-from the cells of all folders, which must be of one data set.
+from the cells of all folders, which must be of one data set. A method that no folder has keeps the
+row of that file, so that methods can be measured one after another.
 """
 
 import argparse
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_results
+from benchmarks import record
 
 from trmml.benchmark.catalog import METHODS
 from trmml.benchmark.records import Cell, CellFolder
@@ -36,6 +38,8 @@ LEADS = "This is the lead over the best of these rivals, without and with it; ri
 def measured(cells: Sequence[Cell]) -> dict[str, Any]:
     """By method and column both mAPs in percent, without and with the second training.
 
+    Rows of benchmarks/results/<dataset>/refit.json stay where no cell is of their method.
+
     Raises:
         DataError: no cell was trained again, or they are of several data sets.
     """
@@ -51,8 +55,13 @@ def measured(cells: Sequence[Cell]) -> dict[str, Any]:
         row = rows.setdefault(cell.method, {"method": cell.method, "name": cell.name, "map": {}})
         pair = [round(100 * value, 3) for value in (cell.figures["map"], cell.refit_map or 0.0)]
         row["map"].setdefault(cell.known, {})[str(cell.seed)] = pair
-    commits = sorted({cell.commit or "unknown" for cell in again})
-    return {"dataset": data[0], "cells_commit": commits, "rows": list(rows.values())}
+    commits = {cell.commit or "unknown" for cell in again}
+    path = record.RESULTS / data[0] / "refit.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        rows = {row["method"]: row for row in before["rows"]} | rows
+        commits |= {*before["cells_commit"]}
+    return {"dataset": data[0], "cells_commit": sorted(commits), "rows": list(rows.values())}
 
 
 def gained_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
@@ -63,15 +72,16 @@ def gained_everywhere(trees: Sequence[Mapping[str, Any]]) -> str:
     """
     if not trees:
         return ""
-    names = dict.fromkeys(row["name"] for tree in trees for row in tree["rows"])
+    names = {row["method"]: row["name"] for tree in trees for row in tree["rows"]}
+    rivals_first = sorted(METHODS, key=lambda key: not METHODS[key].baseline)
     heads = [f"{tree['dataset']}: partial | single" for tree in trees]
     lines = [HEAD, f"| method | {' | '.join(heads)} |", "| --- |" + " ---: | ---: |" * len(trees)]
-    for name in names:
+    for key in (each for each in rivals_first if each in names):
         cells = []
         for tree in trees:
-            found = next((row["map"] for row in tree["rows"] if row["name"] == name), {})
+            found = next((row["map"] for row in tree["rows"] if row["method"] == key), {})
             cells += [_shown(found, columns) for columns in _parts(found)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {names[key]} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_leads(trees, heads)]) + "\n"
 
 
@@ -137,7 +147,7 @@ def main() -> None:
     folders = [CellFolder(out) for out in parser.parse_args().out]
     tree = measured([cell for folder in folders for cell in folder.cells().values()])
     print(gained_everywhere([tree]).removeprefix(HEAD))
-    print(write_results(f"{tree['dataset']}/refit", tree))
+    print(record.write_results(f"{tree['dataset']}/refit", tree))
 
 
 if __name__ == "__main__":

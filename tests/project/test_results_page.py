@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import record
 from benchmarks.accuracy import parts_worth, published, results_page, trained_again
 
 from tests.benchmark.test_results import MAPS
@@ -248,7 +249,10 @@ def test_where_a_part_earns_by_hand() -> None:
     assert parts_worth.parts_everywhere([]) == ""
 
 
-def test_what_training_again_gains_by_hand(out: Path, tmp_path: Path) -> None:
+def test_what_training_again_gains_by_hand(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     cells = [
         toy_cell("trmml", share, 0, [value], refit_map=again)
         for share, value, again in ((0.1, 0.40, 0.42), (0.5, 0.50, 0.51), (None, 0.3, 0.2))
@@ -267,6 +271,19 @@ def test_what_training_again_gains_by_hand(out: Path, tmp_path: Path) -> None:
     assert "| trmml (default) | 46.5 (+1.5) | 20.0 (-10.0) |" in text
     assert "| linear probe, masked BCE | 30.0 (+5.0) | - |" in text
     assert "| trmml (default) | +20.0 to +16.5 | - |" in text  # over no upper bound
+    # A method that is measured later joins the others; one measured again is replaced.
+    later = trained_again.measured(
+        [toy_cell("zero-shot", 0.1, 0, [0.1], refit_map=0.2), replace(cells[0], refit_map=0.6)]
+    )
+    assert {row["method"] for row in later["rows"]} == {
+        "coop",
+        "trmml",
+        "probe-masked",
+        "probe-full",
+    }
+    assert {row["method"]: row["map"] for row in later["rows"]}["trmml"] == {
+        "10 %": {"0": [40.0, 60.0]}
+    }
     other = toy_cell("trmml", 0.5, 0, [0.5], refit_map=0.5, dataset="other")
     for wrong in ([*cells, other], cells[:0]):
         with pytest.raises(DataError, match="of one data set, got"):
