@@ -276,7 +276,7 @@ def test_what_training_again_gains_by_hand(
         [toy_cell("zero-shot", 0.1, 0, [0.1], refit_map=0.2), replace(cells[0], refit_map=0.6)]
     )
     assert {row["method"] for row in later["rows"]} == {
-        "coop",
+        "zero-shot",
         "trmml",
         "probe-masked",
         "probe-full",
