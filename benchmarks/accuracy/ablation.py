@@ -14,6 +14,7 @@ many of them are right, epoch by epoch. Where boxes are known, the most attended
 present category is looked for in its boxes, before training and after (the pointing game, Zhang et
 al. 2016). Finished cells are kept in OUT; the same command goes on. Writes
 benchmarks/results/<dataset>/ablation.json, or ablation-paper.json with `--method trmml-paper`.
+Columns of that file that are not measured now stay, if they have the same seeds.
 With `--rows training` nothing is left out: the method is trained longer, shorter and on several
 views of each image, and the file is training.json or training-paper.json.
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from benchmarks.record import write_results
+from benchmarks import record
 
 from trmml.benchmark.catalog import METHODS, Method
 from trmml.benchmark.data import BenchmarkData, encode_benchmark_data
@@ -50,6 +51,7 @@ from trmml.labels.masks import MaskRule, share_known, single_positive
 from trmml.method.interface import MultiLabelModel
 from trmml.settings.choices import Precision
 from trmml.settings.sections import changed
+from trmml.storage.provenance import commit
 from trmml.training.loop import train
 
 HELD_OUT = 0.25
@@ -213,11 +215,11 @@ def looked_into(
     }
     before = None if data.test.boxes is None else pointing(data, trainer.model)
     epochs = []
-    for record in train(trainer):
-        row: dict[str, float | None] = {"epoch": record.epoch}
+    for done in train(trainer):
+        row: dict[str, float | None] = {"epoch": done.epoch}
         for name, there in hidden.items():
-            count = record.pseudo.get(f"pseudo_{name}", 0)
-            right = record.pseudo.get(f"pseudo_{name}_right", math.nan)
+            count = done.pseudo.get(f"pseudo_{name}", 0)
+            right = done.pseudo.get(f"pseudo_{name}_right", math.nan)
             row |= {f"{name}_count": count, f"{name}_precision": None, f"{name}_recall": None}
             if count:
                 row |= {f"{name}_precision": right, f"{name}_recall": right * count / there}
@@ -245,6 +247,28 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
             )
         lines.append(f"{row['name']:38}" + " ".join(parts))
     return "\n".join(lines)
+
+
+def joined(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """Figures with those columns of results `name` that they lack; none, of other seeds."""
+    path = record.RESULTS / f"{name}.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"seeds": None}
+    if before["seeds"] != tree["seeds"]:
+        return tree
+    others = {row["name"]: row["map"] for row in before["rows"]}
+    columns = sorted({*before["runs"], *tree["runs"]}, key=lambda each: (len(each), each))
+    rows = []
+    for row in tree["rows"]:
+        both = others.get(row["name"], {}) | row["map"]
+        rows.append({**row, "map": {each: both[each] for each in columns if each in both}})
+    runs = before["runs"] | tree["runs"]
+    commits = {*before.get("cells_commit", [before["commit"]]), commit() or "unknown"}
+    return {
+        **tree,
+        "rows": rows,
+        "runs": {each: runs[each] for each in columns},
+        "cells_commit": sorted(commits),
+    }
 
 
 def parsed() -> argparse.Namespace:
@@ -322,13 +346,14 @@ def main() -> None:
     tree: dict[str, Any] = {"dataset": data.name, "seeds": list(seeds), "rows": rows}
     tree["method"] = base.key
     tree |= {"images": len(data.train), "held_out": len(data.test)}
-    name = "training"
+    kind = "ablation" if options.rows == "parts" else "training"
+    name = f"{data.name}/{kind}" + "-paper" * (base.key == "trmml-paper")
     if options.rows == "parts":
-        name, full = "ablation", settings[base.key].values
+        full = settings[base.key].values
         runs = {each.name: looked_into(base, data, each, full[each.protocol]) for each in known}
         print(json.dumps({c: [r["pseudo"][-1], r.get("pointing")] for c, r in runs.items()}))
-        tree["runs"] = runs
-    print(write_results(f"{data.name}/{name}" + "-paper" * (base.key == "trmml-paper"), tree))
+        tree = joined({**tree, "runs": runs}, name)
+    print(record.write_results(name, tree))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def parts_worth(tree: Mapping[str, Any], results: Results) -> str:
         f"mAP in percent, mean ± deviation over {count} seed{'s' * (count > 1)}. In brackets: the",
         "mean difference to the first row on the same masks.",
         f"It is measured on {tree['held_out']:,} held-out training images, after training on the",
-        f"{tree['images']:,} others. No test image was read. Commit {tree['commit']}.",
+        f"{tree['images']:,} others. No test image was read. Commit"
+        f" {', '.join(tree.get('cells_commit', [tree['commit']]))}.",
         "",
         f"```console\n{_ablation_command(tree, results)}\n```",
         "",

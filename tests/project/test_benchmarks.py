@@ -290,6 +290,15 @@ def test_an_ablation_on_a_toy(
     assert len(epochs) == 12 and "pointing" not in tree["runs"]["50 %"]
     assert all(0 <= (row["negative_recall"] or 0) <= 1 for row in epochs)
     assert "no image head" in capsys.readouterr().out
+    # Another share: what was measured before stays beside it.
+    more = [*given[:6], 30, *given[7:9], *given[10:]]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, more)])
+    ablation.main()
+    both = json.loads((tmp_path / "results" / "corel5k" / "ablation.json").read_text())
+    assert list(both["runs"]) == ["30 %", "50 %", "single positive"]
+    for row, before in zip(both["rows"], tree["rows"], strict=True):
+        assert list(row["map"]) == list(both["runs"])
+        assert before["map"].items() < row["map"].items()
     # The same cells, for a table that leaves nothing out: no look into pseudo-labels.
     monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, given), "--rows", "training"])
     ablation.main()
