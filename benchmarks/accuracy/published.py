@@ -8,6 +8,7 @@ about.json      the commands, in the order in which their cells were published
 tried.md        by hand: what was tried on this data set and did not help; may be missing
 ablation.json   of ablation.py: trmml without each of its parts; may be missing
 ablation-paper.json   the same of trmml-paper
+training-paper.json   of ablation.py: trmml-paper trained longer, shorter and on several views
 defaults.jsonl  cells of trmml without a search, as `trmml benchmark` wrote them
 untrained.json  of untrained.py: mAP of prompt learners before their first step; may be missing
 refit.json      of trained_again.py: what training again on all images gains; may be missing
