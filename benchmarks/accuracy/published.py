@@ -10,6 +10,7 @@ ablation.json   of ablation.py: trmml without each of its parts; may be missing
 ablation-paper.json   the same of trmml-paper
 training-paper.json   of ablation.py: trmml-paper trained longer, shorter and on several views
 defaults.jsonl  cells of trmml without a search, as `trmml benchmark` wrote them
+views.jsonl     cells of some methods with four views of each image, likewise; may be missing
 untrained.json  of untrained.py: mAP of prompt learners before their first step; may be missing
 refit.json      of trained_again.py: what training again on all images gains; may be missing
 settings/       <method>.toml that the cells ran with, and where each comes from; may be missing
